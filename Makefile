@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer (with venv) and make; everything else is installed into .venv from hash-locked files.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --upgrade --system-certs
+# Passed on to the command of a target, as in: make test ARGS="-k valkey -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime  ## embed real text on this machine: server, worker and client, nothing to configure
+	$(BIN)/embedmill demo $(ARGS)
+
+test: $(VENV)/.dev  ## the whole test suite, without the soak
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests are worth running
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/hadolint Dockerfile
+
+bench: $(VENV)/.dev  ## measure, as ratios within one run
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+soak: $(VENV)/.dev  ## minutes of mixed load, to see whether memory grows
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+lock: $(VENV)/.runtime  ## make both lock files anew, with the newest versions that pyproject.toml allows
+	$(PIP) install uv==0.13.9
+	$(UV) --all-extras --group build --output-file requirements.lock
+	$(UV) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean:  ## remove what make made; models in .embedmill stay
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find producer worker tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say that .venv is up to date, so that only the first run, and one after a change of locks, installs.
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12 …"; exit 1; }
+	@echo "Setting up $(VENV) (once; a minute or two)"
+	@$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	@echo "Adding the tools for tests and checks to $(VENV) (once)"
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,254 @@
+"""Every error of the project, arranged by whose fault it is.
+
+    EmbedError
+    ├── RequestError                 the caller's fault; raised before anything is sent where possible
+    │   ├── InvalidTextError         a text is not a str
+    │   ├── InvalidRequestError      an option has a value that cannot be served
+    │   ├── TooManyTextsError        more texts than one job holds
+    │   ├── UnknownModelError        no model, or not one alone, to choose from
+    │   └── JobConflictError         the same job id with other content
+    ├── QueueError                   between client and worker; the request may be sent again
+    │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
+    │   ├── QueueFullError           Redis has no room for more work
+    │   └── MessageError             unreadable bytes, or another protocol version
+    ├── ResultError                  the answer did not come
+    │   ├── ResultTimeoutError       it may still come
+    │   ├── ResultExpiredError       it will not: expired, deleted or never submitted
+    │   ├── JobCancelledError        somebody cancelled the job
+    │   └── TextsRejectedError       some texts have no vector; carries the whole reply
+    ├── EngineError                  the worker's fault
+    │   ├── ModelLoadError           at start-up: the worker exits and serves nothing
+    │   └── InferenceError           a forward pass failed
+    └── SettingsError                a setting that cannot work; also a ValueError
+
+Arguments are positional and are what ``self.args`` holds, the message is made in ``__str__``: only so
+does an error survive pickling and Celery's JSON. No argument ever holds a user's text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedmill.reply import EmbeddingReply
+
+
+class EmbedError(Exception):
+    """The root: ``except EmbedError`` catches everything that embedmill raises."""
+
+
+class RequestError(EmbedError):
+    """The caller asked for something that cannot be done."""
+
+
+class InvalidTextError(RequestError, TypeError):
+    """``texts[index]`` is not a ``str``. Arguments: index, the name of its type."""
+
+    def __init__(self, index: int, type_name: str) -> None:
+        super().__init__(index, type_name)
+        self.index = index
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return (
+            f"texts[{self.index}] is {self.type_name}, not str; nothing was sent. "
+            "Decode bytes and convert other values before embedding."
+        )
+
+
+class InvalidRequestError(RequestError, ValueError):
+    """An option has a value that cannot be served. Arguments: option, reason."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(option, reason)
+        self.option = option
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.reason}"
+
+
+class TooManyTextsError(RequestError, ValueError):
+    """One request holds more texts than it may. Arguments: count, limit, the way out."""
+
+    def __init__(self, count: int, limit: int, way_out: str) -> None:
+        super().__init__(count, limit, way_out)
+        self.count = count
+        self.limit = limit
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.count} texts, but at most {self.limit} fit here; {self.way_out}"
+
+
+class UnknownModelError(RequestError, LookupError):
+    """No model was named and there is not exactly one. Arguments: model asked for, models known."""
+
+    def __init__(self, model: str, known: tuple[str, ...]) -> None:
+        super().__init__(model, tuple(known))
+        self.model = model
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        asked = f"model {self.model!r} is not known" if self.model else "no model was named"
+        if not self.known:
+            return f"{asked} and no worker has announced one; start a worker or pass model=…"
+        return f"{asked}; workers have announced: {', '.join(self.known)}. Pass model=… or set EMBEDMILL_MODEL."
+
+
+class JobConflictError(RequestError):
+    """The id is taken by a job with other texts or options. Argument: job id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} exists with other texts or options; nothing was changed. "
+            "Use another id, or delete the job first."
+        )
+
+
+class QueueError(EmbedError):
+    """Something between the client and the workers failed; the request is idempotent."""
+
+
+class BrokerUnavailableError(QueueError, ConnectionError):
+    """Redis did not answer in time. Arguments: URL without its password, reason."""
+
+    def __init__(self, url_masked: str, reason: str) -> None:
+        super().__init__(url_masked, reason)
+        self.url_masked = url_masked
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Redis at {self.url_masked} is unavailable: {self.reason}"
+
+
+class QueueFullError(QueueError):
+    """Redis refused more work. Arguments: queue, amount waiting, limit, unit, seconds to wait or None."""
+
+    def __init__(self, queue: str, depth: int, limit: int, unit: str, retry_after_s: float | None = None) -> None:
+        super().__init__(queue, depth, limit, unit, retry_after_s)
+        self.queue = queue
+        self.depth = depth
+        self.limit = limit
+        self.unit = unit
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        retry = f" Try again in {self.retry_after_s:.1f} s." if self.retry_after_s is not None else ""
+        return f"{self.queue} is full: {self.depth} of {self.limit} {self.unit}.{retry}"
+
+
+class MessageError(QueueError, ValueError):
+    """Bytes that cannot be read, or that speak another protocol version. Argument: reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ResultError(EmbedError):
+    """The answer did not come."""
+
+
+class ResultTimeoutError(ResultError, TimeoutError):
+    """The answer may still come. Arguments: job id, seconds waited, hint."""
+
+    def __init__(self, job_id: str, waited_s: float, hint: str = "") -> None:
+        super().__init__(job_id, waited_s, hint)
+        self.job_id = job_id
+        self.waited_s = waited_s
+        self.hint = hint
+
+    def __str__(self) -> str:
+        hint = f" {self.hint}" if self.hint else ""
+        return f"job {self.job_id} was not complete after {self.waited_s:.1f} s.{hint}"
+
+
+class ResultExpiredError(ResultError, LookupError):
+    """There is no such job: it expired, was deleted, or was never submitted here. Argument: job id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} is not in Redis: it expired, was deleted, or was submitted under "
+            "another Redis URL or namespace. Submit its texts again."
+        )
+
+
+class JobCancelledError(ResultError):
+    """Somebody cancelled the job. Argument: job id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} was cancelled"
+
+
+class TextsRejectedError(ResultError):
+    """Some texts have no vector. Argument: the reply, with every other text's vector in it."""
+
+    def __init__(self, reply: EmbeddingReply) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+    def __str__(self) -> str:
+        rejected = self.reply.rejected
+        shown = ", ".join(f"texts[{r.index}]: {r.reason}" for r in rejected[:3])
+        more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+        return (
+            f"{len(rejected)} of {len(self.reply.vectors)} texts were rejected ({shown}{more}). "
+            "The others are in error.reply.vectors."
+        )
+
+
+class EngineError(EmbedError):
+    """The worker failed."""
+
+
+class ModelLoadError(EngineError):
+    """A model cannot be served. Arguments: model, reason with the way out."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(model, reason)
+        self.model = model
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"model {self.model} cannot be loaded: {self.reason}"
+
+
+class InferenceError(EngineError):
+    """A forward pass failed. Arguments: model, reason (never a text)."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(model, reason)
+        self.model = model
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"model {self.model}: {self.reason}"
+
+
+class SettingsError(EmbedError, ValueError):
+    """A setting that cannot work. Arguments: name, value (secrets masked), reason with the way out."""
+
+    def __init__(self, name: str, value: str, reason: str) -> None:
+        super().__init__(name, value, reason)
+        self.name = name
+        self.value = value
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}: {self.reason}"

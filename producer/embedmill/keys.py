@@ -1,0 +1,120 @@
+"""Every Redis key of the project. Nothing else spells one.
+
+All under one namespace, by default ``embedmill``:
+
+    {ns}:models                       hash    model name → card (JSON). Permanent.
+    {ns}:lanes                        set     "model lane" of every lane ever used. Permanent.
+    {ns}:lane:{model}:{lane}          hash    chunks, texts, tokens not yet committed. Permanent.
+    {ns}:active:{model}:{lane}        zset    job id → submission time, ms; unfinished jobs only
+    {ns}:workers                      zset    worker id → last beat, ms
+    {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key
+    {ns}:lock:reconciler              string  worker id of the one reconciler
+
+A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
+
+    {ns}:job:{id}                     hash    the record: see submit.lua
+    {ns}:job:{id}:texts               hash    chunk → packed texts; deleted by the chunk's commit
+    {ns}:job:{id}:weights             string  8 bytes a chunk: texts and tokens, uint32 little-endian
+    {ns}:job:{id}:claims              hash    chunk → "worker token"; "chunk:at" → text under work
+    {ns}:job:{id}:crashes             hash    "chunk" → crashes, "chunk:lost" → losses, "chunk:text" → crashes alone
+    {ns}:job:{id}:replies             hash    chunk → packed reply
+    {ns}:job:{id}:events              stream  c: a chunk's number, or s: the job's last state
+    {ns}:job:{id}:staged:{nonce}      hash    texts of a job being submitted, ten minutes
+
+Celery's own, all under the namespace as well:
+
+    {ns}.{model}.{lane}               list    doorbells of a lane
+    {ns}.embed                        list    messages of the task embedmill.embed
+    {ns}.unacked, .unacked_index, .unacked_mutex      deliveries not yet acknowledged
+    _kombu.binding.{ns}*              set     kombu's queue tables. Permanent.
+    celery-task-meta-*                string  results of embedmill.embed, one hour
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: The lanes, in the order in which a worker serves them.
+LANES: Final = ("interactive", "bulk")
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """The keys of one namespace."""
+
+    namespace: str
+
+    @property
+    def models(self) -> str:
+        return f"{self.namespace}:models"
+
+    @property
+    def lanes(self) -> str:
+        return f"{self.namespace}:lanes"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.namespace}:workers"
+
+    @property
+    def worker_prefix(self) -> str:
+        return f"{self.namespace}:worker:"
+
+    @property
+    def reconciler_lock(self) -> str:
+        return f"{self.namespace}:lock:reconciler"
+
+    @property
+    def embed_queue(self) -> str:
+        return f"{self.namespace}.embed"
+
+    def worker(self, worker_id: str) -> str:
+        return self.worker_prefix + worker_id
+
+    def lane(self, model: str, lane: str) -> str:
+        return f"{self.namespace}:lane:{model}:{lane}"
+
+    def active(self, model: str, lane: str) -> str:
+        return f"{self.namespace}:active:{model}:{lane}"
+
+    def queue(self, model: str, lane: str) -> str:
+        return f"{self.namespace}.{model}.{lane}"
+
+    def job(self, job_id: str) -> str:
+        return f"{self.namespace}:job:{job_id}"
+
+    def texts(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:texts"
+
+    def claims(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:claims"
+
+    def crashes(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:crashes"
+
+    def replies(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:replies"
+
+    def events(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:events"
+
+    def staged(self, job_id: str, nonce: str) -> str:
+        return f"{self.job(job_id)}:staged:{nonce}"
+
+    def of_job(self, job_id: str, model: str, lane: str) -> tuple[str, ...]:
+        """Give KEYS of every job script: the names in ``lua/prelude.lua`` stand in this order."""
+        job = self.job(job_id)
+        return (
+            job,
+            self.texts(job_id),
+            f"{job}:weights",
+            self.claims(job_id),
+            self.crashes(job_id),
+            self.replies(job_id),
+            self.events(job_id),
+            self.lane(model, lane),
+            self.active(model, lane),
+            self.queue(model, lane),
+            self.lanes,
+        )

@@ -1,0 +1,43 @@
+"""The sizes that client and worker agree on. Each is a bound on what one side may ask of the other."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Texts in one job. ``embed()`` cuts longer inputs into several jobs, ``submit()`` refuses them.
+MAX_JOB_TEXTS: Final = 65_536
+
+#: Texts in one chunk; bounds the reply of a chunk whatever the model card says.
+MAX_CHUNK_TEXTS: Final = 1_024
+
+#: Characters in one text. No model reads more than a few thousand tokens; beyond this the text is
+#: rejected rather than tokenized (a megabyte of prose takes a worker about a second).
+MAX_TEXT_CHARS: Final = 1_000_000
+
+#: Bytes of one packed chunk, uncompressed: a full text of 4-byte characters and its frame, twice over.
+MAX_CHUNK_BYTES: Final = 16 << 20
+
+#: Bytes of one packed reply: 1,024 vectors of 4,096 float32 and their frame.
+MAX_REPLY_BYTES: Final = 32 << 20
+
+#: Seconds of one core's work in a chunk. An interactive request waits for one bulk chunk at most.
+CHUNK_TARGET_S: Final = 0.25
+
+#: Chunks of one job that are in their Celery queue or under work at a time.
+RING_WINDOW: Final = 64
+
+#: Seconds an unfinished job lives; every commit renews it.
+UNFINISHED_TTL_S: Final = 7 * 86_400
+
+#: Seconds a worker's liveness key lives, and how often its main process renews it.
+LIVENESS_TTL_S: Final = 10.0
+LIVENESS_PERIOD_S: Final = 2.0
+
+#: Observed crashes of one text alone after which it is rejected.
+MAX_TEXT_CRASHES: Final = 3
+
+#: Lost workers under one chunk after which its texts are rejected.
+MAX_CHUNK_LOSSES: Final = 10
+
+#: Components of a vector that any model may have.
+MAX_DIMENSION: Final = 65_536

@@ -1,0 +1,193 @@
+"""The blocking connection to Redis: drives flows, keeps deadlines, maps every foreign error.
+
+Safe in threads and after a fork: connections come from redis-py's pool, which knows its process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError
+from embedmill.flows import Ask, Command, Flow
+from embedmill.scripts import text_of
+from embedmill.settings import ClientSettings, mask_url
+
+T = TypeVar("T")
+
+#: Seconds that an unreachable Redis is tried again before a call gives up, unless its timeout is shorter.
+OUTAGE_S: Final = 5.0
+
+#: The same while waiting for a job that is already in Redis: long enough for Redis to restart and load its AOF.
+WAITING_OUTAGE_S: Final = 30.0
+
+#: Seconds one reply may take beyond what was asked of Redis itself.
+REPLY_S: Final = 5.0
+
+#: Pauses between tries, doubling.
+FIRST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.5
+
+RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
+
+
+class _Deadline(threading.local):
+    """When the call that this thread is in must be over, on the monotonic clock."""
+
+    at_s: float = float("inf")
+
+    def left_s(self, at_most: float) -> float:
+        return max(0.001, min(at_most, self.at_s - time.monotonic()))
+
+
+_deadline = _Deadline()
+
+
+def _in_time(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Give a connection class that connects and reads within the deadline of the call that uses it."""
+
+    def left_s(_: Any) -> float:
+        return _deadline.left_s(REPLY_S)
+
+    def ignore(_: Any, value: float | None) -> None:
+        """The deadline decides."""
+
+    timeout = property(left_s, ignore)
+    return type(f"InTime{base.__name__}", (base,), {"socket_timeout": timeout, "socket_connect_timeout": timeout})
+
+
+_CONNECTIONS: Final = {
+    "redis": _in_time(Connection),
+    "rediss": _in_time(SSLConnection),
+    "unix": _in_time(UnixDomainSocketConnection),
+}
+
+
+class Link:
+    """A pool of connections that runs flows."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._url_masked = mask_url(settings.redis_url)
+        scheme = settings.redis_url.partition(":")[0]
+        self._pool = ConnectionPool.from_url(
+            settings.redis_url, protocol=2, retry=Retry(NoBackoff(), 0), decode_responses=False
+        )
+        self._pool.connection_class = _CONNECTIONS[scheme]
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.disconnect()
+
+    def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
+        """Drive a flow to its result.
+
+        Args:
+            flow: what to say.
+            timeout_s: seconds for the whole flow.
+            outage_s: seconds that an unreachable Redis is tried again.
+
+        Raises:
+            BrokerUnavailableError: no answer within ``timeout_s``, or unreachable for ``outage_s``.
+            QueueFullError: Redis is at its memory limit.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        replies: list[Any] | None = None
+        while True:
+            try:
+                ask = next(flow) if replies is None else flow.send(replies)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            replies = self._ask(ask, deadline_s, outage_s)
+
+    def _ask(self, ask: Ask, deadline_s: float, outage_s: float) -> list[Any]:
+        give_up_s = min(deadline_s, time.monotonic() + outage_s)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return self._exchange(ask, deadline_s)
+            except RETRYABLE as error:
+                if time.monotonic() + pause_s >= give_up_s:
+                    raise unavailable(self._url_masked, error) from None
+            except RedisError as error:
+                raise refused(self._url_masked, error) from None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _exchange(self, ask: Ask, deadline_s: float) -> list[Any]:
+        _deadline.at_s = deadline_s
+        try:
+            connection = self._pool.get_connection()
+            try:
+                connection.update_current_socket_timeout(_deadline.left_s(REPLY_S + ask.block_s))
+                replies = _send(connection, ask.commands)
+                unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+                for i in unknown:
+                    (replies[i],) = _send(connection, [with_text(ask.commands[i])])
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                self._pool.release(connection)
+        finally:
+            _deadline.at_s = float("inf")
+        raise_first_error(replies)
+        return replies
+
+
+def _send(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    connection.send_packed_command(connection.pack_commands(commands))
+    return [_read(connection) for _ in commands]
+
+
+def _read(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def with_text(command: Command) -> Command:
+    """Give the EVAL of a script that Redis does not know by its sha1."""
+    return ("EVAL", text_of(str(command[1])), *command[2:])
+
+
+def raise_first_error(replies: Sequence[Any]) -> None:
+    """Raise the first reply that is an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+
+
+def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
+    """Say that Redis did not answer."""
+    reason = "no answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
+    return BrokerUnavailableError(
+        url_masked, f"{reason} ({type(error).__name__}); is it running, and is the URL right?"
+    )
+
+
+def refused(url_masked: str, error: RedisError) -> QueueError:
+    """Map what Redis refuses; its message may quote a command's arguments and is not passed on."""
+    if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
+        return QueueFullError("Redis", 0, 0, "bytes free below its maxmemory", None)
+    if isinstance(error, redis.AuthenticationError):
+        return BrokerUnavailableError(url_masked, "it refuses the user or password of the URL")
+    code = str(error).split(" ", 1)[0][:32]
+    return BrokerUnavailableError(url_masked, f"it refused a command ({type(error).__name__}: {code})")

@@ -1,0 +1,34 @@
+-- Take a chunk for a worker. ARGV: chunk, worker id, token (the Celery task's id), fingerprint, liveness prefix, version.
+-- Gives {what, …}:
+--   {'over'}                      the job is done, cancelled or gone, or the chunk is committed
+--   {'held'}                      a live worker has it
+--   {'version', v}                the record speaks another protocol version
+--   {'fingerprint', pinned}       the job is pinned to another fingerprint
+--   {'late', texts, options}      claimed, but its deadline has passed
+--   {'work', texts, options, ms waited, losses, {crash fields}}      claimed
+local chunk, worker, token, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local record = redis.call('HMGET', job, 'state', 'v', 'fingerprint', 'deadline_ms', 'options', 'created_ms')
+if record[1] ~= 'active' then return {'over'} end
+if record[2] ~= ARGV[6] then return {'version', record[2]} end
+local payload = redis.call('HGET', texts, chunk)
+if not payload then return {'over'} end
+
+local claim = redis.call('HGET', claims, chunk)
+if claim then
+  local holder, held = string.match(claim, '^(%S+) (%S+)$')
+  if holder and held ~= token then
+    if redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
+    redis.call('HINCRBY', crashes, chunk .. ':lost', 1)
+  end
+end
+if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3]} end
+if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
+redis.call('HSET', claims, chunk, worker .. ' ' .. token)
+redis.call('HDEL', claims, chunk .. ':at')
+
+local now = now_ms()
+if tonumber(record[4]) > 0 and now > tonumber(record[4]) then return {'late', payload, record[5]} end
+local lost = redis.call('HGET', crashes, chunk .. ':lost') or 0
+local seen = {}
+if redis.call('HEXISTS', crashes, chunk) == 1 then seen = redis.call('HGETALL', crashes) end
+return {'work', payload, record[5], now - record[6], tonumber(lost), seen}

@@ -1,0 +1,28 @@
+-- Store a chunk's reply and its event, drop its texts, ring the next chunk: all or nothing. ARGV: chunk, reply.
+-- Gives: committed, or duplicate (the first commit wins), or over (cancelled, deleted or expired: nothing is written).
+local chunk, reply = tonumber(ARGV[1]), ARGV[2]
+local record = redis.call('HMGET', job, 'state', 'n_chunks', 'rung', 'unfinished_ttl_ms')
+if record[1] ~= 'active' then return 'over' end
+if redis.call('HDEL', texts, chunk) == 0 then return 'duplicate' end
+
+local n_texts, n_tokens = struct.unpack('<I4I4', redis.call('GETRANGE', weights, chunk * 8, chunk * 8 + 7))
+redis.call('HINCRBY', job, 'left_chunks', -1)
+redis.call('HINCRBY', job, 'left_texts', -n_texts)
+redis.call('HINCRBY', job, 'left_tokens', -n_tokens)
+redis.call('HINCRBY', lane, 'chunks', -1)
+redis.call('HINCRBY', lane, 'texts', -n_texts)
+redis.call('HINCRBY', lane, 'tokens', -n_tokens)
+redis.call('HDEL', claims, chunk, chunk .. ':at')
+redis.call('HSET', replies, chunk, reply)
+redis.call('XADD', events, '*', 'c', chunk)
+if redis.call('HINCRBY', job, 'done', 1) == tonumber(record[2]) then
+  finish('done')
+  return 'committed'
+end
+local rung = tonumber(record[3])
+if rung < tonumber(record[2]) then
+  ring(rung, 'LPUSH')
+  redis.call('HSET', job, 'rung', rung + 1)
+end
+renew(record[4])
+return 'committed'

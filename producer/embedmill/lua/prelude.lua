@@ -1,0 +1,41 @@
+-- Stands before every job script. KEYS are those of keys.Keyspace.of_job, in its order.
+local job, texts, weights, claims, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local replies, events, lane, active, queue, lanes = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Job ids, queues and numbers need no escape in JSON: protocol.py and settings.py see to that.
+local DOORBELL = '{"body": "[[\\"%s\\", %d], {}, {\\"callbacks\\": null, \\"errbacks\\": null, \\"chain\\": null, '
+  .. '\\"chord\\": null}]", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "py", '
+  .. '"task": "embedmill.chunk", "id": "%s", "root_id": "%s", "parent_id": null, "group": null, "retries": 0, '
+  .. '"timelimit": [%s, null], "eta": null, "expires": null, "argsrepr": "", "kwargsrepr": "", "origin": "embedmill", '
+  .. '"ignore_result": true}, "properties": {"correlation_id": "%s", "delivery_mode": 2, "priority": 0, '
+  .. '"delivery_tag": "%s", "delivery_info": {"exchange": "", "routing_key": "%s"}}}'
+
+-- Put a Celery message for the chunk into its queue, as kombu would. Workers pop from the right:
+-- LPUSH makes it wait its turn, RPUSH makes it the next one.
+local function ring(chunk, push)
+  local record = redis.call('HMGET', job, 'id', 'limit_s')
+  local tag = string.format('%s:%d:%d', record[1], chunk, redis.call('HINCRBY', job, 'rings', 1))
+  redis.call(push, queue, string.format(DOORBELL, record[1], chunk, tag, tag, record[2], tag, tag, queue))
+end
+
+local function renew(ttl_ms)
+  for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ttl_ms) end
+end
+
+-- The job is over: what only unfinished jobs need is dropped, the rest lives for its ttl.
+local function finish(state)
+  local left = redis.call('HMGET', job, 'left_chunks', 'left_texts', 'left_tokens', 'ttl_ms')
+  redis.call('HINCRBY', lane, 'chunks', -left[1])
+  redis.call('HINCRBY', lane, 'texts', -left[2])
+  redis.call('HINCRBY', lane, 'tokens', -left[3])
+  redis.call('HSET', job, 'state', state, 'left_chunks', 0, 'left_texts', 0, 'left_tokens', 0, 'ended_ms', now_ms())
+  redis.call('ZREM', active, redis.call('HGET', job, 'id'))
+  redis.call('UNLINK', texts, weights, claims, crashes)
+  redis.call('XADD', events, '*', 's', state)
+  renew(left[4])
+end

@@ -1,0 +1,14 @@
+-- A child died or was stopped under a chunk: give the claim back, count the crash, make the chunk the next one rung.
+-- ARGV: chunk, token. Gives 1 if the chunk was rung, 0 if it is committed or held by somebody else.
+local chunk, token = ARGV[1], ARGV[2]
+if redis.call('HGET', job, 'state') ~= 'active' or redis.call('HEXISTS', texts, chunk) == 0 then return 0 end
+local claim = redis.call('HGET', claims, chunk)
+if claim then
+  if string.match(claim, '^%S+ (%S+)$') ~= token then return 0 end
+  local at = redis.call('HGET', claims, chunk .. ':at')
+  redis.call('HDEL', claims, chunk, chunk .. ':at')
+  redis.call('HINCRBY', crashes, chunk, 1)
+  if at then redis.call('HINCRBY', crashes, chunk .. ':' .. at, 1) end
+end
+ring(tonumber(chunk), 'RPUSH')
+return 1

@@ -1,0 +1,201 @@
+"""From a caller's arguments to a job that is ready to be stored: validated, cut and packed. No I/O."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+
+from embedmill import chunking, protocol
+from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError
+from embedmill.keys import LANES
+from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS, RING_WINDOW, UNFINISHED_TTL_S
+from embedmill.protocol import Chunk, EmbedOptions, ModelCard
+from embedmill.reply import Reason, Rejected
+from embedmill.vectors import Dtype, check_binary
+
+_JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+#: A forward pass may take this long beyond 20 times its estimate before its process is killed.
+TIME_LIMIT_FLOOR_S: Final = 10.0
+TIME_LIMIT_FACTOR: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """A job as it will be stored."""
+
+    job_id: str
+    model: str
+    lane: str
+    n_texts: int
+    digest: str
+    options: EmbedOptions
+    #: Packed chunks, costliest texts first.
+    payloads: tuple[bytes, ...]
+    #: (texts, estimated tokens) of each chunk.
+    weights: tuple[tuple[int, int], ...]
+    #: Texts that never leave the client.
+    rejected: tuple[Rejected, ...]
+    ttl_s: float
+    #: 0: none.
+    deadline_s: float
+    #: Seconds that one chunk may take.
+    limit_s: float
+
+    def record(self) -> bytes:
+        """Give the fields of the job's hash, as ``lua/submit.lua`` reads them."""
+        fields: dict[str, Any] = {
+            "v": protocol.PROTOCOL_VERSION,
+            "id": self.job_id,
+            "digest": self.digest,
+            "model": self.model,
+            "lane": self.lane,
+            "options": protocol.pack_options(self.options),
+            "rejected": protocol.pack_rejected(self.rejected) if self.rejected else b"",
+            "n_texts": sum(texts for texts, _ in self.weights),
+            "n_rows": self.n_texts,
+            "n_chunks": len(self.payloads),
+            "n_tokens": sum(tokens for _, tokens in self.weights),
+            "ttl_ms": round(self.ttl_s * 1000),
+            "unfinished_ttl_ms": UNFINISHED_TTL_S * 1000,
+            "deadline_ms": round(self.deadline_s * 1000),
+            "limit_s": f"{self.limit_s:.1f}",
+            "window": RING_WINDOW,
+        }
+        # Redis's cmsgpack knows raw strings only, not the newer bin type.
+        packed: bytes = msgpack.packb(fields, use_bin_type=False)
+        return packed
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Give the texts as a list.
+
+    Raises:
+        InvalidTextError: one is not a str, or ``texts`` is itself a str.
+    """
+    if isinstance(texts, str | bytes):
+        raise InvalidRequestError("texts", f"a list of str is wanted, not one {type(texts).__name__}; write [text]")
+    values = list(texts)
+    for index, text in enumerate(values):
+        if not isinstance(text, str):
+            raise InvalidTextError(index, type(text).__name__)
+    return values
+
+
+def check_lane(lane: str) -> str:
+    """Give the lane back.
+
+    Raises:
+        InvalidRequestError: there is no such lane.
+    """
+    if lane not in LANES:
+        raise InvalidRequestError("lane", f"{lane!r} is none of {', '.join(LANES)}")
+    return lane
+
+
+def check_job_id(job_id: str) -> str:
+    """Give the id back.
+
+    Raises:
+        InvalidRequestError: it cannot be part of a Redis key.
+    """
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+        raise InvalidRequestError("job_id", f"an id matches {_JOB_ID.pattern}")
+    return job_id
+
+
+def check_seconds(option: str, value: float) -> float:
+    """Give the value back.
+
+    Raises:
+        InvalidRequestError: not a positive finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InvalidRequestError(option, f"{value!r} is not a positive number of seconds")
+    return float(value)
+
+
+def prepare(
+    texts: Sequence[str],
+    options: EmbedOptions,
+    *,
+    model: str,
+    card: ModelCard,
+    children: int,
+    lane: str,
+    ttl_s: float,
+    deadline_s: float | None,
+    job_id: str | None,
+) -> JobRequest:
+    """Make a job of the texts: nothing has been sent when this raises.
+
+    Raises:
+        RequestError: a text or an option that cannot be served.
+    """
+    values = check_texts(texts)
+    if len(values) > MAX_JOB_TEXTS:
+        raise TooManyTextsError(
+            len(values), MAX_JOB_TEXTS, "submit several jobs, or use embed() or reindex, which cut longer inputs"
+        )
+    check_dimensions(options, card)
+    encoded, rejected = _encode(values)
+    digest = protocol.digest(model, options, encoded)
+    bad = {r.index for r in rejected}
+    positions = np.array([i for i in range(len(values)) if i not in bad], dtype=np.uint32)
+    costs = chunking.estimate_costs([len(values[i]) for i in positions], card)
+    cuts = chunking.cut(costs, budget=chunking.chunk_budget(card), children=children)
+    weights = tuple((len(part), max(1, round(float(costs[part].sum())))) for part in cuts)
+    payloads = tuple(
+        protocol.pack_chunk(Chunk(indices=positions[part], texts=tuple(values[i] for i in positions[part])))
+        for part in cuts
+    )
+    costliest = max((tokens for _, tokens in weights), default=0)
+    return JobRequest(
+        job_id=uuid.uuid4().hex if job_id is None else check_job_id(job_id),
+        model=model,
+        lane=check_lane(lane),
+        n_texts=len(values),
+        digest=digest,
+        options=options,
+        payloads=payloads,
+        weights=weights,
+        rejected=tuple(rejected),
+        ttl_s=check_seconds("ttl_s", ttl_s),
+        deadline_s=0.0 if deadline_s is None else check_seconds("deadline_s", deadline_s),
+        limit_s=TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s,
+    )
+
+
+def check_dimensions(options: EmbedOptions, card: ModelCard) -> None:
+    """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
+    if not card.dimension:
+        return
+    if options.dimensions is not None and options.dimensions > card.dimension:
+        raise InvalidRequestError(
+            "dimensions", f"{options.dimensions} of {card.name}'s {card.dimension}; ask for at most {card.dimension}"
+        )
+    if options.dtype is Dtype.BINARY:
+        check_binary(options.dimensions or card.dimension)
+
+
+def _encode(values: list[str]) -> tuple[list[bytes], list[Rejected]]:
+    """Give the texts' bytes for the digest, and those that no worker could read."""
+    encoded, rejected = [], []
+    for index, text in enumerate(values):
+        if len(text) > MAX_TEXT_CHARS:
+            detail = f"{len(text)} characters, limit {MAX_TEXT_CHARS}; split it"
+            rejected.append(Rejected(index=index, reason=Reason.TOO_LARGE, detail=detail))
+        try:
+            encoded.append(text.encode())
+        except UnicodeEncodeError as error:
+            encoded.append(text.encode("utf-8", "surrogatepass"))
+            if len(text) <= MAX_TEXT_CHARS:
+                detail = f"lone surrogate at character {error.start}; decode with errors='replace'"
+                rejected.append(Rejected(index=index, reason=Reason.INVALID_UNICODE, detail=detail))
+    return encoded, rejected

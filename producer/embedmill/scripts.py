@@ -1,0 +1,34 @@
+"""The Lua scripts: every change of a job record is one of them, and so atomic."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text and the sha1 by which Redis knows it."""
+
+    name: str
+    text: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """Read ``lua/{name}.lua`` with the prelude before it, once a process."""
+    folder = files("embedmill") / "lua"
+    text = folder.joinpath("prelude.lua").read_text("utf-8") + folder.joinpath(f"{name}.lua").read_text("utf-8")
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+#: Names of all scripts.
+NAMES = ("submit", "claim", "commit", "release", "reclaim", "abandon", "cancel", "delete")
+
+
+def text_of(sha: str) -> str:
+    """Give the text of the script with this sha1."""
+    return next(script(name).text for name in NAMES if script(name).sha == sha)

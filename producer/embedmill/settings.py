@@ -1,0 +1,102 @@
+"""The client's settings: values first, the environment only when asked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from embedmill.errors import SettingsError
+
+#: Where Redis is when nobody says otherwise.
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+
+#: Prefix of every key and queue when nobody says otherwise.
+DEFAULT_NAMESPACE: Final = "embedmill"
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+def mask_url(url: str) -> str:
+    """Give the URL with its password and its query (which may hold one) replaced by ``***``."""
+    parts = urlsplit(url)
+    netloc = parts.netloc
+    if "@" in netloc:
+        userinfo, _, host = netloc.rpartition("@")
+        user = userinfo.partition(":")[0]
+        netloc = f"{user}:***@{host}"
+    query = re.sub(r"(?i)((?:^|&)[^=&]*password[^=&]*=)[^&]*", r"\1***", parts.query)
+    # Not urlunsplit: it writes unix:///path as unix:/path.
+    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{query}" if query else "")
+
+
+def check_model_name(name: str) -> str:
+    """Give the name back if it can be a Redis key, a queue and a JSON string without escapes.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if not _MODEL_NAME.fullmatch(name):
+        raise SettingsError("model", repr(name), f"a model name matches {_MODEL_NAME.pattern}")
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """Where the queue is and which model is meant when a call names none."""
+
+    #: redis://, rediss:// or unix:// URL.
+    redis_url: str = DEFAULT_REDIS_URL
+    #: Model for calls that name none; None: the only one that workers announce.
+    model: str | None = None
+    #: Prefix of every key and queue.
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.redis_url).scheme not in _SCHEMES:
+            raise SettingsError(
+                "EMBEDMILL_REDIS_URL",
+                mask_url(self.redis_url),
+                f"its scheme must be one of {', '.join(_SCHEMES)}, as in {DEFAULT_REDIS_URL}",
+            )
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise SettingsError(
+                "EMBEDMILL_NAMESPACE", repr(self.namespace), f"a namespace matches {_NAMESPACE.pattern}"
+            )
+        if self.model is not None:
+            check_model_name(self.model)
+
+    def __repr__(self) -> str:
+        return (
+            f"ClientSettings(redis_url={mask_url(self.redis_url)!r}, model={self.model!r}, "
+            f"namespace={self.namespace!r})"
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        redis_url: str | None = None,
+        model: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> ClientSettings:
+        """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
+
+        Raises:
+            SettingsError: a value that cannot work.
+        """
+        env = os.environ if environ is None else environ
+        return cls(
+            redis_url=redis_url or env.get("EMBEDMILL_REDIS_URL") or DEFAULT_REDIS_URL,
+            model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
+            namespace=env.get("EMBEDMILL_NAMESPACE") or DEFAULT_NAMESPACE,
+        )
+
+
+def first_model(spec: str) -> str | None:
+    """Give the default model's name of an ``EMBEDMILL_MODEL`` value (``name[=folder],…``)."""
+    return spec.split(",", maxsplit=1)[0].partition("=")[0].strip() or None

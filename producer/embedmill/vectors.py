@@ -1,0 +1,114 @@
+"""Vectors as values: cutting to fewer dimensions, the four dtypes, and their bytes.
+
+| dtype     | row                                  | back to numbers                                   |
+| float32   | as the model gave it, L2 length 1    |                                                   |
+| float16   | rounded to nearest even              | ``row.astype(np.float32)``                        |
+| int8      | ``round(127 * x)``, |x| at most 1    | ``row / 127``; the scale is the same for all rows |
+| binary    | bit i is ``x[i] > 0``, most significant bit first, ``dimension / 8`` uint8 a row | ``unpack_binary`` |
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill.errors import InvalidRequestError, MessageError
+
+Vectors = npt.NDArray[Any]
+
+#: int8 steps for a component of 1.0.
+INT8_SCALE: Final = 127.0
+
+
+class Dtype(StrEnum):
+    """How a vector's components are sent and stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    BINARY = "binary"
+
+    @classmethod
+    def parse(cls, value: str) -> Dtype:
+        """Give the dtype of this name.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        if value not in tuple(cls):
+            raise InvalidRequestError("dtype", f"{value!r} is none of {', '.join(cls)}")
+        return cls(value)
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The little-endian dtype of a row."""
+        return np.dtype({"float32": "<f4", "float16": "<f2", "int8": "i1", "binary": "u1"}[self.value])
+
+    def columns(self, dimension: int) -> int:
+        """How many items a row of ``dimension`` components takes."""
+        return dimension // 8 if self is Dtype.BINARY else dimension
+
+
+def cut(vectors: npt.NDArray[np.float32], dimensions: int | None) -> npt.NDArray[np.float32]:
+    """Keep the first ``dimensions`` components and scale rows to length 1 again (Matryoshka, Kusupati 2022).
+
+    Args:
+        vectors: float32 (n, dimension).
+        dimensions: components to keep; None keeps all and changes nothing.
+    """
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    kept = vectors[:, :dimensions]
+    # A dot product of each row alone: a row's bits do not depend on its neighbours.
+    norms = np.sqrt(np.einsum("ij,ij->i", kept, kept, dtype=np.float32))
+    return np.asarray(kept / np.maximum(norms, np.float32(1e-12))[:, None], dtype=np.float32)
+
+
+def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
+    """Convert float32 (n, dimension) rows to the bytes of ``dtype``, row after row; NaN rows become zeros in integers.
+
+    Raises:
+        InvalidRequestError: binary asked for a dimension that is not a multiple of 8.
+    """
+    if dtype is Dtype.FLOAT32:
+        return np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+    if dtype is Dtype.FLOAT16:
+        return vectors.astype("<f2").tobytes()
+    finite = np.nan_to_num(vectors, nan=0.0)
+    if dtype is Dtype.INT8:
+        return np.clip(np.rint(finite * INT8_SCALE), -127, 127).astype(np.int8).tobytes()
+    check_binary(vectors.shape[1])
+    return np.packbits(finite > 0, axis=1).tobytes()
+
+
+def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:
+    """Give a read-only view (n, columns) of the bytes that ``to_bytes`` made.
+
+    Raises:
+        MessageError: the length is not a whole number of rows.
+    """
+    columns = dtype.columns(dimension)
+    row_bytes = columns * dtype.numpy.itemsize
+    if row_bytes <= 0 or len(data) % row_bytes:
+        raise MessageError(f"{len(data)} bytes are not a whole number of {dtype} rows of dimension {dimension}")
+    return np.frombuffer(data, dtype=dtype.numpy).reshape(-1, columns)
+
+
+def blank(count: int, dtype: Dtype, dimension: int) -> Vectors:
+    """Give (count, columns) rows that mean «no vector»: NaN, or zeros for integer and binary dtypes."""
+    fill = np.nan if dtype in (Dtype.FLOAT32, Dtype.FLOAT16) else 0
+    return np.full((count, dtype.columns(dimension)), fill, dtype=dtype.numpy)
+
+
+def unpack_binary(vectors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Turn binary rows (n, dimension / 8) into float32 (n, dimension) of -1 and 1."""
+    return np.unpackbits(vectors, axis=1).astype(np.float32) * 2 - 1
+
+
+def check_binary(dimension: int) -> None:
+    """Raise InvalidRequestError unless ``dimension`` can be packed to bits."""
+    if dimension % 8:
+        raise InvalidRequestError("dtype", f"binary needs a dimension that is a multiple of 8, not {dimension}")

@@ -1,0 +1,46 @@
+"""What a worker says of itself in its liveness key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from embedmill.errors import MessageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """One live worker: a Celery main process and its children."""
+
+    #: Unique to this start of the process: a dead worker's claims are never taken for a new one's.
+    worker_id: str
+    #: Celery's node name.
+    name: str
+    pid: int
+    host: str
+    #: ``ready`` or ``stopping``.
+    state: str
+    children: int
+    #: Model name → fingerprint.
+    models: Mapping[str, str]
+    #: Ids of the Celery tasks under work: claims of other ids have lost their process.
+    active: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> WorkerInfo:
+        """Read what a worker wrote, ignoring fields of newer ones.
+
+        Raises:
+            MessageError: not a worker's.
+        """
+        try:
+            values = json.loads(data)
+            known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            known["active"] = tuple(known.get("active", ()))
+            return cls(**known)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise MessageError(f"unreadable worker entry ({type(error).__name__})") from None

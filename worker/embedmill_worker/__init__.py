@@ -1,0 +1,1 @@
+"""The worker: engine, models and the Celery app. Needs ``pip install embedmill[worker]``."""

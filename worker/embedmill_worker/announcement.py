@@ -1,0 +1,44 @@
+"""What workers say of themselves in Redis: model cards and the liveness key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from embedmill.flows import Ask, Command, Flow, look_around
+from embedmill.keys import Keyspace
+from embedmill.limits import LIVENESS_TTL_S
+from embedmill.protocol import ModelCard
+from embedmill.workers import WorkerInfo
+
+
+def other_fingerprints(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[dict[str, str]]:
+    """Give the models that live workers serve under another fingerprint: name → theirs."""
+    landscape = yield from look_around(keys)
+    ours = {card.name: card.fingerprint for card in cards}
+    return {
+        model: fingerprint
+        for worker in landscape.workers
+        for model, fingerprint in worker.models.items()
+        if ours.get(model, fingerprint) != fingerprint
+    }
+
+
+def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
+    """Publish the models' cards."""
+    yield Ask([("HSET", keys.models, card.name, card.to_json()) for card in cards])
+
+
+def beat(keys: Keyspace, info: WorkerInfo) -> Flow[None]:
+    """Renew a worker's liveness key."""
+    now_ms = int(time.time() * 1000)
+    commands: list[Command] = [
+        ("SET", keys.worker(info.worker_id), info.to_json(), "PX", int(LIVENESS_TTL_S * 1000)),
+        ("ZADD", keys.workers, now_ms, info.worker_id),
+    ]
+    yield Ask(commands)
+
+
+def leave(keys: Keyspace, worker_id: str) -> Flow[None]:
+    """Take a worker off: its claims are dead at once."""
+    yield Ask([("DEL", keys.worker(worker_id)), ("ZREM", keys.workers, worker_id)])

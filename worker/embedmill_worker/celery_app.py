@@ -1,0 +1,192 @@
+"""The Celery app: right with no flags. Everything that Celery has to know is set here."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from kombu import Exchange, Queue
+
+from embedmill.errors import EmbedError, ModelLoadError
+from embedmill.keys import LANES, Keyspace
+from embedmill.link import Link
+from embedmill.settings import ClientSettings
+from embedmill_worker import embed_task, exit_codes
+from embedmill_worker.claims import ChunkRef
+from embedmill_worker.concurrency import usable_cpus
+from embedmill_worker.engines import Engines
+from embedmill_worker.liveness import Liveness
+from embedmill_worker.node import Node
+from embedmill_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which an unacknowledged message of ``embedmill.embed`` is delivered again; far above its time limit.
+VISIBILITY_TIMEOUT_S: Final = 300
+
+#: Seconds that one ``embedmill.embed`` may take: the floor of a chunk's limit plus 20 times a chunk.
+EMBED_TIME_LIMIT_S: Final = 60
+
+
+class QuietWorker(Worker):
+    """Celery's worker without the chatter that no single queue needs: mingle and gossip cost a second and leak queues."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "without_gossip": True, "without_mingle": True})
+
+
+class EmbedmillCelery(Celery):
+    """A Celery app whose ``worker`` command starts a ``QuietWorker``."""
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802  Celery's name
+        return self.subclass_with_self(QuietWorker)
+
+
+def build(settings: WorkerSettings) -> Celery:
+    """Make the app. Connects to nothing and loads no model: that happens when a worker starts."""
+    keys = Keyspace(settings.namespace)
+    app = EmbedmillCelery("embedmill", set_as_current=False)
+    app.conf.update(configuration(settings, keys))
+    lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
+    node = Node(settings, Engines(settings), keys, Link(client_settings(settings)))
+    app.steps["consumer"].add(Liveness.of(node))
+
+    @app.task(name="embedmill.chunk", bind=True, ignore_result=True, acks_late=False, max_retries=0)
+    def chunk(self: Any, job_id: str, number: int) -> None:
+        model, lane = lane_of[self.request.delivery_info["routing_key"]]
+        ref = ChunkRef(job_id=job_id, chunk=number, model=model, lane=lane, token=self.request.id)
+        node.work(ref)
+
+    @app.task(name="embedmill.embed", acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
+    def embed(
+        texts: list[str],
+        model: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        truncate: bool = True,
+    ) -> dict[str, Any]:
+        engine = node.engine(model)
+        return embed_task.embed(
+            engine, texts, input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate
+        )
+
+    connect_signals(app, node)
+    return app
+
+
+def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
+    """Give Celery's settings."""
+    ns = settings.namespace
+    names = [*(keys.queue(model, lane) for lane in LANES for model in settings.model_names), keys.embed_queue]
+    return {
+        "broker_url": broker_url(settings.redis_url),
+        "result_backend": broker_url(settings.redis_url),
+        "task_queues": [Queue(name, Exchange(ns), routing_key=name) for name in names],
+        "task_default_queue": keys.embed_queue,
+        "task_create_missing_queues": False,
+        "task_serializer": "json",
+        "result_serializer": "msgpack",
+        "accept_content": ["json", "msgpack"],
+        "result_accept_content": ["json", "msgpack"],
+        "result_expires": 3_600,
+        "result_extended": False,
+        "task_track_started": False,
+        "worker_pool": "prefork",
+        "worker_concurrency": settings.concurrency or usable_cpus(),
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_send_task_events": False,
+        "worker_proc_alive_timeout": 120,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": True,
+        "worker_redirect_stdouts": False,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "queue_order_strategy": "embedmill_worker.lanes:LaneOrder",
+            "priority_steps": [0],
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_key": f"{ns}.unacked",
+            "unacked_index_key": f"{ns}.unacked_index",
+            "unacked_mutex_key": f"{ns}.unacked_mutex",
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_keepalive": True,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 25,
+        },
+        # A user's own Celery on the same Redis shares no exchange with this one.
+        "control_exchange": f"{ns}.control",
+        "event_exchange": f"{ns}.events",
+        "event_queue_prefix": f"{ns}.events",
+        "task_default_exchange": ns,
+        "task_default_routing_key": keys.embed_queue,
+    }
+
+
+def connect_signals(app: Celery, node: Node) -> None:
+    """Tie the node's life to the worker's. Handlers are held by the app, so they live as long as it does."""
+
+    def on_init(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            start(node, sender.hostname)
+
+    def on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
+            node.release(task_id)
+
+    def on_shutdown(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            node.leave()
+
+    handlers = [
+        (signals.worker_init, on_init),
+        (signals.task_failure, on_failure),
+        (signals.worker_shutdown, on_shutdown),
+        (signals.after_setup_logger, quieten),
+    ]
+    for signal, handler in handlers:
+        signal.connect(handler, weak=False)
+
+
+#: What Celery's main process reports when a child is gone. Children report everything else themselves.
+LOST_CHILD: Final = ("WorkerLostError", "TimeLimitExceeded", "Terminated")
+
+
+def start(node: Node, hostname: str) -> None:
+    """Load the models and announce them, or exit with a code that says why not."""
+    try:
+        node.start(hostname)
+    except ModelLoadError as error:
+        log.critical("%s", error, extra={"action": "exit"})
+        raise SystemExit(exit_codes.MODEL) from None
+    except EmbedError as error:
+        log.critical("%s", error, extra={"action": "exit"})
+        raise SystemExit(exit_codes.of(error)) from None
+
+
+def quieten(**_: Any) -> None:
+    """Log no line a chunk: at hundreds of chunks a second it costs more than it tells."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def broker_url(redis_url: str) -> str:
+    """Give the URL as kombu and Celery spell it: ``unix://`` is ``redis+socket://`` there."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = next((pair[3:] for pair in parts.query.split("&") if pair.startswith("db=")), "0")
+    return f"redis+socket://{parts.path}?virtual_host={database}"
+
+
+def client_settings(settings: WorkerSettings) -> ClientSettings:
+    """Give the part of the settings that a link needs."""
+    return ClientSettings(redis_url=settings.redis_url, namespace=settings.namespace)

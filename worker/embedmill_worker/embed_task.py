@@ -1,0 +1,71 @@
+"""The ordinary Celery task ``embedmill.embed``: a list of texts in, raw vectors out, for canvases and other producers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from embedmill import chunking, vectors
+from embedmill.errors import InvalidRequestError, TooManyTextsError
+from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.protocol import EmbedOptions
+from embedmill.request import check_texts
+from embedmill.vectors import Dtype
+from embedmill_worker.engine import Engine
+from embedmill_worker.engines import card
+from embedmill_worker.work import check_servable
+
+
+def embed(
+    engine: Engine,
+    texts: Sequence[str],
+    *,
+    input_type: str | None,
+    dimensions: int | None,
+    dtype: str,
+    truncate: bool,
+) -> dict[str, Any]:
+    """Embed at most one chunk's cost of texts.
+
+    Returns:
+        ``vectors`` (raw little-endian rows), ``shape``, ``dtype``, ``token_counts``, ``truncated``, ``rejected``
+        (``[index, reason, detail]``), ``model``, ``fingerprint``.
+
+    Raises:
+        RequestError: texts or options that cannot be served, or more than a chunk of them.
+    """
+    values = check_texts(texts)
+    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate)
+    check_servable(options, engine)
+    check_cost(engine, values)
+    _check_unicode(values)
+    embeddings = engine.embed(values, input_type=options.input_type, truncate=options.truncate)
+    rows = vectors.cut(embeddings.vectors, options.dimensions)
+    return {
+        "vectors": vectors.to_bytes(rows, options.dtype),
+        "shape": [len(values), options.dtype.columns(rows.shape[1])],
+        "dtype": str(options.dtype),
+        "token_counts": embeddings.token_counts.tolist(),
+        "truncated": embeddings.truncated.tolist(),
+        "rejected": [list(row) for row in embeddings.rejected],
+        "model": engine.name,
+        "fingerprint": engine.fingerprint,
+    }
+
+
+def check_cost(engine: Engine, texts: Sequence[str]) -> None:
+    """Raise TooManyTextsError for more than one chunk; one text alone is always a chunk."""
+    announced = card(engine)
+    budget = chunking.chunk_budget(announced)
+    costs = chunking.estimate_costs([len(text) for text in texts], announced)
+    if len(texts) > 1 and (len(texts) > MAX_CHUNK_TEXTS or costs.sum() > budget):
+        fit = min(MAX_CHUNK_TEXTS, max(1, int((costs.cumsum() <= budget).sum())))
+        raise TooManyTextsError(len(texts), fit, "use EmbeddingClient.submit, which cuts a job into chunks")
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    for index, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(f"texts[{index}]", f"lone surrogate at character {error.start}") from None

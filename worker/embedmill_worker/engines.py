@@ -1,0 +1,71 @@
+"""The models that one worker serves, loaded once."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+
+from embedmill.protocol import ModelCard
+from embedmill_worker.engine import Engine
+from embedmill_worker.models import resolve
+from embedmill_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Engines:
+    """Model name → Engine. Filled in the main process before the fork, or on first use where children are spawned."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._loaded: dict[str, Engine] = {}
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self._loaded.values())
+
+    def load_all(self) -> None:
+        """Load and warm every model, then freeze the heap so that children share it copy-on-write.
+
+        Raises:
+            ModelLoadError: one cannot be served.
+        """
+        for name in self._settings.model_names:
+            self.get(name)
+        gc.collect()
+        gc.freeze()
+
+    def get(self, name: str) -> Engine:
+        """Give a model, loading it if this process has not got it.
+
+        Raises:
+            KeyError: the worker does not serve it.
+            ModelLoadError: it cannot be served.
+        """
+        if name not in self._loaded:
+            spec = next((m for m in self._settings.models if m.partition("=")[0] == name), None)
+            if spec is None:
+                raise KeyError(name)
+            log.info("loading %s", name, extra={"action": "load_model"})
+            files = resolve(spec, data_dir=self._settings.data_dir)
+            self._loaded[name] = Engine.load(files, cache_dir=self._settings.data_dir / "probes")
+        return self._loaded[name]
+
+    @property
+    def default(self) -> str:
+        """The model of requests that name none."""
+        return self._settings.model_names[0]
+
+
+def card(engine: Engine) -> ModelCard:
+    """Give what workers announce of a model."""
+    return ModelCard(
+        name=engine.name,
+        fingerprint=engine.fingerprint,
+        dimension=engine.dimension,
+        max_tokens=engine.max_tokens,
+        chars_per_token=engine.chars_per_token,
+        tokens_per_s=engine.tokens_per_s,
+        precision=engine.precision,
+        batch_class=str(engine.batch_class),
+    )

@@ -1,0 +1,179 @@
+"""BERT-family safetensors to a fused ONNX graph, without torch.
+
+Attention takes the number of real tokens of each row (right padding), which gives the same bits to a
+text alone and in any padded batch; see docs/decisions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from embedmill_worker.models.bert import ACTIVATIONS, BertConfig
+from embedmill_worker.models.safetensors import SafetensorsFile
+
+#: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
+EXPORTER = "embedmill-bert/1"
+
+#: Old enough for ONNX Runtime 1.17, new enough for every operator used here.
+_OPSET = 17
+_IR_VERSION = 8
+_FUSED = "com.microsoft"
+#: A protobuf cannot be longer.
+_MAX_GRAPH_BYTES = 2**31 - 1
+
+
+def exporter_label(config: BertConfig) -> str:
+    """Names the exporter and what it took from `config.json` that the weights do not tell."""
+    return f"{EXPORTER} layers={config.layers} heads={config.heads} {config.activation} eps={config.epsilon:g}"
+
+
+def export(weights: Path, config: BertConfig) -> bytes:
+    """Returns the ONNX file of an encoder; the same weights and config give the same bytes.
+
+    Inputs `input_ids`, `attention_mask` and, with several token types, `token_type_ids` are int64
+    (batch, tokens); output `last_hidden_state` is float32 (batch, tokens, hidden). Masks must be
+    right-padded. Weights stored as fp16 or bf16 are upcast.
+
+    Raises:
+        ValueError: the file is damaged, does not fit the config, or is too large for one ONNX file.
+        OSError: the file cannot be read.
+    """
+    tensors = SafetensorsFile(weights)
+    builder = _GraphBuilder(tensors, config)
+    hidden = builder.embeddings()
+    for layer in range(config.layers):
+        hidden = builder.layer(layer, hidden)
+    return builder.serialized()
+
+
+class _GraphBuilder:
+    """Nodes and weights so far; names of values are strings, as in ONNX."""
+
+    def __init__(self, tensors: SafetensorsFile, config: BertConfig) -> None:
+        self._tensors = tensors
+        self._config = config
+        # Classification and masked-LM checkpoints hold the encoder under the model's name.
+        prefixes = ("", "bert.", "roberta.", "model.")
+        found = [prefix for prefix in prefixes if f"{prefix}embeddings.word_embeddings.weight" in tensors]
+        if not found:
+            raise ValueError("tensor embeddings.word_embeddings.weight is missing; this is no BERT-family checkpoint")
+        self._prefix = found[0]
+        if f"{found[0]}encoder.layer.{config.layers}.output.dense.weight" in tensors:
+            raise ValueError(f"the weights have more layers than config.json says ({config.layers})")
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+
+    def embeddings(self) -> str:
+        """Adds the embedding layer; returns its output, (batch, tokens, hidden)."""
+        config, name = self._config, "embeddings."
+        words = self._read(f"{name}word_embeddings.weight", config.vocabulary, config.hidden)
+        positions = self._read(f"{name}position_embeddings.weight", config.position_rows, config.hidden)
+        types = self._read(f"{name}token_type_embeddings.weight", config.token_types, config.hidden)
+        positions = positions[config.first_position :]
+        ids = self._node("Cast", ["input_ids"], "ids", to=TensorProto.INT32)
+        mask = self._node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+        type_ids, type_table = "", ""
+        if config.has_token_types:
+            type_ids = self._node("Cast", ["token_type_ids"], "type_ids", to=TensorProto.INT32)
+            type_table = self._weight("types", types)
+        else:
+            positions = positions + types[0]
+        inputs = [ids, type_ids, self._weight("words", words), self._weight("positions", positions), type_table]
+        scale, shift = self._layer_norm(f"{name}LayerNorm", "embeddings")
+        # The second output counts each row's real tokens.
+        self._nodes.append(
+            helper.make_node(
+                "EmbedLayerNormalization",
+                [*inputs, scale, shift, mask],
+                ["embedded", "token_counts"],
+                name="embedded",
+                domain=_FUSED,
+                epsilon=config.epsilon,
+            )
+        )
+        return "embedded"
+
+    def layer(self, index: int, hidden: str) -> str:
+        """Adds one encoder layer on top of a value; returns its output, (batch, tokens, hidden)."""
+        config, source, name = self._config, f"encoder.layer.{index}.", f"layer{index}."
+        parts = [
+            self._linear(f"{source}attention.self.{part}", config.hidden, config.hidden)
+            for part in ("query", "key", "value")
+        ]
+        weight = self._weight(f"{name}qkv.weight", np.concatenate([weight for weight, _ in parts], axis=1))
+        bias = self._weight(f"{name}qkv.bias", np.concatenate([bias for _, bias in parts]))
+        attended = self._node(
+            "Attention", [hidden, weight, bias, "token_counts"], f"{name}attended", _FUSED, num_heads=config.heads
+        )
+        hidden = self._projected(f"{source}attention.output", f"{name}attention", attended, hidden)
+        weight, bias = (
+            self._weight(f"{name}inner.{kind}", value)
+            for kind, value in zip(
+                ("weight", "bias"),
+                self._linear(f"{source}intermediate.dense", config.hidden, config.intermediate),
+                strict=True,
+            )
+        )
+        inner = self._node("MatMul", [hidden, weight], f"{name}inner")
+        inner = self._node(ACTIVATIONS[config.activation], [inner, bias], f"{name}active", _FUSED)
+        is_last = index == config.layers - 1
+        return self._projected(f"{source}output", "last_hidden_state" if is_last else f"{name}output", inner, hidden)
+
+    def serialized(self) -> bytes:
+        """The finished model file."""
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._config.has_token_types else [])]
+        graph = helper.make_graph(
+            self._nodes,
+            "bert",
+            [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in names],
+            [
+                helper.make_tensor_value_info(
+                    "last_hidden_state", TensorProto.FLOAT, ["batch", "tokens", self._config.hidden]
+                )
+            ],
+            self._weights,
+        )
+        model = helper.make_model(
+            graph,
+            producer_name=EXPORTER,
+            ir_version=_IR_VERSION,
+            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
+        )
+        size = model.ByteSize()
+        if size > _MAX_GRAPH_BYTES:
+            raise ValueError(
+                f"the graph takes {size} bytes, one ONNX file holds {_MAX_GRAPH_BYTES}; use a smaller model"
+            )
+        return bytes(model.SerializeToString(deterministic=True))
+
+    def _projected(self, source: str, output: str, value: str, residual: str) -> str:
+        """Dense, plus residual, layer-normalised; the bias is added inside the fused node."""
+        rows = self._config.hidden if source.endswith("attention.output") else self._config.intermediate
+        weight, bias = self._linear(f"{source}.dense", rows, self._config.hidden)
+        dense = self._node("MatMul", [value, self._weight(f"{output}.weight", weight)], f"{output}.dense")
+        scale, shift = self._layer_norm(f"{source}.LayerNorm", output)
+        inputs = [dense, residual, scale, shift, self._weight(f"{output}.bias", bias)]
+        return self._node("SkipLayerNormalization", inputs, output, _FUSED, epsilon=self._config.epsilon)
+
+    def _linear(self, source: str, inputs: int, outputs: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._read(f"{source}.weight", outputs, inputs).T, self._read(f"{source}.bias", outputs)
+
+    def _layer_norm(self, source: str, name: str) -> tuple[str, str]:
+        scale, shift = (self._read(f"{source}.{kind}", self._config.hidden) for kind in ("weight", "bias"))
+        return self._weight(f"{name}.scale", scale), self._weight(f"{name}.shift", shift)
+
+    def _read(self, name: str, *shape: int) -> NDArray[np.float32]:
+        return self._tensors.read(self._prefix + name, shape)
+
+    def _weight(self, name: str, value: NDArray[np.float32]) -> str:
+        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
+        return name
+
+    def _node(self, kind: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
+        return output

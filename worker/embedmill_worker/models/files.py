@@ -1,0 +1,63 @@
+"""What the engine needs to know to run a model: its files and how its vectors are made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+
+from embedmill.errors import ModelLoadError
+
+#: Hexadecimal characters of a sha256.
+_SHA256_CHARS = 64
+
+
+class Pooling(StrEnum):
+    """How the token vectors of a text become one vector."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    MAX = "max"
+    #: The graph itself puts out (batch, dimension).
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model on this machine's disk; a value exists only if its files do.
+
+    Raises:
+        ModelLoadError: a file is missing or a value is impossible.
+    """
+
+    #: What users call it.
+    name: str
+    #: The ONNX file.
+    graph: Path
+    #: `tokenizer.json`.
+    tokenizer: Path
+    pooling: Pooling
+    #: Whether vectors are scaled to L2 length 1.
+    normalize: bool
+    #: Longest input, special tokens included; longer texts are truncated or rejected.
+    max_tokens: int
+    #: Prefix by input type, as in {"query": "query: ", "passage": "passage: "}; empty for most models.
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    #: What the weights are stored as: "fp32", "int8", "w4"…
+    precision: str = "fp32"
+    #: Who made the graph, if we did ("embedmill-bert/1"); empty for a graph found as it is.
+    exporter: str = ""
+    weights_sha256: str
+    tokenizer_sha256: str
+
+    def __post_init__(self) -> None:
+        for path in (self.graph, self.tokenizer):
+            if not path.is_file():
+                raise ModelLoadError(self.name, f"{path} is missing; restore it or name another folder")
+        if self.max_tokens < 2:
+            raise ModelLoadError(self.name, f"max_tokens is {self.max_tokens}, must be at least 2")
+        for what, value in (("weights_sha256", self.weights_sha256), ("tokenizer_sha256", self.tokenizer_sha256)):
+            if len(value) != _SHA256_CHARS or not set(value) <= set("0123456789abcdef"):
+                raise ModelLoadError(self.name, f"{what} is not {_SHA256_CHARS} lower-case hexadecimal characters")
+        object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "prompts", MappingProxyType(dict(self.prompts)))

@@ -1,0 +1,112 @@
+"""What an ONNX file says about itself: how its weights are stored and what it puts out."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from embedmill_worker.models.digest import read_json, write_atomically
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Inputs the engine can fill.
+KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+#: Operators that quantise activations at run time: their vectors depend on a batch's neighbours.
+_DYNAMIC_INT8 = frozenset(
+    {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
+)
+_STATIC_INT8 = frozenset({"QLinearMatMul", "QuantizeLinear", "QGemm", "QAttention"})
+#: Operators with weights in blocks of a few bits; `bits` is 4 where it is not said.
+_BLOCKED = frozenset({"MatMulNBits", "GatherBlockQuantized"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """One ONNX file, without its weights."""
+
+    #: "fp32", "fp16", "bf16", "int8" (activations too), "w8", "w4"… (weights only).
+    precision: str
+    inputs: tuple[str, ...]
+    #: Name and rank of each output; rank -1 if the file does not say.
+    outputs: tuple[tuple[str, int], ...]
+    #: Files beside the graph that hold its weights, relative to it.
+    external: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Parses an ONNX file; takes about a second for 500 MB.
+
+        Raises:
+            ValueError: the file is damaged or is no ONNX model.
+        """
+        import onnx  # noqa: PLC0415 (half a second, and only for graphs not seen before)
+        from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+        try:
+            model = onnx.load(path, load_external_data=False)
+        except DecodeError as error:
+            raise ValueError(f"{path.name} is damaged or is no ONNX model ({error})") from None
+        if not model.graph.node:
+            raise ValueError(f"{path.name} is damaged or is no ONNX model (it has no nodes)")
+        weights = {tensor.name for tensor in model.graph.initializer}
+        return cls(
+            precision=_precision(model.graph),
+            inputs=tuple(value.name for value in model.graph.input if value.name not in weights),
+            outputs=tuple((value.name, _rank(value)) for value in model.graph.output),
+            external=tuple(sorted(_external(model.graph))),
+        )
+
+    @classmethod
+    def cached(cls, path: Path, sha256: str, cache_dir: Path) -> Self:
+        """The same, remembered by the file's digest.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        entry = cache_dir / f"{sha256}.json"
+        try:
+            facts = read_json(entry)
+            return cls(
+                precision=facts["precision"],
+                inputs=tuple(facts["inputs"]),
+                outputs=tuple((name, rank) for name, rank in facts["outputs"]),
+                external=tuple(facts["external"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            read = cls.read(path)
+        write_atomically(entry, json.dumps(asdict(read)).encode())
+        return read
+
+
+def _rank(value: "onnx.ValueInfoProto") -> int:
+    tensor = value.type.tensor_type
+    return len(tensor.shape.dim) if tensor.HasField("shape") else -1
+
+
+def _external(graph: "onnx.GraphProto") -> set[str]:
+    return {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
+
+
+def _precision(graph: "onnx.GraphProto") -> str:
+    """How most of a graph's arithmetic is done, by its operators, then by its weights' dtype."""
+    kinds = {node.op_type for node in graph.node}
+    if kinds & (_DYNAMIC_INT8 | _STATIC_INT8):
+        return "int8"
+    if kinds & _BLOCKED:
+        bits = {
+            attribute.i
+            for node in graph.node
+            if node.op_type == "MatMulNBits"
+            for attribute in node.attribute
+            if attribute.name == "bits"
+        }
+        return f"w{min(bits, default=4)}"
+    names = {1: "fp32", 10: "fp16", 16: "bf16", 2: "w8", 3: "w8", 21: "w4", 22: "w4"}
+    elements: Counter[str] = Counter()
+    for tensor in graph.initializer:
+        if tensor.data_type in names:
+            elements[names[tensor.data_type]] += math.prod(tensor.dims)
+    return elements.most_common(1)[0][0] if elements else "fp32"

@@ -1,0 +1,155 @@
+"""One worker process tree as seen from Redis: starts, beats, reconciles, works, leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from embedmill.errors import BrokerUnavailableError, MessageError, RequestError, UnknownModelError
+from embedmill.flows import Flow
+from embedmill.keys import Keyspace
+from embedmill.link import Link, T
+from embedmill.workers import WorkerInfo
+from embedmill_worker import announcement, claims
+from embedmill_worker.claims import ChunkRef
+from embedmill_worker.engine import Engine
+from embedmill_worker.engines import Engines, card
+from embedmill_worker.reconciler import Reconciler
+from embedmill_worker.settings import WorkerSettings
+from embedmill_worker.work import Miller
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the main process waits for Redis in one beat: it must stay free for Celery.
+BEAT_TIMEOUT_S: Final = 1.0
+
+#: Seconds between two tries to reach Redis at start-up.
+START_PAUSE_S: Final = 2.0
+
+#: How spawned children learn their worker's id.
+WORKER_ID_ENV: Final = "EMBEDMILL_WORKER_ID"
+
+
+class FingerprintError(RequestError):
+    """Live workers serve another fingerprint under the same name. Arguments: model, ours, theirs."""
+
+    def __init__(self, model: str, ours: str, theirs: str) -> None:
+        super().__init__(model, ours, theirs)
+        self.model = model
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model} has fingerprint {self.ours} here and {self.theirs} in live workers: their vectors must not "
+            "be mixed. Use the same files and settings, another model name, or --rollover to replace them."
+        )
+
+
+class Node:
+    """State of one worker: made in the main process before the fork and used on both sides of it."""
+
+    def __init__(self, settings: WorkerSettings, engines: Engines, keys: Keyspace, link: Link) -> None:
+        self._settings = settings
+        self._engines = engines
+        self._keys = keys
+        self._link = link
+        self._worker_id = os.environ.get(WORKER_ID_ENV, "")
+        self._name = ""
+        self._reconciler = Reconciler(keys, self._worker_id)
+
+    def start(self, name: str) -> None:
+        """Load the models, check that nobody serves others under their names, and announce them.
+
+        Raises:
+            ModelLoadError: a model cannot be served.
+            FingerprintError: live workers differ.
+        """
+        began_s = time.monotonic()
+        self._worker_id = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
+        os.environ[WORKER_ID_ENV] = self._worker_id
+        self._name = name
+        self._reconciler = Reconciler(self._keys, self._worker_id)
+        self._engines.load_all()
+        cards = [card(engine) for engine in self._engines]
+        others = self._patiently(lambda: announcement.other_fingerprints(self._keys, cards))
+        if others and not self._settings.rollover:
+            model, theirs = next(iter(others.items()))
+            raise FingerprintError(model, next(c.fingerprint for c in cards if c.name == model), theirs)
+        self._patiently(lambda: announcement.announce_cards(self._keys, cards))
+        took_s = time.monotonic() - began_s
+        for served in cards:
+            log.info(
+                "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s a core; loaded in %.2f s",
+                served.name,
+                served.fingerprint,
+                served.dimension,
+                served.max_tokens,
+                served.precision,
+                served.batch_class,
+                served.tokens_per_s,
+                took_s,
+                extra={"action": "model_ready"},
+            )
+
+    def beat(self, *, state: str, children: int, active: Iterable[str]) -> None:
+        """Renew the liveness key; a Redis that does not answer is tried again at the next beat."""
+        info = WorkerInfo(
+            worker_id=self._worker_id,
+            name=self._name,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            state=state,
+            children=children,
+            models={engine.name: engine.fingerprint for engine in self._engines},
+            active=tuple(active),
+        )
+        self._quietly(announcement.beat(self._keys, info), "beat")
+
+    def sweep(self) -> None:
+        """Look for lost work."""
+        self._quietly(self._reconciler.sweep(), "sweep")
+
+    def release(self, token: str) -> None:
+        """A child is gone: give its chunk back. If Redis does not answer, the reconciler finds it."""
+        if self._quietly(claims.release(self._keys, token), "release"):
+            log.warning("a child died under chunk %s; it was rung again", token, extra={"action": "release"})
+
+    def leave(self) -> None:
+        """Say good-bye, so that nobody waits for the liveness key to expire."""
+        self._quietly(announcement.leave(self._keys, self._worker_id), "leave")
+
+    def work(self, ref: ChunkRef) -> None:
+        """Work on one doorbell, in a child."""
+        Miller(link=self._link, keys=self._keys, worker_id=self._worker_id).work(ref, self._engines.get(ref.model))
+
+    def engine(self, model: str | None) -> Engine:
+        """Give a served model; None: the default one.
+
+        Raises:
+            UnknownModelError: it is not served.
+        """
+        try:
+            return self._engines.get(model or self._engines.default)
+        except KeyError:
+            raise UnknownModelError(model or "", self._settings.model_names) from None
+
+    def _patiently(self, make_flow: Callable[[], Flow[T]]) -> T:
+        """Run a flow, however long Redis takes to come up."""
+        while True:
+            try:
+                return self._link.run(make_flow(), timeout_s=5.0)
+            except BrokerUnavailableError as error:
+                log.warning("%s; trying again", error, extra={"action": "wait_for_redis"})
+                time.sleep(START_PAUSE_S)
+
+    def _quietly(self, flow: Flow[T], action: str) -> T | None:
+        try:
+            return self._link.run(flow, timeout_s=BEAT_TIMEOUT_S, outage_s=0.0)
+        except (BrokerUnavailableError, MessageError) as error:
+            log.warning("%s failed: %s", action, error, extra={"action": action})
+            return None

@@ -1,0 +1,182 @@
+"""Finds work that was lost, whatever lost it: compares job records with queues, claims and live workers.
+
+One worker at a time does it, under a lock. A chunk that is unfinished, not in its queue and under a dead claim is
+rung again at once; one without a claim, or whose claimer's worker lives without working on it, in two sweeps running.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from embedmill.flows import Ask, Flow, look_around
+from embedmill.keys import Keyspace
+from embedmill.workers import WorkerInfo
+from embedmill_worker import claims
+from embedmill_worker.claims import ChunkRef
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two sweeps: longer than between two beats, so that a claim made after a beat is in the next one.
+SWEEP_PERIOD_S: Final = 2.5
+
+#: Seconds that the lock outlives its holder's last sweep.
+LOCK_TTL_S: Final = 6.0
+
+#: Jobs younger than this are not looked at: most are over by then.
+YOUNG_JOB_S: Final = 2.0
+
+#: Messages and jobs read in one round trip.
+PAGE: Final = 500
+
+_DOORBELL_ID: Final = re.compile(rb'"id": "([A-Za-z0-9._-]+):(\d+):\d+"')
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A chunk to ring again, unless its claim is another one by then."""
+
+    ref: ChunkRef
+    #: "worker token", or "" for none.
+    claim: str
+    #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's.
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChunk:
+    """A chunk that was rung and is not committed."""
+
+    ref: ChunkRef
+    claim: str
+
+
+def judge(
+    chunks: Iterable[OpenChunk],
+    queued: set[tuple[str, int]],
+    active: Mapping[str, frozenset[str]],
+    suspects: set[tuple[str, int, str]],
+) -> tuple[list[Lost], set[tuple[str, int, str]]]:
+    """Decide which chunks are lost.
+
+    Args:
+        chunks: unfinished ones that were rung.
+        queued: (job, chunk) of the doorbells in the queues.
+        active: live worker's id → tokens it works on.
+        suspects: what the sweep before suspected.
+
+    Returns:
+        The lost ones, and the suspects for the next sweep.
+    """
+    lost, next_suspects = [], set()
+    for chunk in chunks:
+        ref = chunk.ref
+        if (ref.job_id, ref.chunk) in queued:
+            continue
+        worker, _, token = chunk.claim.partition(" ")
+        if worker and worker not in active:
+            lost.append(Lost(ref, chunk.claim, "reclaim"))
+        elif not worker or token not in active[worker]:
+            suspicion = (ref.job_id, ref.chunk, chunk.claim)
+            if suspicion in suspects:
+                lost.append(Lost(ref, chunk.claim, "abandon" if worker else "reclaim"))
+            else:
+                next_suspects.add(suspicion)
+    return lost, next_suspects
+
+
+class Reconciler:
+    """One worker's part in reconciling: holds the suspects between sweeps."""
+
+    def __init__(self, keys: Keyspace, worker_id: str) -> None:
+        self._keys = keys
+        self._worker_id = worker_id
+        self._suspects: set[tuple[str, int, str]] = set()
+
+    def sweep(self) -> Flow[int]:
+        """Look once, if this worker holds the lock; gives the chunks rung again."""
+        if not (yield from self._hold_lock()):
+            self._suspects.clear()
+            return 0
+        landscape = yield from look_around(self._keys)
+        active = {worker.worker_id: frozenset(worker.active) for worker in landscape.workers}
+        yield from self._forget_dead(landscape.workers)
+        (lanes,) = yield Ask([("SMEMBERS", self._keys.lanes)])
+        queued: set[tuple[str, int]] = set()
+        chunks: list[OpenChunk] = []
+        for entry in lanes:
+            model, _, lane = entry.decode().rpartition(" ")
+            # Queues before records: what is popped in between is found under its claim.
+            queued |= yield from self._queued(self._keys.queue(model, lane))
+            chunks += yield from self._open_chunks(model, lane)
+        lost, self._suspects = judge(chunks, queued, active, self._suspects)
+        rung = 0
+        for chunk in lost:
+            rung += yield from claims.ring_again(self._keys, chunk.ref, chunk.claim, how=chunk.how)
+        if rung:
+            log.warning("%d lost chunks were rung again", rung, extra={"action": "reconcile", "chunks": rung})
+        return rung
+
+    def _hold_lock(self) -> Flow[bool]:
+        lock, ttl_ms = self._keys.reconciler_lock, int(LOCK_TTL_S * 1000)
+        taken, holder = yield Ask([("SET", lock, self._worker_id, "NX", "PX", ttl_ms), ("GET", lock)])
+        if taken:
+            return True
+        if holder != self._worker_id.encode():
+            return False
+        yield Ask([("PEXPIRE", lock, ttl_ms)])
+        return True
+
+    def _forget_dead(self, live: Iterable[WorkerInfo]) -> Flow[None]:
+        (known,) = yield Ask([("ZRANGE", self._keys.workers, 0, -1)])
+        dead = {worker.decode() for worker in known} - {worker.worker_id for worker in live}
+        if dead:
+            yield Ask([("ZREM", self._keys.workers, *sorted(dead))])
+
+    def _queued(self, queue: str) -> Flow[set[tuple[str, int]]]:
+        found: set[tuple[str, int]] = set()
+        start = 0
+        while True:
+            (messages,) = yield Ask([("LRANGE", queue, start, start + PAGE - 1)])
+            for message in messages:
+                if match := _DOORBELL_ID.search(message):
+                    found.add((match[1].decode(), int(match[2])))
+            if len(messages) < PAGE:
+                return found
+            start += PAGE
+
+    def _open_chunks(self, model: str, lane: str) -> Flow[list[OpenChunk]]:
+        ((seconds, micros),) = yield Ask([("TIME",)])
+        old_ms = int(seconds) * 1000 + int(micros) // 1000 - int(YOUNG_JOB_S * 1000)
+        active = self._keys.active(model, lane)
+        (members,) = yield Ask([("ZRANGEBYSCORE", active, "-inf", old_ms)])
+        chunks: list[OpenChunk] = []
+        for start in range(0, len(members), PAGE):
+            ids = [member.decode() for member in members[start : start + PAGE]]
+            asked = [
+                command
+                for job_id in ids
+                for command in (
+                    ("HGET", self._keys.job(job_id), "rung"),
+                    ("HKEYS", self._keys.texts(job_id)),
+                    ("HGETALL", self._keys.claims(job_id)),
+                )
+            ]
+            replies = yield Ask(asked)
+            for i, job_id in enumerate(ids):
+                rung, unfinished, held = replies[3 * i : 3 * i + 3]
+                if rung is None:  # the record expired
+                    yield Ask([("ZREM", active, job_id)])
+                    continue
+                claimed = {held[j]: held[j + 1].decode() for j in range(0, len(held), 2)}
+                chunks += [
+                    OpenChunk(
+                        ChunkRef(job_id=job_id, chunk=int(n), model=model, lane=lane, token=""), claimed.get(n, "")
+                    )
+                    for n in unfinished
+                    if int(n) < int(rung)
+                ]
+        return chunks

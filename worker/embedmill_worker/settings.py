@@ -1,0 +1,93 @@
+"""The worker's settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from embedmill.errors import SettingsError
+from embedmill.settings import ClientSettings, check_model_name, mask_url
+
+#: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
+DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
+
+PRECISIONS: Final = ("fp32",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker serves, and how."""
+
+    redis_url: str
+    namespace: str
+    #: ``name`` or ``name=folder``; the first is the default model.
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    precision: str = "fp32"
+    #: Children; 0: as many as this process may use CPUs.
+    concurrency: int = 0
+    #: Where models and measurements are kept.
+    data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
+    #: Serve although live workers have another fingerprint under the same model name.
+    rollover: bool = False
+
+    def __post_init__(self) -> None:
+        ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
+        if not self.models:
+            raise SettingsError("EMBEDMILL_MODEL", "''", f"name at least one model, as in {DEFAULT_MODEL}")
+        for model in self.models:
+            check_model_name(model.partition("=")[0])
+        if self.precision not in PRECISIONS:
+            raise SettingsError("EMBEDMILL_PRECISION", self.precision, f"it is none of {', '.join(PRECISIONS)}")
+        if self.concurrency < 0:
+            raise SettingsError("EMBEDMILL_CONCURRENCY", str(self.concurrency), "give a number from 1, or auto")
+
+    def __repr__(self) -> str:
+        return f"WorkerSettings(redis_url={mask_url(self.redis_url)!r}, namespace={self.namespace!r}, models={self.models})"
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names under which the models are served."""
+        return tuple(model.partition("=")[0] for model in self.models)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> WorkerSettings:
+        """Read ``EMBEDMILL_…``.
+
+        Raises:
+            SettingsError: a value that cannot work.
+        """
+        env = os.environ if environ is None else environ
+        client = ClientSettings.from_env(environ=env)
+        models = tuple(m.strip() for m in env.get("EMBEDMILL_MODEL", DEFAULT_MODEL).split(",") if m.strip())
+        return cls(
+            redis_url=client.redis_url,
+            namespace=client.namespace,
+            models=models or (DEFAULT_MODEL,),
+            precision=env.get("EMBEDMILL_PRECISION") or "fp32",
+            concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),
+            data_dir=data_dir(env),
+            rollover=env.get("EMBEDMILL_ROLLOVER", "") not in ("", "0"),
+        )
+
+
+def data_dir(environ: Mapping[str, str]) -> Path:
+    """Give ``EMBEDMILL_DATA_DIR``, else the user's data directory."""
+    given = environ.get("EMBEDMILL_DATA_DIR")
+    return Path(given).expanduser() if given else default_data_dir(environ)
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Give the user's data directory for embedmill (XDG base directory specification)."""
+    home = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    return Path(home) / "embedmill"
+
+
+def _concurrency(value: str) -> int:
+    if value == "auto":
+        return 0
+    if not value.isdecimal() or int(value) < 1:
+        raise SettingsError("EMBEDMILL_CONCURRENCY", value, "give a number from 1, or auto")
+    return int(value)

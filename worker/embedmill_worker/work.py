@@ -1,0 +1,226 @@
+"""One doorbell's work: claim a chunk, embed it, commit the reply."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from embedmill import protocol, vectors
+from embedmill.errors import InferenceError, InvalidRequestError, MessageError
+from embedmill.keys import Keyspace
+from embedmill.limits import MAX_CHUNK_LOSSES, MAX_TEXT_CRASHES
+from embedmill.link import Link
+from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
+from embedmill.reply import Reason, Rejected
+from embedmill_worker import claims
+from embedmill_worker.claims import ChunkRef
+from embedmill_worker.engine import Embeddings, Engine
+
+log = logging.getLogger(__name__)
+
+#: Seconds to get a claim or a commit through; what is lost beyond it, the reconciler finds.
+REDIS_TIMEOUT_S: Final = 10.0
+
+#: A job pinned to another fingerprint waits this long before its doorbell goes to the back of the queue.
+OTHER_FINGERPRINT_PAUSE_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miller:
+    """What a child needs to work on chunks."""
+
+    link: Link
+    keys: Keyspace
+    worker_id: str
+
+    def work(self, ref: ChunkRef, engine: Engine) -> None:
+        """Do what the doorbell asks for; nothing if there is nothing to do."""
+        claim = self.link.run(
+            claims.claim(self.keys, ref, self.worker_id, engine.fingerprint), timeout_s=REDIS_TIMEOUT_S
+        )
+        match claim:
+            case claims.Work():
+                reply = self._embed(ref, engine, claim)
+            case claims.Late(texts, options):
+                reply = _reject_all(texts, options, engine, Reason.DEADLINE, "its deadline passed before work began")
+            case claims.OtherFingerprint(pinned):
+                self._other_fingerprint(ref, engine, pinned)
+                return
+            case claims.OtherVersion(version):
+                log.error(
+                    "job %s speaks protocol %s, this worker %s: run the same embedmill version on both sides",
+                    ref.job_id,
+                    version,
+                    protocol.PROTOCOL_VERSION,
+                    extra={"action": "other_version"},
+                )
+                return
+            case claims.NotOurs(why):
+                log.debug("chunk %s is %s", ref.token, why, extra={"action": "not_ours"})
+                return
+        packed = protocol.pack_reply(reply)
+        self.link.run(claims.commit(self.keys, ref, packed), timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+
+    def _embed(self, ref: ChunkRef, engine: Engine, work: claims.Work) -> ChunkReply:
+        if work.losses >= MAX_CHUNK_LOSSES:
+            detail = f"{work.losses} workers were lost while they worked on its chunk"
+            return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
+        try:
+            options = protocol.unpack_options(work.options)
+            chunk = protocol.unpack_chunk(work.texts)
+            check_servable(options, engine)
+        except (MessageError, InvalidRequestError) as error:
+            return _reject_all(work.texts, work.options, engine, Reason.UNSUPPORTED, str(error))
+        embeddings = None
+        if not work.crashes:
+            embeddings = _try_together(engine, chunk.texts, options)
+        if embeddings is None:
+
+            def before(position: int) -> None:
+                self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S)
+
+            embeddings = embed_alone(engine, chunk.texts, options, work.crashes_alone, before)
+        return to_reply(embeddings, chunk, options, engine, work.waited_ms)
+
+    def _other_fingerprint(self, ref: ChunkRef, engine: Engine, pinned: str) -> None:
+        """Leave the chunk to a worker of its fingerprint; the reconciler rings it again."""
+        log.warning(
+            "job %s is pinned to fingerprint %s of %s, this worker has %s",
+            ref.job_id,
+            pinned,
+            ref.model,
+            engine.fingerprint,
+            extra={"action": "other_fingerprint"},
+        )
+        time.sleep(OTHER_FINGERPRINT_PAUSE_S)
+
+
+def check_servable(options: EmbedOptions, engine: Engine) -> None:
+    """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
+    if options.dimensions is not None and options.dimensions > engine.dimension:
+        raise InvalidRequestError("dimensions", f"{options.dimensions} of {engine.name}'s {engine.dimension}")
+    if options.dtype is vectors.Dtype.BINARY:
+        vectors.check_binary(options.dimensions or engine.dimension)
+
+
+def _try_together(engine: Engine, texts: Sequence[str], options: EmbedOptions) -> Embeddings | None:
+    """Embed a chunk in planned batches; None if the engine failed and the culprit must be found."""
+    try:
+        return engine.embed(texts, input_type=options.input_type, truncate=options.truncate)
+    except (InferenceError, MemoryError) as error:
+        log.warning(
+            "a chunk of %d texts failed (%s): one by one",
+            len(texts),
+            type(error).__name__,
+            extra={"action": "one_by_one"},
+        )
+        return None
+
+
+def embed_alone(
+    engine: Engine,
+    texts: Sequence[str],
+    options: EmbedOptions,
+    crashes: Mapping[int, int],
+    before: Callable[[int], None],
+) -> Embeddings:
+    """Embed text by text, so that whatever fails or crashes is one text's fault.
+
+    Args:
+        engine: the model.
+        texts: the chunk's.
+        options: the job's.
+        crashes: how often a text crashed its process when it was alone, by position.
+        before: called with each position before its forward pass.
+    """
+    parts = [
+        _embed_one(engine, text, options, position, crashes.get(position, 0), before)
+        for position, text in enumerate(texts)
+    ]
+    return Embeddings(
+        vectors=np.concatenate([p.vectors for p in parts]),
+        token_counts=np.concatenate([p.token_counts for p in parts]),
+        truncated=np.concatenate([p.truncated for p in parts]),
+        rejected=tuple((i, reason, detail) for i, p in enumerate(parts) for _, reason, detail in p.rejected),
+        tokenize_ms=sum(p.tokenize_ms for p in parts),
+        inference_ms=sum(p.inference_ms for p in parts),
+    )
+
+
+def _embed_one(
+    engine: Engine, text: str, options: EmbedOptions, position: int, crashes: int, before: Callable[[int], None]
+) -> Embeddings:
+    if crashes >= MAX_TEXT_CRASHES:
+        return _no_embedding(engine, Reason.CRASHED, f"its process died {crashes} times while it was embedded alone")
+    before(position)
+    try:
+        return engine.embed([text], input_type=options.input_type, truncate=options.truncate)
+    except (InferenceError, MemoryError) as error:
+        return _no_embedding(engine, Reason.FAILED, f"the engine failed on it alone ({type(error).__name__})")
+
+
+def _no_embedding(engine: Engine, reason: Reason, detail: str) -> Embeddings:
+    return Embeddings(
+        vectors=np.full((1, engine.dimension), np.nan, dtype=np.float32),
+        token_counts=np.zeros(1, dtype=np.uint32),
+        truncated=np.zeros(1, dtype=np.bool_),
+        rejected=((0, str(reason), detail),),
+        tokenize_ms=0.0,
+        inference_ms=0.0,
+    )
+
+
+def to_reply(
+    embeddings: Embeddings, chunk: Chunk, options: EmbedOptions, engine: Engine, waited_ms: float
+) -> ChunkReply:
+    """Turn the engine's rows into what the job asked for."""
+    rows = vectors.cut(embeddings.vectors, options.dimensions)
+    return ChunkReply(
+        indices=chunk.indices,
+        vectors=vectors.to_bytes(rows, options.dtype),
+        dtype=options.dtype,
+        dimension=rows.shape[1],
+        token_counts=embeddings.token_counts,
+        truncated=embeddings.truncated,
+        rejected=tuple(
+            Rejected(index=int(chunk.indices[i]), reason=reason, detail=detail)
+            for i, reason, detail in embeddings.rejected
+        ),
+        fingerprint=engine.fingerprint,
+        runtime=engine.runtime,
+        timings_ms={
+            "queue": waited_ms,
+            "tokenization": embeddings.tokenize_ms,
+            "inference": embeddings.inference_ms,
+        },
+    )
+
+
+def _reject_all(texts: bytes, options: bytes, engine: Engine, reason: Reason, detail: str) -> ChunkReply:
+    """Reject a chunk without a forward pass. Of an unreadable one the client rejects the rows that never came."""
+    try:
+        asked = protocol.unpack_options(options)
+    except MessageError:
+        asked = EmbedOptions()
+    try:
+        chunk = protocol.unpack_chunk(texts)
+    except MessageError:
+        chunk = Chunk(indices=np.zeros(0, dtype=np.uint32), texts=())
+    count, dimension = len(chunk.texts), asked.dimensions or engine.dimension
+    return ChunkReply(
+        indices=chunk.indices,
+        vectors=vectors.blank(count, asked.dtype, dimension).tobytes(),
+        dtype=asked.dtype,
+        dimension=dimension,
+        token_counts=np.zeros(count, dtype=np.uint32),
+        truncated=np.zeros(count, dtype=np.bool_),
+        rejected=tuple(Rejected(index=int(i), reason=reason, detail=detail) for i in chunk.indices),
+        fingerprint=engine.fingerprint,
+        runtime=engine.runtime,
+        timings_ms={},
+    )
