@@ -1,13 +1,14 @@
 """What client and worker say to Redis, without a connection.
 
 A flow is a generator: it yields ``Ask``s, is sent their replies, and returns its result. ``link.py`` drives flows
-over a blocking connection and ``aio.py`` over an asyncio one, so that both clients are the same code.
+over a blocking connection and ``async_link.py`` over an asyncio one, so that both clients are the same code. What goes
+wrong is thrown into the flow, which may clean up with further ``Ask``s.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -34,19 +35,34 @@ STAGED_TTL_S: Final = 600
 #: Chunk replies fetched in one round trip.
 FETCH_CHUNKS: Final = 16
 
+#: Seconds that Redis is tried again while waiting for a job that it holds: enough to restart and load its AOF.
+WAITING_OUTAGE_S: Final = 30.0
+
 #: Seconds of one blocking read of events; between two the record is looked at.
 BLOCK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Commands for one round trip, and how long Redis itself may hold the last reply back."""
+    """Commands for one round trip."""
 
     commands: Sequence[Command]
+    #: Seconds that Redis itself may hold the last reply back.
     block_s: float = 0.0
+    #: Seconds that an unreachable Redis is tried again; None: as long as the driver does by itself.
+    outage_s: float | None = None
+    #: Seconds by which this may outlast the flow's deadline: for cleaning up after it.
+    grace_s: float = 0.0
 
 
-Flow = Generator[Ask, list[Any], T]
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A computation too long for an event loop: the asyncio driver runs it in a thread."""
+
+    run: Callable[[], Any]
+
+
+Flow = Generator[Ask | Compute, Any, T]
 
 
 class JobState(StrEnum):
@@ -205,7 +221,7 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
     """
     block_ms = max(1, int(block_s * 1000))
     read = ("XREAD", "COUNT", 1_000, "BLOCK", block_ms, "STREAMS", keys.events(job_id), cursor)
-    (streams,) = yield Ask([read], block_s=block_s)
+    (streams,) = yield Ask([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
     if not streams:
         (state,) = yield Ask([("HGET", keys.job(job_id), "state")])
         if state is None:
@@ -224,17 +240,18 @@ def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[Chunk
     Raises:
         ResultExpiredError: they are gone.
     """
-    (values,) = yield Ask([("HMGET", keys.replies(job_id), *chunks)])
+    (values,) = yield Ask([("HMGET", keys.replies(job_id), *chunks)], outage_s=WAITING_OUTAGE_S)
     if any(value is None for value in values):
         raise ResultExpiredError(job_id)
     return [protocol.unpack_reply(value) for value in values]
 
 
-def end(keys: Keyspace, job_id: str, how: str) -> Flow[bool]:
+def end(keys: Keyspace, job_id: str, how: str, *, grace_s: float = 0.0) -> Flow[bool]:
     """Cancel or delete a job; how: ``cancel`` or ``delete``. Gives whether there was one."""
-    (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
+    outage_s = 0.0 if grace_s else None
+    (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")], grace_s=grace_s, outage_s=outage_s)
     if found[0] is None:
         return False
     job_keys = keys.of_job(job_id, found[0].decode(), found[1].decode())
-    (outcome,) = yield Ask([evalsha(how, job_keys)])
+    (outcome,) = yield Ask([evalsha(how, job_keys)], grace_s=grace_s, outage_s=outage_s)
     return outcome not in (None, 0)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -25,7 +25,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError
-from embedmill.flows import Ask, Command, Flow
+from embedmill.flows import Ask, Command, Compute, Flow
 from embedmill.scripts import text_of
 from embedmill.settings import ClientSettings, mask_url
 
@@ -33,9 +33,6 @@ T = TypeVar("T")
 
 #: Seconds that an unreachable Redis is tried again before a call gives up, unless its timeout is shorter.
 OUTAGE_S: Final = 5.0
-
-#: The same while waiting for a job that is already in Redis: long enough for Redis to restart and load its AOF.
-WAITING_OUTAGE_S: Final = 30.0
 
 #: Seconds one reply may take beyond what was asked of Redis itself.
 REPLY_S: Final = 5.0
@@ -59,7 +56,7 @@ class _Deadline(threading.local):
 _deadline = _Deadline()
 
 
-def _in_time(base: type[AbstractConnection]) -> type[AbstractConnection]:
+def _in_time(base: type[Any]) -> type[Any]:
     """Give a connection class that connects and reads within the deadline of the call that uses it."""
 
     def left_s(_: Any) -> float:
@@ -100,24 +97,30 @@ class Link:
         Args:
             flow: what to say.
             timeout_s: seconds for the whole flow.
-            outage_s: seconds that an unreachable Redis is tried again.
+            outage_s: seconds that an unreachable Redis is tried again, where the flow does not say.
 
         Raises:
             BrokerUnavailableError: no answer within ``timeout_s``, or unreachable for ``outage_s``.
             QueueFullError: Redis is at its memory limit.
         """
         deadline_s = time.monotonic() + timeout_s
-        replies: list[Any] | None = None
-        while True:
-            try:
-                ask = next(flow) if replies is None else flow.send(replies)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            replies = self._ask(ask, deadline_s, outage_s)
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    replies = step.run() if isinstance(step, Compute) else self._ask(step, deadline_s, outage_s)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(replies)
+        except StopIteration as end:
+            value: T = end.value
+            return value
 
     def _ask(self, ask: Ask, deadline_s: float, outage_s: float) -> list[Any]:
-        give_up_s = min(deadline_s, time.monotonic() + outage_s)
+        patience_s = outage_s if ask.outage_s is None else ask.outage_s
+        deadline_s = max(deadline_s, time.monotonic() + ask.grace_s)
+        give_up_s = min(deadline_s, time.monotonic() + patience_s)
         pause_s = FIRST_PAUSE_S
         while True:
             try:
@@ -133,13 +136,13 @@ class Link:
     def _exchange(self, ask: Ask, deadline_s: float) -> list[Any]:
         _deadline.at_s = deadline_s
         try:
-            connection = self._pool.get_connection()
+            connection: Any = self._pool.get_connection()
             try:
                 connection.update_current_socket_timeout(_deadline.left_s(REPLY_S + ask.block_s))
                 replies = _send(connection, ask.commands)
-                unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-                for i in unknown:
-                    (replies[i],) = _send(connection, [with_text(ask.commands[i])])
+                for i, reply in enumerate(replies):
+                    if isinstance(reply, NoScriptError):
+                        (replies[i],) = _send(connection, [with_text(ask.commands[i])])
             except BaseException:
                 connection.disconnect()
                 raise

@@ -82,6 +82,7 @@ class ClientSettings:
         cls,
         redis_url: str | None = None,
         model: str | None = None,
+        namespace: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> ClientSettings:
         """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
@@ -93,7 +94,7 @@ class ClientSettings:
         return cls(
             redis_url=redis_url or env.get("EMBEDMILL_REDIS_URL") or DEFAULT_REDIS_URL,
             model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
-            namespace=env.get("EMBEDMILL_NAMESPACE") or DEFAULT_NAMESPACE,
+            namespace=namespace or env.get("EMBEDMILL_NAMESPACE") or DEFAULT_NAMESPACE,
         )
 
 

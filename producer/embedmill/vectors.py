@@ -79,9 +79,11 @@ def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
         return vectors.astype("<f2").tobytes()
     finite = np.nan_to_num(vectors, nan=0.0)
     if dtype is Dtype.INT8:
-        return np.clip(np.rint(finite * INT8_SCALE), -127, 127).astype(np.int8).tobytes()
+        steps: npt.NDArray[np.int8] = np.clip(np.rint(finite * INT8_SCALE), -127, 127).astype(np.int8)
+        return steps.tobytes()
     check_binary(vectors.shape[1])
-    return np.packbits(finite > 0, axis=1).tobytes()
+    bits: npt.NDArray[np.uint8] = np.packbits(finite > 0, axis=1)
+    return bits.tobytes()
 
 
 def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from embedmill_worker.models.bert import ACTIVATIONS, BertConfig
+from embedmill_worker.models.exported import EXPORTER
 from embedmill_worker.models.safetensors import SafetensorsFile
-
-#: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
-EXPORTER = "embedmill-bert/1"
 
 #: Old enough for ONNX Runtime 1.17, new enough for every operator used here.
 _OPSET = 17
@@ -25,11 +23,6 @@ _IR_VERSION = 8
 _FUSED = "com.microsoft"
 #: A protobuf cannot be longer.
 _MAX_GRAPH_BYTES = 2**31 - 1
-
-
-def exporter_label(config: BertConfig) -> str:
-    """Names the exporter and what it took from `config.json` that the weights do not tell."""
-    return f"{EXPORTER} layers={config.layers} heads={config.heads} {config.activation} eps={config.epsilon:g}"
 
 
 def export(weights: Path, config: BertConfig) -> bytes:

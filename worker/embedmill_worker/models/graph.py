@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 #: Inputs the engine can fill.
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+#: What outputs of token vectors are called where a file does not say their rank.
+TOKEN_OUTPUTS = frozenset({"last_hidden_state", "token_embeddings", "hidden_states"})
+#: What sentence-transformers' ONNX exports call the finished vector.
+POOLED_OUTPUT = "sentence_embedding"
 #: Operators that quantise activations at run time: their vectors depend on a batch's neighbours.
 _DYNAMIC_INT8 = frozenset(
     {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
@@ -35,6 +39,16 @@ class GraphFacts:
     #: Files beside the graph that hold its weights, relative to it.
     external: tuple[str, ...]
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether an output is (batch, tokens, hidden), to be pooled."""
+        return any(rank == 3 or (rank < 0 and name in TOKEN_OUTPUTS) for name, rank in self.outputs)
+
+    @property
+    def has_pooled(self) -> bool:
+        """Whether an output is (batch, dimension)."""
+        return any(rank == 2 or (rank < 0 and name == POOLED_OUTPUT) for name, rank in self.outputs)
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Parses an ONNX file; takes about a second for 500 MB.
@@ -43,7 +57,7 @@ class GraphFacts:
             ValueError: the file is damaged or is no ONNX model.
         """
         import onnx  # noqa: PLC0415 (half a second, and only for graphs not seen before)
-        from google.protobuf.message import DecodeError  # noqa: PLC0415
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415 (protobuf ships no types)
 
         try:
             model = onnx.load(path, load_external_data=False)

@@ -10,6 +10,7 @@ from embedmill_worker.models.digest import read_json
 from embedmill_worker.models.files import Pooling
 from embedmill_worker.models.prompts import known_prompts
 
+_MODULES = "modules.json"
 #: Limits above this are a tokenizer's way to say that it has none (1e30).
 _NO_LIMIT_TOKENS = 1_000_000
 #: Rows of the position table before position 0, for the kin of RoBERTa.
@@ -32,6 +33,8 @@ class SentenceConfig:
     """How the vectors of a folder's model are made."""
 
     pooling: Pooling
+    #: Whether somebody said so, or it is our guess for a bare folder.
+    is_pooling_stated: bool
     normalize: bool
     #: Longest input, special tokens included.
     max_tokens: int
@@ -45,20 +48,30 @@ class SentenceConfig:
             ValueError: a file is damaged, or asks for what cannot be done; names it.
         """
         pooling, normalize = _modules(folder)
-        return cls(pooling=pooling, normalize=normalize, max_tokens=_max_tokens(folder), prompts=_prompts(folder, name))
+        return cls(
+            pooling=pooling,
+            is_pooling_stated=(folder / _MODULES).is_file(),
+            normalize=normalize,
+            max_tokens=_max_tokens(folder),
+            prompts=_prompts(folder, name),
+        )
 
 
 def _modules(folder: Path) -> tuple[Pooling, bool]:
-    path = folder / "modules.json"
+    path = folder / _MODULES
     if not path.is_file():
         return Pooling.MEAN, True
     try:
-        modules = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in json.loads(path.read_bytes())]
+        modules = [
+            (str(module["type"]).rpartition(".")[2], str(module["path"])) for module in json.loads(path.read_bytes())
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); restore it") from None
     unsupported = sorted({kind for kind, _ in modules} - {"Transformer", "Pooling", "Normalize"})
     if unsupported:
-        raise ValueError(f"modules.json has {', '.join(unsupported)}, only Transformer, Pooling and Normalize are supported")
+        raise ValueError(
+            f"modules.json has {', '.join(unsupported)}, only Transformer, Pooling and Normalize are supported"
+        )
     pooling = [where for kind, where in modules if kind == "Pooling"]
     if len(pooling) != 1:
         raise ValueError(f"modules.json has {len(pooling)} Pooling modules, exactly 1 is supported")
@@ -80,11 +93,11 @@ def _pooling(path: Path) -> Pooling:
 
 def _max_tokens(folder: Path) -> int:
     config = read_json(folder / "config.json")
-    positions = _positive(config.get("max_position_embeddings"))
+    positions = token_limit(config.get("max_position_embeddings"))
     if positions and config.get("model_type") in _ROBERTA_TYPES:
         positions -= _ROBERTA_OFFSET
-    stated = _positive(read_json(folder / "sentence_bert_config.json").get("max_seq_length"))
-    tokenizer = _positive(read_json(folder / "tokenizer_config.json").get("model_max_length"))
+    stated = token_limit(read_json(folder / "sentence_bert_config.json").get("max_seq_length"))
+    tokenizer = token_limit(read_json(folder / "tokenizer_config.json").get("model_max_length"))
     limit = stated or tokenizer or positions
     if not limit:
         raise ValueError(
@@ -94,8 +107,8 @@ def _max_tokens(folder: Path) -> int:
     return min(limit, positions) if positions else limit
 
 
-def _positive(value: Any) -> int:
-    """A limit in tokens, 0 if it is none."""
+def token_limit(value: Any) -> int:
+    """Reads a limit in tokens from a config's value; 0 if that is none."""
     is_limit = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _NO_LIMIT_TOKENS
     return int(value) if is_limit else 0
 
@@ -106,7 +119,9 @@ def _prompts(folder: Path, name: str) -> dict[str, str]:
     if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
         raise ValueError("prompts in config_sentence_transformers.json is not a table of texts")
     if config.get("default_prompt_name"):
-        raise ValueError("default_prompt_name in config_sentence_transformers.json is not supported; remove it, and pass input_type")
+        raise ValueError(
+            "default_prompt_name in config_sentence_transformers.json is not supported; remove it, and pass input_type"
+        )
     prompts = {str(kind): text for kind, text in stated.items() if text}
     if not prompts:
         return known_prompts(name) or known_prompts(folder.resolve().name)

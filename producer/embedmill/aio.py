@@ -1,0 +1,141 @@
+"""The asyncio client: ``Calls`` driven over an ``AsyncLink``. Methods and arguments are those of ``client.py``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from embedmill import flows
+from embedmill.async_link import AsyncLink
+from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
+from embedmill.client import LAST_MOMENT_S, accepted
+from embedmill.flows import Flow, JobStatus
+from embedmill.link import T
+from embedmill.protocol import EmbedOptions
+from embedmill.reply import EmbeddingReply, ReplyPart
+from embedmill.request import check_job_id, check_seconds
+from embedmill.settings import ClientSettings
+from embedmill.vectors import Dtype, Vectors
+
+
+class AsyncEmbeddingClient:
+    """``EmbeddingClient``, awaited; never blocks the event loop.
+
+    >>> async with AsyncEmbeddingClient() as client:
+    ...     vectors = await client.embed(["Selamat pagi", "good morning"])
+    """
+
+    def __init__(self, redis_url: str | None = None, model: str | None = None, *, namespace: str | None = None) -> None:
+        """Read settings, as ``EmbeddingClient`` does; connects on first use.
+
+        Raises:
+            SettingsError: a value that cannot work.
+        """
+        self.settings = ClientSettings.from_env(redis_url, model, namespace)
+        self._calls = Calls(self.settings)
+        self._link = AsyncLink(self.settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop; the client may be used again."""
+        await self._link.close()
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        truncate: bool = True,
+        lane: str = "interactive",
+        timeout_s: float = 60.0,
+    ) -> Vectors:
+        """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``. Cancelling it cancels the work."""
+        options = EmbedOptions(
+            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
+        )
+        how = SubmitOptions(model=model, lane=lane)
+        timeout_s = check_seconds("timeout_s", timeout_s)
+        return accepted(await self._run(self._calls.embed(texts, options, how, timeout_s), timeout_s))
+
+    async def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        truncate: bool = True,
+        lane: str = "bulk",
+        job_id: str | None = None,
+        ttl_s: float = 86_400,
+        deadline_s: float | None = None,
+    ) -> AsyncJob:
+        """Store a job of up to 65,536 texts and return at once; see ``EmbeddingClient.submit``."""
+        options = EmbedOptions(
+            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
+        )
+        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s)
+        return AsyncJob(self, await self._run(self._calls.submit(texts, options, how)))
+
+    def job(self, job_id: str) -> AsyncJob:
+        """Give the job of this id, submitted by any process; nothing is read until a method is awaited."""
+        return AsyncJob(self, check_job_id(job_id))
+
+    async def _run(self, flow: Flow[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        return await self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
+
+
+class AsyncJob:
+    """``Job``, awaited."""
+
+    def __init__(self, client: AsyncEmbeddingClient, job_id: str) -> None:
+        self.id = job_id
+        self._client = client
+        self._calls = client._calls
+
+    def __repr__(self) -> str:
+        return f"AsyncJob({self.id!r})"
+
+    async def status(self) -> JobStatus:
+        """Say how far the job is; see ``Job.status``."""
+        return await self._client._run(self._calls.status(self.id))
+
+    async def wait(self, timeout_s: float) -> JobStatus:
+        """Wait until the job is over; see ``Job.wait``."""
+        return await self._client._run(self._calls.wait(self.id, check_seconds("timeout_s", timeout_s)), timeout_s)
+
+    async def result(self, timeout_s: float) -> EmbeddingReply:
+        """Wait until the job is over and give all its vectors; see ``Job.result``."""
+        return await self._client._run(self._calls.result(self.id, check_seconds("timeout_s", timeout_s)), timeout_s)
+
+    async def iter_results(self) -> AsyncIterator[ReplyPart]:
+        """Give the chunks' vectors as they complete; see ``Job.iter_results``."""
+        run, calls, progress = self._client._run, self._calls, Progress(self.id)
+        record = await run(calls.record(self.id))
+        if record.rejected:
+            yield calls.rejected_part(record)
+        while not progress.is_over:
+            chunks = await run(calls.next_chunks(progress))
+            for start in range(0, len(chunks), flows.FETCH_CHUNKS):
+                for part in await run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS])):
+                    yield part
+
+    async def cancel(self) -> bool:
+        """Stop the job; see ``Job.cancel``."""
+        return await self._client._run(self._calls.cancel(self.id))
+
+    async def delete(self) -> bool:
+        """Forget the job and its vectors; see ``Job.delete``."""
+        return await self._client._run(self._calls.delete(self.id))

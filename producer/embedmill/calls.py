@@ -1,0 +1,193 @@
+"""The client's calls as flows: one core under the blocking and the asyncio client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from embedmill import assembly, flows
+from embedmill.assembly import Assembly
+from embedmill.errors import BrokerUnavailableError, JobCancelledError, ResultTimeoutError
+from embedmill.flows import Compute, Flow, JobRecord, JobState, JobStatus
+from embedmill.keys import Keyspace
+from embedmill.limits import MAX_JOB_TEXTS
+from embedmill.outlook import Outlook
+from embedmill.protocol import EmbedOptions
+from embedmill.reply import EmbeddingReply, ReplyPart
+from embedmill.request import JobRequest, check_texts, prepare
+from embedmill.settings import ClientSettings
+
+#: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
+CALL_TIMEOUT_S: Final = 30.0
+
+#: Seconds for deleting the job of an ``embed`` that did not get through.
+CLEAN_UP_S: Final = 1.0
+
+#: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
+EMBED_TTL_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions:
+    """What ``submit`` is told besides texts and options."""
+
+    model: str | None
+    lane: str
+    job_id: str | None = None
+    ttl_s: float = EMBED_TTL_S
+    deadline_s: float | None = None
+
+
+class Calls:
+    """What a client can ask for. Holds the outlook on workers; all else is in Redis."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.keys = Keyspace(settings.namespace)
+        self.outlook = Outlook(settings.model)
+
+    def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
+        """Store a job; gives its id."""
+        if self.outlook.is_stale():
+            self.outlook.update((yield from flows.look_around(self.keys)))
+        name, card, children = self.outlook.choose(how.model)
+
+        def make() -> JobRequest:
+            return prepare(
+                texts,
+                options,
+                model=name,
+                card=card,
+                children=children,
+                lane=how.lane,
+                ttl_s=how.ttl_s,
+                deadline_s=how.deadline_s,
+                job_id=how.job_id,
+            )
+
+        request: JobRequest = yield Compute(make)
+        yield from flows.submit(self.keys, request)
+        return request.job_id
+
+    def embed(
+        self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float
+    ) -> Flow[EmbeddingReply]:
+        """Embed texts in windows of one job each: one under work, the next queued behind it. Leaves nothing behind."""
+        deadline_s = time.monotonic() + timeout_s
+        values = check_texts(texts)
+        starts = range(0, max(len(values), 1), MAX_JOB_TEXTS)
+        replies: list[EmbeddingReply] = []
+        open_jobs: list[str] = []
+        try:
+            for start in starts:
+                job_id = yield from self.submit(values[start : start + MAX_JOB_TEXTS], options, how)
+                open_jobs.append(job_id)
+                if len(open_jobs) == 2:
+                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
+            while open_jobs:
+                replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
+        finally:
+            for job_id in open_jobs:
+                yield from self._discard(job_id)
+        reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, starts))
+        return reply
+
+    def _collect(self, open_jobs: list[str], deadline_s: float, timeout_s: float) -> Flow[EmbeddingReply]:
+        """Wait for the first open job, take its reply and delete it."""
+        try:
+            reply = yield from self.result(open_jobs[0], max(deadline_s - time.monotonic(), 0.001))
+        except ResultTimeoutError as error:
+            raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None
+        yield from flows.end(self.keys, open_jobs.pop(0), "delete")
+        return reply
+
+    def _discard(self, job_id: str) -> Flow[None]:
+        """Delete a job if Redis answers at once; else its time to live does."""
+        try:
+            yield from flows.end(self.keys, job_id, "delete", grace_s=CLEAN_UP_S)
+        except BrokerUnavailableError:
+            return
+
+    def status(self, job_id: str) -> Flow[JobStatus]:
+        """Read how far a job is."""
+        record = yield from flows.read_record(self.keys, job_id)
+        return record.status
+
+    def wait(self, job_id: str, timeout_s: float) -> Flow[JobStatus]:
+        """Wait until a job is over."""
+        progress = Progress(job_id, timeout_s)
+        while not progress.is_over:
+            yield from self.next_chunks(progress)
+        return (yield from self.status(job_id))
+
+    def result(self, job_id: str, timeout_s: float) -> Flow[EmbeddingReply]:
+        """Wait until a job is over and gather its reply."""
+        progress = Progress(job_id, timeout_s)
+        record = yield from flows.read_record(self.keys, job_id)
+        filled = Assembly(
+            n_texts=record.status.n_texts,
+            options=record.options,
+            rejected=record.rejected,
+            dimension=self.outlook.dimension(record.status.model),
+        )
+        while not progress.is_over:
+            chunks = yield from self.next_chunks(progress)
+            for start in range(0, len(chunks), flows.FETCH_CHUNKS):
+                for part in (yield from flows.fetch(self.keys, job_id, chunks[start : start + flows.FETCH_CHUNKS])):
+                    filled.add(part)
+        return filled.reply(record.status.model)
+
+    def cancel(self, job_id: str) -> Flow[bool]:
+        """Stop a job; gives whether it is cancelled."""
+        yield from flows.end(self.keys, job_id, "cancel")
+        return (yield from self.status(job_id)).state is JobState.CANCELLED
+
+    def delete(self, job_id: str) -> Flow[bool]:
+        """Forget a job."""
+        return (yield from flows.end(self.keys, job_id, "delete"))
+
+    def record(self, job_id: str) -> Flow[JobRecord]:
+        """Read a job's record."""
+        return (yield from flows.read_record(self.keys, job_id))
+
+    def parts(self, job_id: str, chunks: Sequence[int]) -> Flow[list[ReplyPart]]:
+        """Read the vectors of finished chunks."""
+        replies = yield from flows.fetch(self.keys, job_id, chunks)
+        return [assembly.to_part(reply) for reply in replies]
+
+    def rejected_part(self, record: JobRecord) -> ReplyPart:
+        """Give the part of the texts that never left the client."""
+        dimension = self.outlook.dimension(record.status.model)
+        return assembly.rejected_part(record.options, record.rejected, dimension)
+
+    def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
+        """Wait a moment for finished chunks; gives their numbers, maybe none.
+
+        Raises:
+            ResultTimeoutError: the progress's timeout is over.
+            JobCancelledError: somebody cancelled the job.
+            ResultExpiredError: there is no such job.
+        """
+        left_s = progress.deadline_s - time.monotonic()
+        if left_s <= 0:
+            status = (yield from flows.read_record(self.keys, progress.job_id)).status
+            raise ResultTimeoutError(progress.job_id, progress.timeout_s, self.outlook.hint(status))
+        block_s = min(flows.BLOCK_S, left_s)
+        events = yield from flows.read_events(self.keys, progress.job_id, progress.cursor, block_s)
+        progress.cursor = events.cursor
+        progress.is_over = events.over is not None
+        if events.over is JobState.CANCELLED:
+            raise JobCancelledError(progress.job_id)
+        return events.chunks
+
+
+class Progress:
+    """How far a reader of a job's events is."""
+
+    def __init__(self, job_id: str, timeout_s: float = float("inf")) -> None:
+        self.job_id = job_id
+        self.timeout_s = timeout_s
+        self.deadline_s = time.monotonic() + timeout_s
+        self.cursor = "0-0"
+        self.is_over = False

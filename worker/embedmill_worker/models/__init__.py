@@ -1,0 +1,7 @@
+"""Models: what is known by name, what a folder holds, and how both become files the engine can run."""
+
+from embedmill_worker.models.files import ModelFiles, Pooling
+from embedmill_worker.models.fingerprint import fingerprint
+from embedmill_worker.models.registry import KnownModel, known, resolve
+
+__all__ = ["KnownModel", "ModelFiles", "Pooling", "fingerprint", "known", "resolve"]

@@ -1,0 +1,166 @@
+"""fastembed's registry of models and its downloads; nothing else imports fastembed."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from embedmill.errors import ModelLoadError
+from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
+from embedmill_worker.models.files import ModelFiles, Pooling
+from embedmill_worker.models.folder import files_of_graph
+from embedmill_worker.models.prompts import known_prompts
+from embedmill_worker.models.sentence import SentenceConfig, token_limit
+
+if TYPE_CHECKING:
+    from fastembed.common.model_description import DenseModelDescription
+
+#: fastembed's classes, each with its own rule: how vectors are pooled and whether they are normalised.
+_RULES = {
+    "OnnxTextEmbedding": (Pooling.CLS, True),
+    "PooledNormalizedEmbedding": (Pooling.MEAN, True),
+    "PooledEmbedding": (Pooling.MEAN, False),
+    "BuiltinSentenceEmbedding": (Pooling.NONE, False),
+    "CLIPOnnxEmbedding": (Pooling.NONE, False),
+}
+#: Why the others cannot be served.
+_REFUSALS = {
+    "LastTokenNormalizedEmbedding": "it pools the last token of a decoder",
+    "JinaEmbeddingV3": "its graph wants a task id with every text",
+    "SiglipOnnxTextEmbedding": "it wants texts padded to a fixed length",
+    "StaticTextEmbedding": "it is a table of token vectors, not an ONNX graph",
+}
+#: A large file in the hub's cache is named by its sha256.
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredModel:
+    """One dense text model of fastembed's registry."""
+
+    name: str
+    dimension: int
+    bytes: int
+    description: str
+    #: Why it cannot be served; empty if it can.
+    refusal: str
+
+
+def registered_models() -> list[RegisteredModel]:
+    """Lists fastembed's dense text models, those that cannot be served included."""
+    return [
+        RegisteredModel(
+            name=description.model,
+            dimension=description.dim or 0,
+            bytes=round(description.size_in_GB * 1e9),
+            description=f"{description.description.split(', Prefixes')[0]}, {description.license}",
+            refusal=_refusal(kind),
+        )
+        for kind, description in _registry()
+    ]
+
+
+def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> ModelFiles | None:
+    """Resolves a name of fastembed's registry, fetching its files if need be; None if it is not there.
+
+    The digests of a finished download are written down; files that no longer match are fetched again.
+
+    Raises:
+        ModelLoadError: the model cannot be served, or fetched; says what to do.
+    """
+    found = next(((kind, item) for kind, item in _registry() if item.model.lower() == name.lower()), None)
+    if found is None:
+        return None
+    kind, description = found
+    if refusal := _refusal(kind):
+        raise ModelLoadError(name, f"{refusal}, which is not supported; `embedmill models list` shows those that are")
+    hub = data_dir / "hub"
+    hub.mkdir(parents=True, exist_ok=True)
+    manifest = hub / "manifests" / f"{description.model.replace('/', '--')}.json"
+    with FileLock(hub / ".lock"):
+        folder = _intact_folder(manifest, hub) or _downloaded(name, description, manifest, hub, download=download)
+    try:
+        sentence = _sentence(folder, description.model, *_RULES[kind])
+        return files_of_graph(
+            name, folder / description.model_file, folder / "tokenizer.json", sentence, data_dir=data_dir
+        )
+    except (ValueError, OSError) as error:
+        raise ModelLoadError(name, f"{error}; delete {hub} to fetch it again") from error
+
+
+def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
+    """Name of fastembed's class, and the model; in fastembed's order, in which the first match wins."""
+    from fastembed.text.text_embedding import TextEmbedding  # noqa: PLC0415 (slow, only for its models)
+
+    for kind in TextEmbedding.EMBEDDINGS_REGISTRY:
+        for description in kind._list_supported_models():
+            yield kind.__name__, description
+
+
+def _refusal(kind: str) -> str:
+    return "" if kind in _RULES else _REFUSALS.get(kind, f"it is embedded by fastembed's {kind}")
+
+
+def _sentence(folder: Path, model: str, pooling: Pooling, normalize: bool) -> SentenceConfig:
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    limits = [token_limit(tokenizer.get(key)) for key in ("model_max_length", "max_length")]
+    max_tokens = min((limit for limit in limits if limit), default=0)
+    if not max_tokens:
+        raise ValueError("tokenizer_config.json does not say how long a text may be")
+    return SentenceConfig(
+        pooling=pooling,
+        is_pooling_stated=True,
+        normalize=normalize,
+        max_tokens=max_tokens,
+        prompts=known_prompts(model),
+    )
+
+
+def _intact_folder(manifest: Path, hub: Path) -> Path | None:
+    """The folder of a finished download, if every file is as it was then; damaged files are deleted."""
+    try:
+        recorded: dict[str, Any] = read_json(manifest)
+        folder, digests = hub / recorded["folder"], dict(recorded["sha256"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    damaged = [folder / file for file, digest in digests.items() if not _has_digest(folder / file, digest)]
+    for path in damaged:
+        logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
+        path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
+        path.unlink(missing_ok=True)
+    return None if damaged else folder
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of(path) == digest
+
+
+def _downloaded(name: str, description: "DenseModelDescription", manifest: Path, hub: Path, *, download: bool) -> Path:
+    from fastembed.text.onnx_embedding import OnnxTextEmbedding  # noqa: PLC0415
+
+    try:
+        folder = Path(OnnxTextEmbedding.download_model(description, str(hub), retries=1, local_files_only=not download))
+    except Exception as error:  # whatever the hub's client raises
+        raise ModelLoadError(
+            name,
+            f"it could not be fetched from {description.sources.hf or description.sources.url} ({error}); "
+            f"check the network, HF_ENDPOINT and proxies, or name a folder with the model: {name}=/path/to/folder",
+        ) from error
+    wanted = [description.model_file, *description.additional_files, "tokenizer.json", "tokenizer_config.json"]
+    digests = {file: sha256_of(folder / file) for file in wanted if (folder / file).is_file()}
+    for file, digest in digests.items():
+        blob = (folder / file).resolve()
+        if _SHA256.fullmatch(blob.name) and blob.name != digest:
+            blob.unlink()
+            (folder / file).unlink(missing_ok=True)
+            raise ModelLoadError(name, f"{file} was damaged on its way; it was deleted, start again to fetch it")
+    recorded = {"folder": str(folder.relative_to(hub)), "sha256": digests}
+    write_atomically(manifest, json.dumps(recorded, indent=1).encode())
+    return folder
