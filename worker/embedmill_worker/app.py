@@ -8,6 +8,8 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# onnxruntime reports to its maker from its first import on, unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from embedmill_worker.celery_app import build  # noqa: E402
 from embedmill_worker.settings import WorkerSettings  # noqa: E402

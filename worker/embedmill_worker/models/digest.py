@@ -4,19 +4,30 @@ import hashlib
 import json
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 
 def sha256_of(*paths: Path) -> str:
-    """Returns the sha256 of one file, or of several one after the other; about 0.1 s for 100 MB."""
-    digest = hashlib.sha256()
+    """Returns the sha256 of one file, or one over those of several; about 0.1 s for 100 MB.
+
+    A file is read once a process unless its size, times or inode change.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digests = []
     for path in paths:
-        with path.open("rb") as file:
-            if len(paths) == 1:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+        stat = path.stat()
+        digests.append(_sha256_at(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sha256_at(path: Path, _state: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

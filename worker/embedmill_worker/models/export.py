@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from embedmill_worker.models.bert import ACTIVATIONS, BertConfig
-from embedmill_worker.models.exported import EXPORTER
+from embedmill_worker.models.exported import EXPORTER, OUTPUT
 from embedmill_worker.models.safetensors import SafetensorsFile
 
 #: Old enough for ONNX Runtime 1.17, new enough for every operator used here.
@@ -115,7 +115,7 @@ class _GraphBuilder:
         inner = self._node("MatMul", [hidden, weight], f"{name}inner")
         inner = self._node(ACTIVATIONS[config.activation], [inner, bias], f"{name}active", _FUSED)
         is_last = index == config.layers - 1
-        return self._projected(f"{source}output", "last_hidden_state" if is_last else f"{name}output", inner, hidden)
+        return self._projected(f"{source}output", OUTPUT if is_last else f"{name}output", inner, hidden)
 
     def serialized(self) -> bytes:
         """The finished model file."""
@@ -124,11 +124,7 @@ class _GraphBuilder:
             self._nodes,
             "bert",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in names],
-            [
-                helper.make_tensor_value_info(
-                    "last_hidden_state", TensorProto.FLOAT, ["batch", "tokens", self._config.hidden]
-                )
-            ],
+            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", "tokens", self._config.hidden])],
             self._weights,
         )
         model = helper.make_model(

@@ -13,6 +13,8 @@ from embedmill_worker.models.digest import read_json, sha256_of, write_atomicall
 
 #: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
 EXPORTER = "embedmill-bert/1"
+#: The graphs' only output, (batch, tokens, hidden).
+OUTPUT = "last_hidden_state"
 
 logger = logging.getLogger(__name__)
 

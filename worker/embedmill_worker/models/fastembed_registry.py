@@ -82,17 +82,15 @@ def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> 
     if refusal := _refusal(kind):
         raise ModelLoadError(name, f"{refusal}, which is not supported; `embedmill models list` shows those that are")
     hub = data_dir / "hub"
-    hub.mkdir(parents=True, exist_ok=True)
     manifest = hub / "manifests" / f"{description.model.replace('/', '--')}.json"
-    with FileLock(hub / ".lock"):
-        folder = _intact_folder(manifest, hub) or _downloaded(name, description, manifest, hub, download=download)
     try:
+        folder = _recorded_folder(manifest, hub) or _fetched(name, description, manifest, hub, download=download)
         sentence = _sentence(folder, description.model, *_RULES[kind])
         return files_of_graph(
             name, folder / description.model_file, folder / "tokenizer.json", sentence, data_dir=data_dir
         )
     except (ValueError, OSError) as error:
-        raise ModelLoadError(name, f"{error}; delete {hub} to fetch it again") from error
+        raise ModelLoadError(name, f"{error}; if {hub} is deleted, it is fetched again") from error
 
 
 def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
@@ -123,44 +121,62 @@ def _sentence(folder: Path, model: str, pooling: Pooling, normalize: bool) -> Se
     )
 
 
-def _intact_folder(manifest: Path, hub: Path) -> Path | None:
-    """The folder of a finished download, if every file is as it was then; damaged files are deleted."""
+def _recorded_folder(manifest: Path, hub: Path) -> Path | None:
+    """The folder of a finished download, if every file is as it was then."""
+    folder, damaged = _recorded(manifest, hub)
+    return None if damaged else folder
+
+
+def _recorded(manifest: Path, hub: Path) -> tuple[Path | None, list[Path]]:
+    """The folder of a finished download, and its files that are no longer what they were."""
     try:
         recorded: dict[str, Any] = read_json(manifest)
         folder, digests = hub / recorded["folder"], dict(recorded["sha256"])
     except (KeyError, TypeError, ValueError):
-        return None
-    damaged = [folder / file for file, digest in digests.items() if not _has_digest(folder / file, digest)]
-    for path in damaged:
-        logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
-        path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
-        path.unlink(missing_ok=True)
-    return None if damaged else folder
+        return None, []
+    paths = {folder / file: digest for file, digest in digests.items()}
+    return folder, [path for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]
 
 
-def _has_digest(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_of(path) == digest
+def _fetched(name: str, description: "DenseModelDescription", manifest: Path, hub: Path, *, download: bool) -> Path:
+    """Fetches what is missing or damaged; one process at a time."""
+    hub.mkdir(parents=True, exist_ok=True)
+    with FileLock(hub / ".lock"):
+        folder, damaged = _recorded(manifest, hub)
+        if folder and not damaged:
+            return folder
+        for path in damaged:
+            logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
+            _delete(path)
+        folder = _download(name, description, hub, download=download)
+        wanted = [description.model_file, *description.additional_files, "tokenizer.json", "tokenizer_config.json"]
+        digests = {file: sha256_of(folder / file) for file in wanted if (folder / file).is_file()}
+        for file, digest in digests.items():
+            stated = (folder / file).resolve().name
+            if _SHA256.fullmatch(stated) and stated != digest:
+                _delete(folder / file)
+                raise ValueError(f"{file} was damaged on its way and is deleted; start again to fetch it")
+        recorded = {"folder": str(folder.relative_to(hub)), "sha256": digests}
+        write_atomically(manifest, json.dumps(recorded, indent=1).encode())
+        return folder
 
 
-def _downloaded(name: str, description: "DenseModelDescription", manifest: Path, hub: Path, *, download: bool) -> Path:
+def _delete(path: Path) -> None:
+    path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
+    path.unlink(missing_ok=True)
+
+
+def _download(name: str, description: "DenseModelDescription", hub: Path, *, download: bool) -> Path:
     from fastembed.text.onnx_embedding import OnnxTextEmbedding  # noqa: PLC0415
 
     try:
-        folder = Path(OnnxTextEmbedding.download_model(description, str(hub), retries=1, local_files_only=not download))
+        return Path(OnnxTextEmbedding.download_model(description, str(hub), retries=1, local_files_only=not download))
     except Exception as error:  # whatever the hub's client raises
+        why = (
+            "it was not fetched before and downloads are off" if not download else f"it could not be fetched ({error})"
+        )
         raise ModelLoadError(
             name,
-            f"it could not be fetched from {description.sources.hf or description.sources.url} ({error}); "
-            f"check the network, HF_ENDPOINT and proxies, or name a folder with the model: {name}=/path/to/folder",
+            f"{why}; check that the hub or HF_ENDPOINT can be reached, "
+            f"or name a folder with the model: {name}=/path/to/folder",
         ) from error
-    wanted = [description.model_file, *description.additional_files, "tokenizer.json", "tokenizer_config.json"]
-    digests = {file: sha256_of(folder / file) for file in wanted if (folder / file).is_file()}
-    for file, digest in digests.items():
-        blob = (folder / file).resolve()
-        if _SHA256.fullmatch(blob.name) and blob.name != digest:
-            blob.unlink()
-            (folder / file).unlink(missing_ok=True)
-            raise ModelLoadError(name, f"{file} was damaged on its way; it was deleted, start again to fetch it")
-    recorded = {"folder": str(folder.relative_to(hub)), "sha256": digests}
-    write_atomically(manifest, json.dumps(recorded, indent=1).encode())
-    return folder

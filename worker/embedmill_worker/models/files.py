@@ -36,6 +36,8 @@ class ModelFiles:
     graph: Path
     #: `tokenizer.json`.
     tokenizer: Path
+    #: The graph's output that is used; empty for its first.
+    output: str = ""
     pooling: Pooling
     #: Whether vectors are scaled to L2 length 1.
     normalize: bool

@@ -19,6 +19,7 @@ def fingerprint(files: ModelFiles) -> str:
     parts = {
         "weights": files.weights_sha256,
         "tokenizer": files.tokenizer_sha256,
+        "output": files.output,
         "pooling": files.pooling.value,
         "normalize": files.normalize,
         "max_tokens": files.max_tokens,

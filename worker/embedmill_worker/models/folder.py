@@ -6,9 +6,9 @@ from pathlib import Path
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.bert import BertConfig
 from embedmill_worker.models.digest import read_json, sha256_of
-from embedmill_worker.models.exported import exported_graph
+from embedmill_worker.models.exported import OUTPUT, exported_graph
 from embedmill_worker.models.files import ModelFiles, Pooling
-from embedmill_worker.models.graph import KNOWN_INPUTS, POOLED_OUTPUT, GraphFacts
+from embedmill_worker.models.graph import KNOWN_INPUTS, FINISHED_OUTPUT, GraphFacts
 from embedmill_worker.models.sentence import SentenceConfig
 
 #: Where plain ONNX files lie, the first one found is taken.
@@ -53,6 +53,7 @@ def _resolved(name: str, folder: Path, data_dir: Path) -> ModelFiles:
         name=name,
         graph=exported.graph,
         tokenizer=tokenizer,
+        output=OUTPUT,
         pooling=sentence.pooling,
         normalize=sentence.normalize,
         max_tokens=min(sentence.max_tokens, config.max_tokens),
@@ -76,11 +77,13 @@ def files_of_graph(name: str, graph: Path, tokenizer: Path, sentence: SentenceCo
     for path in external:
         if not path.resolve().is_relative_to(graph.parent.resolve()) or not path.is_file():
             raise ValueError(f"{graph.name} keeps weights in {path.name}, which is not beside it; copy it there")
+    pooling, output = _pooling(graph, facts, sentence)
     return ModelFiles(
         name=name,
         graph=graph,
         tokenizer=tokenizer,
-        pooling=_pooling(graph, facts, sentence),
+        output=output,
+        pooling=pooling,
         normalize=sentence.normalize,
         max_tokens=sentence.max_tokens,
         prompts=sentence.prompts,
@@ -90,19 +93,19 @@ def files_of_graph(name: str, graph: Path, tokenizer: Path, sentence: SentenceCo
     )
 
 
-def _pooling(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> Pooling:
-    """What is left to do after the graph; a bare folder's finished vectors are taken as they are."""
+def _pooling(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> tuple[Pooling, str]:
+    """What is left to do after the graph, and to which of its outputs; a bare folder's finished vectors are taken as they are."""
     unknown = sorted(set(facts.inputs) - KNOWN_INPUTS)
     if unknown or "input_ids" not in facts.inputs:
         raise ValueError(
             f"{graph.name} takes {', '.join(facts.inputs)}, only {', '.join(sorted(KNOWN_INPUTS))} can be given; "
             "export it without the others"
         )
-    is_finished = not sentence.is_pooling_stated and any(name == POOLED_OUTPUT for name, _ in facts.outputs)
-    if facts.has_tokens and not is_finished and sentence.pooling is not Pooling.NONE:
-        return sentence.pooling
-    if facts.has_pooled:
-        return Pooling.NONE
+    is_finished = not sentence.is_pooling_stated and facts.pooled_output == FINISHED_OUTPUT
+    if facts.token_output and not is_finished and sentence.pooling is not Pooling.NONE:
+        return sentence.pooling, facts.token_output
+    if facts.pooled_output:
+        return Pooling.NONE, facts.pooled_output
     shapes = ", ".join(f"{name} of rank {rank}" for name, rank in facts.outputs)
     raise ValueError(f"{graph.name} puts out {shapes}; (batch, tokens, hidden) or (batch, dimension) is needed")
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 #: Inputs the engine can fill.
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 #: What outputs of token vectors are called where a file does not say their rank.
-TOKEN_OUTPUTS = frozenset({"last_hidden_state", "token_embeddings", "hidden_states"})
+_TOKEN_OUTPUTS = frozenset({"last_hidden_state", "token_embeddings", "hidden_states"})
 #: What sentence-transformers' ONNX exports call the finished vector.
-POOLED_OUTPUT = "sentence_embedding"
+FINISHED_OUTPUT = "sentence_embedding"
 #: Operators that quantise activations at run time: their vectors depend on a batch's neighbours.
 _DYNAMIC_INT8 = frozenset(
     {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
@@ -40,14 +40,15 @@ class GraphFacts:
     external: tuple[str, ...]
 
     @property
-    def has_tokens(self) -> bool:
-        """Whether an output is (batch, tokens, hidden), to be pooled."""
-        return any(rank == 3 or (rank < 0 and name in TOKEN_OUTPUTS) for name, rank in self.outputs)
+    def token_output(self) -> str:
+        """The first output that is (batch, tokens, hidden), to be pooled; empty if there is none."""
+        return next((name for name, rank in self.outputs if rank == 3 or (rank < 0 and name in _TOKEN_OUTPUTS)), "")
 
     @property
-    def has_pooled(self) -> bool:
-        """Whether an output is (batch, dimension)."""
-        return any(rank == 2 or (rank < 0 and name == POOLED_OUTPUT) for name, rank in self.outputs)
+    def pooled_output(self) -> str:
+        """The output that is (batch, dimension), a finished one before others; empty if there is none."""
+        pooled = [name for name, rank in self.outputs if rank == 2 or (rank < 0 and name == FINISHED_OUTPUT)]
+        return FINISHED_OUTPUT if FINISHED_OUTPUT in pooled else next(iter(pooled), "")
 
     @classmethod
     def read(cls, path: Path) -> Self:
