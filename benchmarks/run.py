@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import mill
-import texts
+import corpus as texts
 
 from embedmill_worker.models import resolve
 from embedmill_worker.settings import DEFAULT_MODEL, data_dir

@@ -1,10 +1,13 @@
 """What every test may use. Nothing here ever empties a server: each test has a namespace of its own."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embedmill.errors import SettingsError
@@ -82,3 +85,25 @@ def e5_dir() -> Path:
     if not folder:
         pytest.skip("EMBEDMILL_TEST_E5_DIR is not set: tests with multilingual-e5-small were not run")
     return Path(folder)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Texts and what sentence-transformers makes of them in fp32; see tests/data/golden/make.py."""
+
+    texts: list[str]
+    #: float32 (n, 384).
+    vectors: np.ndarray
+    token_counts: list[int]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """The committed golden set of the default model."""
+    folder = REPOSITORY / "tests" / "data" / "golden"
+    rows = [json.loads(line) for line in (folder / "texts.jsonl").read_text("utf-8").splitlines()]
+    return Golden(
+        texts=[row["text"] for row in rows],
+        vectors=np.load(folder / "vectors.npy"),
+        token_counts=[row["token_count"] for row in rows],
+    )

@@ -138,6 +138,10 @@ def connect_signals(app: Celery, node: Node) -> None:
         if sender is not None and sender.app is app:
             start(node, sender.hostname)
 
+    def on_ready(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            node.log_models()
+
     def on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
             node.release(task_id)
@@ -148,6 +152,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     handlers = [
         (signals.worker_init, on_init),
+        (signals.worker_ready, on_ready),
         (signals.task_failure, on_failure),
         (signals.worker_shutdown, on_shutdown),
         (signals.after_setup_logger, quieten),

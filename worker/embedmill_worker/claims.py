@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,7 @@ Claim = Work | Late | OtherFingerprint | OtherVersion | NotOurs
 def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Flow[Claim]:
     """Take a chunk."""
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    args = (ref.chunk, worker_id, ref.token, fingerprint, keys.worker_prefix, PROTOCOL_VERSION)
+    args = (ref.chunk, worker_id, ref.token, fingerprint, keys.worker_prefix, PROTOCOL_VERSION, os.getpid())
     ((what, *rest),) = yield Ask([evalsha("claim", job_keys, *args)])
     match what:
         case b"work":

@@ -60,6 +60,7 @@ class Node:
         self._link = link
         self._worker_id = os.environ.get(WORKER_ID_ENV, "")
         self._name = ""
+        self._took_s = 0.0
         self._reconciler = Reconciler(keys, self._worker_id)
 
     def start(self, name: str) -> None:
@@ -81,18 +82,21 @@ class Node:
             model, theirs = next(iter(others.items()))
             raise FingerprintError(model, next(c.fingerprint for c in cards if c.name == model), theirs)
         self._patiently(lambda: announcement.announce_cards(self._keys, cards))
-        took_s = time.monotonic() - began_s
-        for served in cards:
+        self._took_s = time.monotonic() - began_s
+
+    def log_models(self) -> None:
+        """Say what is served, once Celery has set up logging."""
+        for engine in self._engines:
             log.info(
                 "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s a core; loaded in %.2f s",
-                served.name,
-                served.fingerprint,
-                served.dimension,
-                served.max_tokens,
-                served.precision,
-                served.batch_class,
-                served.tokens_per_s,
-                took_s,
+                engine.name,
+                engine.fingerprint,
+                engine.dimension,
+                engine.max_tokens,
+                engine.precision,
+                engine.batch_class,
+                engine.tokens_per_s,
+                self._took_s,
                 extra={"action": "model_ready"},
             )
 

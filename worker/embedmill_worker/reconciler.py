@@ -40,7 +40,7 @@ class Lost:
     """A chunk to ring again, unless its claim is another one by then."""
 
     ref: ChunkRef
-    #: "worker token", or "" for none.
+    #: "worker token pid", or "" for none.
     claim: str
     #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's.
     how: str
@@ -76,7 +76,7 @@ def judge(
         ref = chunk.ref
         if (ref.job_id, ref.chunk) in queued:
             continue
-        worker, _, token = chunk.claim.partition(" ")
+        worker, token, *_ = [*chunk.claim.split(" "), "", ""]
         if worker and worker not in active:
             lost.append(Lost(ref, chunk.claim, "reclaim"))
         elif not worker or token not in active[worker]:

@@ -1,4 +1,5 @@
--- Take a chunk for a worker. ARGV: chunk, worker id, token (the Celery task's id), fingerprint, liveness prefix, version.
+-- Take a chunk for a worker. ARGV: chunk, worker id, token (the Celery task's id), fingerprint, liveness prefix, version,
+-- pid of the child (for people who look: it decides nothing).
 -- Gives {what, …}:
 --   {'over'}                      the job is done, cancelled or gone, or the chunk is committed
 --   {'held'}                      a live worker has it
@@ -15,7 +16,7 @@ if not payload then return {'over'} end
 
 local claim = redis.call('HGET', claims, chunk)
 if claim then
-  local holder, held = string.match(claim, '^(%S+) (%S+)$')
+  local holder, held = string.match(claim, '^(%S+) (%S+)')
   if holder and held ~= token then
     if redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
     redis.call('HINCRBY', crashes, chunk .. ':lost', 1)
@@ -23,7 +24,7 @@ if claim then
 end
 if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3]} end
 if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
-redis.call('HSET', claims, chunk, worker .. ' ' .. token)
+redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
 redis.call('HDEL', claims, chunk .. ':at')
 
 local now = now_ms()

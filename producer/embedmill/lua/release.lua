@@ -4,7 +4,7 @@ local chunk, token = ARGV[1], ARGV[2]
 if redis.call('HGET', job, 'state') ~= 'active' or redis.call('HEXISTS', texts, chunk) == 0 then return 0 end
 local claim = redis.call('HGET', claims, chunk)
 if claim then
-  if string.match(claim, '^%S+ (%S+)$') ~= token then return 0 end
+  if string.match(claim, '^%S+ (%S+)') ~= token then return 0 end
   local at = redis.call('HGET', claims, chunk .. ':at')
   redis.call('HDEL', claims, chunk, chunk .. ':at')
   redis.call('HINCRBY', crashes, chunk, 1)

@@ -1,6 +1,6 @@
 """What turns texts into embeddings."""
 
 from embedmill_worker.engine.engine import Embeddings, Engine
-from embedmill_worker.engine.probe import BatchClass, Verdict
+from embedmill_worker.engine.verdict import BatchClass, Verdict
 
 __all__ = ["BatchClass", "Embeddings", "Engine", "Verdict"]

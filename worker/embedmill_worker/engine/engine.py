@@ -1,8 +1,7 @@
-"""Texts in, vectors out: tokenize, plan, run, pool, normalise."""
+"""Texts in, vectors out: tokenize, plan, run."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.reply import Reason
-from embedmill_worker.engine import probe
+from embedmill_worker.engine import environment, probe
 from embedmill_worker.engine.batching import MAX_BATCH_TOKENS, plan
-from embedmill_worker.engine.pooling import normalize, pool
-from embedmill_worker.engine.probe import BatchClass, Verdict
-from embedmill_worker.engine.session import OnnxSession, Session, runtime
-from embedmill_worker.engine.tokenization import Encoded, TextTokenizer
+from embedmill_worker.engine.forward import ForwardPass
+from embedmill_worker.engine.memory import release_free_memory
+from embedmill_worker.engine.session import OnnxSession, runtime
+from embedmill_worker.engine.tokenization import TextTokenizer, is_unicode
+from embedmill_worker.engine.verdict import BatchClass, Verdict, VerdictCache
 from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.fingerprint import fingerprint
 
@@ -28,11 +29,11 @@ class Embeddings:
 
     #: float32 (n, dimension); NaN for rejected texts.
     vectors: npt.NDArray[np.float32]
-    #: uint32 (n,): tokens before truncation, special tokens included.
+    #: uint32 (n,): tokens before truncation, special tokens included; 0 for texts that cannot be tokenized.
     token_counts: npt.NDArray[np.uint32]
-    #: bool (n,)
+    #: bool (n,): the text was longer than the model reads.
     truncated: npt.NDArray[np.bool_]
-    #: (position, reason, detail).
+    #: (position, reason, detail), by position.
     rejected: tuple[tuple[int, str, str], ...]
     tokenize_ms: float
     inference_ms: float
@@ -42,28 +43,32 @@ class Engine:
     """One model, ready to serve. Loaded before a fork, it is shared by all children."""
 
     def __init__(
-        self, files: ModelFiles, session: Session, tokenizer: TextTokenizer, *, max_batch_tokens: int = MAX_BATCH_TOKENS
+        self,
+        tokenizer: TextTokenizer,
+        forward: ForwardPass,
+        verdict: Verdict,
+        *,
+        dimension: int,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> None:
-        """Put the parts together; ``load`` also reads them and measures."""
-        self.name = files.name
-        self.fingerprint = fingerprint(files)
-        self.max_tokens = files.max_tokens
-        self.precision = files.precision
-        self.runtime = runtime()
-        self.dimension = 0
-        self.tokens_per_s = 0.0
-        self.chars_per_token = 0.0
-        self.batch_class = BatchClass.EXACT
-        self._files = files
-        self._session = session
+        """Put the parts together; see ``load``."""
+        self.name = forward.files.name
+        self.fingerprint = fingerprint(forward.files)
+        self.precision = forward.files.precision
+        self.max_tokens = forward.files.max_tokens
+        self.runtime = forward.session.runtime
+        self.dimension = dimension
+        self.batch_class = verdict.batch_class
+        self.tokens_per_s = verdict.tokens_per_s
+        self.chars_per_token = verdict.chars_per_token
+        self._prompts = forward.files.prompts
         self._tokenizer = tokenizer
+        self._forward = forward
         self._max_batch_tokens = max_batch_tokens
 
     @classmethod
-    def load(
-        cls, files: ModelFiles, *, cache_dir: Path | None, max_batch_tokens: int = MAX_BATCH_TOKENS
-    ) -> Engine:
-        """Load a model and warm it.
+    def load(cls, files: ModelFiles, *, cache_dir: Path | None, max_batch_tokens: int = MAX_BATCH_TOKENS) -> Engine:
+        """Load a model, warm it and, the first time on a machine, probe it.
 
         Args:
             files: the model.
@@ -73,65 +78,65 @@ class Engine:
         Raises:
             ModelLoadError: it cannot be served.
         """
-        session = OnnxSession(files.graph, model=files.name)
+        environment.prepare()
         tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
-        engine = cls(files, session, tokenizer, max_batch_tokens=max_batch_tokens)
-        engine.dimension = engine.embed(["warm"]).vectors.shape[1]
-        key = hashlib.sha256(f"{engine.fingerprint} {engine.runtime} {max_batch_tokens}".encode()).hexdigest()[:24]
-        verdict = probe.load(cache_dir, key)
-        if verdict is None:
-            verdict = engine._probe()
-            probe.store(cache_dir, key, verdict)
-        engine.batch_class = verdict.batch_class
-        engine.tokens_per_s = verdict.tokens_per_s
-        engine.chars_per_token = verdict.chars_per_token
-        return engine
+        cache = VerdictCache(cache_dir, fingerprint(files), runtime(), max_batch_tokens)
+        try:
+            verdict = cache.load()
+            if verdict is None:
+                # In a session of its own, so that the memory of its runs goes with it.
+                verdict = probe.measure(tokenizer, _forward_pass(files), max_batch_tokens=max_batch_tokens)
+                cache.store(verdict)
+            forward = _forward_pass(files)
+            dimension = forward([tokenizer.encode(["warm-up"])[0].ids]).shape[1]
+        except InferenceError as error:
+            raise ModelLoadError(files.name, error.reason) from None
+        release_free_memory()
+        return cls(tokenizer, forward, verdict, dimension=dimension, max_batch_tokens=max_batch_tokens)
 
-    def embed(
-        self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True
-    ) -> Embeddings:
+    def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
         """Embed texts in planned batches, or one by one if the model's vectors depend on their batch.
 
         Args:
-            texts: valid Unicode; an empty one is embedded as the model does.
+            texts: an empty one is embedded as the model does.
             input_type: ``query`` or ``passage``: the model's prefix for it, if it has one.
             truncate: False rejects texts of more than ``max_tokens``.
 
         Raises:
-            InferenceError: tokenizer or graph failed.
+            InferenceError: tokenizer or graph failed; the message holds no text.
             MemoryError: there is not enough.
         """
         start_s = time.perf_counter()
-        encoded = self._tokenizer.encode(texts, self._files.prompts.get(input_type or "", ""))
+        invalid = [i for i, text in enumerate(texts) if not is_unicode(text)]
+        readable = ["" if i in invalid else text for i, text in enumerate(texts)] if invalid else texts
+        encoded = self._tokenizer.encode(readable, self._prompts.get(input_type or "", ""))
         token_counts = np.array([e.token_count for e in encoded], dtype=np.uint32)
+        token_counts[invalid] = 0
         truncated = token_counts > self.max_tokens
-        rejected = () if truncate else self._too_long(token_counts)
+        too_long = [] if truncate else np.flatnonzero(truncated).tolist()
+        rejected = [(i, str(Reason.INVALID_UNICODE), "lone surrogates have no UTF-8 form") for i in invalid] + [
+            (i, str(Reason.TOO_LONG), f"{token_counts[i]} tokens, limit {self.max_tokens}") for i in too_long
+        ]
         tokenized_s = time.perf_counter()
-        vectors = self._forward(encoded, skip={position for position, _, _ in rejected})
+        skipped = frozenset(invalid).union(too_long)
+        vectors = self._embed_ids([None if i in skipped else e.ids for i, e in enumerate(encoded)])
         return Embeddings(
             vectors=vectors,
             token_counts=token_counts,
             truncated=truncated,
-            rejected=rejected,
+            rejected=tuple(sorted(rejected)),
             tokenize_ms=(tokenized_s - start_s) * 1000,
             inference_ms=(time.perf_counter() - tokenized_s) * 1000,
         )
 
-    def _too_long(self, token_counts: npt.NDArray[np.uint32]) -> tuple[tuple[int, str, str], ...]:
-        return tuple(
-            (int(i), str(Reason.TOO_LONG), f"{token_counts[i]} tokens, limit {self.max_tokens}")
-            for i in np.flatnonzero(token_counts > self.max_tokens)
-        )
-
-    def _forward(self, encoded: Sequence[Encoded], skip: set[int]) -> npt.NDArray[np.float32]:
-        vectors = np.full((len(encoded), self.dimension), np.nan, dtype=np.float32)
-        wanted = [i for i in range(len(encoded)) if i not in skip]
-        for batch in self._plan([len(encoded[i].ids) for i in wanted]):
-            positions = [wanted[i] for i in batch]
-            rows = self._run([encoded[i].ids for i in positions])
-            if not self.dimension:  # the first run of all tells it
-                return rows
-            vectors[positions] = rows
+    def _embed_ids(self, ids: Sequence[Sequence[int] | None]) -> npt.NDArray[np.float32]:
+        """Give float32 (n, dimension): NaN for None, zeros where there is no token to run."""
+        vectors = np.full((len(ids), self.dimension), np.nan, dtype=np.float32)
+        vectors[[i for i, row in enumerate(ids) if row is not None]] = 0
+        filled = [(i, row) for i, row in enumerate(ids) if row]
+        for batch in self._plan([len(row) for _, row in filled]):
+            positions, rows = zip(*(filled[i] for i in batch), strict=True)
+            vectors[list(positions)] = self._forward(rows)
         return vectors
 
     def _plan(self, token_counts: Sequence[int]) -> list[list[int]]:
@@ -139,28 +144,6 @@ class Engine:
             return [[i] for i in range(len(token_counts))]
         return plan(token_counts, max_batch_tokens=self._max_batch_tokens)
 
-    def _run(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        output, lengths = self._session.run(ids)
-        rows = pool(output, lengths, self._files.pooling)
-        return normalize(rows) if self._files.normalize else rows
 
-    def _probe(self) -> Verdict:
-        """Embed the probe texts alone, and batched in two other companies."""
-        texts = probe.probe_texts()
-        alone = np.concatenate([self.embed([text]).vectors for text in texts])
-        backwards = self._in_batches_of(texts[::-1], 5)[::-1]
-        batch_class, worst = probe.judge(alone, [self.embed(texts).vectors, backwards])
-        self.batch_class = batch_class
-        encoded = self._tokenizer.encode(texts)
-        return Verdict(
-            batch_class=batch_class,
-            min_cosine=worst,
-            tokens_per_s=probe.speed(lambda: int(np.minimum(self.embed(texts).token_counts, self.max_tokens).sum())),
-            chars_per_token=sum(map(len, texts)) / max(1, sum(e.token_count - 2 for e in encoded)),
-        )
-
-    def _in_batches_of(self, texts: Sequence[str], size: int) -> npt.NDArray[np.float32]:
-        """Embed in arrival order, so that every batch mixes lengths and is padded."""
-        encoded = self._tokenizer.encode(texts)
-        starts = range(0, len(encoded), size)
-        return np.concatenate([self._run([e.ids for e in encoded[s : s + size]]) for s in starts])
+def _forward_pass(files: ModelFiles) -> ForwardPass:
+    return ForwardPass(files, OnnxSession(files.graph, output=files.output, model=files.name))

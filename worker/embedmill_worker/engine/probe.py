@@ -1,54 +1,29 @@
-"""Measured at load, once for each model and runtime: does a vector depend on its batch, and how fast is a core?"""
+"""Measured when a model is first loaded: does a vector depend on its batch, and how fast is a core?"""
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from pathlib import Path
 from statistics import median
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from embedmill_worker.models.digest import write_atomically
-
-log = logging.getLogger(__name__)
+from embedmill.errors import InferenceError
+from embedmill_worker.engine.batching import plan
+from embedmill_worker.engine.forward import ForwardPass
+from embedmill_worker.engine.tokenization import Encoded, TextTokenizer
+from embedmill_worker.engine.verdict import BatchClass, Verdict
 
 Floats = npt.NDArray[np.float32]
+Batches = Sequence[Sequence[int]]
 
-#: Cosine from which a batched vector passes for the one computed alone.
+#: Cosine from which a batched vector passes for the one computed alone (bf16: 0.99999, dynamic int8: 0.97).
 CLOSE_COSINE: Final = 0.9999
 
-#: Version of the probe: a verdict of another one is not believed.
-PROBE_VERSION: Final = 1
-
-
-class BatchClass(StrEnum):
-    """How a text's vector depends on the texts it runs with."""
-
-    #: Not at all: the same bits.
-    EXACT = "exact"
-    #: By rounding only.
-    CLOSE = "close"
-    #: Visibly, as in dynamically quantised graphs: such a model runs one text at a time.
-    VARIANT = "variant"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the probe found."""
-
-    batch_class: BatchClass
-    #: Lowest cosine of a text alone to the same text in a mixed batch.
-    min_cosine: float
-    tokens_per_s: float
-    chars_per_token: float
-
+#: Passes of which the median gives the speed.
+SPEED_PASSES: Final = 3
 
 #: Ordinary text of several languages, so that characters a token is what users see.
 SENTENCES: Final = (
@@ -62,59 +37,79 @@ SENTENCES: Final = (
     "Every function returns a value, and every value has a type that can be checked.",
 )
 
+#: Words of each probe text: from nothing to more than 512 tokens.
+LENGTHS: Final = (0, 1, 2, 3, 5, 8, 11, 12, 13, 17, 20, 26, 31, 40, 55, 70, 90, 120, 160, 230, 400)
+
 
 def probe_texts() -> list[str]:
-    """Give texts of many lengths, from one word to more than most models read."""
+    """Give texts of ``LENGTHS`` words, each beginning elsewhere."""
     words = " ".join(SENTENCES).split()
-    lengths = (1, 2, 3, 5, 8, 11, 12, 13, 17, 20, 26, 31, 40, 55, 70, 90, 97, 120, 160, 230, 400)
-    return [" ".join(words[i % 7 :][:n] if n < 90 else (words * 6)[i : i + n]) for i, n in enumerate(lengths)]
+    return [" ".join(words[(i + j) % len(words)] for j in range(length)) for i, length in enumerate(LENGTHS)]
+
+
+def measure(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens: int) -> Verdict:
+    """Embed the probe texts alone, in planned batches and in pairs of short and long; time the way that is used.
+
+    Raises:
+        InferenceError: the graph failed, or put out numbers that are not finite.
+        MemoryError: there is not enough.
+    """
+    texts = probe_texts()
+    encoded = tokenizer.encode(texts)
+    # Without special tokens there is nothing to run for the empty text.
+    ids = [e.ids for e in encoded if e.ids]
+    singles = [[i] for i in range(len(ids))]
+    planned = plan([len(row) for row in ids], max_batch_tokens=max_batch_tokens)
+    pairs = [[i, len(ids) - 1 - i] for i in range(len(ids) // 2)] + [[len(ids) // 2]] * (len(ids) % 2)
+    alone = _vectors(forward, ids, singles)
+    if not np.isfinite(alone).all():
+        raise InferenceError(forward.files.name, "its graph puts out numbers that are not finite; use another file")
+    batch_class, min_cosine = judge(alone, [_vectors(forward, ids, batches) for batches in (planned, pairs)])
+    used = singles if batch_class is BatchClass.VARIANT else planned
+    return Verdict(
+        batch_class=batch_class,
+        min_cosine=min_cosine,
+        tokens_per_s=sum(map(len, ids)) / _seconds(lambda: _vectors(forward, ids, used)),
+        chars_per_token=chars_per_token(texts, encoded, tokenizer.special_count),
+    )
 
 
 def judge(alone: Floats, batched: Sequence[Floats]) -> tuple[BatchClass, float]:
-    """Class a model by the vectors (n, dimension) of the same texts alone and in other companies."""
-    cosines = [cosine(alone, other) for other in batched]
-    worst = float(min(c.min() for c in cosines))
+    """Class a model by the vectors (n, dimension) of the same texts alone and in other companies.
+
+    Returns:
+        The class and the lowest cosine.
+    """
+    min_cosine = min(float(cosines(alone, other).min()) for other in batched)
     if all(alone.tobytes() == other.tobytes() for other in batched):
-        return BatchClass.EXACT, worst
-    return (BatchClass.CLOSE if worst >= CLOSE_COSINE else BatchClass.VARIANT), worst
+        return BatchClass.EXACT, min_cosine
+    return (BatchClass.CLOSE if min_cosine >= CLOSE_COSINE else BatchClass.VARIANT), min_cosine
 
 
-def cosine(a: Floats, b: Floats) -> Floats:
+def cosines(a: Floats, b: Floats) -> Floats:
     """Give the cosine of each row of ``a`` with the same row of ``b``, (n,)."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(axis=1) / np.maximum(norms, 1e-12), dtype=np.float32)
+    return np.asarray((a * b).sum(axis=1) / np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
 
 
-def speed(run: Callable[[], int]) -> float:
-    """Give tokens a second of ``run``, which gives the tokens it embedded: the median of three."""
-    rates = []
-    for _ in range(3):
+def chars_per_token(texts: Sequence[str], encoded: Sequence[Encoded], special_count: int) -> float:
+    """Give characters a token over all texts, special tokens not counted."""
+    token_count = sum(e.token_count - special_count for e in encoded)
+    return sum(map(len, texts)) / max(1, token_count)
+
+
+def _vectors(forward: ForwardPass, ids: Sequence[Sequence[int]], batches: Batches) -> Floats:
+    rows: list[Floats] = [np.empty(0, dtype=np.float32)] * len(ids)
+    for batch in batches:
+        for position, row in zip(batch, forward([ids[i] for i in batch]), strict=True):
+            rows[position] = row
+    return np.stack(rows)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    times_s = []
+    for _ in range(SPEED_PASSES):
         start_s = time.perf_counter()
-        tokens = run()
-        rates.append(tokens / (time.perf_counter() - start_s))
-    return median(rates)
-
-
-def load(folder: Path | None, key: str) -> Verdict | None:
-    """Read an earlier verdict; None if there is none that can be believed."""
-    if folder is None:
-        return None
-    try:
-        values = json.loads((folder / f"{key}.json").read_text("utf-8"))
-        if values.pop("probe") != PROBE_VERSION:
-            return None
-        verdict = Verdict(**{**values, "batch_class": BatchClass(values["batch_class"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return verdict if verdict.tokens_per_s > 0 and verdict.chars_per_token > 0 else None
-
-
-def store(folder: Path | None, key: str, verdict: Verdict) -> None:
-    """Keep a verdict for the next start; a folder that cannot be written costs only time."""
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{key}.json", json.dumps({**asdict(verdict), "probe": PROBE_VERSION}).encode())
-    except OSError as error:
-        log.warning("the probe's verdict cannot be kept: %s", error, extra={"action": "probe"})
+        run()
+        times_s.append(time.perf_counter() - start_s)
+    return median(times_s)

@@ -1,116 +1,149 @@
-"""ONNX Runtime behind a contract of one method."""
+"""What runs a graph: the contract of a back end, and ONNX Runtime behind it. Its types go no further than this file."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import importlib
+import platform
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
+from embedmill_worker.engine import environment
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+#: Names of CPU flags, the widest first, that change which kernels run and so how they round.
+INSTRUCTION_SETS: Final = (
+    "amx_tile",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx512f",
+    "avx2",
+    "avx",
+    "i8mm",
+    "asimddp",
+    "asimd",
+)
+
+#: Characters of ONNX Runtime's own words that an error repeats.
+_REASON_CHARS: Final = 300
 
 
 class Session(Protocol):
-    """What runs a graph."""
+    """A graph that is loaded, on one thread; a fork inherits all of it."""
 
-    def run(self, ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Give the graph's output for a batch, padded on the right, and the texts' lengths (batch,)."""
-        ...
+    @property
+    def runtime(self) -> str:
+        """What rounds: the back end's version and the CPU's instruction set."""
 
-
-def disable_telemetry() -> None:
-    """Keep onnxruntime from reporting to its maker: 1.29 and newer do so by default, from the first import on."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-
-class OnnxSession:
-    """One graph in ONNX Runtime: one thread, so that a fork inherits all of it."""
-
-    def __init__(self, graph: Path, *, model: str) -> None:
-        """Load the graph.
-
-        Raises:
-            ModelLoadError: it cannot be loaded.
-        """
-        disable_telemetry()
-        import onnxruntime as ort  # after the switch above, which acts at import
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Patterns are kept for every shape seen: with many lengths they only grow (measured 16 against 21 MB a child).
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            self._session: Any = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no common root but Exception
-            reason = str(error).splitlines()[0][:300]
-            raise ModelLoadError(model, f"{graph} is not a graph that ONNX Runtime loads ({reason})") from None
-        self._model = model
-        self._inputs = [node.name for node in self._session.get_inputs()]
-        self._output = [self._session.get_outputs()[0].name]
-        unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
-        if "input_ids" not in self._inputs or unknown:
-            raise ModelLoadError(
-                model, f"its graph wants the inputs {', '.join(self._inputs)}; only text encoders can be served"
-            )
-
-    def run(self, ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Run one batch.
 
         Args:
-            ids: token ids of each text.
+            input_ids: (batch, tokens), padded on the right.
+            attention_mask: (batch, tokens), 1 for tokens and 0 for padding.
 
         Returns:
-            The first output, float32 (batch, tokens, dimension) or (batch, dimension), and lengths (batch,).
+            (batch, tokens, dimension) or (batch, dimension), as the graph puts out.
 
         Raises:
-            InferenceError: ONNX Runtime failed.
+            InferenceError: it failed; the message holds nothing of the input.
+            MemoryError: there is not enough.
         """
-        lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        tokens, mask = pad(ids, lengths)
-        feed = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
+
+
+class OnnxSession:
+    """A graph in ONNX Runtime."""
+
+    def __init__(self, graph: Path, *, output: str, model: str) -> None:
+        """Load the graph.
+
+        Args:
+            graph: the ONNX file; given by path, so that weights kept beside it are mapped and not copied.
+            output: the output that is used; empty for the first.
+            model: its name, for errors.
+
+        Raises:
+            ModelLoadError: it cannot be loaded, or has other inputs or outputs.
+        """
+        onnxruntime = _onnxruntime()
+        self._model = model
         try:
-            (output,) = self._session.run(self._output, {name: feed[name] for name in self._inputs})
-        except Exception as error:
-            if "alloc" in str(error).lower():
-                raise MemoryError(f"ONNX Runtime could not allocate memory for {tokens.size} tokens") from None
-            raise InferenceError(
-                self._model, f"ONNX Runtime failed on {tokens.size} tokens ({type(error).__name__})"
-            ) from None
-        return np.asarray(output, dtype=np.float32), lengths
+            self._session: Any = onnxruntime.InferenceSession(
+                str(graph), _options(onnxruntime), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors have no other common root
+            _raise_if_memory(error)
+            reason = str(error).splitlines()[0][:_REASON_CHARS]
+            raise ModelLoadError(model, f"{graph} is no graph that ONNX Runtime loads ({reason})") from None
+        self._inputs = frozenset(node.name for node in self._session.get_inputs())
+        if not {"input_ids"} <= self._inputs <= {"input_ids", "attention_mask", "token_type_ids"}:
+            names = ", ".join(sorted(self._inputs))
+            raise ModelLoadError(model, f"its graph takes {names}; only text encoders can be served")
+        outputs = [node.name for node in self._session.get_outputs()]
+        if output and output not in outputs:
+            raise ModelLoadError(model, f"its graph puts out {', '.join(outputs)}, not {output}")
+        self._outputs = [output or outputs[0]]
 
+    @property
+    def runtime(self) -> str:
+        """See ``runtime``."""
+        return runtime()
 
-def pad(
-    ids: Sequence[Sequence[int]], lengths: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Give ids and mask, int64 (batch, tokens), padded on the right with zeros."""
-    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-    tokens = np.zeros_like(mask)
-    tokens[mask.astype(np.bool_)] = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
-    return tokens, mask
+    def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
+        """Run one batch; see ``Session``."""
+        feed = {"input_ids": input_ids}
+        if "attention_mask" in self._inputs:
+            feed["attention_mask"] = attention_mask
+        if "token_type_ids" in self._inputs:
+            feed["token_type_ids"] = np.zeros_like(input_ids)
+        try:
+            (output,) = self._session.run(self._outputs, feed)
+        except Exception as error:  # as above; its words may hold token ids
+            _raise_if_memory(error)
+            reason = f"ONNX Runtime failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"
+            raise InferenceError(self._model, f"{reason} ({type(error).__name__})") from None
+        return np.asarray(output, dtype=np.float32)
 
 
 def runtime() -> str:
-    """Name what rounds: the version of ONNX Runtime and the widest instruction set of this CPU."""
-    from importlib.metadata import version
+    """Give what rounds: version of ONNX Runtime and instruction set of the CPU."""
+    return f"onnxruntime {_onnxruntime().__version__} {instruction_set()}"
 
-    return f"onnxruntime {version('onnxruntime')} {instruction_set()}"
+
+def _onnxruntime() -> Any:
+    environment.prepare()
+    return importlib.import_module("onnxruntime")  # it has no types; and the environment comes first
+
+
+def _options(onnxruntime: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Patterns are kept for every shape seen, and with many lengths only grow: 21 MB a child, without them 16.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
+def _raise_if_memory(error: Exception) -> None:
+    """Onnxruntime says that memory is short in words only."""
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or "bad_alloc" in words or "failed to allocate memory" in words:
+        raise MemoryError("ONNX Runtime could not allocate memory") from None
 
 
 def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Give the widest instruction set that changes which kernels run, as far as the system tells."""
+    """Give the widest of ``INSTRUCTION_SETS``, or the architecture where the system does not tell."""
     try:
-        flags = next(line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        import platform
-
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
         return platform.machine()
-    known = ("amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "avx", "asimddp", "asimd")
-    return next((name for name in known if f" {name} " in flags + " "), "baseline")
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return next((name for name in INSTRUCTION_SETS if name in flags), platform.machine())

@@ -6,12 +6,12 @@ text alone and in any padded batch; see docs/decisions.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from embedmill_worker.models.bert import ACTIVATIONS, BertConfig
 from embedmill_worker.models.exported import EXPORTER, OUTPUT
@@ -25,29 +25,32 @@ _FUSED = "com.microsoft"
 _MAX_GRAPH_BYTES = 2**31 - 1
 
 
-def export(weights: Path, config: BertConfig) -> bytes:
-    """Returns the ONNX file of an encoder; the same weights and config give the same bytes.
+def export(weights: Path, config: BertConfig, out: BinaryIO) -> None:
+    """Writes the ONNX file of an encoder; the same weights and config give the same bytes.
 
     Inputs `input_ids`, `attention_mask` and, with several token types, `token_type_ids` are int64
     (batch, tokens); output `last_hidden_state` is float32 (batch, tokens, hidden). Masks must be
-    right-padded. Weights stored as fp16 or bf16 are upcast.
+    right-padded. Weights stored as fp16 or bf16 are upcast. Takes little more memory than the largest tensor.
 
     Raises:
         ValueError: the file is damaged, does not fit the config, or is too large for one ONNX file.
-        OSError: the file cannot be read.
+        OSError: a file cannot be read or written.
     """
-    tensors = SafetensorsFile(weights)
-    builder = _GraphBuilder(tensors, config)
-    hidden = builder.embeddings()
+    graph = _GraphWriter(SafetensorsFile(weights), config, out)
+    hidden = graph.embeddings()
     for layer in range(config.layers):
-        hidden = builder.layer(layer, hidden)
-    return builder.serialized()
+        hidden = graph.layer(layer, hidden)
+    graph.finish()
 
 
-class _GraphBuilder:
-    """Nodes and weights so far; names of values are strings, as in ONNX."""
+class _GraphWriter:
+    """Writes weights as they come and the nodes at the end; names of values are strings, as in ONNX.
 
-    def __init__(self, tensors: SafetensorsFile, config: BertConfig) -> None:
+    A file is a row of partial models, which every protobuf reader merges into one: so no more than one
+    tensor is ever in memory.
+    """
+
+    def __init__(self, tensors: SafetensorsFile, config: BertConfig, out: BinaryIO) -> None:
         self._tensors = tensors
         self._config = config
         # Classification and masked-LM checkpoints hold the encoder under the model's name.
@@ -59,7 +62,8 @@ class _GraphBuilder:
         if f"{found[0]}encoder.layer.{config.layers}.output.dense.weight" in tensors:
             raise ValueError(f"the weights have more layers than config.json says ({config.layers})")
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
+        self._out = out
+        self._bytes = 0
 
     def embeddings(self) -> str:
         """Adds the embedding layer; returns its output, (batch, tokens, hidden)."""
@@ -117,15 +121,14 @@ class _GraphBuilder:
         is_last = index == config.layers - 1
         return self._projected(f"{source}output", OUTPUT if is_last else f"{name}output", inner, hidden)
 
-    def serialized(self) -> bytes:
-        """The finished model file."""
+    def finish(self) -> None:
+        """Writes everything but the weights."""
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._config.has_token_types else [])]
         graph = helper.make_graph(
             self._nodes,
             "bert",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in names],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", "tokens", self._config.hidden])],
-            self._weights,
         )
         model = helper.make_model(
             graph,
@@ -133,12 +136,7 @@ class _GraphBuilder:
             ir_version=_IR_VERSION,
             opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
         )
-        size = model.ByteSize()
-        if size > _MAX_GRAPH_BYTES:
-            raise ValueError(
-                f"the graph takes {size} bytes, one ONNX file holds {_MAX_GRAPH_BYTES}; use a smaller model"
-            )
-        return bytes(model.SerializeToString(deterministic=True))
+        self._write(model.SerializeToString(deterministic=True))
 
     def _projected(self, source: str, output: str, value: str, residual: str) -> str:
         """Dense, plus residual, layer-normalised; the bias is added inside the fused node."""
@@ -160,9 +158,31 @@ class _GraphBuilder:
         return self._tensors.read(self._prefix + name, shape)
 
     def _weight(self, name: str, value: NDArray[np.float32]) -> str:
-        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
+        """Writes a partial model with one weight, as protobuf would, but without copying it."""
+        raw = np.ascontiguousarray(value, dtype="<f4")
+        tensor = TensorProto(name=name, dims=raw.shape, data_type=TensorProto.FLOAT)
+        head = tensor.SerializeToString(deterministic=True) + _field(TensorProto.RAW_DATA_FIELD_NUMBER, raw.nbytes)
+        head = _field(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + raw.nbytes) + head
+        self._write(_field(onnx.ModelProto.GRAPH_FIELD_NUMBER, len(head) + raw.nbytes) + head)
+        self._write(raw.reshape(-1).view(np.uint8).data)
         return name
+
+    def _write(self, content: bytes | memoryview) -> None:
+        self._bytes += len(content)
+        if self._bytes > _MAX_GRAPH_BYTES:
+            raise ValueError(f"the graph takes more than {_MAX_GRAPH_BYTES} bytes, the most of one ONNX file")
+        self._out.write(content)
 
     def _node(self, kind: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         self._nodes.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
         return output
+
+
+def _field(number: int, length: int) -> bytes:
+    """What protobuf puts before a field of so many bytes: number and kind, then the length, seven bits a byte."""
+    head = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)

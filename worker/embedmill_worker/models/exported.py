@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from embedmill_worker.models.bert import BertConfig
-from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
+from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, write_atomically
 
 #: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
 EXPORTER = "embedmill-bert/1"
@@ -56,10 +56,10 @@ def _export(weights: Path, config: BertConfig, graph: Path, manifest: Path) -> N
     from embedmill_worker.models.export import export  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
 
     logger.info("exporting %s to ONNX", weights, extra={"action": "export_model"})
-    content = export(weights, config)
     manifest.unlink(missing_ok=True)
-    write_atomically(graph, content)
-    write_atomically(manifest, json.dumps({"sha256": hashlib.sha256(content).hexdigest()}).encode())
+    with atomic_file(graph) as file:
+        export(weights, config, file)
+    write_atomically(manifest, json.dumps({"sha256": sha256_of(graph)}).encode())
 
 
 def _is_intact(graph: Path, manifest: Path) -> bool:

@@ -148,9 +148,13 @@ def _fetched(name: str, description: "DenseModelDescription", manifest: Path, hu
         for path in damaged:
             logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
             _delete(path)
-        folder = _download(name, description, hub, download=download)
         wanted = [description.model_file, *description.additional_files, "tokenizer.json", "tokenizer_config.json"]
-        digests = {file: sha256_of(folder / file) for file in wanted if (folder / file).is_file()}
+        folder = _download(name, description, hub, download=download)
+        if download and not all((folder / file).is_file() for file in wanted):
+            # fastembed takes a cached graph for a complete download; without it, it asks the hub.
+            (folder / description.model_file).unlink(missing_ok=True)
+            folder = _download(name, description, hub, download=download)
+        digests = {file: sha256_of(folder / file) for file in wanted}
         for file, digest in digests.items():
             stated = (folder / file).resolve().name
             if _SHA256.fullmatch(stated) and stated != digest:

@@ -8,7 +8,7 @@ from embedmill_worker.models.bert import BertConfig
 from embedmill_worker.models.digest import read_json, sha256_of
 from embedmill_worker.models.exported import OUTPUT, exported_graph
 from embedmill_worker.models.files import ModelFiles, Pooling
-from embedmill_worker.models.graph import KNOWN_INPUTS, FINISHED_OUTPUT, GraphFacts
+from embedmill_worker.models.graph import FINISHED_OUTPUT, KNOWN_INPUTS, GraphFacts
 from embedmill_worker.models.sentence import SentenceConfig
 
 #: Where plain ONNX files lie, the first one found is taken.
@@ -94,7 +94,10 @@ def files_of_graph(name: str, graph: Path, tokenizer: Path, sentence: SentenceCo
 
 
 def _pooling(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> tuple[Pooling, str]:
-    """What is left to do after the graph, and to which of its outputs; a bare folder's finished vectors are taken as they are."""
+    """What is left to do after the graph, and to which of its outputs.
+
+    A bare folder's finished vectors are taken as they are.
+    """
     unknown = sorted(set(facts.inputs) - KNOWN_INPUTS)
     if unknown or "input_ids" not in facts.inputs:
         raise ValueError(

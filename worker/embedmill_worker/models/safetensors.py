@@ -44,29 +44,23 @@ class SafetensorsFile:
         return name in self._entries
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Returns a float32 copy of a tensor.
+        """Returns a tensor as float32; not copied if it is stored so.
 
         Raises:
             ValueError: there is no such tensor, or it has another shape.
         """
         if name not in self._entries:
             raise ValueError(f"tensor {name} is missing")
-        dtype, stored_shape, start, stop = self._entries[name]
+        dtype, stored_shape, start = self._entries[name]
         if stored_shape != shape:
             raise ValueError(f"tensor {name} has shape {stored_shape}, config.json asks for {shape}")
-        stored = np.frombuffer(self._body[start:stop].tobytes(), dtype=_STORED[dtype])
+        stored: NDArray[Any] = np.frombuffer(self._body, dtype=_STORED[dtype], count=math.prod(shape), offset=start)
         if dtype == "BF16":
             stored = (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32, copy=False).reshape(shape)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor; raises ValueError if there is no such tensor."""
-        if name not in self._entries:
-            raise ValueError(f"tensor {name} is missing")
-        return self._entries[name][1]
 
-
-def _checked(name: str, entry: Any, body_bytes: int) -> tuple[str, tuple[int, ...], int, int]:
+def _checked(name: str, entry: Any, body_bytes: int) -> tuple[str, tuple[int, ...], int]:
     try:
         dtype, shape, (start, stop) = (
             str(entry["dtype"]),
@@ -81,4 +75,4 @@ def _checked(name: str, entry: Any, body_bytes: int) -> tuple[str, tuple[int, ..
             f"tensor {name} takes {expected} bytes and should lie at {start} to {stop} of {body_bytes}; "
             "the file is truncated or damaged"
         )
-    return dtype, shape, start, stop
+    return dtype, shape, start

@@ -1,0 +1,152 @@
+"""What a mill is doing: its workers and its lanes, as anybody who reaches Redis may read them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedmill.errors import BrokerUnavailableError
+from embedmill.flows import Ask, Command, Flow, look_around
+from embedmill.keys import LANES, Keyspace
+from embedmill.link import Link
+from embedmill.settings import ClientSettings
+from embedmill.workers import WorkerInfo
+
+#: A worker's state in which it takes work.
+READY: Final = "ready"
+
+#: Seconds between two looks while waiting for a worker.
+POLL_S: Final = 0.1
+
+#: Seconds that one look waits for Redis.
+LOOK_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """One live worker and one of its models."""
+
+    #: Celery's node name.
+    name: str
+    model: str
+    fingerprint: str
+    #: ``ready`` or ``stopping``.
+    state: str
+    pid: int
+    #: Processes that embed.
+    children: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatus:
+    """What is not yet embedded in one lane of one model; work that has begun is counted too."""
+
+    model: str
+    lane: str
+    #: Name of its Celery queue.
+    queue: str
+    chunks: int
+    texts: int
+    #: Estimated.
+    tokens: int
+    #: Seconds since the oldest unfinished job was submitted; 0 if there is none.
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MillStatus:
+    """Workers and lanes at one moment, sorted by name."""
+
+    workers: tuple[WorkerStatus, ...]
+    lanes: tuple[LaneStatus, ...]
+
+    def serves(self, model: str | None) -> bool:
+        """Say whether a worker takes work for the model; None: for any."""
+        return any(w.state == READY and model in (None, w.model) for w in self.workers)
+
+
+def read(keys: Keyspace) -> Flow[MillStatus]:
+    """Read the live workers and the lanes: every lane ever used, and those of the models served now."""
+    landscape = yield from look_around(keys)
+    used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
+    served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
+    pairs = sorted(served | {_split(member.decode()) for member in used})
+    commands: list[Command] = []
+    for model, lane in pairs:
+        commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
+        commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
+    replies = (yield Ask(commands)) if commands else []
+    now_s = int(now[0]) + int(now[1]) / 1e6
+    return MillStatus(
+        workers=tuple(sorted((w for info in landscape.workers for w in _of_worker(info)), key=lambda w: w.name)),
+        lanes=tuple(
+            _of_lane(keys, pair, replies[2 * i], replies[2 * i + 1], now_s) for i, pair in enumerate(pairs)
+        ),
+    )
+
+
+def read_status(settings: ClientSettings, *, timeout_s: float = LOOK_S) -> MillStatus:
+    """Read the status of the mill that the settings name.
+
+    Raises:
+        BrokerUnavailableError: Redis did not answer in time.
+    """
+    link = Link(settings)
+    try:
+        return link.run(read(Keyspace(settings.namespace)), timeout_s=timeout_s, outage_s=0.0)
+    finally:
+        link.close()
+
+
+def wait_for_worker(settings: ClientSettings, *, timeout_s: float) -> bool:
+    """Wait until a worker serves the settings' model (any, if they name none); Redis may come up meanwhile.
+
+    Returns:
+        Whether one does; False after ``timeout_s``.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            if read_status(settings, timeout_s=max(POLL_S, min(LOOK_S, left_s))).serves(settings.model):
+                return True
+        except BrokerUnavailableError:
+            pass
+        if time.monotonic() + POLL_S >= deadline_s:
+            return False
+        time.sleep(POLL_S)
+
+
+def _split(member: str) -> tuple[str, str]:
+    model, _, lane = member.rpartition(" ")
+    return model, lane
+
+
+def _of_worker(info: WorkerInfo) -> list[WorkerStatus]:
+    return [
+        WorkerStatus(
+            name=info.name,
+            model=model,
+            fingerprint=fingerprint,
+            state=info.state,
+            pid=info.pid,
+            children=info.children,
+        )
+        for model, fingerprint in sorted(info.models.items())
+    ]
+
+
+def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, now_s: float) -> LaneStatus:
+    model, lane = pair
+    chunks, texts, tokens = (max(0, int(count or 0)) for count in counts)
+    age_s = max(0.0, now_s - float(oldest[1]) / 1000) if oldest else 0.0
+    return LaneStatus(
+        model=model,
+        lane=lane,
+        queue=keys.queue(model, lane),
+        chunks=chunks,
+        texts=texts,
+        tokens=tokens,
+        oldest_age_s=round(age_s, 3),
+    )

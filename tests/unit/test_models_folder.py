@@ -1,0 +1,283 @@
+"""What a folder with an ONNX file, and the notes of sentence-transformers in it, resolve to."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from embedmill.errors import ModelLoadError
+from embedmill_worker.models import ModelFiles, Pooling
+from embedmill_worker.models.folder import files_of_folder
+
+E5_PROMPTS = {"query": "query: ", "passage": "passage: "}
+
+
+def save_graph(path: Path, *, outputs=None, inputs=("input_ids", "attention_mask"), dtype=np.float32) -> None:
+    """A graph that looks words up, with the outputs and inputs asked for."""
+    nodes = [helper.make_node("Gather", ["words", "input_ids"], ["tokens"])]
+    if dtype != np.float32:
+        nodes.append(helper.make_node("Cast", ["tokens"], ["tokens32"], to=TensorProto.FLOAT))
+    shapes = {3: ["b", "t", 4], 2: ["b", 4], 1: ["b"], None: None}
+    outputs = outputs or {"last_hidden_state": 3}
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[rank]) for n, rank in outputs.items()]
+    given = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"]) for name in inputs]
+    words = numpy_helper.from_array(np.ones((5, 4), dtype), "words")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(helper.make_graph(nodes, "tiny", given, values, [words])), path)
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def write_modules(folder: Path, *kinds: str, pooling: object = None) -> None:
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{k}", "path": paths.get(k, f"9_{k}")} for k in kinds]
+    write(folder / "modules.json", modules)
+    if pooling is not None:
+        write(folder / "1_Pooling/config.json", pooling)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bare folder with a plain graph."""
+    folder = tmp_path / "tiny"
+    save_graph(folder / "model.onnx")
+    write(folder / "tokenizer.json", {"model": {}})
+    write(folder / "tokenizer_config.json", {"model_max_length": 64})
+    return folder
+
+
+def resolved(folder: Path, name: str = "tiny") -> ModelFiles:
+    return files_of_folder(name, folder, data_dir=folder.parent / "data")
+
+
+def test_a_bare_folder_is_mean_pooled_and_normalised(folder):
+    files = resolved(folder)
+    assert (files.pooling, files.normalize, files.output) == (Pooling.MEAN, True, "last_hidden_state")
+    assert (files.max_tokens, files.precision, files.exporter, dict(files.prompts)) == (64, "fp32", "", {})
+    assert files.graph == folder / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, Pooling.MEAN),
+        ({"pooling_mode_cls_token": True}, Pooling.CLS),
+        ({"pooling_mode_max_tokens": True}, Pooling.MAX),
+        ({"pooling_mode": "cls", "embedding_dimension": 4}, Pooling.CLS),
+        ({"pooling_mode": ["max"]}, Pooling.MAX),
+    ],
+)
+def test_pooling_is_what_the_pooling_module_says(folder, config, pooling):
+    write_modules(folder, "Transformer", "Pooling", pooling=config)
+    assert (resolved(folder).pooling, resolved(folder).normalize) == (pooling, False)
+    write_modules(folder, "Transformer", "Pooling", "Normalize")
+    assert resolved(folder).normalize is True
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "named"),
+    [
+        (("Transformer", "Pooling"), {"pooling_mode_lasttoken": True}, "lasttoken"),
+        (("Transformer", "Pooling"), {"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        (
+            ("Transformer", "Pooling"),
+            {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+            r"max \+ mean",
+        ),
+        (("Transformer", "Pooling"), {"pooling_mode": "mean", "include_prompt": False}, "include_prompt"),
+        (("Transformer", "Pooling"), {}, "empty"),
+        (("Transformer", "Pooling"), [], "not an object"),
+        (("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"}, "Dense"),
+        (("Transformer",), None, "0 Pooling"),
+    ],
+)
+def test_what_cannot_be_done_after_the_graph_is_refused_by_name(folder, kinds, pooling, named):
+    write_modules(folder, *kinds, pooling=pooling)
+    with pytest.raises(ModelLoadError, match=named):
+        resolved(folder)
+
+
+def test_a_pooling_config_outside_the_folder_is_not_read(folder):
+    write(folder.parent / "outside/config.json", {"pooling_mode": "mean"})
+    write(folder / "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "../outside"}])
+    with pytest.raises(ModelLoadError, match="outside the folder"):
+        resolved(folder)
+
+
+@pytest.mark.parametrize(
+    ("notes", "max_tokens"),
+    [
+        ({"sentence_bert_config.json": {"max_seq_length": 32}}, 32),
+        ({"sentence_bert_config.json": {"max_seq_length": None}}, 64),
+        ({"sentence_bert_config.json": {"max_seq_length": 256}, "config.json": {"max_position_embeddings": 128}}, 128),
+        ({"tokenizer_config.json": {"model_max_length": 1e30}, "config.json": {"max_position_embeddings": 514}}, 514),
+        (
+            {
+                "tokenizer_config.json": {},
+                "config.json": {"max_position_embeddings": 514, "model_type": "xlm-roberta"},
+            },
+            512,
+        ),
+    ],
+)
+def test_the_longest_text_is_what_the_first_file_to_say_says(folder, notes, max_tokens):
+    for file, value in notes.items():
+        write(folder / file, value)
+    assert resolved(folder).max_tokens == max_tokens
+
+
+def test_a_folder_that_names_no_longest_text_is_refused_with_the_way_out(folder):
+    write(folder / "tokenizer_config.json", {})
+    with pytest.raises(ModelLoadError, match="max_seq_length"):
+        resolved(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "prompts"),
+    [
+        ("multilingual-e5-small", None, E5_PROMPTS),
+        ("multilingual-e5-small", {"query": "", "document": ""}, E5_PROMPTS),
+        ("multilingual-e5-small", {"query": "q: "}, {"query": "q: "}),
+        ("tiny", {"query": "q: ", "document": "d: "}, {"query": "q: ", "document": "d: ", "passage": "d: "}),
+        ("multilingual-e5-large-instruct", None, {}),
+        ("bge5-model", None, {}),
+        ("tiny", None, {}),
+    ],
+)
+def test_prompts_are_those_stated_or_those_of_the_family(folder, name, stated, prompts):
+    if stated is not None:
+        write(folder / "config_sentence_transformers.json", {"prompts": stated})
+    assert dict(resolved(folder, name).prompts) == prompts
+
+
+def test_a_folder_s_own_name_tells_its_family_too(folder):
+    renamed = folder.rename(folder.parent / "e5-small-v2")
+    assert dict(resolved(renamed, "mine").prompts) == E5_PROMPTS
+
+
+def test_a_prompt_put_before_every_text_is_refused(folder):
+    write(folder / "config_sentence_transformers.json", {"prompts": {"x": "y"}, "default_prompt_name": "x"})
+    with pytest.raises(ModelLoadError, match="default_prompt_name"):
+        resolved(folder)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "has_modules", "pooling", "output"),
+    [
+        ({"sentence_embedding": 2}, False, Pooling.NONE, "sentence_embedding"),
+        ({"token_embeddings": 3, "sentence_embedding": 2}, False, Pooling.NONE, "sentence_embedding"),
+        ({"token_embeddings": 3, "sentence_embedding": 2}, True, Pooling.CLS, "token_embeddings"),
+        ({"sentence_embedding": 2, "token_embeddings": 3}, True, Pooling.CLS, "token_embeddings"),
+        ({"last_hidden_state": 3, "pooler_output": 2}, False, Pooling.MEAN, "last_hidden_state"),
+        ({"last_hidden_state": None}, False, Pooling.MEAN, "last_hidden_state"),
+        ({"text_embeds": 2}, True, Pooling.NONE, "text_embeds"),
+    ],
+)
+def test_finished_vectors_are_taken_from_the_graph_where_it_has_them(folder, outputs, has_modules, pooling, output):
+    save_graph(folder / "model.onnx", outputs=outputs)
+    if has_modules:
+        write_modules(folder, "Transformer", "Pooling", pooling={"pooling_mode": "cls"})
+    assert (resolved(folder).pooling, resolved(folder).output) == (pooling, output)
+
+
+def test_a_graph_that_cannot_be_run_is_refused_by_what_it_wants(folder):
+    save_graph(folder / "model.onnx", inputs=("input_ids", "task_id"))
+    with pytest.raises(ModelLoadError, match="task_id"):
+        resolved(folder)
+    save_graph(folder / "model.onnx", outputs={"scores": 1})
+    with pytest.raises(ModelLoadError, match="scores of rank 1"):
+        resolved(folder)
+
+
+def test_a_plain_graph_is_preferred_and_a_variant_is_taken_if_there_is_nothing_else(folder):
+    save_graph(folder / "onnx/model_quantized.onnx")
+    save_graph(folder / "onnx/model.onnx", dtype=np.float16)
+    assert resolved(folder).graph == folder / "model.onnx"
+    (folder / "model.onnx").unlink()
+    assert resolved(folder).graph == folder / "onnx/model.onnx"
+    assert resolved(folder).precision == "fp16"
+    (folder / "onnx/model.onnx").unlink()
+    assert resolved(folder).graph == folder / "onnx/model_quantized.onnx"
+
+
+def test_precision_is_what_the_graph_s_operators_say(folder):
+    model = onnx.load(folder / "model.onnx")
+    for kind, bits, precision in (
+        ("DynamicQuantizeLinear", None, "int8"),
+        ("MatMulNBits", 8, "w8"),
+        ("MatMulNBits", None, "w4"),
+    ):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        attributes = {} if bits is None else {"bits": bits}
+        changed.graph.node.append(helper.make_node(kind, ["tokens"], ["y"], **attributes))
+        onnx.save(changed, folder / "model.onnx")
+        assert resolved(folder).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("remove", "add", "named"),
+    [
+        ("tokenizer.json", None, "tokenizer.json is missing"),
+        ("model.onnx", None, "neither model.onnx"),
+        ("model.onnx", "pytorch_model.bin", "pickle"),
+        ("model.onnx", "model.safetensors.index.json", "several safetensors"),
+    ],
+)
+def test_an_incomplete_folder_is_refused_with_the_way_out(folder, remove, add, named):
+    (folder / remove).unlink()
+    if add:
+        (folder / add).write_text("{}")
+    with pytest.raises(ModelLoadError, match=named):
+        resolved(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\xff" * 100])
+def test_a_damaged_graph_is_refused(folder, content):
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=r"model\.onnx is damaged"):
+        resolved(folder)
+
+
+def test_a_truncated_graph_is_refused(folder):
+    graph = folder / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-30])
+    with pytest.raises(ModelLoadError, match="damaged"):
+        resolved(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "modules.json", "sentence_bert_config.json", "tokenizer_config.json"])
+def test_a_damaged_note_is_refused_by_name(folder, file):
+    (folder / file).write_text('{"cut": ')
+    with pytest.raises(ModelLoadError, match=file.replace(".", r"\.")):
+        resolved(folder)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ModelLoadError, match="is no folder"):
+        resolved(tmp_path / "nothing")
+
+
+def test_weights_beside_the_graph_are_part_of_it_and_must_be_there(folder):
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(
+        model,
+        folder / "model.onnx",
+        save_as_external_data=True,
+        location="model.onnx_data",
+        size_threshold=0,
+        all_tensors_to_one_file=True,
+    )
+    before = resolved(folder).weights_sha256
+    data = folder / "model.onnx_data"
+    data.write_bytes(data.read_bytes()[:-1] + b"!")
+    assert resolved(folder).weights_sha256 != before
+    data.rename(folder.parent / "model.onnx_data")
+    with pytest.raises(ModelLoadError, match="not beside it"):
+        resolved(folder)

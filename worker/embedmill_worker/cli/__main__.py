@@ -1,0 +1,7 @@
+"""``python -m embedmill_worker.cli``."""
+
+import sys
+
+from embedmill_worker.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,131 @@
+"""Flags: each has an environment variable, which its help names and which gives its default."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+DTYPES: Final = ("float32", "float16", "int8", "binary")
+INPUT_TYPES: Final = ("query", "passage")
+LANES: Final = ("interactive", "bulk")
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+#: Flags of a worker: flag, variable, metavar, help. Their values reach the worker as these variables.
+_WORKER_FLAGS: Final = (
+    ("--redis-url", "EMBEDMILL_REDIS_URL", "URL", "Redis or Valkey: redis://, rediss:// or unix://"),
+    ("--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill"),
+    ("--model", "EMBEDMILL_MODEL", "NAME[=FOLDER],…", "models to serve, the first is the default one"),
+    ("--precision", "EMBEDMILL_PRECISION", "P", "of the weights and of the arithmetic; default fp32"),
+    ("--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default auto: one a usable CPU"),
+    ("--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where models are kept; default the user's data directory"),
+)
+
+
+def command(commands: Any, name: str, run: Callable[[Any], int], *, help: str, epilog: str) -> argparse.ArgumentParser:
+    """Add a command; ``run`` takes the parsed arguments and gives the exit code."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=help[:1].upper() + help[1:] + ".",
+        epilog=f"examples:\n{epilog}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def flag(
+    parser: argparse.ArgumentParser,
+    name: str,
+    env: str,
+    metavar: str,
+    help: str,
+    *,
+    type: Callable[[str], Any] = str,
+    default: str | None = None,
+) -> None:
+    """Add a flag with a value; an empty variable counts as unset."""
+    value = os.environ.get(env) or default
+    parser.add_argument(name, metavar=metavar, type=type, default=value, help=f"{help} [{env}]".replace("%", "%%"))
+
+
+def switch(parser: argparse.ArgumentParser, name: str, env: str, help: str) -> None:
+    """Add a flag without a value; its variable is on unless empty or 0."""
+    is_on = os.environ.get(env, "") not in ("", "0")
+    parser.add_argument(name, action="store_true", default=is_on, help=f"{help} [{env}]")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Give a type that takes these values only, from the environment as well."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def number(value: str) -> int:
+    """Read a whole number from 1."""
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number from 1")
+    return int(value)
+
+
+def seconds(value: str) -> float:
+    """Read seconds."""
+    try:
+        parsed = float(value)
+    except ValueError:
+        parsed = -1.0
+    if not 0 <= parsed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of seconds")
+    return parsed
+
+
+def first_model(spec: str) -> str | None:
+    """Read the default model's name of an ``EMBEDMILL_MODEL`` value."""
+    return spec.split(",", maxsplit=1)[0].partition("=")[0].strip() or None
+
+
+def client_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what a client has to know."""
+    flag(parser, "--redis-url", "EMBEDMILL_REDIS_URL", "URL", "Redis or Valkey: redis://, rediss:// or unix://")
+    flag(parser, "--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill")
+    flag(
+        parser,
+        "--model",
+        "EMBEDMILL_MODEL",
+        "NAME",
+        "model; default the only one that workers announce",
+        type=first_model,
+    )
+
+
+def worker_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what a worker has to know."""
+    for name, env, metavar, text in _WORKER_FLAGS:
+        flag(parser, name, env, metavar, text)
+    switch(parser, "--rollover", "EMBEDMILL_ROLLOVER", "serve although live workers have another fingerprint")
+    flag(
+        parser,
+        "--log-level",
+        "EMBEDMILL_LOG_LEVEL",
+        "LEVEL",
+        f"{', '.join(LOG_LEVELS)}; default INFO",
+        type=one_of(*LOG_LEVELS),
+        default="INFO",
+    )
+
+
+def worker_environment(args: argparse.Namespace) -> dict[str, str]:
+    """Give the environment of a worker with these flags."""
+    environment = {**os.environ, "EMBEDMILL_ROLLOVER": "1" if getattr(args, "rollover", False) else ""}
+    for name, env, _, _ in _WORKER_FLAGS:
+        value = getattr(args, name[2:].replace("-", "_"), None)
+        if value is not None:
+            environment[env] = value
+    return environment

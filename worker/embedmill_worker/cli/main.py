@@ -1,0 +1,74 @@
+"""Which command runs, and how it ends: one line and a named exit code for everything that can go wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from embedmill_worker.cli import demo, embed, models, status, up, worker
+from embedmill_worker.cli.terminal import say
+
+COMMANDS: Final = (up, demo, worker, embed, status, models)
+
+_EPILOG: Final = """\
+examples:
+  # a server and a worker on this machine, until Ctrl-C
+  embedmill up
+  # what it can do, on real text, with nothing to configure
+  embedmill demo
+  # a vector for every line of a file
+  embedmill embed corpus.txt --output vectors.npy
+
+exit codes: 0 done, 1 unforeseen, 2 usage, 3 setting, 4 Redis, 5 model, 6 fingerprint, 7 texts rejected,
+8 not done in time, 130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands; reads the environment for the flags' defaults."""
+    root = argparse.ArgumentParser(
+        prog="embedmill",
+        description="Embeddings on CPUs, through a durable queue.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; gives its exit code."""
+    args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    from embedmill.errors import EmbedError
+    from embedmill_worker import exit_codes
+
+    try:
+        code: int = args.run(args)
+        return code
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    except EmbedError as error:
+        say(str(error))
+        return exit_codes.of(error)
+    except BrokenPipeError:
+        # The reader has gone; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.FAILURE
+    except ModuleNotFoundError as error:
+        say(f"this command needs {error.name}, which is not installed; run: pip install 'embedmill[all]'")
+        return exit_codes.FAILURE
+    except OSError as error:
+        say(f"{error.filename or 'system'}: {error.strerror or error}")
+        return exit_codes.FAILURE
+
+
+def _interrupt(*_: Any) -> None:
+    """SIGTERM ends a command as Ctrl-C does, so that it cleans up."""
+    raise KeyboardInterrupt

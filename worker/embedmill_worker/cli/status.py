@@ -1,0 +1,63 @@
+"""``embedmill status``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from embedmill_worker.cli import flags
+from embedmill_worker.cli.terminal import say, table
+
+if TYPE_CHECKING:
+    from embedmill.status import MillStatus
+
+_EPILOG = """\
+  # who works, and what waits
+  embedmill status
+  # in a script: go on as soon as a worker serves the model, give up after a minute
+  embedmill status --wait 60 --json
+
+exit codes: 0, 4 Redis does not answer, 8 no worker serves the model after --wait
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = flags.command(commands, "status", run, help="show the live workers and what waits", epilog=_EPILOG)
+    flags.client_flags(parser)
+    text = "wait so many seconds for a worker that serves the model (any, if none is named)"
+    flags.flag(parser, "--wait", "EMBEDMILL_WAIT", "S", text, type=flags.seconds)
+    flags.switch(parser, "--json", "EMBEDMILL_JSON", "write JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the status."""
+    from dataclasses import asdict
+
+    from embedmill.settings import ClientSettings
+    from embedmill.status import read_status, wait_for_worker
+    from embedmill_worker import exit_codes
+
+    settings = ClientSettings.from_env(args.redis_url, args.model, args.namespace)
+    if args.wait is not None and not wait_for_worker(settings, timeout_s=args.wait):
+        say(f"no worker serves {settings.model or 'any model'} after {args.wait:g} s")
+        return exit_codes.TIMEOUT
+    status = read_status(settings)
+    if args.json:
+        print(json.dumps(asdict(status), indent=2))
+    else:
+        show(status)
+    return exit_codes.OK
+
+
+def show(status: MillStatus) -> None:
+    """Write both tables."""
+    rows = [(w.name, w.model, w.fingerprint, w.state, str(w.pid), w.children) for w in status.workers]
+    table(("worker", "model", "fingerprint", "state", "pid", "children"), rows)
+    print()
+    lanes = [
+        (lane.model, lane.lane, lane.queue, lane.chunks, lane.texts, lane.tokens, f"{lane.oldest_age_s:.1f} s")
+        for lane in status.lanes
+    ]
+    table(("model", "lane", "queue", "chunks", "texts", "tokens", "oldest"), lanes)

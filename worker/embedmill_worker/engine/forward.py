@@ -1,0 +1,50 @@
+"""From token ids to finished vectors: pad, run, pool, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill.errors import InferenceError
+from embedmill_worker.engine.batching import pad
+from embedmill_worker.engine.pooling import normalize, pool
+from embedmill_worker.engine.session import Session
+from embedmill_worker.models.files import ModelFiles, Pooling
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPass:
+    """A session and what its model wants done with the output."""
+
+    files: ModelFiles
+    session: Session
+
+    def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
+        """Run one batch.
+
+        Args:
+            ids: token ids of each text, at least one text and one token.
+
+        Returns:
+            (batch, dimension).
+
+        Raises:
+            InferenceError: the graph failed, or put out another shape than its files say.
+            MemoryError: there is not enough.
+        """
+        input_ids, lengths = pad(ids)
+        attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        output = self.session.run(input_ids, attention_mask)
+        expected = input_ids.shape[: 1 if self.files.pooling is Pooling.NONE else 2]
+        if output.shape[:-1] != expected:
+            reason = (
+                f"its graph put out {output.shape} for {input_ids.shape} tokens, which {self.files.pooling} pooling"
+            )
+            raise InferenceError(self.files.name, f"{reason} cannot use")
+        vectors = pool(output, lengths, self.files.pooling)
+        return normalize(vectors) if self.files.normalize else vectors

@@ -1,0 +1,89 @@
+"""What the probe found out about a model, kept between starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from embedmill_worker.models.digest import read_json, write_atomically
+
+log = logging.getLogger(__name__)
+
+#: To be raised whenever the probe changes: verdicts of another version are not believed.
+PROBE_VERSION: Final = 2
+
+
+class BatchClass(StrEnum):
+    """How a text's vector depends on the texts it runs with."""
+
+    #: Not at all: the same bits.
+    EXACT = "exact"
+    #: By rounding only.
+    CLOSE = "close"
+    #: Visibly, as in dynamically quantised graphs: such a model runs one text at a time.
+    VARIANT = "variant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A model on one kind of machine.
+
+    Raises:
+        ValueError: a rate is not positive.
+    """
+
+    batch_class: BatchClass
+    #: Lowest cosine of a text alone to the same text in a batch.
+    min_cosine: float
+    #: Of one core.
+    tokens_per_s: float
+    #: Of ordinary text in several languages, without special tokens.
+    chars_per_token: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_class", BatchClass(self.batch_class))
+        for name in ("tokens_per_s", "chars_per_token"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value}, must be positive")
+
+
+class VerdictCache:
+    """One small file a model and machine; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None, *parts: object) -> None:
+        """``parts`` are all that a verdict depends on."""
+        key = hashlib.sha256(" ".join(map(str, (PROBE_VERSION, *parts))).encode()).hexdigest()[:32]
+        self._path = folder / f"{key}.json" if folder else None
+
+    def load(self) -> Verdict | None:
+        """Read an earlier verdict; None if there is none that can be believed."""
+        if self._path is None:
+            return None
+        try:
+            return _parse(read_json(self._path))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def store(self, verdict: Verdict) -> None:
+        """Keep a verdict; a folder that cannot be written costs only time at the next start."""
+        if self._path is None:
+            return
+        try:
+            write_atomically(self._path, json.dumps(asdict(verdict)).encode())
+        except OSError as error:
+            log.warning("the probe's verdict cannot be kept (%s)", error.strerror, extra={"action": "probe"})
+
+
+def _parse(values: dict[str, object]) -> Verdict:
+    numbers = {name: values[name] for name in ("min_cosine", "tokens_per_s", "chars_per_token")}
+    return Verdict(
+        batch_class=BatchClass(str(values["batch_class"])),
+        **{name: float(value) for name, value in numbers.items() if isinstance(value, int | float)},
+    )

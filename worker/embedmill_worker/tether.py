@@ -1,0 +1,28 @@
+"""Commands for child processes that must not outlive this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+#: Runs a command with "die when the parent thread dies" set. A tiny process of its own instead of
+#: `preexec_fn`, which may deadlock in a parent that has threads. 1 is PR_SET_PDEATHSIG.
+_TRAMPOLINE: Final = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """Give the command so that Linux kills it when the thread that starts it dies, however it dies.
+
+    Elsewhere, and in threads other than the main one, it is given as it is.
+    """
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *command]
