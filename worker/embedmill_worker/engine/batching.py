@@ -10,32 +10,41 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-#: Padded tokens a run. Measured on one core with MiniLM fp32: 256 to 512 are within 2 % of each other, 128 and
-#: 1,024 cost up to 10 %, 4,096 a third; a budget also bounds the memory of a run.
-MAX_BATCH_TOKENS: Final = 384
+#: Most padded tokens a run. Measured on one core with MiniLM fp32: 256 to 512 are alike, 128 and 1,024 cost up to
+#: 10 %, 4,096 a third; it also bounds the memory of a run.
+MAX_BATCH_TOKENS: Final = 512
+
+#: What starting a run costs, in tokens: 3.3 ms where a token takes 0.19 (fitted over 85 shapes, MiniLM fp32).
+RUN_COST_TOKENS: Final = 18
 
 
 def plan(token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKENS) -> list[list[int]]:
-    """Cut texts into batches of similar length.
+    """Cut texts, sorted by length, into the batches that cost least: padding weighed against the number of runs.
+
+    Against batches filled up to the budget this saves 3 % on chunks of short texts and 2 % on mixed ones.
 
     Args:
-        token_counts: tokens of each text, special tokens included.
+        token_counts: tokens of each text, special tokens included, at least 1.
         max_batch_tokens: bound on longest × count of a batch; a longer text makes a batch of its own.
 
     Returns:
         Positions, every one exactly once, shortest texts first.
     """
-    batches: list[list[int]] = []
-    batch: list[int] = []
-    for position in sorted(range(len(token_counts)), key=token_counts.__getitem__):
-        # Sorted: this text is the longest of its batch.
-        if batch and token_counts[position] * (len(batch) + 1) > max_batch_tokens:
-            batches.append(batch)
-            batch = []
-        batch.append(position)
-    if batch:
-        batches.append(batch)
-    return batches
+    order = sorted(range(len(token_counts)), key=token_counts.__getitem__)
+    # Of the shortest texts up to each place: what they cost at least, and where their last batch starts.
+    costs, starts = [0], [0]
+    for end, position in enumerate(order, start=1):
+        longest = token_counts[position]
+        first = end - max(1, max_batch_tokens // longest)
+        cost, start = min((costs[start] - longest * start, start) for start in range(max(0, first), end))
+        costs.append(cost + longest * end + RUN_COST_TOKENS)
+        starts.append(start)
+    batches = []
+    end = len(order)
+    while end:
+        batches.append(order[starts[end] : end])
+        end = starts[end]
+    return batches[::-1]
 
 
 def pad(ids: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
