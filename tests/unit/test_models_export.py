@@ -1,6 +1,5 @@
 """The exporter, against a plain numpy forward pass of the same weights."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -14,6 +13,7 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker.models import Pooling, fingerprint
 from embedmill_worker.models import export as exporter
 from embedmill_worker.models.bert import BertConfig
+from embedmill_worker.models.exported import DATA_NAME
 from embedmill_worker.models.folder import files_of_folder
 from embedmill_worker.models.safetensors import SafetensorsFile
 
@@ -105,15 +105,16 @@ def forward(weights: dict[str, np.ndarray], ids: list[int], *, eps=1e-6, activat
     return x
 
 
-def export(weights: Path, config: BertConfig) -> bytes:
-    out = io.BytesIO()
-    exporter.export(weights, config, out)
-    return out.getvalue()
+def export(weights: Path, config: BertConfig) -> Path:
+    graph = weights.parent / "model.onnx"
+    with graph.open("wb") as file, (weights.parent / DATA_NAME).open("wb") as data:
+        exporter.export(weights, config, file, data)
+    return graph
 
 
-def run(graph: bytes, texts: list[list[int]]) -> list[np.ndarray]:
+def run(graph: Path, texts: list[list[int]]) -> list[np.ndarray]:
     """Token vectors of a padded batch, padding cut off."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
     mask = np.zeros_like(ids)
     for row, text in enumerate(texts):
@@ -160,23 +161,31 @@ def test_a_text_has_the_same_bits_alone_and_in_any_batch(tmp_path):
 
 
 def test_the_file_is_an_onnx_model_like_any_other(tmp_path):
-    model = onnx.load_from_string(export(save(tmp_path / "m", tiny_weights()), BertConfig.parse(CONFIG)))
-    onnx.checker.check_model(model)
+    graph = export(save(tmp_path / "m", tiny_weights()), BertConfig.parse(CONFIG))
+    onnx.checker.check_model(str(graph))
+    model = onnx.load(graph)
     assert [value.name for value in model.graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
     words = next(tensor for tensor in model.graph.initializer if tensor.name == "words")
     assert np.array_equal(onnx.numpy_helper.to_array(words), tiny_weights()["embeddings.word_embeddings.weight"])
-    assert onnx.load_from_string(model.SerializeToString()) == model
 
 
-def test_a_graph_that_is_too_large_for_one_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "_MAX_GRAPH_BYTES", 10_000)
-    with pytest.raises(ValueError, match="10000 bytes"):
-        export(save(tmp_path / "m", tiny_weights()), BertConfig.parse(CONFIG))
+def test_weights_begin_on_a_page_and_small_ones_stand_in_the_graph(tmp_path):
+    graph = export(save(tmp_path / "m", tiny_weights()), BertConfig.parse(CONFIG))
+    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    beside = [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    offsets = [int(entry.value) for tensor in beside for entry in tensor.external_data if entry.key == "offset"]
+    assert 0 < len(beside) < len(tensors)
+    assert all(offset % 4096 == 0 for offset in offsets)
+    assert graph.stat().st_size < graph.with_name(DATA_NAME).stat().st_size
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):
     weights = save(tmp_path / "m", tiny_weights())
-    assert export(weights, BertConfig.parse(CONFIG)) == export(weights, BertConfig.parse(CONFIG))
+    contents = []
+    for _ in range(2):
+        graph = export(weights, BertConfig.parse(CONFIG))
+        contents.append((graph.read_bytes(), graph.with_name(DATA_NAME).read_bytes()))
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("F16", 1e-3), ("BF16", 1e-2)])
@@ -283,13 +292,17 @@ def test_a_folder_is_exported_once_and_again_if_the_export_is_damaged(folder, tm
     )
     assert files.exporter.startswith("embedmill-bert/1 ")
     made = files.graph.stat().st_ino
-    content = files.graph.read_bytes()
+    data = files.graph.with_name(DATA_NAME)
+    content = {path: path.read_bytes() for path in (files.graph, data)}
     assert files_of_folder("tiny", folder, data_dir=tmp_path / "data") == files
     assert files.graph.stat().st_ino == made
-    for damage in (content[:-10], content[:-1] + b"x"):
-        files.graph.write_bytes(damage)
+    for path, intact in content.items():
+        for damage in (intact[:-10], intact[:-1] + b"x"):
+            path.write_bytes(damage)
+            assert files_of_folder("tiny", folder, data_dir=tmp_path / "data") == files
+            assert path.read_bytes() == intact
+        path.unlink()
         assert files_of_folder("tiny", folder, data_dir=tmp_path / "data") == files
-        assert files.graph.read_bytes() == content
 
 
 def test_other_weights_or_another_config_are_another_model(folder, tmp_path):

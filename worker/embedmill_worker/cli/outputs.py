@@ -48,7 +48,7 @@ class JsonLines:
         lost = {r.index: r for r in rejected}
         form = ",".join([_FORMATS[vectors.dtype.str[1:]]] * vectors.shape[1])
         for i, text in enumerate(texts):
-            shown = f', "text": {json.dumps(text)}' if self._with_text else ""
+            shown = f', "text": {json.dumps(text)}' if self._with_text and _is_unicode(text) else ""
             if i in lost:
                 why = f'"rejected": {json.dumps(lost[i].reason)}, "detail": {json.dumps(lost[i].detail)}'
                 self._stream.write(f'{{"index": {start + i}{shown}, {why}}}\n')
@@ -92,13 +92,16 @@ class NpyFile:
             raise OSError(f"the header of {self._rows} rows does not fit")
 
     def _blank(self, count: int) -> Any:
-        rows = blank(count, self._dtype, 1)[:, :1]
-        return np.repeat(rows, self._columns, axis=1).data
+        return blank(count, self._dtype, self._columns * (8 if self._dtype is Dtype.BINARY else 1)).data
 
     def _write_header(self) -> None:
         shape = (self._rows, self._columns)
         fields = {"descr": self._dtype.numpy.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._stream, fields)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, wr
 
 #: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
 EXPORTER = "embedmill-bert/1"
+#: The file of large weights beside each graph.
+DATA_NAME = "model.onnx.data"
 #: The graphs' only output, (batch, tokens, hidden).
 OUTPUT = "last_hidden_state"
 
@@ -57,13 +59,17 @@ def _export(weights: Path, config: BertConfig, graph: Path, manifest: Path) -> N
 
     logger.info("exporting %s to ONNX", weights, extra={"action": "export_model"})
     manifest.unlink(missing_ok=True)
-    with atomic_file(graph) as file:
-        export(weights, config, file)
-    write_atomically(manifest, json.dumps({"sha256": sha256_of(graph)}).encode())
+    with atomic_file(graph) as file, atomic_file(graph.with_name(DATA_NAME)) as data:
+        export(weights, config, file, data)
+    write_atomically(manifest, json.dumps({"sha256": _digest(graph)}).encode())
 
 
 def _is_intact(graph: Path, manifest: Path) -> bool:
     try:
-        return graph.is_file() and read_json(manifest).get("sha256") == sha256_of(graph)
-    except ValueError:
+        return read_json(manifest).get("sha256") == _digest(graph)
+    except (ValueError, OSError):
         return False
+
+
+def _digest(graph: Path) -> str:
+    return sha256_of(graph, graph.with_name(DATA_NAME))
