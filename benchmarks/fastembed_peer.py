@@ -1,6 +1,6 @@
 """fastembed on the same graph: batches by count in arrival order. Imports nothing of embedmill.
 
-    python benchmarks/fastembed_peer.py FOLDER BATCH_SIZE PARALLEL < texts.json      (PARALLEL 0: threads instead)
+python benchmarks/fastembed_peer.py FOLDER BATCH_SIZE PARALLEL < texts.json      (PARALLEL 0: threads instead)
 """
 
 from __future__ import annotations

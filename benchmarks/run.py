@@ -1,6 +1,6 @@
 """End to end through the queue, against the raw ONNX Runtime ceiling and against fastembed, interleaved in one run.
 
-    make bench            python benchmarks/run.py [--rounds 3] [--texts 1000] [--json FILE]
+make bench            python benchmarks/run.py [--rounds 3] [--texts 1000] [--json FILE]
 """
 
 from __future__ import annotations
@@ -84,12 +84,16 @@ def main() -> None:
         for name, corpus in corpora.items():
             seconds: dict[str, list[float]] = {}
             for i in range(args.rounds):
+
                 def note(what: str, value: float) -> None:
                     seconds.setdefault(what, []).append(value)
                     print(f"  {name} round {i + 1}: {what:28} {len(corpus) / value:8.1f} texts/s", flush=True)
 
                 note("embedmill", end_to_end(running, corpus))
-                note("ceiling", min(script("ceiling.py", graph, tokenizer, limit, str(b), corpus=corpus) for b in CEILING_BUDGETS))
+                note(
+                    "ceiling",
+                    min(script("ceiling.py", graph, tokenizer, limit, str(b), corpus=corpus) for b in CEILING_BUDGETS),
+                )
                 note("embedmill", end_to_end(running, corpus))
                 note("fastembed, threads", script("fastembed_peer.py", folder, "16", "0", corpus=corpus))
                 note("fastembed, parallel=2", script("fastembed_peer.py", folder, "16", "2", corpus=corpus))
@@ -115,7 +119,12 @@ def peer_folder(files: object) -> object:
     for name, content in {
         "config.json": {"pad_token_id": 0},
         "tokenizer_config.json": {"model_max_length": files.max_tokens, "pad_token": "[PAD]"},  # type: ignore[attr-defined]
-        "special_tokens_map.json": {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"},
+        "special_tokens_map.json": {
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "unk_token": "[UNK]",
+        },
     }.items():
         target = Path(folder.name) / name
         target.unlink(missing_ok=True)
@@ -124,11 +133,17 @@ def peer_folder(files: object) -> object:
 
 
 def print_table(report: dict[str, dict[str, float]]) -> None:
-    print("\n| texts | " + " | ".join(["embedmill", "÷ ceiling", "÷ fastembed (16, threads)", "÷ fastembed (16, parallel=2)"]) + " |")
+    print(
+        "\n| texts | "
+        + " | ".join(["embedmill", "÷ ceiling", "÷ fastembed (16, threads)", "÷ fastembed (16, parallel=2)"])
+        + " |"
+    )
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, rate in report.items():
         ours = rate["embedmill"]
-        row = [f"{ours:.0f} texts/s"] + [f"{ours / rate[k]:.2f}" for k in ("ceiling", "fastembed, threads", "fastembed, parallel=2")]
+        row = [f"{ours:.0f} texts/s"] + [
+            f"{ours / rate[k]:.2f}" for k in ("ceiling", "fastembed, threads", "fastembed, parallel=2")
+        ]
         print(f"| {name} | " + " | ".join(row) + " |")
 
 

@@ -80,9 +80,7 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     now_s = int(now[0]) + int(now[1]) / 1e6
     return MillStatus(
         workers=tuple(sorted((w for info in landscape.workers for w in _of_worker(info)), key=lambda w: w.name)),
-        lanes=tuple(
-            _of_lane(keys, pair, replies[2 * i], replies[2 * i + 1], now_s) for i, pair in enumerate(pairs)
-        ),
+        lanes=tuple(_of_lane(keys, pair, replies[2 * i], replies[2 * i + 1], now_s) for i, pair in enumerate(pairs)),
     )
 
 

@@ -14,7 +14,9 @@ MODEL = "all-MiniLM-L6-v2"
 @pytest.fixture
 def stranger(mill):
     """Somebody else's Celery app on the same Redis."""
-    app = Celery("stranger", broker=broker_url(mill.redis_url), backend=broker_url(mill.redis_url), set_as_current=False)
+    app = Celery(
+        "stranger", broker=broker_url(mill.redis_url), backend=broker_url(mill.redis_url), set_as_current=False
+    )
     queue = f"{mill.namespace}.embed"
     app.conf.update(
         result_serializer="msgpack",

@@ -51,6 +51,8 @@ class OtherFingerprint:
     """The job is pinned to vectors of another fingerprint."""
 
     pinned: str
+    texts: bytes
+    options: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
         case b"late":
             return Late(rest[0], rest[1])
         case b"fingerprint":
-            return OtherFingerprint(rest[0].decode())
+            return OtherFingerprint(rest[0].decode(), rest[1], rest[2])
         case b"version":
             return OtherVersion((rest[0] or b"").decode(errors="replace"))
     return NotOurs(what.decode())

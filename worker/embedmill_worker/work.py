@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from embedmill import protocol, vectors
 from embedmill.errors import InferenceError, InvalidRequestError, MessageError
+from embedmill.flows import look_around
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_CHUNK_LOSSES, MAX_TEXT_CRASHES
 from embedmill.link import Link
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 #: Seconds to get a claim or a commit through; what is lost beyond it, the reconciler finds.
 REDIS_TIMEOUT_S: Final = 10.0
 
-#: A job pinned to another fingerprint waits this long before its doorbell goes to the back of the queue.
+#: A chunk of another fingerprint is not looked at more often than this.
 OTHER_FINGERPRINT_PAUSE_S: Final = 0.2
 
 
@@ -48,9 +50,11 @@ class Miller:
                 reply = self._embed(ref, engine, claim)
             case claims.Late(texts, options):
                 reply = _reject_all(texts, options, engine, Reason.DEADLINE, "its deadline passed before work began")
-            case claims.OtherFingerprint(pinned):
-                self._other_fingerprint(ref, engine, pinned)
-                return
+            case claims.OtherFingerprint():
+                if self._is_served(ref.model, claim.pinned):
+                    time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler rings it again, for a worker that can
+                    return
+                reply = _of_another_model(claim, engine)
             case claims.OtherVersion(version):
                 log.error(
                     "job %s speaks protocol %s, this worker %s: run the same embedmill version on both sides",
@@ -87,17 +91,9 @@ class Miller:
             embeddings = embed_alone(engine, chunk.texts, options, work.crashes_alone, before)
         return to_reply(embeddings, chunk, options, engine, work.waited_ms)
 
-    def _other_fingerprint(self, ref: ChunkRef, engine: Engine, pinned: str) -> None:
-        """Leave the chunk to a worker of its fingerprint; the reconciler rings it again."""
-        log.warning(
-            "job %s is pinned to fingerprint %s of %s, this worker has %s",
-            ref.job_id,
-            pinned,
-            ref.model,
-            engine.fingerprint,
-            extra={"action": "other_fingerprint"},
-        )
-        time.sleep(OTHER_FINGERPRINT_PAUSE_S)
+    def _is_served(self, model: str, fingerprint: str) -> bool:
+        landscape = self.link.run(look_around(self.keys), timeout_s=REDIS_TIMEOUT_S)
+        return any(worker.models.get(model) == fingerprint for worker in landscape.workers)
 
 
 def check_servable(options: EmbedOptions, engine: Engine) -> None:
@@ -199,6 +195,13 @@ def to_reply(
             "inference": embeddings.inference_ms,
         },
     )
+
+
+def _of_another_model(claim: claims.OtherFingerprint, engine: Engine) -> ChunkReply:
+    """Reject a chunk of a job that a model began which nobody serves any more."""
+    detail = f"its job was begun with fingerprint {claim.pinned}, which no worker serves any more; submit it again"
+    reply = _reject_all(claim.texts, claim.options, engine, Reason.MODEL_CHANGED, detail)
+    return dataclasses.replace(reply, fingerprint=claim.pinned)
 
 
 def _reject_all(texts: bytes, options: bytes, engine: Engine, reason: Reason, detail: str) -> ChunkReply:

@@ -4,7 +4,7 @@
 --   {'over'}                      the job is done, cancelled or gone, or the chunk is committed
 --   {'held'}                      a live worker has it
 --   {'version', v}                the record speaks another protocol version
---   {'fingerprint', pinned}       the job is pinned to another fingerprint
+--   {'fingerprint', pinned, texts, options}      not claimed: the job is pinned to another fingerprint
 --   {'late', texts, options}      claimed, but its deadline has passed
 --   {'work', texts, options, ms waited, losses, {crash fields}}      claimed
 local chunk, worker, token, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -22,7 +22,7 @@ if claim then
     redis.call('HINCRBY', crashes, chunk .. ':lost', 1)
   end
 end
-if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3]} end
+if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3], payload, record[5]} end
 if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
 redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
 redis.call('HDEL', claims, chunk .. ':at')

@@ -27,12 +27,22 @@ local function renew(ttl_ms)
   for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ttl_ms) end
 end
 
+-- A key that is made while the job is under way lives as long as its record.
+local function keep(key)
+  redis.call('PEXPIRE', key, redis.call('PTTL', job))
+end
+
+-- Take texts and tokens off the lane. Not HINCRBY by -n: Redis up to 7.0 reads Lua's -0 as no integer.
+local function leave_lane(n_chunks, n_texts, n_tokens)
+  redis.call('HINCRBY', lane, 'chunks', 0 - n_chunks)
+  redis.call('HINCRBY', lane, 'texts', 0 - n_texts)
+  redis.call('HINCRBY', lane, 'tokens', 0 - n_tokens)
+end
+
 -- The job is over: what only unfinished jobs need is dropped, the rest lives for its ttl.
 local function finish(state)
   local left = redis.call('HMGET', job, 'left_chunks', 'left_texts', 'left_tokens', 'ttl_ms')
-  redis.call('HINCRBY', lane, 'chunks', -left[1])
-  redis.call('HINCRBY', lane, 'texts', -left[2])
-  redis.call('HINCRBY', lane, 'tokens', -left[3])
+  leave_lane(left[1], left[2], left[3])
   redis.call('HSET', job, 'state', state, 'left_chunks', 0, 'left_texts', 0, 'left_tokens', 0, 'ended_ms', now_ms())
   redis.call('ZREM', active, redis.call('HGET', job, 'id'))
   redis.call('UNLINK', texts, weights, claims, crashes)

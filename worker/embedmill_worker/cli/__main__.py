@@ -2,6 +2,6 @@
 
 import sys
 
-from embedmill_worker.cli.main import main
+from embedmill_worker.cli.program import main
 
 sys.exit(main())

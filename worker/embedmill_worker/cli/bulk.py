@@ -89,7 +89,9 @@ class Bulk:
                 return
             except ResultTimeoutError as error:
                 if left_s <= LOOK_S:
-                    raise ResultTimeoutError(job.id, self._timeout_s or 0.0, f"{error.hint} It was cancelled.") from None
+                    raise ResultTimeoutError(
+                        job.id, self._timeout_s or 0.0, f"{error.hint} It was cancelled."
+                    ) from None
                 self._warn(error)
             self._progress.update(self._done + job.status().texts_done)
 
@@ -98,5 +100,3 @@ class Bulk:
         if not self._has_warned and error.hint.startswith("No worker"):
             say(f"waiting: {error.hint}")
             self._has_warned = True
-
-

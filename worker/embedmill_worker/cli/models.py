@@ -84,7 +84,13 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(model) for model in models], indent=2))
         return 0
     rows = [
-        (m.name, m.source, m.dimension, f"{m.bytes / 1e6:,.0f} MB", f"not served: {m.refusal}" if m.refusal else m.description)
+        (
+            m.name,
+            m.source,
+            m.dimension,
+            f"{m.bytes / 1e6:,.0f} MB",
+            f"not served: {m.refusal}" if m.refusal else m.description,
+        )
         for m in models
     ]
     table(("name", "source", "dimension", "size", "description"), rows)

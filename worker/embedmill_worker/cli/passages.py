@@ -99,7 +99,7 @@ def _is_prose(block: str) -> bool:
 def _clean(block: str) -> str:
     """Join lines and take off the marks of the plain-text form."""
     text = re.sub(r"(\w)-\s*\n\s*(\w)", r"\1-\2", block)
-    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\s+", " ", text).strip().removeprefix("* ")
     text = re.sub(r"\s*\[\d+\]", "", text)
     text = re.sub(r"\"([^\"]+)\"", r"\1", text)
     return re.sub(r"(?<!\w)\*{1,2}(\w[^*]*)\*{1,2}(?!\w)", r"\1", text)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 #: Most padded tokens a run. Measured on one core with MiniLM fp32: 256 to 512 are alike, 128 and 1,024 cost up to
-#: 10 %, 4,096 a third; it also bounds the memory of a run.
-MAX_BATCH_TOKENS: Final = 512
+#: 10 %, 4,096 a third. It bounds the memory of a run, too: 16 MB at 384, 22 MB at 512.
+MAX_BATCH_TOKENS: Final = 384
 
 #: What starting a run costs, in tokens: 3.3 ms where a token takes 0.19 (fitted over 85 shapes, MiniLM fp32).
 RUN_COST_TOKENS: Final = 18
