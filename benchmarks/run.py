@@ -11,16 +11,18 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import corpus
 import mill
-import corpus as texts
 
-from embedmill_worker.models import resolve
+from embedmill_worker.models import ModelFiles, resolve
 from embedmill_worker.settings import DEFAULT_MODEL, data_dir
 
 HERE = Path(__file__).parent
@@ -62,42 +64,44 @@ def end_to_end(running: mill.Mill, corpus: list[str]) -> float:
     job = running.client.submit(corpus)
     reply = job.result(600)
     seconds = time.perf_counter() - start
-    assert len(reply.vectors) == len(corpus) and not reply.rejected
+    assert len(reply.vectors) == len(corpus)
+    assert not reply.rejected
     job.delete()
     return seconds
 
 
+def measure(
+    name: str, corpus: list[str], rounds: int, ways: dict[str, Callable[[list[str]], float]]
+) -> dict[str, float]:
+    """Run every way in turn, several times; gives the medians, texts a second."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for i in range(rounds):
+        for way, run in ways.items():
+            seconds[way].append(run(corpus))
+            print(f"  {name} {i + 1}/{rounds}: {way:22} {len(corpus) / seconds[way][-1]:7.1f} texts/s", flush=True)
+    return {way: len(corpus) / statistics.median(values) for way, values in seconds.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are printed")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are printed")
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
 
     files = resolve(DEFAULT_MODEL, data_dir=data_dir(os.environ))
-    graph, tokenizer, limit = str(files.graph), str(files.tokenizer), str(files.max_tokens)
-    corpora = {"mixed": texts.mixed(args.texts), "short": texts.short(args.texts)}
-    report: dict[str, dict[str, float]] = {}
+    raw = (str(files.graph), str(files.tokenizer), str(files.max_tokens))
+    corpora = {"mixed": corpus.mixed(args.texts), "short": corpus.short(args.texts)}
     with peer_folder(files) as folder, mill.running() as running:
+        ways: dict[str, Callable[[list[str]], float]] = {
+            "embedmill": lambda texts: end_to_end(running, texts),
+            "ceiling": lambda texts: min(script("ceiling.py", *raw, str(b), corpus=texts) for b in CEILING_BUDGETS),
+            "fastembed threads=2": lambda texts: script("fastembed_peer.py", folder, "16", "0", corpus=texts),
+            "fastembed parallel=2": lambda texts: script("fastembed_peer.py", folder, "16", "2", corpus=texts),
+        }
         memory = PeakMemory(running.worker_pid)
         memory.start()
-        for name, corpus in corpora.items():
-            seconds: dict[str, list[float]] = {}
-            for i in range(args.rounds):
-
-                def note(what: str, value: float) -> None:
-                    seconds.setdefault(what, []).append(value)
-                    print(f"  {name} round {i + 1}: {what:28} {len(corpus) / value:8.1f} texts/s", flush=True)
-
-                note("embedmill", end_to_end(running, corpus))
-                note(
-                    "ceiling",
-                    min(script("ceiling.py", graph, tokenizer, limit, str(b), corpus=corpus) for b in CEILING_BUDGETS),
-                )
-                note("embedmill", end_to_end(running, corpus))
-                note("fastembed, threads", script("fastembed_peer.py", folder, "16", "0", corpus=corpus))
-                note("fastembed, parallel=2", script("fastembed_peer.py", folder, "16", "2", corpus=corpus))
-            report[name] = {what: len(corpus) / statistics.median(values) for what, values in seconds.items()}
+        report = {name: measure(name, texts, args.rounds, ways) for name, texts in corpora.items()}
         peak_mb = memory.stop()
     print_table(report)
     print(f"\nworker tree, two children, peak during all of it: {peak_mb:.0f} MB PSS")
@@ -106,19 +110,17 @@ def main() -> None:
         args.json.write_text(json.dumps({"texts_per_s": report, "peak_pss_mb": peak_mb}, indent=2))
 
 
-def peer_folder(files: object) -> object:
+def peer_folder(files: ModelFiles) -> tempfile.TemporaryDirectory[str]:
     """Give a folder as fastembed wants one: the same graph and tokenizer, the same limit of tokens."""
-    import tempfile
-
-    source = Path(files.tokenizer).parent  # type: ignore[attr-defined]
+    source = Path(files.tokenizer).parent
     folder = tempfile.TemporaryDirectory()
-    for path in [*source.iterdir(), *Path(files.graph).parent.iterdir()]:  # type: ignore[attr-defined]
+    for path in [*source.iterdir(), *Path(files.graph).parent.iterdir()]:
         target = Path(folder.name) / path.name
         if path.is_file() and not target.exists():
             target.symlink_to(path.resolve())
     for name, content in {
         "config.json": {"pad_token_id": 0},
-        "tokenizer_config.json": {"model_max_length": files.max_tokens, "pad_token": "[PAD]"},  # type: ignore[attr-defined]
+        "tokenizer_config.json": {"model_max_length": files.max_tokens, "pad_token": "[PAD]"},
         "special_tokens_map.json": {
             "pad_token": "[PAD]",
             "cls_token": "[CLS]",
@@ -133,18 +135,12 @@ def peer_folder(files: object) -> object:
 
 
 def print_table(report: dict[str, dict[str, float]]) -> None:
-    print(
-        "\n| texts | "
-        + " | ".join(["embedmill", "÷ ceiling", "÷ fastembed (16, threads)", "÷ fastembed (16, parallel=2)"])
-        + " |"
-    )
-    print("| --- | ---: | ---: | ---: | ---: |")
+    peers = [way for way in next(iter(report.values())) if way != "embedmill"]
+    print("\n| texts | embedmill | " + " | ".join(f"÷ {peer}" for peer in peers) + " |")
+    print("| --- |" + " ---: |" * (1 + len(peers)))
     for name, rate in report.items():
         ours = rate["embedmill"]
-        row = [f"{ours:.0f} texts/s"] + [
-            f"{ours / rate[k]:.2f}" for k in ("ceiling", "fastembed, threads", "fastembed, parallel=2")
-        ]
-        print(f"| {name} | " + " | ".join(row) + " |")
+        print(f"| {name} | {ours:.0f} texts/s | " + " | ".join(f"{ours / rate[peer]:.2f}" for peer in peers) + " |")
 
 
 if __name__ == "__main__":

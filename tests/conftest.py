@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("EMBEDMILL_")]:
         if not name.startswith(KEPT_PREFIX):
             del os.environ[name]
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before a test module imports onnxruntime itself
     if binary := os.environ.get("EMBEDMILL_TEST_VALKEY_BINARY"):
         os.environ[BINARY_VARIABLE] = binary  # as in: run the suite on a redis-server
 

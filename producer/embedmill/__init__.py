@@ -5,9 +5,13 @@
     with EmbeddingClient() as client:
         vectors = client.embed(["Selamat pagi", "good morning"])
 
+``EmbeddingClient`` and ``AsyncEmbeddingClient`` are the way in, ``signature`` the one for Celery canvases; every error
+is an ``EmbedError``; ``embedmill.testing`` holds a client for tests that have no Redis.
 Importing this package reads no environment, opens no connection and loads no model library.
 """
 
+from embedmill.aio import AsyncEmbeddingClient, AsyncJob
+from embedmill.canvas import signature, vectors_of
 from embedmill.client import EmbeddingClient, Job
 from embedmill.errors import (
     BrokerUnavailableError,
@@ -34,3 +38,39 @@ from embedmill.errors import (
 from embedmill.flows import JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.vectors import unpack_binary
+
+__all__ = [
+    "AsyncEmbeddingClient",
+    "AsyncJob",
+    "BrokerUnavailableError",
+    "EmbedError",
+    "EmbeddingClient",
+    "EmbeddingReply",
+    "EngineError",
+    "InferenceError",
+    "InvalidRequestError",
+    "InvalidTextError",
+    "Job",
+    "JobCancelledError",
+    "JobConflictError",
+    "JobState",
+    "JobStatus",
+    "MessageError",
+    "ModelLoadError",
+    "QueueError",
+    "QueueFullError",
+    "Reason",
+    "Rejected",
+    "ReplyPart",
+    "RequestError",
+    "ResultError",
+    "ResultExpiredError",
+    "ResultTimeoutError",
+    "SettingsError",
+    "TextsRejectedError",
+    "TooManyTextsError",
+    "UnknownModelError",
+    "signature",
+    "unpack_binary",
+    "vectors_of",
+]

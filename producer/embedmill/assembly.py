@@ -58,7 +58,7 @@ class Assembly:
         """Put a chunk's rows where they belong.
 
         Raises:
-            MessageError: a row outside the job, or vectors of another model.
+            MessageError: a row outside the job, or vectors of another model or form.
         """
         if reply.fingerprint and self._fingerprint and reply.fingerprint != self._fingerprint:
             raise MessageError(f"replies of two fingerprints, {self._fingerprint} and {reply.fingerprint}, in one job")
@@ -66,9 +66,7 @@ class Assembly:
             raise MessageError(f"a reply names row {int(reply.indices.max())} of {self._n_texts}")
         self._fingerprint = reply.fingerprint or self._fingerprint
         self._runtime = reply.runtime or self._runtime
-        if self._rows is None:
-            self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
-        self._rows[reply.indices] = codec.from_bytes(reply.vectors, reply.dtype, reply.dimension)
+        self._place(reply)
         self._seen[reply.indices] = True
         self._token_counts[reply.indices] = reply.token_counts
         self._truncated[reply.indices] = reply.truncated
@@ -77,6 +75,20 @@ class Assembly:
         self._timings_ms["queue"] = max(waited, reply.timings_ms.get("queue", 0.0))
         for stage in ("tokenization", "inference"):
             self._timings_ms[stage] += reply.timings_ms.get(stage, 0.0)
+
+    def _place(self, reply: ChunkReply) -> None:
+        """Copy the vectors. A chunk without any may come from a worker that has another model by now."""
+        if len(reply.rejected) == len(reply.indices):
+            self._dimension = self._dimension or reply.dimension
+            return
+        if self._rows is None:
+            self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
+        columns = reply.dtype.columns(reply.dimension)
+        if self._rows.dtype != reply.dtype.numpy or self._rows.shape[1] != columns:
+            raise MessageError(
+                f"replies of {self._rows.shape[1]} and of {columns} columns, or of two dtypes, in one job"
+            )
+        self._rows[reply.indices] = codec.from_bytes(reply.vectors, reply.dtype, reply.dimension)
 
     def reply(self, model: str) -> EmbeddingReply:
         """Give the whole reply."""

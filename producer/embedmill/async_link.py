@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from embedmill.flows import Ask, Compute, Flow
 from embedmill.link import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     OUTAGE_S,
+    REFUSALS,
     REPLY_S,
     RETRYABLE,
     T,
+    make_pool,
     raise_first_error,
     refused,
     unavailable,
@@ -34,14 +37,16 @@ class AsyncLink:
     """A pool of connections that runs flows without blocking the event loop."""
 
     def __init__(self, settings: ClientSettings) -> None:
+        make_pool(settings)  # only to refuse its options now
         self._url = settings.redis_url
         self._url_masked = mask_url(settings.redis_url)
-        self._pools: dict[tuple[int, int], Any] = {}
+        #: By event loop, and the process in which the loop runs: a connection belongs to one of each.
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any]] = WeakKeyDictionary()
 
     async def close(self) -> None:
         """Close all connections of the running event loop."""
-        pool = self._pools.pop(_here(), None)
-        if pool is not None:
+        pid, pool = self._pools.pop(asyncio.get_running_loop(), (0, None))
+        if pid == os.getpid():
             await pool.disconnect()
 
     async def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
@@ -72,10 +77,11 @@ class AsyncLink:
             try:
                 async with asyncio.timeout_at(min(deadline_s, _now_s() + REPLY_S + ask.block_s)):
                     return await self._exchange(ask)
-            except (*RETRYABLE, asyncio.TimeoutError) as error:
+            except REFUSALS as error:
+                raise refused(self._url_masked, error) from None
+            except RETRYABLE as error:
                 if _now_s() + pause_s >= give_up_s:
-                    late = isinstance(error, asyncio.TimeoutError)
-                    raise unavailable(self._url_masked, TimeoutError() if late else error) from None
+                    raise unavailable(self._url_masked, error) from None
             except RedisError as error:
                 raise refused(self._url_masked, error) from None
             await asyncio.sleep(pause_s)
@@ -98,9 +104,11 @@ class AsyncLink:
         return replies
 
     def _pool(self) -> Any:
-        """Give the pool of this process and event loop: a connection belongs to one of each."""
-        if _here() not in self._pools:
-            self._pools[_here()] = BlockingConnectionPool.from_url(
+        """Give the pool of this event loop and process."""
+        loop = asyncio.get_running_loop()
+        pid, pool = self._pools.get(loop, (0, None))
+        if pid != os.getpid():
+            pool = BlockingConnectionPool.from_url(
                 self._url,
                 protocol=2,
                 retry=Retry(NoBackoff(), 0),
@@ -110,7 +118,8 @@ class AsyncLink:
                 socket_timeout=None,
                 socket_connect_timeout=REPLY_S,
             )
-        return self._pools[_here()]
+            self._pools[loop] = (os.getpid(), pool)
+        return pool
 
 
 async def _send(connection: Any, commands: Any) -> list[Any]:
@@ -123,10 +132,6 @@ async def _read(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
-
-
-def _here() -> tuple[int, int]:
-    return os.getpid(), id(asyncio.get_running_loop())
 
 
 def _now_s() -> float:

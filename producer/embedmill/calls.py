@@ -16,13 +16,13 @@ from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.request import JobRequest, check_texts, prepare
+from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings
 
 #: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
 CALL_TIMEOUT_S: Final = 30.0
 
-#: Seconds for deleting the job of an ``embed`` that did not get through.
+#: Seconds beyond a caller's timeout for saying why it was not enough, and for deleting the job of such an ``embed``.
 CLEAN_UP_S: Final = 1.0
 
 #: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
@@ -39,6 +39,14 @@ class SubmitOptions:
     ttl_s: float = EMBED_TTL_S
     deadline_s: float | None = None
 
+    def __post_init__(self) -> None:
+        check_lane(self.lane)
+        check_seconds("ttl_s", self.ttl_s)
+        if self.job_id is not None:
+            check_job_id(self.job_id)
+        if self.deadline_s is not None:
+            check_seconds("deadline_s", self.deadline_s)
+
 
 class Calls:
     """What a client can ask for. Holds the outlook on workers; all else is in Redis."""
@@ -49,13 +57,15 @@ class Calls:
 
     def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
         """Store a job; gives its id."""
+        values = check_texts(texts)
+        check_count(values)
         if self.outlook.is_stale():
             self.outlook.update((yield from flows.look_around(self.keys)))
         name, card, children = self.outlook.choose(how.model)
 
         def make() -> JobRequest:
             return prepare(
-                texts,
+                values,
                 options,
                 model=name,
                 card=card,
@@ -171,7 +181,8 @@ class Calls:
         """
         left_s = progress.deadline_s - time.monotonic()
         if left_s <= 0:
-            status = (yield from flows.read_record(self.keys, progress.job_id)).status
+            # Redis answered a moment ago: the deadline is no reason to call it unavailable.
+            status = (yield from flows.read_record(self.keys, progress.job_id, grace_s=CLEAN_UP_S)).status
             raise ResultTimeoutError(progress.job_id, progress.timeout_s, self.outlook.hint(status))
         block_s = min(flows.BLOCK_S, left_s)
         events = yield from flows.read_events(self.keys, progress.job_id, progress.cursor, block_s)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_TEXTS
+from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS
 from embedmill.protocol import ModelCard
 
 #: Tokens that every text has besides its own (CLS and SEP).
@@ -17,6 +17,9 @@ SPECIAL_TOKENS: Final = 2.0
 #: Characters that cost as much to tokenize as one token costs in the model. Counts only for texts
 #: far beyond the model's limit, which are tokenized whole to report their length.
 CHARS_PER_TOKENIZED_COST: Final = 400.0
+
+#: Tokens of the largest chunk whatever a card says: texts of that cost, in characters of 4 bytes, fit a packed chunk.
+MAX_BUDGET_TOKENS: Final = MAX_CHUNK_BYTES / (4 * CHARS_PER_TOKENIZED_COST) / 2
 
 #: The smallest chunk, as a part of the largest: below it a chunk's round trip through Redis and
 #: Celery (1 to 1.6 ms) shows.
@@ -32,7 +35,7 @@ def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[n
 
 def chunk_budget(card: ModelCard) -> float:
     """Give the tokens that one core embeds in ``CHUNK_TARGET_S``."""
-    return max(card.tokens_per_s * CHUNK_TARGET_S, 16.0)
+    return min(max(card.tokens_per_s * CHUNK_TARGET_S, 16.0), MAX_BUDGET_TOKENS)
 
 
 def cut(costs: npt.NDArray[np.float64], *, budget: float, children: int) -> list[npt.NDArray[np.uint32]]:

@@ -18,7 +18,7 @@ from embedmill.settings import ClientSettings
 from embedmill.vectors import Dtype, Vectors
 
 #: Seconds by which the connection may outlast a caller's timeout, so that an answer due at it gets through.
-LAST_MOMENT_S: Final = 0.05
+LAST_MOMENT_S: Final = 0.25
 
 
 class EmbeddingClient:

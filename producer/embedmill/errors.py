@@ -162,6 +162,7 @@ class ResultTimeoutError(ResultError, TimeoutError):
 
     def __init__(self, job_id: str, waited_s: float, hint: str = "") -> None:
         super().__init__(job_id, waited_s, hint)
+        self.args = (job_id, waited_s, hint)  # an OSError of three keeps two
         self.job_id = job_id
         self.waited_s = waited_s
         self.hint = hint
@@ -204,6 +205,8 @@ class TextsRejectedError(ResultError):
         self.reply = reply
 
     def __str__(self) -> str:
+        if isinstance(self.reply, str):  # Celery's JSON cannot carry arrays: it made a str of the reply
+            return "some texts were rejected; the reply did not come with this error"
         rejected = self.reply.rejected
         shown = ", ".join(f"texts[{r.index}]: {r.reason}" for r in rejected[:3])
         more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""

@@ -79,6 +79,7 @@ class JobState(StrEnum):
 
     @property
     def is_over(self) -> bool:
+        """Whether it stays as it is."""
         return self in (JobState.DONE, JobState.CANCELLED)
 
 
@@ -168,12 +169,12 @@ def _submit_once(keys: Keyspace, request: JobRequest) -> Flow[bytes]:
     size = 0
     for chunk, payload in enumerate(request.payloads):
         commands.append(("HSET", staged, chunk, payload))
+        if chunk == 0:  # at once, so that nothing stays if the connection breaks further on
+            commands.append(("EXPIRE", staged, STAGED_TTL_S))
         size += len(payload)
         if size > STAGE_BYTES:
-            yield Ask([*commands, ("EXPIRE", staged, STAGED_TTL_S)])
+            yield Ask(commands)
             commands, size = [], 0
-    if commands:
-        commands.append(("EXPIRE", staged, STAGED_TTL_S))
     job_keys = (*keys.of_job(request.job_id, request.model, request.lane), staged)
     weights = protocol.pack_weights(request.weights)
     commands.append(evalsha("submit", job_keys, request.record(), weights, RING_WINDOW))
@@ -182,15 +183,15 @@ def _submit_once(keys: Keyspace, request: JobRequest) -> Flow[bytes]:
     return outcome
 
 
-def read_record(keys: Keyspace, job_id: str) -> Flow[JobRecord]:
-    """Read a job's record.
+def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[JobRecord]:
+    """Read a job's record, if need be ``grace_s`` after the flow's deadline.
 
     Raises:
         ResultExpiredError: there is none.
     """
     fields = ("state", "model", "lane", "n_rows", "n_texts", "left_texts", "n_chunks", "done", "created_ms")
     names = (*fields, "fingerprint", "options", "rejected")
-    (values,) = yield Ask([("HMGET", keys.job(job_id), *names)])
+    (values,) = yield Ask([("HMGET", keys.job(job_id), *names)], grace_s=grace_s)
     if values[0] is None:
         raise ResultExpiredError(job_id)
     rejected = protocol.read_rejected(values[11])
@@ -223,7 +224,7 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
     read = ("XREAD", "COUNT", 1_000, "BLOCK", block_ms, "STREAMS", keys.events(job_id), cursor)
     (streams,) = yield Ask([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
     if not streams:
-        (state,) = yield Ask([("HGET", keys.job(job_id), "state")])
+        (state,) = yield Ask([("HGET", keys.job(job_id), "state")], outage_s=WAITING_OUTAGE_S)
         if state is None:
             raise ResultExpiredError(job_id)
         return Events(cursor=cursor, chunks=(), over=None)

@@ -47,59 +47,76 @@ class Keyspace:
 
     @property
     def models(self) -> str:
+        """Model cards."""
         return f"{self.namespace}:models"
 
     @property
     def lanes(self) -> str:
+        """Every lane ever used."""
         return f"{self.namespace}:lanes"
 
     @property
     def workers(self) -> str:
+        """Worker ids and their last beats."""
         return f"{self.namespace}:workers"
 
     @property
     def worker_prefix(self) -> str:
+        """What stands before a worker's id in its liveness key."""
         return f"{self.namespace}:worker:"
 
     @property
     def reconciler_lock(self) -> str:
+        """Who reconciles."""
         return f"{self.namespace}:lock:reconciler"
 
     @property
     def embed_queue(self) -> str:
+        """Queue of the task ``embedmill.embed``."""
         return f"{self.namespace}.embed"
 
     def worker(self, worker_id: str) -> str:
+        """A worker's liveness key."""
         return self.worker_prefix + worker_id
 
     def lane(self, model: str, lane: str) -> str:
+        """What a lane has not yet committed."""
         return f"{self.namespace}:lane:{model}:{lane}"
 
     def active(self, model: str, lane: str) -> str:
+        """Unfinished jobs of a lane."""
         return f"{self.namespace}:active:{model}:{lane}"
 
     def queue(self, model: str, lane: str) -> str:
+        """Doorbells of a lane: the name of its Celery queue."""
         return f"{self.namespace}.{model}.{lane}"
 
     def job(self, job_id: str) -> str:
+        """A job's record."""
         return f"{self.namespace}:job:{job_id}"
 
     def texts(self, job_id: str) -> str:
+        """Texts of chunks that are not committed."""
         return f"{self.job(job_id)}:texts"
 
     def claims(self, job_id: str) -> str:
+        """Who works on which chunk."""
         return f"{self.job(job_id)}:claims"
 
     def crashes(self, job_id: str) -> str:
+        """Crashes and losses under a chunk."""
         return f"{self.job(job_id)}:crashes"
 
     def replies(self, job_id: str) -> str:
+        """Packed replies of committed chunks."""
         return f"{self.job(job_id)}:replies"
 
     def events(self, job_id: str) -> str:
+        """What happened to a job, in order."""
         return f"{self.job(job_id)}:events"
 
     def staged(self, job_id: str, nonce: str) -> str:
+        """Texts of a job that is not yet visible."""
         return f"{self.job(job_id)}:staged:{nonce}"
 
     def of_job(self, job_id: str, model: str, lane: str) -> tuple[str, ...]:

@@ -5,15 +5,17 @@ Safe in threads and after a fork: connections come from redis-py's pool, which k
 
 from __future__ import annotations
 
+import builtins
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
-import redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
     BusyLoadingError,
     ConnectionError,
     NoScriptError,
@@ -24,7 +26,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError
+from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError, SettingsError
 from embedmill.flows import Ask, Command, Compute, Flow
 from embedmill.scripts import text_of
 from embedmill.settings import ClientSettings, mask_url
@@ -42,6 +44,9 @@ FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
 
 RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
+
+#: What trying again does not mend. Caught first: to redis-py they are ConnectionErrors too.
+REFUSALS: Final = (AuthenticationError, AuthorizationError)
 
 
 class _Deadline(threading.local):
@@ -76,16 +81,30 @@ _CONNECTIONS: Final = {
 }
 
 
+def make_pool(settings: ClientSettings) -> ConnectionPool:
+    """Make an empty pool of connections that keep the caller's deadline.
+
+    Raises:
+        SettingsError: the URL has an option that redis-py does not take.
+    """
+    try:
+        pool = ConnectionPool.from_url(
+            settings.redis_url, protocol=2, retry=Retry(NoBackoff(), 0), decode_responses=False
+        )
+        pool.connection_class = _CONNECTIONS[settings.redis_url.partition(":")[0]]
+        pool.make_connection()  # connects to nothing, but refuses what it does not know
+    except (ValueError, TypeError):
+        reason = "an option after its ? is unknown or has an unreadable value"
+        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(settings.redis_url), reason) from None
+    return pool
+
+
 class Link:
     """A pool of connections that runs flows."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._url_masked = mask_url(settings.redis_url)
-        scheme = settings.redis_url.partition(":")[0]
-        self._pool = ConnectionPool.from_url(
-            settings.redis_url, protocol=2, retry=Retry(NoBackoff(), 0), decode_responses=False
-        )
-        self._pool.connection_class = _CONNECTIONS[scheme]
+        self._pool = make_pool(settings)
 
     def close(self) -> None:
         """Close all connections."""
@@ -125,6 +144,8 @@ class Link:
         while True:
             try:
                 return self._exchange(ask, deadline_s)
+            except REFUSALS as error:
+                raise refused(self._url_masked, error) from None
             except RETRYABLE as error:
                 if time.monotonic() + pause_s >= give_up_s:
                     raise unavailable(self._url_masked, error) from None
@@ -180,7 +201,8 @@ def raise_first_error(replies: Sequence[Any]) -> None:
 
 def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
     """Say that Redis did not answer."""
-    reason = "no answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
+    late = isinstance(error, TimeoutError | builtins.TimeoutError)
+    reason = "no answer in time" if late else "cannot be reached"
     return BrokerUnavailableError(
         url_masked, f"{reason} ({type(error).__name__}); is it running, and is the URL right?"
     )
@@ -190,7 +212,7 @@ def refused(url_masked: str, error: RedisError) -> QueueError:
     """Map what Redis refuses; its message may quote a command's arguments and is not passed on."""
     if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
         return QueueFullError("Redis", 0, 0, "bytes free below its maxmemory", None)
-    if isinstance(error, redis.AuthenticationError):
+    if isinstance(error, REFUSALS):
         return BrokerUnavailableError(url_masked, "it refuses the user or password of the URL")
     code = str(error).split(" ", 1)[0][:32]
     return BrokerUnavailableError(url_masked, f"it refused a command ({type(error).__name__}: {code})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from embedmill.errors import UnknownModelError
+from embedmill.errors import InvalidRequestError, SettingsError, UnknownModelError
 from embedmill.flows import JobState, JobStatus, Landscape
 from embedmill.protocol import UNKNOWN_CARD, ModelCard
 from embedmill.settings import check_model_name
@@ -37,6 +37,7 @@ class Outlook:
 
         Raises:
             UnknownModelError: none is named and not exactly one is announced.
+            InvalidRequestError: no model can have this name.
         """
         cards = self._landscape.cards
         name = model or self._default_model
@@ -44,7 +45,11 @@ class Outlook:
             if len(cards) != 1:
                 raise UnknownModelError("", tuple(sorted(cards)))
             name = next(iter(cards))
-        return check_model_name(name), cards.get(name, UNKNOWN_CARD), self._landscape.children(name)
+        try:
+            check_model_name(name)
+        except SettingsError as error:
+            raise InvalidRequestError("model", error.reason) from None
+        return name, cards.get(name, UNKNOWN_CARD), self._landscape.children(name)
 
     def dimension(self, model: str) -> int:
         """Give the announced dimension, 0 if there is none."""

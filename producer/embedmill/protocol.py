@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -32,6 +32,13 @@ COMPRESS_FROM_BYTES: Final = 4_096
 INPUT_TYPES: Final = ("query", "passage")
 
 IndexArray = npt.NDArray[np.uint32]
+
+#: What each place of a packed list may hold.
+_NONE: Final = type(None)
+_OPTIONS_TYPES: Final = ((str, _NONE), (int, _NONE), (str,), (bool,))
+_CHUNK_TYPES: Final = ((bytes,), (list,))
+_REPLY_TYPES: Final = ((bytes,), (bytes,), (str,), (int,), (bytes,), (bytes,), (list,), (str,), (str,), (dict,))
+_REJECTED_TYPES: Final = ((int,), (str,), (str,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,7 @@ class ModelCard:
     batch_class: str = "exact"
 
     def to_json(self) -> str:
+        """Give the card as workers publish it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -87,9 +95,19 @@ class ModelCard:
         """
         try:
             values = json.loads(data)
-            return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        except (ValueError, TypeError, RecursionError) as error:
             raise MessageError(f"unreadable model card ({type(error).__name__})") from None
+        strings = (card.name, card.fingerprint, card.precision, card.batch_class)
+        sizes = (card.dimension, card.max_tokens)
+        rates = (card.chars_per_token, card.tokens_per_s)
+        if not (
+            all(type(value) is str for value in strings)
+            and all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
+            and all(type(rate) in (float, int) and 0 < rate < float("inf") for rate in rates)
+        ):
+            raise MessageError("unreadable model card: a field has a value that no worker writes")
+        return card
 
 
 #: What a client assumes of a model that no worker has announced yet.
@@ -134,7 +152,7 @@ def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
     """Give the sha256 of what is asked, however it is cut into chunks."""
     content = hashlib.sha256(msgpack.packb([PROTOCOL_VERSION, model, *options_to_list(options)]))
     for text in texts:
-        content.update(struct.pack("<I", len(text)))
+        content.update(struct.pack("<Q", len(text)))
         content.update(text)
     return content.hexdigest()
 
@@ -155,9 +173,7 @@ def unpack_options(data: bytes) -> EmbedOptions:
     Raises:
         MessageError: not readable, or not options.
     """
-    values = _unpack(data, 4_096)
-    if not isinstance(values, list) or len(values) != 4:
-        raise MessageError("job options are not a list of four")
+    values = _fields(_unpack(data, 4_096), "job options", _OPTIONS_TYPES)
     try:
         return EmbedOptions(
             input_type=values[0], dimensions=values[1], dtype=Dtype.parse(values[2]), truncate=values[3]
@@ -177,13 +193,10 @@ def unpack_chunk(data: bytes) -> Chunk:
     Raises:
         MessageError: not readable, too large, or not a chunk.
     """
-    values = _unpack(data, MAX_CHUNK_BYTES)
-    if not isinstance(values, list) or len(values) != 2 or not isinstance(values[1], list):
-        raise MessageError("a chunk is not a list of two")
-    texts = values[1]
+    packed_indices, texts = _fields(_unpack(data, MAX_CHUNK_BYTES), "a chunk", _CHUNK_TYPES)
     if len(texts) > MAX_CHUNK_TEXTS or not all(type(text) is str for text in texts):
         raise MessageError(f"a chunk holds at most {MAX_CHUNK_TEXTS} texts, all of them str")
-    indices = _array(values[0], "<u4", len(texts))
+    indices = _array(packed_indices, "<u4", len(texts))
     return Chunk(indices=indices.astype(np.uint32), texts=tuple(texts))
 
 
@@ -211,29 +224,27 @@ def unpack_reply(data: bytes) -> ChunkReply:
     Raises:
         MessageError: not readable, too large, or not a reply.
     """
-    values = _unpack(data, MAX_REPLY_BYTES)
-    if not isinstance(values, list) or len(values) != 10:
-        raise MessageError("a reply is not a list of ten")
-    try:
-        dtype, dimension, count = Dtype(values[2]), int(values[3]), len(values[0]) // 4
-        if len(values[1]) != count * dtype.columns(dimension) * dtype.numpy.itemsize:
-            raise MessageError(f"a reply of {count} texts holds {len(values[1])} bytes of {dtype} vectors")
-        return ChunkReply(
-            indices=_array(values[0], "<u4", count).astype(np.uint32),
-            vectors=values[1],
-            dtype=dtype,
-            dimension=dimension,
-            token_counts=_array(values[4], "<u4", count).astype(np.uint32),
-            truncated=_array(values[5], "u1", count).astype(np.bool_),
-            rejected=unpack_rejected(values[6]),
-            fingerprint=str(values[7]),
-            runtime=str(values[8]),
-            timings_ms={str(k): float(v) for k, v in values[9].items()},
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, MessageError):
-            raise
-        raise MessageError(f"unreadable reply ({type(error).__name__})") from None
+    values = _fields(_unpack(data, MAX_REPLY_BYTES), "a reply", _REPLY_TYPES)
+    indices, rows, dtype_name, dimension, token_counts, truncated, rejected, fingerprint, runtime, timings_ms = values
+    if dtype_name not in tuple(Dtype) or not 0 <= dimension <= MAX_DIMENSION:
+        raise MessageError(f"a reply holds vectors of no known dtype, or of dimension {dimension}")
+    dtype, count = Dtype(dtype_name), len(indices) // 4
+    if len(rows) != count * dtype.columns(dimension) * dtype.numpy.itemsize:
+        raise MessageError(f"a reply of {count} texts holds {len(rows)} bytes of {dtype} vectors")
+    if not all(type(value) in (float, int) for value in timings_ms.values()):
+        raise MessageError("a reply's timings are not numbers")
+    return ChunkReply(
+        indices=_array(indices, "<u4", count).astype(np.uint32),
+        vectors=rows,
+        dtype=dtype,
+        dimension=dimension,
+        token_counts=_array(token_counts, "<u4", count).astype(np.uint32),
+        truncated=_array(truncated, "u1", count).astype(np.bool_),
+        rejected=unpack_rejected(rejected),
+        fingerprint=fingerprint,
+        runtime=runtime,
+        timings_ms={str(stage): float(value) for stage, value in timings_ms.items()},
+    )
 
 
 def unpack_rejected(rows: Any) -> tuple[Rejected, ...]:
@@ -242,10 +253,12 @@ def unpack_rejected(rows: Any) -> tuple[Rejected, ...]:
     Raises:
         MessageError: anything else.
     """
-    try:
-        return tuple(Rejected(index=int(i), reason=str(reason), detail=str(detail)) for i, reason, detail in rows)
-    except (ValueError, TypeError):
-        raise MessageError("unreadable list of rejected texts") from None
+    if not isinstance(rows, list):
+        raise MessageError("rejected texts are not a list")
+    triples = [_fields(row, "a rejected text", _REJECTED_TYPES) for row in rows]
+    if any(not 0 <= index < MAX_JOB_TEXTS for index, _, _ in triples):
+        raise MessageError(f"a rejected text stands at no position from 0 to {MAX_JOB_TEXTS - 1}")
+    return tuple(Rejected(index=index, reason=reason, detail=detail) for index, reason, detail in triples)
 
 
 def pack_rejected(rejected: Iterable[Rejected]) -> bytes:
@@ -284,7 +297,9 @@ def _unpack(data: bytes, limit: int) -> Any:
     else:
         raise MessageError("unknown frame byte: not written by this protocol")
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=MAX_JOB_TEXTS, max_map_len=64)
+        # A list's length is believed only up to the bytes that are there: its room is taken before it is read.
+        longest = min(MAX_JOB_TEXTS, len(data))
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=longest, max_map_len=64)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise MessageError(f"unreadable msgpack ({type(error).__name__})") from None
 
@@ -300,7 +315,17 @@ def _inflate(data: bytes, limit: int) -> bytes:
     return plain
 
 
-def _array(data: Any, dtype: str, count: int) -> npt.NDArray[Any]:
-    if not isinstance(data, bytes) or len(data) != count * np.dtype(dtype).itemsize:
+def _fields(values: Any, what: str, types: Sequence[tuple[type, ...]]) -> list[Any]:
+    """Give the list back if it holds exactly these types."""
+    if not isinstance(values, list) or len(values) != len(types):
+        raise MessageError(f"{what} is not a list of {len(types)}")
+    for place, (value, allowed) in enumerate(zip(values, types, strict=True)):
+        if type(value) not in allowed:
+            raise MessageError(f"{what} holds {type(value).__name__} at place {place}")
+    return values
+
+
+def _array(data: bytes, dtype: str, count: int) -> npt.NDArray[Any]:
+    if len(data) != count * np.dtype(dtype).itemsize:
         raise MessageError(f"an array of {count} items has another length")
     return np.frombuffer(data, dtype=dtype)

@@ -25,6 +25,9 @@ _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TIME_LIMIT_FLOOR_S: Final = 10.0
 TIME_LIMIT_FACTOR: Final = 20.0
 
+#: Three centuries: in milliseconds, and since 1970, still a number that Lua and Redis count exactly.
+MAX_SECONDS: Final = 1e10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
@@ -77,7 +80,8 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     """Give the texts as a list.
 
     Raises:
-        InvalidTextError: one is not a str, or ``texts`` is itself a str.
+        InvalidTextError: one is not a str.
+        InvalidRequestError: ``texts`` is itself a str.
     """
     if isinstance(texts, str | bytes):
         raise InvalidRequestError("texts", f"a list of str is wanted, not one {type(texts).__name__}; write [text]")
@@ -86,6 +90,13 @@ def check_texts(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise InvalidTextError(index, type(text).__name__)
     return values
+
+
+def check_count(texts: Sequence[str]) -> None:
+    """Raise TooManyTextsError unless one job holds the texts."""
+    if len(texts) > MAX_JOB_TEXTS:
+        way_out = "submit several jobs, or use embed() or reindex, which cut longer inputs"
+        raise TooManyTextsError(len(texts), MAX_JOB_TEXTS, way_out)
 
 
 def check_lane(lane: str) -> str:
@@ -114,10 +125,10 @@ def check_seconds(option: str, value: float) -> float:
     """Give the value back.
 
     Raises:
-        InvalidRequestError: not a positive finite number.
+        InvalidRequestError: not a positive number, or more than Redis can count.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InvalidRequestError(option, f"{value!r} is not a positive number of seconds")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
+        raise InvalidRequestError(option, f"{value!r} is not a number of seconds above 0, up to {MAX_SECONDS:.0e}")
     return float(value)
 
 
@@ -139,10 +150,7 @@ def prepare(
         RequestError: a text or an option that cannot be served.
     """
     values = check_texts(texts)
-    if len(values) > MAX_JOB_TEXTS:
-        raise TooManyTextsError(
-            len(values), MAX_JOB_TEXTS, "submit several jobs, or use embed() or reindex, which cut longer inputs"
-        )
+    check_count(values)
     check_dimensions(options, card)
     encoded, rejected = _encode(values)
     digest = protocol.digest(model, options, encoded)

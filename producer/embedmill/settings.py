@@ -23,16 +23,33 @@ _SCHEMES = ("redis", "rediss", "unix")
 
 
 def mask_url(url: str) -> str:
-    """Give the URL with its password and its query (which may hold one) replaced by ``***``."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    if "@" in netloc:
-        userinfo, _, host = netloc.rpartition("@")
-        user = userinfo.partition(":")[0]
-        netloc = f"{user}:***@{host}"
-    query = re.sub(r"(?i)((?:^|&)[^=&]*password[^=&]*=)[^&]*", r"\1***", parts.query)
-    # Not urlunsplit: it writes unix:///path as unix:/path.
-    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{query}" if query else "")
+    """Give the URL with its password, and those in its query, replaced by ``***``."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    rest = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", rest)
+    # Up to the last @: a password that is not percent-encoded may hold any other character.
+    userinfo, at, place = rest.rpartition("@")
+    user = f"{userinfo.partition(':')[0]}:***" if at else ""
+    return f"{scheme}{separator}{user}{at}{place}"
+
+
+def check_url(url: str) -> str:
+    """Give the URL back if it has the form of one that names a Redis.
+
+    Raises:
+        SettingsError: it has not.
+    """
+    try:
+        parts = urlsplit(url)
+        has_form = parts.port is None or parts.port > 0
+    except ValueError:
+        has_form = False
+    if not has_form or parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
+        reason = "it cannot be read as a URL; percent-encode special characters of its password"
+        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
+    if parts.scheme not in _SCHEMES:
+        reason = f"its scheme must be one of {', '.join(_SCHEMES)}, as in {DEFAULT_REDIS_URL}"
+        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
+    return url
 
 
 def check_model_name(name: str) -> str:
@@ -41,7 +58,7 @@ def check_model_name(name: str) -> str:
     Raises:
         SettingsError: it cannot.
     """
-    if not _MODEL_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
         raise SettingsError("model", repr(name), f"a model name matches {_MODEL_NAME.pattern}")
     return name
 
@@ -58,12 +75,7 @@ class ClientSettings:
     namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
-        if urlsplit(self.redis_url).scheme not in _SCHEMES:
-            raise SettingsError(
-                "EMBEDMILL_REDIS_URL",
-                mask_url(self.redis_url),
-                f"its scheme must be one of {', '.join(_SCHEMES)}, as in {DEFAULT_REDIS_URL}",
-            )
+        check_url(self.redis_url)
         if not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError(
                 "EMBEDMILL_NAMESPACE", repr(self.namespace), f"a namespace matches {_NAMESPACE.pattern}"

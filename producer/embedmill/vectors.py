@@ -79,7 +79,7 @@ def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
         return vectors.astype("<f2").tobytes()
     finite = np.nan_to_num(vectors, nan=0.0)
     if dtype is Dtype.INT8:
-        steps: npt.NDArray[np.int8] = np.clip(np.rint(finite * INT8_SCALE), -127, 127).astype(np.int8)
+        steps: npt.NDArray[np.int8] = np.rint(np.clip(finite, -1, 1) * INT8_SCALE).astype(np.int8)
         return steps.tobytes()
     check_binary(vectors.shape[1])
     bits: npt.NDArray[np.uint8] = np.packbits(finite > 0, axis=1)

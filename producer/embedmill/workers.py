@@ -28,6 +28,7 @@ class WorkerInfo:
     active: tuple[str, ...] = field(default=())
 
     def to_json(self) -> str:
+        """Give the entry as the worker writes it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -41,6 +42,16 @@ class WorkerInfo:
             values = json.loads(data)
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
             known["active"] = tuple(known.get("active", ()))
-            return cls(**known)
-        except (ValueError, TypeError, AttributeError) as error:
+            worker = cls(**known)
+        except (ValueError, TypeError, RecursionError) as error:
             raise MessageError(f"unreadable worker entry ({type(error).__name__})") from None
+        strings = (worker.worker_id, worker.name, worker.host, worker.state, *worker.active)
+        numbers = (worker.pid, worker.children)
+        if not (
+            all(type(value) is str for value in strings)
+            and all(type(value) is int for value in numbers)
+            and isinstance(worker.models, dict)
+            and all(type(fingerprint) is str for fingerprint in worker.models.values())
+        ):
+            raise MessageError("unreadable worker entry: a field has a value that no worker writes")
+        return worker

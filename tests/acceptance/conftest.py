@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,10 +67,8 @@ class WorkerHandle:
         """Kills the main process and its children, as a lost host does."""
         victims = [self.pid, *self.children]
         for pid in victims:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, sig)
-            except ProcessLookupError:
-                pass
         self.process.wait(PATIENCE_S)
 
 
@@ -90,7 +89,7 @@ class Mill:
         return self.workers[0]
 
     def start_worker(self, *, ready: bool = True, **env: str) -> WorkerHandle:
-        """Starts a worker whose environment differs from the mill's by `env`; stopped with the session at the latest."""
+        """Starts a worker whose environment differs from the mill's by `env`; it ends with the mill."""
         merged = {**self.env, **env}
         log_path = self.folder / f"worker-{len(self.workers)}.log"
         command = [sys.executable, "-m", "celery", "-A", "embedmill_worker.app", "worker", "--loglevel", "INFO"]

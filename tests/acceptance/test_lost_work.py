@@ -1,5 +1,6 @@
 """Processes are killed while they hold work; nothing is lost, nothing is rejected, no bit changes."""
 
+import logging
 import os
 import random
 import signal
@@ -16,6 +17,8 @@ from embedmill import EmbeddingClient, Job
 from embedmill.keys import Keyspace
 
 MODEL = "all-MiniLM-L6-v2"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def kill_one(mill, server, keys, job, kind: str, rng: random.Random) -> None:
             if claim is None or held.token not in claim.decode():
                 os.kill(victim, signal.SIGCONT)
                 continue
-            print(f"killing {kind} {victim}, which holds chunk {held.chunk}: {claim.decode()}")
+            log.info(f"killing {kind} {victim}, which holds chunk {held.chunk}: {claim.decode()}")
             os.kill(victim, signal.SIGKILL)
             if kind == "worker":
                 next(w for w in mill.workers if w.pid == victim).process.wait(30)
@@ -88,7 +91,7 @@ def survive(mill, texts: list[str], plan: list[str], seed: int) -> None:
             kill_one(mill, server, keys, job, kind, rng)
             time.sleep(rng.uniform(0.0, 0.3))
         reply = job.result(calm_s + 15 * plan.count("worker") + 60)
-        print(f"undisturbed {calm_s:.1f} s, with {len(plan)} kills {time.monotonic() - began:.1f} s")
+        log.info(f"undisturbed {calm_s:.1f} s, with {len(plan)} kills {time.monotonic() - began:.1f} s")
 
         assert reply.rejected == ()
         assert reply.vectors.tobytes() == undisturbed.vectors.tobytes()

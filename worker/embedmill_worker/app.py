@@ -7,9 +7,10 @@ import os
 # Before numpy and the tokenizers are loaded: one thread a process, and none in the parent of a fork.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# onnxruntime reports to its maker from its first import on, unless told not to.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+from embedmill_worker import environment  # noqa: E402
+
+environment.prepare()
 
 from embedmill_worker.celery_app import build  # noqa: E402
 from embedmill_worker.settings import WorkerSettings  # noqa: E402

@@ -33,7 +33,7 @@ EMBED_TIME_LIMIT_S: Final = 60
 
 
 class QuietWorker(Worker):
-    """Celery's worker without the chatter that no single queue needs: mingle and gossip cost a second and leak queues."""
+    """Celery's worker without mingle and gossip, which cost a second at the start and leak queues."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "without_gossip": True, "without_mingle": True})
@@ -43,7 +43,8 @@ class EmbedmillCelery(Celery):
     """A Celery app whose ``worker`` command starts a ``QuietWorker``."""
 
     @cached_property
-    def Worker(self) -> Any:  # noqa: N802  Celery's name
+    def Worker(self) -> Any:
+        """The class that Celery's command line starts."""
         return self.subclass_with_self(QuietWorker)
 
 
@@ -63,7 +64,7 @@ def build(settings: WorkerSettings) -> Celery:
         node.work(ref)
 
     @app.task(name="embedmill.embed", acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
-    def embed(
+    def embed(  # noqa: PLR0917  a canvas passes them by place or by name
         texts: list[str],
         model: str | None = None,
         input_type: str | None = None,

@@ -98,7 +98,7 @@ def commit(keys: Keyspace, ref: ChunkRef, reply: bytes) -> Flow[bool]:
 
 def note_position(keys: Keyspace, ref: ChunkRef, position: int) -> Flow[None]:
     """Note which text of the chunk is embedded alone now, so that a crash can be laid to it."""
-    yield Ask([("HSET", keys.claims(ref.job_id), f"{ref.chunk}:at", position)])
+    yield Ask([evalsha("note", keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, ref.token, position)])
 
 
 def release(keys: Keyspace, token: str) -> Flow[bool]:
@@ -124,7 +124,7 @@ def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Flow[bo
 def parse_token(token: str) -> tuple[str, int] | None:
     """Give job id and chunk of a doorbell's id, None for any other task's."""
     parts = token.split(":")
-    if len(parts) != 3 or not parts[1].isdecimal():
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts[1:]):
         return None
     return parts[0], int(parts[1])
 

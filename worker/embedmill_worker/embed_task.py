@@ -1,4 +1,4 @@
-"""The ordinary Celery task ``embedmill.embed``: a list of texts in, raw vectors out, for canvases and other producers."""
+"""The ordinary Celery task ``embedmill.embed``: a list of texts in, raw vectors out."""
 
 from __future__ import annotations
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from embedmill.protocol import ModelCard
 from embedmill_worker.engine import Engine
-from embedmill_worker.models import resolve
+from embedmill_worker.engine.session import runtime
+from embedmill_worker.models import ModelFiles, resolve
 from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,12 @@ class Engines:
         Raises:
             ModelLoadError: one cannot be served.
         """
-        for name in self._settings.model_names:
-            self.get(name)
+        # Files are hashed while ONNX Runtime is imported: a tenth of a second less. The thread is gone before the fork.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            verified = pool.submit(lambda: [self._resolve(name) for name in self._settings.model_names])
+            runtime()
+            for files in verified.result():
+                self._load(files)
         gc.collect()
         gc.freeze()
 
@@ -43,13 +49,18 @@ class Engines:
             ModelLoadError: it cannot be served.
         """
         if name not in self._loaded:
-            spec = next((m for m in self._settings.models if m.partition("=")[0] == name), None)
-            if spec is None:
+            if name not in self._settings.model_names:
                 raise KeyError(name)
-            log.info("loading %s", name, extra={"action": "load_model"})
-            files = resolve(spec, data_dir=self._settings.data_dir)
-            self._loaded[name] = Engine.load(files, cache_dir=self._settings.data_dir / "probes")
+            self._load(self._resolve(name))
         return self._loaded[name]
+
+    def _resolve(self, name: str) -> ModelFiles:
+        spec = next(spec for spec in self._settings.models if spec.partition("=")[0] == name)
+        return resolve(spec, data_dir=self._settings.data_dir)
+
+    def _load(self, files: ModelFiles) -> None:
+        log.info("loading %s", files.name, extra={"action": "load_model"})
+        self._loaded[files.name] = Engine.load(files, cache_dir=self._settings.data_dir / "probes")
 
     @property
     def default(self) -> str:

@@ -45,7 +45,8 @@ class WorkerSettings:
             raise SettingsError("EMBEDMILL_CONCURRENCY", str(self.concurrency), "give a number from 1, or auto")
 
     def __repr__(self) -> str:
-        return f"WorkerSettings(redis_url={mask_url(self.redis_url)!r}, namespace={self.namespace!r}, models={self.models})"
+        url = mask_url(self.redis_url)
+        return f"WorkerSettings(redis_url={url!r}, namespace={self.namespace!r}, models={self.models})"
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -134,10 +134,14 @@ def embed_alone(
         crashes: how often a text crashed its process when it was alone, by position.
         before: called with each position before its forward pass.
     """
-    parts = [
-        _embed_one(engine, text, options, position, crashes.get(position, 0), before)
-        for position, text in enumerate(texts)
-    ]
+    parts = []
+    for position, text in enumerate(texts):
+        if crashes.get(position, 0) >= MAX_TEXT_CRASHES:
+            detail = f"its process died {crashes[position]} times while it was embedded alone"
+            parts.append(_no_embedding(engine, Reason.CRASHED, detail))
+            continue
+        before(position)
+        parts.append(_embed_one(engine, text, options))
     return Embeddings(
         vectors=np.concatenate([p.vectors for p in parts]),
         token_counts=np.concatenate([p.token_counts for p in parts]),
@@ -148,12 +152,7 @@ def embed_alone(
     )
 
 
-def _embed_one(
-    engine: Engine, text: str, options: EmbedOptions, position: int, crashes: int, before: Callable[[int], None]
-) -> Embeddings:
-    if crashes >= MAX_TEXT_CRASHES:
-        return _no_embedding(engine, Reason.CRASHED, f"its process died {crashes} times while it was embedded alone")
-    before(position)
+def _embed_one(engine: Engine, text: str, options: EmbedOptions) -> Embeddings:
     try:
         return engine.embed([text], input_type=options.input_type, truncate=options.truncate)
     except (InferenceError, MemoryError) as error:

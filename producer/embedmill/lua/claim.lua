@@ -15,17 +15,19 @@ local payload = redis.call('HGET', texts, chunk)
 if not payload then return {'over'} end
 
 local claim = redis.call('HGET', claims, chunk)
-if claim then
-  local holder, held = string.match(claim, '^(%S+) (%S+)')
-  if holder and held ~= token then
-    if redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
-    redis.call('HINCRBY', crashes, chunk .. ':lost', 1)
-  end
-end
+local holder, held
+if claim then holder, held = string.match(claim, '^(%S+) (%S+)') end
+local is_lost = holder and held ~= token
+if is_lost and redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
 if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3], payload, record[5]} end
-if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
-redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
 redis.call('HDEL', claims, chunk .. ':at')
+if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
+if is_lost then
+  redis.call('HINCRBY', crashes, chunk .. ':lost', 1)
+  keep(crashes)
+end
+redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
+keep(claims)
 
 local now = now_ms()
 if tonumber(record[4]) > 0 and now > tonumber(record[4]) then return {'late', payload, record[5]} end

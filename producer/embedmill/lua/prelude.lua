@@ -39,12 +39,15 @@ local function leave_lane(n_chunks, n_texts, n_tokens)
   redis.call('HINCRBY', lane, 'tokens', 0 - n_tokens)
 end
 
+-- A full Redis refuses what may grow, unless the script has written before: so each script that drains
+-- begins with a command that only frees (HDEL, ZREM).
+
 -- The job is over: what only unfinished jobs need is dropped, the rest lives for its ttl.
 local function finish(state)
   local left = redis.call('HMGET', job, 'left_chunks', 'left_texts', 'left_tokens', 'ttl_ms')
+  redis.call('ZREM', active, redis.call('HGET', job, 'id'))
   leave_lane(left[1], left[2], left[3])
   redis.call('HSET', job, 'state', state, 'left_chunks', 0, 'left_texts', 0, 'left_tokens', 0, 'ended_ms', now_ms())
-  redis.call('ZREM', active, redis.call('HGET', job, 'id'))
   redis.call('UNLINK', texts, weights, claims, crashes)
   redis.call('XADD', events, '*', 's', state)
   renew(left[4])

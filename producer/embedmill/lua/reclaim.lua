@@ -4,5 +4,6 @@
 local chunk, seen = ARGV[1], ARGV[2]
 if redis.call('HGET', job, 'state') ~= 'active' or redis.call('HEXISTS', texts, chunk) == 0 then return 0 end
 if (redis.call('HGET', claims, chunk) or '') ~= seen then return 0 end
+redis.call('HDEL', claims, chunk .. ':at')
 ring(tonumber(chunk), 'RPUSH')
 return 1

@@ -9,6 +9,7 @@ if claim then
   redis.call('HDEL', claims, chunk, chunk .. ':at')
   redis.call('HINCRBY', crashes, chunk, 1)
   if at then redis.call('HINCRBY', crashes, chunk .. ':' .. at, 1) end
+  keep(crashes)
 end
 ring(tonumber(chunk), 'RPUSH')
 return 1

@@ -8,14 +8,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, Final, Self
 
-from embedmill import EmbeddingClient, EmbeddingReply, EmbedError, Job, ResultTimeoutError
+from embedmill.client import EmbeddingClient, Job
+from embedmill.errors import BrokerUnavailableError, EmbedError, ResultTimeoutError
+from embedmill.flows import JobState
+from embedmill.reply import EmbeddingReply
+from embedmill.status import read_status
 from embedmill_worker.cli.inputs import Window
 from embedmill_worker.cli.terminal import Progress, say
 
-#: Seconds between two looks at a job.
-LOOK_S: Final = 0.5
+#: Seconds between two looks at a job, doubling.
+FIRST_PAUSE_S: Final = 0.01
+LONGEST_PAUSE_S: Final = 0.5
+
+#: Seconds after which a job that nobody has begun is worth a look at the workers.
+LONELY_S: Final = 3.0
 
 #: Seconds for reading the vectors of a window that is done.
 FETCH_S: Final = 120.0
@@ -45,8 +54,11 @@ class Bulk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        while self._open:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A Redis that is away forgets them after TTL_S; trying again would only keep the user waiting.
+        while self._open and not isinstance(error, BrokerUnavailableError):
             _, job = self._open.popleft()
             with suppress(EmbedError):
                 job.delete()
@@ -82,21 +94,20 @@ class Bulk:
         return window, replace(reply, rejected=rejected)
 
     def _wait(self, job: Job) -> None:
-        while True:
-            left_s = self._deadline_s - time.monotonic()
-            try:
-                job.wait(max(0.001, min(LOOK_S, left_s)))
-                return
-            except ResultTimeoutError as error:
-                if left_s <= LOOK_S:
-                    raise ResultTimeoutError(
-                        job.id, self._timeout_s or 0.0, f"{error.hint} It was cancelled."
-                    ) from None
-                self._warn(error)
-            self._progress.update(self._done + job.status().texts_done)
+        began_s = time.monotonic()
+        pause_s = FIRST_PAUSE_S
+        while not (status := job.status()).state.is_over:
+            now_s = time.monotonic()
+            if now_s >= self._deadline_s:
+                raise ResultTimeoutError(job.id, self._timeout_s or 0.0, "It was cancelled.")
+            if status.state is JobState.QUEUED and now_s - began_s > LONELY_S:
+                self._warn(status.model)
+            self._progress.update(self._done + status.texts_done)
+            time.sleep(min(pause_s, self._deadline_s - now_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _warn(self, error: ResultTimeoutError) -> None:
+    def _warn(self, model: str) -> None:
         """Say once that nobody works."""
-        if not self._has_warned and error.hint.startswith("No worker"):
-            say(f"waiting: {error.hint}")
+        if not self._has_warned and not read_status(self._client.settings).serves(model):
             self._has_warned = True
+            say(f"waiting: no worker serves {model}; start one with EMBEDMILL_MODEL={model}")

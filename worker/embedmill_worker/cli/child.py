@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ ENGINE_MODULE: Final = "onnxruntime"
 
 
 def worker_command(log_level: str) -> list[str]:
-    """Give the command that starts Celery's worker without its banner, named after this process.
+    """Give the command that starts the worker, named after this process.
 
     Raises:
         ModuleNotFoundError: the worker's parts are not installed.
@@ -27,8 +28,8 @@ def worker_command(log_level: str) -> list[str]:
     if importlib.util.find_spec(ENGINE_MODULE) is None:
         raise ModuleNotFoundError(ENGINE_MODULE, name=ENGINE_MODULE)
     warning = "ignore:You're running the worker with superuser privileges"
-    python = [sys.executable, "-P", "-W", warning, "-m", "celery", "-q", "-A", "embedmill_worker.app"]
-    return [*python, "worker", "--loglevel", log_level, "--hostname", f"embedmill-{os.getpid()}@%h"]
+    python = [sys.executable, "-P", "-W", warning, "-m", "embedmill_worker.main"]
+    return [*python, "--loglevel", log_level, "--hostname", f"embedmill-{os.getpid()}@{socket.gethostname()}"]
 
 
 class WorkerProcess:

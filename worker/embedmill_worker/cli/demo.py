@@ -15,7 +15,7 @@ from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from embedmill import EmbeddingClient, EmbeddingReply
+    from embedmill.client import EmbeddingClient
     from embedmill.settings import ClientSettings
     from embedmill.vectors import Vectors
     from embedmill_worker.cli.child import WorkerProcess
@@ -76,14 +76,15 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def mill(environment: dict[str, str]) -> Iterator[EmbeddingClient]:
     """Run a throw-away server and worker; gives a client of theirs."""
-    from embedmill import EmbeddingClient
+    from embedmill.client import EmbeddingClient
     from embedmill.settings import ClientSettings
     from embedmill_worker.cli.child import WorkerProcess
     from embedmill_worker.valkey import EmbeddedValkey
 
     say("starting a server and a worker")
     with tempfile.TemporaryDirectory(prefix="embedmill-demo-") as folder, EmbeddedValkey(persistent=False) as server:
-        own = {**environment, "EMBEDMILL_REDIS_URL": server.url}
+        # Whatever the worker puts aside goes with the folder.
+        own = {**environment, "EMBEDMILL_REDIS_URL": server.url, "TMPDIR": folder}
         settings = ClientSettings.from_env(environ=own)
         with (
             WorkerProcess(own, log=Path(folder) / "worker.log") as worker,
@@ -115,7 +116,7 @@ def report(client: EmbeddingClient, found: Sequence[Passage]) -> Vectors:
     from embedmill.status import read_status
 
     python = ".".join(map(str, sys.version_info[:2]))
-    print(f"{len(found):,} passages of the Python {python} language reference")
+    print(f"{len(found):,} passages of the Python {python} language reference", flush=True)
     began_s = time.monotonic()
     job = client.submit([passage.text for passage in found], input_type="passage")
     with progress("embedding", len(found)) as bar:

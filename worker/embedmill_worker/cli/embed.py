@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.inputs import FORMATS, Unreadable, read, windows
@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed everything; Ctrl-C cancels what is under work."""
-    from embedmill import EmbeddingClient
+    from embedmill.client import EmbeddingClient
     from embedmill_worker import exit_codes
     from embedmill_worker.cli.bulk import Bulk
 
@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         output = _output(args, stack)
         client = stack.enter_context(EmbeddingClient(args.redis_url, args.model, namespace=args.namespace))
-        bar = stack.enter_context(progress("embedding"))
+        # A bar among the lines of output would be unreadable.
+        is_shown = args.output is not None or not sys.stdout.isatty()
+        bar = stack.enter_context(progress("embedding", is_shown=is_shown))
         bulk = stack.enter_context(Bulk(client, options, timeout_s=args.timeout, progress=bar))
         count = _embed_all(bulk, _texts(args, stack), output, rejected)
         output.finish()
@@ -91,10 +93,22 @@ def _embed_all(bulk: Bulk, texts: Iterator[str | Unreadable], output: Output, re
 
 
 def _texts(args: argparse.Namespace, stack: ExitStack) -> Iterator[str | Unreadable]:
-    # Opened before anything is sent: a name that is wrong costs nothing.
     paths: Sequence[str] = args.files or ["-"]
-    streams = [(p, sys.stdin.buffer if p == "-" else stack.enter_context(Path(p).open("rb"))) for p in paths]
-    return (text for path, stream in streams for text in read(stream, path, form=args.format, key=args.field))
+    # Opened before anything is sent: a name that is wrong costs nothing.
+    streams = [stack.enter_context(_opened(path)) for path in paths]
+    pairs = zip(paths, streams, strict=True)
+    return (text for path, stream in pairs for text in read(stream, path, form=args.format, key=args.field))
+
+
+def _opened(path: str) -> AbstractContextManager[IO[bytes]]:
+    from embedmill.errors import InvalidRequestError
+
+    if path == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise InvalidRequestError("FILE", f"{path} cannot be read: {error.strerror}") from None
 
 
 def _output(args: argparse.Namespace, stack: ExitStack) -> Output:

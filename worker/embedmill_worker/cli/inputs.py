@@ -59,7 +59,11 @@ def read(stream: IO[bytes], name: str, *, form: str, key: str) -> Iterator[str |
             yield line
         elif line.strip():
             text = _text_of(line, key)
-            yield Unreadable(f"line {number} of {name} {text.detail}") if isinstance(text, Unreadable) else text
+            yield (
+                Unreadable(f"line {number} of {'stdin' if name == '-' else name} {text.detail}")
+                if isinstance(text, Unreadable)
+                else text
+            )
 
 
 def windows(texts: Iterable[str | Unreadable]) -> Iterator[Window]:
@@ -73,9 +77,8 @@ def windows(texts: Iterable[str | Unreadable]) -> Iterator[Window]:
             chars = 0
         if isinstance(text, Unreadable):
             window.problems[len(window.texts)] = text.detail
-            text = UNREADABLE
-        window.texts.append(text)
-        chars += len(text)
+        window.texts.append(UNREADABLE if isinstance(text, Unreadable) else text)
+        chars += len(window.texts[-1])
     if window.texts:
         yield window
 

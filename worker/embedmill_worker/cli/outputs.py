@@ -12,6 +12,7 @@ from typing import IO, Any, Final, Protocol
 
 import numpy as np
 
+from embedmill.errors import InvalidRequestError
 from embedmill.reply import Rejected
 from embedmill.vectors import Dtype, Vectors, blank
 
@@ -106,8 +107,15 @@ def _is_unicode(text: str) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside ``path`` that takes its place when all went well, and is removed otherwise."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Open a file beside ``path`` that takes its place when all went well, and is removed otherwise.
+
+    Raises:
+        InvalidRequestError: there can be no such file.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise InvalidRequestError("output", f"{path} cannot be written: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream

@@ -24,7 +24,7 @@ _WORD = re.compile(r"[A-Za-z“‘(\"'*]+[\w’”\"'*.,;:)-]*")
 class Passage:
     """Some paragraphs that belong together."""
 
-    #: Heading of the topic, and of the section within it.
+    #: Heading of the section, after that of what it is part of.
     title: str
     body: str
 
@@ -35,37 +35,35 @@ class Passage:
 
 
 def passages(topics: Mapping[str, str]) -> list[Passage]:
-    """Cut the topics into passages, each body once though topics overlap."""
+    """Cut the topics into passages, each body once though topics overlap: the narrowest topic names it."""
     found: dict[str, Passage] = {}
-    for name in sorted(topics):
-        for passage in _of_topic(name, topics[name]):
+    for name in sorted(topics, key=lambda name: (len(topics[name]), name)):
+        for passage in _of_topic(topics[name]):
             found.setdefault(passage.body, passage)
     return list(found.values())
 
 
-def _of_topic(name: str, text: str) -> Iterator[Passage]:
-    topic, section = name, ""
+def _of_topic(text: str) -> Iterator[Passage]:
+    headings: dict[str, str] = {}  # underlining character → heading, outermost first
     paragraphs: list[str] = []
     signature = ""
     for block in re.split(r"\n\s*\n", text):
-        heading = _heading(block)
+        heading, level = _heading(block)
         if heading:
-            yield from _group(topic, section, paragraphs)
+            yield from _group(headings, paragraphs)
+            outer = list(headings)[: list(headings).index(level)] if level in headings else list(headings)
+            headings = {**{key: headings[key] for key in outer}, level: heading}
             paragraphs = []
-            if topic == name and not section:
-                topic = heading
-            else:
-                section = heading
         elif _SIGNATURE.fullmatch(block.strip()):
             signature = f"{block.strip()}: "
         elif _is_prose(block):
             paragraphs.append(signature + _clean(block))
             signature = ""
-    yield from _group(topic, section, paragraphs)
+    yield from _group(headings, paragraphs)
 
 
-def _group(topic: str, section: str, paragraphs: list[str]) -> Iterator[Passage]:
-    title = f"{topic}: {section}" if section else topic
+def _group(headings: Mapping[str, str], paragraphs: list[str]) -> Iterator[Passage]:
+    title = ": ".join(list(headings.values())[-2:])
     body: list[str] = []
     words = 0
     for paragraph in paragraphs:
@@ -79,12 +77,12 @@ def _group(topic: str, section: str, paragraphs: list[str]) -> Iterator[Passage]
         yield Passage(title=title, body="\n".join(body))
 
 
-def _heading(block: str) -> str:
-    """Give the title of an underlined heading, else ""."""
+def _heading(block: str) -> tuple[str, str]:
+    """Give an underlined heading and the character of its line, else two empty strings."""
     lines = block.strip("\n").splitlines()
     if len(lines) == 2 and _UNDERLINE.fullmatch(lines[1].strip()):
-        return _clean(lines[0])
-    return ""
+        return _clean(lines[0]), lines[1].strip()[0]
+    return "", ""
 
 
 def _is_prose(block: str) -> bool:

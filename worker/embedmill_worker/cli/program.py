@@ -44,16 +44,23 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code."""
-    args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        args = parser().parse_args(argv)
+        signal.signal(signal.SIGTERM, _interrupt)
+        return _run(args)
+    except KeyboardInterrupt:
+        from embedmill_worker import exit_codes
+
+        return exit_codes.INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
     from embedmill.errors import EmbedError
     from embedmill_worker import exit_codes
 
     try:
         code: int = args.run(args)
         return code
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
     except EmbedError as error:
         say(str(error))
         return exit_codes.of(error)

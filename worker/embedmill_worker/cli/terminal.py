@@ -66,9 +66,9 @@ class _Bar:
 
 
 @contextmanager
-def progress(what: str, total: int | None = None, *, unit: str = "texts") -> Iterator[Progress]:
+def progress(what: str, total: int | None = None, *, unit: str = "texts", is_shown: bool = True) -> Iterator[Progress]:
     """Show progress on a terminal's stderr and nothing elsewhere; unit: ``texts`` or ``bytes``."""
-    if not is_rich(sys.stderr):
+    if not is_shown or not is_rich(sys.stderr):
         yield _Silence()
         return
     from rich import progress as bars

@@ -33,4 +33,4 @@ def run(args: argparse.Namespace) -> int:
     environment = flags.worker_environment(args)
     WorkerSettings.from_env(environment)
     command = worker_command(args.log_level)
-    os.execve(command[0], command, environment)
+    os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.reply import Reason
-from embedmill_worker.engine import environment, probe
+from embedmill_worker import environment
+from embedmill_worker.engine import probe
 from embedmill_worker.engine.batching import MAX_BATCH_TOKENS, plan
 from embedmill_worker.engine.forward import ForwardPass
 from embedmill_worker.engine.memory import release_free_memory

@@ -6,7 +6,7 @@ import ctypes
 
 
 def release_free_memory() -> None:
-    """Give back what loading left behind: 27 MB after MiniLM. Does nothing where the C library is not glibc."""
+    """Give back what loading left behind. Only glibc can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):

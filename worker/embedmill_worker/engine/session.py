@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine import environment
+from embedmill_worker import environment
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -39,6 +39,7 @@ class Session(Protocol):
     @property
     def runtime(self) -> str:
         """What rounds: the back end's version and the CPU's instruction set."""
+        ...
 
     def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Run one batch.
@@ -54,6 +55,7 @@ class Session(Protocol):
             InferenceError: it failed; the message holds nothing of the input.
             MemoryError: there is not enough.
         """
+        ...
 
 
 class OnnxSession:

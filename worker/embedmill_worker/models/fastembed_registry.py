@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker import environment
 from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.folder import files_of_graph
@@ -95,6 +96,7 @@ def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> 
 
 def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
     """Name of fastembed's class, and the model; in fastembed's order, in which the first match wins."""
+    environment.prepare()  # fastembed imports onnxruntime
     from fastembed.text.text_embedding import TextEmbedding  # noqa: PLC0415 (slow, only for its models)
 
     for kind in TextEmbedding.EMBEDDINGS_REGISTRY:

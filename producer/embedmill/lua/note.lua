@@ -1,0 +1,7 @@
+-- Note which text of a chunk is embedded alone now. ARGV: chunk, token, position in the chunk.
+-- Gives 1, or 0 if the claim is not the token's any more: nothing is written then.
+local chunk, token = ARGV[1], ARGV[2]
+local claim = redis.call('HGET', claims, chunk)
+if not claim or string.match(claim, '^%S+ (%S+)') ~= token then return 0 end
+redis.call('HSET', claims, chunk .. ':at', ARGV[3])
+return 1

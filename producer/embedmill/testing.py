@@ -1,0 +1,244 @@
+"""For your own tests: a client that needs no Redis, no worker and no model.
+
+>>> client = FakeEmbeddingClient(dimension=8)
+>>> client.embed(["Selamat pagi"]).shape
+(1, 8)
+
+Texts, options and limits are checked as ``EmbeddingClient`` checks them; a job is done as soon as it is submitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill import assembly, request
+from embedmill import vectors as codec
+from embedmill.assembly import Assembly
+from embedmill.client import accepted
+from embedmill.errors import JobConflictError, ResultExpiredError
+from embedmill.flows import JobState, JobStatus
+from embedmill.limits import MAX_JOB_TEXTS
+from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
+from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
+from embedmill.request import JobRequest
+from embedmill.vectors import Dtype, Vectors
+
+#: A token of the fake model is so many characters, and it reads so many of them.
+CHARS_PER_TOKEN: Final = 4
+MAX_TOKENS: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    request: JobRequest
+    replies: tuple[ChunkReply, ...]
+    submitted_at_s: float
+
+
+class FakeEmbeddingClient:
+    """``EmbeddingClient`` in memory: a text's vector depends on model, input type and text alone, and has length 1."""
+
+    def __init__(self, dimension: int = 384, model: str = "fake") -> None:
+        self._card = ModelCard(
+            name=model,
+            fingerprint="0" * 16,
+            dimension=dimension,
+            max_tokens=MAX_TOKENS,
+            chars_per_token=CHARS_PER_TOKEN,
+            tokens_per_s=4_000.0,
+        )
+        self._jobs: dict[str, _Done] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Do nothing: jobs stay, as they would in Redis."""
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        truncate: bool = True,
+        lane: str = "interactive",
+        timeout_s: float = 60.0,
+    ) -> Vectors:
+        """Embed texts; see ``EmbeddingClient.embed``."""
+        request.check_seconds("timeout_s", timeout_s)
+        values = request.check_texts(texts)
+        starts = range(0, max(len(values), 1), MAX_JOB_TEXTS)
+        replies = []
+        for start in starts:
+            job = self.submit(
+                values[start : start + MAX_JOB_TEXTS],
+                model=model,
+                input_type=input_type,
+                dimensions=dimensions,
+                dtype=dtype,
+                truncate=truncate,
+                lane=lane,
+            )
+            replies.append(job.result(timeout_s))
+            job.delete()
+        return accepted(assembly.concatenate(replies, starts))
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        truncate: bool = True,
+        lane: str = "bulk",
+        job_id: str | None = None,
+        ttl_s: float = 86_400,
+        deadline_s: float | None = None,
+    ) -> FakeJob:
+        """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. It never expires."""
+        options = EmbedOptions(
+            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
+        )
+        job = request.prepare(
+            texts,
+            options,
+            model=model or self._card.name,
+            card=self._card,
+            children=1,
+            lane=lane,
+            ttl_s=ttl_s,
+            deadline_s=deadline_s,
+            job_id=job_id,
+        )
+        known = self._jobs.get(job.job_id)
+        if known and known.request.digest != job.digest:
+            raise JobConflictError(job.job_id)
+        if not known:
+            replies = tuple(self._reply(job, unpack_chunk(payload)) for payload in job.payloads)
+            self._jobs[job.job_id] = _Done(request=job, replies=replies, submitted_at_s=time.time())
+        return FakeJob(self, job.job_id)
+
+    def job(self, job_id: str) -> FakeJob:
+        """Give the job of this id; see ``EmbeddingClient.job``."""
+        return FakeJob(self, request.check_job_id(job_id))
+
+    def _reply(self, job: JobRequest, chunk: Chunk) -> ChunkReply:
+        dimension = self._card.dimension
+        counts = np.array([2 + -(-len(text) // CHARS_PER_TOKEN) for text in chunk.texts], dtype=np.uint32)
+        rows = [fake_vector(f"{job.model} {job.options.input_type} {text}", dimension) for text in chunk.texts]
+        too_long = counts > MAX_TOKENS
+        rejected = () if job.options.truncate else np.flatnonzero(too_long)
+        for i in rejected:
+            rows[i] = np.full(dimension, np.nan, dtype=np.float32)
+        kept = codec.cut(np.array(rows, dtype=np.float32).reshape(-1, dimension), job.options.dimensions)
+        return ChunkReply(
+            indices=chunk.indices,
+            vectors=codec.to_bytes(kept, job.options.dtype),
+            dtype=job.options.dtype,
+            dimension=kept.shape[1],
+            token_counts=counts,
+            truncated=too_long & job.options.truncate,
+            rejected=tuple(
+                Rejected(
+                    index=int(chunk.indices[i]),
+                    reason=Reason.TOO_LONG,
+                    detail=f"{counts[i]} tokens, limit {MAX_TOKENS}",
+                )
+                for i in rejected
+            ),
+            fingerprint=self._card.fingerprint,
+            runtime="fake",
+            timings_ms={},
+        )
+
+
+def fake_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
+    """Give float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
+    steps = np.frombuffer(hashlib.shake_256(text.encode()).digest(2 * dimension), dtype="<i2").astype(np.float64) + 0.5
+    return np.asarray(steps / np.linalg.norm(steps), dtype=np.float32)
+
+
+class FakeJob:
+    """``Job`` of a ``FakeEmbeddingClient``."""
+
+    def __init__(self, client: FakeEmbeddingClient, job_id: str) -> None:
+        self.id = job_id
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"FakeJob({self.id!r})"
+
+    def status(self) -> JobStatus:
+        """Say that the job is done; see ``Job.status``."""
+        done = self._done()
+        return JobStatus(
+            job_id=self.id,
+            state=JobState.DONE,
+            model=done.request.model,
+            lane=done.request.lane,
+            n_texts=done.request.n_texts,
+            texts_done=done.request.n_texts,
+            chunks=len(done.replies),
+            chunks_done=len(done.replies),
+            submitted_at_s=done.submitted_at_s,
+            fingerprint=done.replies[0].fingerprint if done.replies else "",
+        )
+
+    def wait(self, timeout_s: float) -> JobStatus:
+        """Return at once; see ``Job.wait``."""
+        request.check_seconds("timeout_s", timeout_s)
+        return self.status()
+
+    def result(self, timeout_s: float) -> EmbeddingReply:
+        """Give all vectors; see ``Job.result``."""
+        request.check_seconds("timeout_s", timeout_s)
+        done = self._done()
+        filled = Assembly(
+            n_texts=done.request.n_texts,
+            options=done.request.options,
+            rejected=done.request.rejected,
+            dimension=self._client._card.dimension,
+        )
+        for reply in done.replies:
+            filled.add(reply)
+        return filled.reply(done.request.model)
+
+    def iter_results(self) -> Iterator[ReplyPart]:
+        """Give the chunks' vectors; see ``Job.iter_results``."""
+        done = self._done()
+        if done.request.rejected:
+            yield assembly.rejected_part(done.request.options, done.request.rejected, self._client._card.dimension)
+        yield from (assembly.to_part(reply) for reply in done.replies)
+
+    def cancel(self) -> bool:
+        """Say False: the job is finished; see ``Job.cancel``."""
+        self._done()
+        return False
+
+    def delete(self) -> bool:
+        """Forget the job; see ``Job.delete``."""
+        return self._client._jobs.pop(self.id, None) is not None
+
+    def _done(self) -> _Done:
+        try:
+            return self._client._jobs[self.id]
+        except KeyError:
+            raise ResultExpiredError(self.id) from None

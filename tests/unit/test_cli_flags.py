@@ -1,0 +1,169 @@
+"""The command line's flags, help and exit codes, without running anything."""
+
+import argparse
+import re
+import subprocess
+import sys
+
+import pytest
+
+from embedmill import settings
+from embedmill.keys import LANES
+from embedmill.protocol import INPUT_TYPES
+from embedmill.vectors import Dtype
+from embedmill_worker import exit_codes
+from embedmill_worker.cli import child, flags, main, program, up
+
+#: Runs a command as far as it goes without Redis, and says which parts of the worker that took.
+LIGHT = """
+import sys
+from embedmill_worker.cli import main
+code = main(sys.argv[1:])
+heavy = {"onnxruntime", "fastembed", "onnx", "tokenizers", "celery", "rich"} & set(sys.modules)
+print(code, sorted(heavy))
+"""
+
+
+def commands(parser, name="embedmill"):
+    """Every command with its parser."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub, subparser in action.choices.items():
+                yield from commands(subparser, f"{name} {sub}")
+
+
+def test_every_flag_names_its_environment_variable_in_its_help():
+    seen = set()
+    for name, parser in commands(program.parser()):
+        for action in parser._actions:
+            if action.option_strings and action.dest != "help":
+                assert re.search(r"\[EMBEDMILL_[A-Z_]+\]$", action.help), f"{name} {action.option_strings}"
+                seen.add(action.dest)
+    assert {"redis_url", "model", "dtype", "json", "rollover", "wait"} <= seen
+
+
+def test_every_command_shows_real_commands_that_parse():
+    for name, parser in commands(program.parser()):
+        examples = re.findall(r"^  (?:\S+=\S+ |.*\| )?embedmill ?(.*)$", parser.epilog, re.MULTILINE)
+        assert examples, f"{name} has no example"
+        for example in examples:
+            program.parser().parse_args(example.split(" > ")[0].split())
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands(program.parser())])
+def test_help_is_shown_for_every_command(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*name.split()[1:], "--help"])
+    assert end.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_a_variable_gives_a_flag_s_value_and_the_flag_wins(monkeypatch):
+    monkeypatch.setenv("EMBEDMILL_DIMENSIONS", "64")
+    monkeypatch.setenv("EMBEDMILL_DTYPE", "int8")
+    monkeypatch.setenv("EMBEDMILL_NO_TRUNCATE", "1")
+    monkeypatch.setenv("EMBEDMILL_JSON", "0")
+    args = program.parser().parse_args(["embed", "--dtype", "float16"])
+    assert (args.dimensions, args.dtype, args.no_truncate) == (64, "float16", True)
+    assert program.parser().parse_args(["status"]).json is False
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("EMBEDMILL_DTYPE", "")
+    monkeypatch.setenv("EMBEDMILL_MODEL", "")
+    args = program.parser().parse_args(["embed"])
+    assert (args.dtype, args.model) == ("float32", None)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["embed", "--dtype", "float8"],
+        ["embed", "--dimensions", "0"],
+        ["embed", "--timeout", "soon"],
+        ["embed", "--timeout", "-1"],
+        ["status", "--wait", "inf"],
+        ["worker", "--log-level", "LOUD"],
+        ["embed", "--no-such-flag"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_what_cannot_work_is_a_usage_error(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == exit_codes.USAGE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_wrong_variable_is_refused_like_a_wrong_flag(monkeypatch, capsys):
+    monkeypatch.setenv("EMBEDMILL_LANE", "fast")
+    with pytest.raises(SystemExit) as end:
+        main(["embed"])
+    assert end.value.code == exit_codes.USAGE
+    assert "'fast' is none of interactive, bulk" in capsys.readouterr().err
+
+
+def test_the_choices_are_those_of_the_client():
+    assert tuple(Dtype) == flags.DTYPES
+    assert LANES == flags.LANES
+    assert INPUT_TYPES == flags.INPUT_TYPES
+
+
+@pytest.mark.parametrize("spec", ["", "a", "a=/x,b", " a , b", "org/a=/x"])
+def test_the_model_of_a_client_is_the_first_that_workers_serve(spec):
+    assert flags.first_model(spec) == settings.first_model(spec)
+
+
+def test_a_worker_s_flags_become_its_environment(monkeypatch):
+    monkeypatch.setenv("EMBEDMILL_NAMESPACE", "mine")
+    args = program.parser().parse_args(["worker", "--model", "m=/x", "--concurrency", "3", "--rollover"])
+    environment = flags.worker_environment(args)
+    assert environment["EMBEDMILL_MODEL"] == "m=/x"
+    assert environment["EMBEDMILL_CONCURRENCY"] == "3"
+    assert environment["EMBEDMILL_NAMESPACE"] == "mine"
+    assert environment["EMBEDMILL_ROLLOVER"] == "1"
+    assert "EMBEDMILL_PRECISION" not in environment
+
+
+def test_the_url_that_up_printed_is_known_as_its_own(tmp_path):
+    folder = tmp_path / "a b" / "valkey"
+    folder.mkdir(parents=True)
+    assert up.is_own(f"unix://{tmp_path}/a%20b/valkey/valkey.sock?db=0", folder)
+    assert not up.is_own("redis://127.0.0.1:6379/0", folder)
+    assert not up.is_own("unix:///run/redis.sock", folder)
+
+
+def test_an_error_of_ours_is_one_line_and_a_named_code(monkeypatch, capsys):
+    monkeypatch.setenv("EMBEDMILL_NAMESPACE", "no spaces please")
+    assert main(["status"]) == exit_codes.SETTINGS
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("embedmill: EMBEDMILL_NAMESPACE=")
+    assert err.count("\n") == 1
+
+
+def test_a_password_is_not_shown_when_redis_is_away(capsys):
+    assert main(["status", "--redis-url", "redis://user:secret@127.0.0.1:1/0"]) == exit_codes.BROKER
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_waiting_for_a_worker_ends_when_it_was_to_and_redis_need_not_be_up(capsys, tmp_path):
+    url = f"unix://{tmp_path}/nobody.sock"
+    assert main(["status", "--wait", "0.3", "--redis-url", url, "--model", "m"]) == exit_codes.TIMEOUT
+    assert capsys.readouterr().err == "embedmill: no worker serves m after 0.3 s\n"
+
+
+def test_a_missing_part_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setattr(child, "ENGINE_MODULE", "no_such_engine")
+    assert main(["worker"]) == exit_codes.FAILURE
+    assert "needs no_such_engine" in (err := capsys.readouterr().err)
+    assert "pip install 'embedmill[all]'" in err
+
+
+@pytest.mark.parametrize("argv", [["status", "--json"], ["embed", "/dev/null"]])
+def test_light_commands_load_no_part_of_the_worker(argv, tmp_path):
+    command = [sys.executable, "-c", LIGHT, *argv, "--redis-url", f"unix://{tmp_path}/nobody.sock"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1].endswith("[]")

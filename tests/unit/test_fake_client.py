@@ -1,0 +1,139 @@
+"""FakeEmbeddingClient: the real client's methods and checks, without anything behind them."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedmill import (
+    EmbeddingClient,
+    InvalidRequestError,
+    InvalidTextError,
+    Job,
+    JobConflictError,
+    JobState,
+    ResultExpiredError,
+    TextsRejectedError,
+    TooManyTextsError,
+)
+from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob
+
+TEXTS = ["Selamat pagi", "good morning", "", "Selamat pagi"]
+
+
+def public_methods(kind):
+    return {name: member for name, member in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("real", "fake"), [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob)])
+def test_the_fake_has_the_methods_and_signatures_of_the_real_one(real, fake):
+    ours, theirs = public_methods(fake), public_methods(real)
+    assert set(ours) == set(theirs)
+    for name, method in theirs.items():
+        wanted = [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
+        given = [(p.name, p.kind, p.default) for p in inspect.signature(ours[name]).parameters.values()]
+        assert given == wanted, name
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20))
+def test_a_vector_depends_on_its_text_alone_and_has_length_1(texts):
+    client = FakeEmbeddingClient(dimension=16)
+    together = client.embed(texts)
+    assert (together.shape, together.dtype) == ((len(texts), 16), np.float32)
+    for text, vector in zip(texts, together, strict=True):
+        assert np.array_equal(client.embed([text])[0], vector)
+        assert np.isclose(np.linalg.norm(vector), 1.0, atol=1e-6)
+
+
+def test_the_vectors_are_the_same_on_every_machine():
+    (vector,) = FakeEmbeddingClient(dimension=4).embed(["Selamat pagi"])
+    assert vector.tolist() == pytest.approx([0.43755123, 0.00986981, 0.05270634, -0.89759320], abs=1e-6)
+
+
+def test_model_and_input_type_change_vectors():
+    client = FakeEmbeddingClient()
+    plain = client.embed(["a"])
+    assert not np.array_equal(client.embed(["a"], model="other"), plain)
+    assert not np.array_equal(client.embed(["a"], input_type="query"), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "dtype"),
+    [
+        ({"dimensions": 8}, (1, 8), np.float32),
+        ({"dtype": "float16"}, (1, 16), np.float16),
+        ({"dtype": "int8"}, (1, 16), np.int8),
+        ({"dtype": "binary"}, (1, 2), np.uint8),
+    ],
+)
+def test_dimensions_and_dtypes_are_those_of_the_real_client(options, shape, dtype):
+    vectors = FakeEmbeddingClient(dimension=16).embed(["a"], **options)
+    assert (vectors.shape, vectors.dtype) == (shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda client: client.embed(["a", 5]), InvalidTextError),
+        (lambda client: client.embed("a"), InvalidRequestError),
+        (lambda client: client.embed(["a"], dtype="float8"), InvalidRequestError),
+        (lambda client: client.embed(["a"], dimensions=385), InvalidRequestError),
+        (lambda client: client.embed(["a"], input_type="title"), InvalidRequestError),
+        (lambda client: client.embed(["a"], lane="fast"), InvalidRequestError),
+        (lambda client: client.embed(["a"], timeout_s=0), InvalidRequestError),
+        (lambda client: client.submit(["a"] * 65_537), TooManyTextsError),
+        (lambda client: client.submit(["a"], job_id="no spaces"), InvalidRequestError),
+        (lambda client: client.job("no spaces"), InvalidRequestError),
+    ],
+)
+def test_what_the_real_client_refuses_is_refused(call, error):
+    with pytest.raises(error):
+        call(FakeEmbeddingClient())
+
+
+def test_bad_texts_are_rejected_and_their_neighbours_embedded():
+    texts = ["a", "\ud800", "x" * 4 * MAX_TOKENS]
+    with pytest.raises(TextsRejectedError) as caught:
+        FakeEmbeddingClient().embed(texts, truncate=False)
+    reply = caught.value.reply
+    assert [(r.index, r.reason) for r in reply.rejected] == [(1, "invalid_unicode"), (2, "too_long")]
+    assert np.isnan(reply.vectors).any(axis=1).tolist() == [False, True, True]
+
+
+def test_a_long_text_is_truncated_and_reported():
+    reply = FakeEmbeddingClient().submit(["a", "x" * 4 * MAX_TOKENS]).result(1)
+    assert reply.truncated.tolist() == [False, True]
+    assert reply.token_counts.tolist() == [3, MAX_TOKENS + 2]
+
+
+def test_more_texts_than_a_job_holds_are_windowed():
+    texts = [str(i) for i in range(65_540)]
+    client = FakeEmbeddingClient(dimension=2)
+    vectors = client.embed(texts)
+    assert vectors.shape == (65_540, 2)
+    assert np.array_equal(vectors[-1], client.embed(texts[-1:])[0])
+
+
+def test_a_job_is_done_at_once_and_lives_until_it_is_deleted():
+    client = FakeEmbeddingClient()
+    job = client.submit(TEXTS, job_id="mine")
+    assert (job.status().state, job.wait(1).texts_done) == (JobState.DONE, 4)
+    reply = client.job("mine").result(1)
+    assert np.array_equal(reply.vectors, client.embed(TEXTS))
+    parts = list(job.iter_results())
+    indices = np.concatenate([part.indices for part in parts])
+    assert np.array_equal(np.concatenate([part.vectors for part in parts])[np.argsort(indices)], reply.vectors)
+    assert job.cancel() is False
+    assert (job.delete(), job.delete()) == (True, False)
+    for call in (job.status, job.cancel, lambda: job.result(1), lambda: list(job.iter_results())):
+        with pytest.raises(ResultExpiredError):
+            call()
+
+
+def test_the_same_id_takes_the_same_content_only():
+    client = FakeEmbeddingClient()
+    assert client.submit(["a"], job_id="mine").id == client.submit(["a"], job_id="mine").id
+    with pytest.raises(JobConflictError):
+        client.submit(["b"], job_id="mine")

@@ -1,0 +1,76 @@
+"""The status flow, driven by hand: what Redis says becomes workers and lanes."""
+
+import pytest
+
+from embedmill.keys import Keyspace
+from embedmill.status import MillStatus, read
+from embedmill.workers import WorkerInfo
+
+KEYS = Keyspace("ns")
+NOW = [b"1000", b"500000"]
+
+
+def worker(name, models, state="ready"):
+    return WorkerInfo(worker_id=name, name=name, pid=7, host="h", state=state, children=2, models=models)
+
+
+def run(infos, lanes, counts):
+    """Drives the flow; counts: (model, lane) → (chunks, texts, tokens, oldest submission in ms or None)."""
+    flow = read(KEYS)
+    ask = next(flow)
+    while True:
+        replies = []
+        for command in ask.commands:
+            match command:
+                case ("HVALS", _):
+                    replies.append([])
+                case ("ZRANGE", key, 0, -1) if key == KEYS.workers:
+                    replies.append([info.worker_id.encode() for info in infos])
+                case ("MGET", *_):
+                    replies.append([info.to_json().encode() for info in infos])
+                case ("SMEMBERS", _):
+                    replies.append({f"{model} {lane}".encode() for model, lane in lanes})
+                case ("TIME",):
+                    replies.append(NOW)
+                case ("HMGET", key, *_):
+                    found = next((v for k, v in counts.items() if KEYS.lane(*k) == key), (None,) * 4)
+                    replies.append([None if v is None else str(v).encode() for v in found[:3]])
+                case ("ZRANGE", key, 0, 0, "WITHSCORES"):
+                    oldest = next((v[3] for k, v in counts.items() if KEYS.active(*k) == key), None)
+                    replies.append([] if oldest is None else [b"job", str(oldest).encode()])
+                case _:
+                    pytest.fail(f"unforeseen {command}")
+        try:
+            ask = flow.send(replies)
+        except StopIteration as end:
+            return end.value
+
+
+def test_an_empty_mill_has_no_workers_and_no_lanes():
+    assert run([], [], {}) == MillStatus(workers=(), lanes=())
+
+
+def test_a_worker_of_two_models_is_two_entries_and_four_lanes():
+    status = run([worker("w", {"b": "f2", "a": "f1"})], [], {})
+    assert [(w.model, w.fingerprint) for w in status.workers] == [("a", "f1"), ("b", "f2")]
+    assert [(lane.model, lane.lane) for lane in status.lanes] == [
+        ("a", "bulk"),
+        ("a", "interactive"),
+        ("b", "bulk"),
+        ("b", "interactive"),
+    ]
+    assert all((lane.chunks, lane.texts, lane.tokens, lane.oldest_age_s) == (0, 0, 0, 0.0) for lane in status.lanes)
+
+
+def test_a_lane_that_nobody_serves_shows_what_waits_in_it_and_for_how_long():
+    (lane,) = run([], [("gone", "bulk")], {("gone", "bulk"): (2, 30, 400, 997_250)}).lanes
+    assert (lane.queue, lane.chunks, lane.texts, lane.tokens) == ("ns.gone.bulk", 2, 30, 400)
+    assert lane.oldest_age_s == 3.25
+
+
+def test_a_worker_that_is_stopping_serves_nothing():
+    assert not run([worker("w", {"a": "f"}, state="stopping")], [], {}).serves("a")
+    ready = run([worker("w", {"a": "f"})], [], {})
+    assert ready.serves("a")
+    assert ready.serves(None)
+    assert not ready.serves("b")

@@ -1,0 +1,167 @@
+"""A chunk's fate in a child's hands, with an engine made of paper."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from embedmill import protocol, vectors
+from embedmill.errors import InferenceError, InvalidRequestError
+from embedmill.limits import MAX_CHUNK_LOSSES, MAX_TEXT_CRASHES
+from embedmill.protocol import Chunk, EmbedOptions
+from embedmill.reply import Reason
+from embedmill.vectors import Dtype
+from embedmill_worker import claims, work
+from embedmill_worker.claims import ChunkRef
+from embedmill_worker.engine import Embeddings
+
+REF = ChunkRef(job_id="j", chunk=0, model="paper", lane="bulk", token="j:0:1")
+
+
+class PaperEngine:
+    """A text's vector is its length; «poison» fails, and fails whatever it is batched with."""
+
+    name, fingerprint, runtime, dimension = "paper", "f", "paper 1", 8
+
+    def __init__(self, error=InferenceError("paper", "torn")):
+        self.error = error
+        self.calls = []
+
+    def embed(self, texts, *, input_type=None, truncate=True):
+        self.calls.append(list(texts))
+        if any("poison" in text for text in texts):
+            raise self.error
+        rows = np.array([[len(text)] * self.dimension for text in texts], dtype=np.float32)
+        return Embeddings(
+            vectors=rows,
+            token_counts=np.array([len(text) for text in texts], dtype=np.uint32),
+            truncated=np.array([len(text) > 8 for text in texts], dtype=np.bool_),
+            rejected=(),
+            tokenize_ms=1.0,
+            inference_ms=2.0,
+        )
+
+
+class Record:
+    """Stands for link and record: gives one claim, takes one commit."""
+
+    def __init__(self, claim):
+        self.claim = claim
+        self.committed = None
+        self.noted = []
+
+    def run(self, flow, **_):
+        name, arguments = flow.gi_code.co_name, flow.gi_frame.f_locals
+        flow.close()
+        if name == "claim":
+            return self.claim
+        if name == "note_position":
+            self.noted.append(arguments["position"])
+            return None
+        assert name == "commit"
+        self.committed = protocol.unpack_reply(arguments["reply"])
+        return True
+
+
+def packed(texts, options=None):
+    chunk = Chunk(indices=np.arange(10, 10 + len(texts), dtype=np.uint32), texts=tuple(texts))
+    return protocol.pack_chunk(chunk), protocol.pack_options(options or EmbedOptions())
+
+
+def work_on(claim, engine=None):
+    record = Record(claim)
+    work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, engine or PaperEngine())
+    return record
+
+
+def claimed(texts, options=None, **counts):
+    return claims.Work(*packed(texts, options), **{"waited_ms": 5.0, "losses": 0, **counts})
+
+
+def reasons(reply):
+    return {r.index: r.reason for r in reply.rejected}
+
+
+def rows(reply):
+    return vectors.from_bytes(reply.vectors, reply.dtype, reply.dimension)
+
+
+def test_a_chunk_is_embedded_together_and_committed():
+    engine = PaperEngine()
+    reply = work_on(claimed(["a", "bbb"]), engine).committed
+    assert engine.calls == [["a", "bbb"]]
+    assert rows(reply)[:, 0].tolist() == [1.0, 3.0]
+    assert reply.indices.tolist() == [10, 11]
+    assert (reply.fingerprint, reply.runtime, reply.rejected) == ("f", "paper 1", ())
+    assert reply.timings_ms == {"queue": 5.0, "tokenization": 1.0, "inference": 2.0}
+
+
+@pytest.mark.parametrize("error", [InferenceError("paper", "torn"), MemoryError()], ids=["engine", "memory"])
+def test_one_bad_text_does_not_fail_its_neighbours(error):
+    record = work_on(claimed(["a", "poison", "ccc"]), PaperEngine(error))
+    assert reasons(record.committed) == {11: Reason.FAILED}
+    assert np.isnan(rows(record.committed)[1]).all()
+    assert rows(record.committed)[[0, 2], 0].tolist() == [1.0, 3.0]
+    assert record.noted == [0, 1, 2]
+
+
+def test_after_a_crash_texts_go_one_by_one_and_the_culprit_is_known():
+    engine = PaperEngine()
+    record = work_on(claimed(["a", "bb", "ccc"], crashes=1, crashes_alone={1: MAX_TEXT_CRASHES, 2: 2}), engine)
+    assert reasons(record.committed) == {11: Reason.CRASHED}
+    assert engine.calls == [["a"], ["ccc"]]
+    assert record.noted == [0, 2]
+
+
+def test_a_chunk_under_which_many_workers_were_lost_is_given_up():
+    engine = PaperEngine()
+    reply = work_on(claimed(["a", "bb"], losses=MAX_CHUNK_LOSSES), engine).committed
+    assert reasons(reply) == {10: Reason.WORKERS_LOST, 11: Reason.WORKERS_LOST}
+    assert engine.calls == []
+
+
+def test_what_came_too_late_is_rejected_unembedded():
+    engine = PaperEngine()
+    reply = work_on(claims.Late(*packed(["a"], EmbedOptions(dtype=Dtype.INT8))), engine).committed
+    assert reasons(reply) == {10: Reason.DEADLINE}
+    assert rows(reply).tolist() == [[0] * 8]
+    assert engine.calls == []
+
+
+def test_a_chunk_that_cannot_be_read_is_committed_without_rows():
+    reply = work_on(claims.Work(b"\x80junk", packed([])[1], 1.0, 0)).committed
+    assert len(reply.indices) == 0
+    assert reply.vectors == b""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [EmbedOptions(dimensions=9), EmbedOptions(dtype=Dtype.BINARY, dimensions=4)],
+    ids=["too many", "no bytes"],
+)
+def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
+    reply = work_on(claimed(["a", "bb"], options)).committed
+    assert reasons(reply) == {10: Reason.UNSUPPORTED, 11: Reason.UNSUPPORTED}
+    with pytest.raises(InvalidRequestError):
+        work.check_servable(options, PaperEngine())
+
+
+@pytest.mark.parametrize("claim", [claims.NotOurs("over"), claims.NotOurs("held"), claims.OtherVersion("99")])
+def test_what_is_not_ours_is_left_alone(claim):
+    engine = PaperEngine()
+    assert work_on(claim, engine).committed is None
+    assert engine.calls == []
+
+
+def test_rows_are_given_as_the_job_asked_for_them():
+    reply = work_on(claimed(["a", "bb"], EmbedOptions(dimensions=4, dtype=Dtype.FLOAT16))).committed
+    assert (reply.dimension, reply.dtype) == (4, Dtype.FLOAT16)
+    assert rows(reply).tolist() == [[0.5] * 4] * 2
+
+
+def test_no_text_is_logged(caplog):
+    caplog.set_level(logging.DEBUG)
+    work_on(claimed(["a", "poison zebra"]), PaperEngine(MemoryError("zebra")))
+    assert caplog.records
+    assert "zebra" not in caplog.text
