@@ -19,7 +19,7 @@ TEXTS = ["zebra one", "zebra two", "zebra three"]
 def app():
     app = Celery("canvas", broker="memory://", set_as_current=False)
 
-    @app.task(name="extract")
+    @app.task(name="extract", shared=False)
     def extract(count):
         return TEXTS[:count]
 

@@ -62,7 +62,7 @@ def fetch(spec: str, data_dir: Path) -> ModelFiles:
     Raises:
         ModelLoadError: it cannot be had.
     """
-    from embedmill_worker.engine import environment
+    from embedmill_worker import environment
 
     environment.prepare()
     from embedmill_worker.models import resolve
@@ -74,7 +74,7 @@ def fetch(spec: str, data_dir: Path) -> ModelFiles:
 def _list(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embedmill_worker.engine import environment
+    from embedmill_worker import environment
 
     environment.prepare()
     from embedmill_worker.models import known
