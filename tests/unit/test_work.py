@@ -24,8 +24,8 @@ class PaperEngine:
 
     name, fingerprint, runtime, dimension = "paper", "f", "paper 1", 8
 
-    def __init__(self, error=InferenceError("paper", "torn")):
-        self.error = error
+    def __init__(self, error=None):
+        self.error = error or InferenceError("paper", "torn")
         self.calls = []
 
     def embed(self, texts, *, input_type=None, truncate=True):

@@ -92,7 +92,8 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
 
 def commit(keys: Keyspace, ref: ChunkRef, reply: bytes) -> Flow[bool]:
     """Store a reply. Gives False if it was not wanted any more."""
-    (outcome,) = yield Ask([evalsha("commit", keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, reply)])
+    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
+    (outcome,) = yield Ask([evalsha("commit", job_keys, ref.chunk, reply, ref.token)])
     return bool(outcome == b"committed")
 
 

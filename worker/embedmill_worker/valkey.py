@@ -9,9 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Self, TypeVar
@@ -25,6 +23,7 @@ from redis.retry import Retry
 
 from embedmill.errors import SettingsError
 from embedmill_worker.folder_lock import locked, note_owners
+from embedmill_worker.tether import tethered
 from embedmill_worker.valkey_binary import find_binary
 
 _log = logging.getLogger(__name__)
@@ -36,15 +35,6 @@ MAX_SOCKET_PATH_BYTES = 103
 
 #: Bytes the data may take: a quarter of the smallest machine that counts, so that a rewrite of the file fits too.
 DEFAULT_MAXMEMORY_BYTES = 512 * 1024 * 1024
-
-#: Runs the server with "die when the parent thread dies" set. A tiny process of its own instead of
-#: `preexec_fn`, which may deadlock in a parent that has threads. 1 is PR_SET_PDEATHSIG.
-_TRAMPOLINE = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class EmbeddedValkey:
@@ -191,15 +181,11 @@ class EmbeddedValkey:
         return [str(self._binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        command = self._arguments()
-        # The signal is tied to the thread that starts the server, so only the main one may ask for it.
-        if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
-            command = [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *command]
         lock = locked(self.folder / "valkey.lock")
         try:
             with (self.folder / "valkey.log").open("ab") as log:
                 process = subprocess.Popen(
-                    command,
+                    tethered(self._arguments()),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

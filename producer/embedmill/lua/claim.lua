@@ -1,7 +1,7 @@
 -- Take a chunk for a worker. ARGV: chunk, worker id, token (the Celery task's id), fingerprint, liveness prefix, version,
 -- pid of the child (for people who look: it decides nothing).
 -- Gives {what, …}:
---   {'over'}                      the job is done, cancelled or gone, or the chunk is committed
+--   {'over'}                      the job is done, cancelled, gone or another one by now, or the chunk is committed
 --   {'held'}                      a live worker has it
 --   {'version', v}                the record speaks another protocol version
 --   {'fingerprint', pinned, texts, options}      not claimed: the job is pinned to another fingerprint
@@ -11,6 +11,7 @@ local chunk, worker, token, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local record = redis.call('HMGET', job, 'state', 'v', 'fingerprint', 'deadline_ms', 'options', 'created_ms')
 if record[1] ~= 'active' then return {'over'} end
 if record[2] ~= ARGV[6] then return {'version', record[2]} end
+if not has_rung(token) then return {'over'} end
 local payload = redis.call('HGET', texts, chunk)
 if not payload then return {'over'} end
 

@@ -1,8 +1,9 @@
--- Store a chunk's reply and its event, drop its texts, ring the next chunk: all or nothing. ARGV: chunk, reply.
--- Gives: committed, or duplicate (the first commit wins), or over (cancelled, deleted or expired: nothing is written).
-local chunk, reply = tonumber(ARGV[1]), ARGV[2]
+-- Store a chunk's reply and its event, drop its texts, ring the next chunk: all or nothing. ARGV: chunk, reply, token.
+-- Gives: committed, or duplicate (the first commit wins), or over (cancelled, deleted, expired or another job by now:
+-- nothing is written).
+local chunk, reply, token = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local record = redis.call('HMGET', job, 'state', 'n_chunks', 'rung', 'unfinished_ttl_ms')
-if record[1] ~= 'active' then return 'over' end
+if record[1] ~= 'active' or not has_rung(token) then return 'over' end
 if redis.call('HDEL', texts, chunk) == 0 then return 'duplicate' end
 
 local n_texts, n_tokens = struct.unpack('<I4I4', redis.call('GETRANGE', weights, chunk * 8, chunk * 8 + 7))

@@ -23,6 +23,13 @@ local function ring(chunk, push)
   redis.call(push, queue, string.format(DOORBELL, record[1], chunk, tag, tag, record[2], tag, tag, queue))
 end
 
+-- Whether a doorbell's id is one that this job has rung: not that of a deleted job which had the same id.
+local function has_rung(token)
+  local ring = tonumber(string.match(token, ':(%d+)$'))
+  local rings = redis.call('HMGET', job, 'first_ring', 'rings')
+  return ring and rings[1] and ring > tonumber(rings[1]) and ring <= tonumber(rings[2])
+end
+
 local function renew(ttl_ms)
   for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ttl_ms) end
 end

@@ -62,9 +62,6 @@ def fetch(spec: str, data_dir: Path) -> ModelFiles:
     Raises:
         ModelLoadError: it cannot be had.
     """
-    from embedmill_worker import environment
-
-    environment.prepare()
     from embedmill_worker.models import resolve
 
     with progress(f"fetching {spec}", unit="bytes") as bar:
@@ -74,9 +71,6 @@ def fetch(spec: str, data_dir: Path) -> ModelFiles:
 def _list(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embedmill_worker import environment
-
-    environment.prepare()
     from embedmill_worker.models import known
 
     models = known()
