@@ -26,7 +26,7 @@ def script(name: str) -> Script:
 
 
 #: Names of all scripts.
-NAMES = ("submit", "claim", "commit", "note", "release", "reclaim", "abandon", "cancel", "delete")
+NAMES = ("submit", "claim", "commit", "note", "release", "reclaim", "abandon", "cancel", "delete", "beat", "lock")
 
 
 def text_of(sha: str) -> str:

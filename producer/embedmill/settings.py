@@ -38,14 +38,15 @@ def check_url(url: str) -> str:
     Raises:
         SettingsError: it has not.
     """
+    reason = "it cannot be read as a URL; percent-encode special characters of its password"
+    unreadable = SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
     try:
         parts = urlsplit(url)
         has_form = parts.port is None or parts.port > 0
     except ValueError:
-        has_form = False
+        raise unreadable from None
     if not has_form or parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
-        reason = "it cannot be read as a URL; percent-encode special characters of its password"
-        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
+        raise unreadable
     if parts.scheme not in _SCHEMES:
         reason = f"its scheme must be one of {', '.join(_SCHEMES)}, as in {DEFAULT_REDIS_URL}"
         raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)

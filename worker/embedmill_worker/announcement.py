@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
-from embedmill.flows import Ask, Command, Flow, look_around
+from embedmill.flows import Ask, Flow, evalsha, look_around
 from embedmill.keys import Keyspace
 from embedmill.limits import LIVENESS_TTL_S
 from embedmill.protocol import ModelCard
@@ -31,12 +30,9 @@ def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
 
 def beat(keys: Keyspace, info: WorkerInfo) -> Flow[None]:
     """Renew a worker's liveness key."""
-    now_ms = int(time.time() * 1000)
-    commands: list[Command] = [
-        ("SET", keys.worker(info.worker_id), info.to_json(), "PX", int(LIVENESS_TTL_S * 1000)),
-        ("ZADD", keys.workers, now_ms, info.worker_id),
-    ]
-    yield Ask(commands)
+    ttl_ms = int(LIVENESS_TTL_S * 1000)
+    beat_keys = (keys.worker(info.worker_id), keys.workers)
+    yield Ask([evalsha("beat", beat_keys, info.to_json(), ttl_ms, info.worker_id)])
 
 
 def leave(keys: Keyspace, worker_id: str) -> Flow[None]:

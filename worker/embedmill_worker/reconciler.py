@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from embedmill.flows import Ask, Flow, look_around
+from embedmill.flows import Ask, Flow, evalsha, look_around
 from embedmill.keys import Keyspace
 from embedmill.workers import WorkerInfo
 from embedmill_worker import claims
@@ -121,14 +121,9 @@ class Reconciler:
         return rung
 
     def _hold_lock(self) -> Flow[bool]:
-        lock, ttl_ms = self._keys.reconciler_lock, int(LOCK_TTL_S * 1000)
-        taken, holder = yield Ask([("SET", lock, self._worker_id, "NX", "PX", ttl_ms), ("GET", lock)])
-        if taken:
-            return True
-        if holder != self._worker_id.encode():
-            return False
-        yield Ask([("PEXPIRE", lock, ttl_ms)])
-        return True
+        lock_keys, ttl_ms = (self._keys.reconciler_lock,), int(LOCK_TTL_S * 1000)
+        (held,) = yield Ask([evalsha("lock", lock_keys, self._worker_id, ttl_ms)])
+        return bool(held)
 
     def _forget_dead(self, live: Iterable[WorkerInfo]) -> Flow[None]:
         (known,) = yield Ask([("ZRANGE", self._keys.workers, 0, -1)])

@@ -1,4 +1,4 @@
--- Stands before every job script. KEYS are those of keys.Keyspace.of_job, in its order.
+-- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in beat.lua and lock.lua.
 local job, texts, weights, claims, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local replies, events, lane, active, queue, lanes = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 
@@ -47,7 +47,7 @@ local function leave_lane(n_chunks, n_texts, n_tokens)
 end
 
 -- A full Redis refuses what may grow, unless the script has written before: so each script that drains
--- begins with a command that only frees (HDEL, ZREM).
+-- begins with a command that frees or keeps (HDEL, ZREM, PEXPIRE).
 
 -- The job is over: what only unfinished jobs need is dropped, the rest lives for its ttl.
 local function finish(state)

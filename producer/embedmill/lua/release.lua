@@ -2,6 +2,7 @@
 -- ARGV: chunk, token. Gives 1 if the chunk was rung, 0 if it is committed or held by somebody else.
 local chunk, token = ARGV[1], ARGV[2]
 if redis.call('HGET', job, 'state') ~= 'active' or redis.call('HEXISTS', texts, chunk) == 0 then return 0 end
+if not has_rung(token) then return 0 end
 local claim = redis.call('HGET', claims, chunk)
 if claim then
   if string.match(claim, '^%S+ (%S+)') ~= token then return 0 end

@@ -1,0 +1,5 @@
+-- Renew a worker's liveness key, in a full Redis too. KEYS: liveness key, workers. ARGV: entry, ttl in ms, worker id.
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('ZADD', KEYS[2], now_ms(), ARGV[3])
+return 1

@@ -1,0 +1,203 @@
+"""A job's record on a real Valkey, worked on by hand or by a thread: no Celery, no model."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import redis
+
+from embedmill import flows, protocol, request, vectors
+from embedmill.keys import Keyspace
+from embedmill.link import Link
+from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
+from embedmill.settings import ClientSettings
+from embedmill.workers import WorkerInfo
+from embedmill_worker import announcement, claims
+from embedmill_worker.claims import ChunkRef
+from embedmill_worker.reconciler import _DOORBELL_ID
+
+MODEL = "paper"
+DIMENSION = 8
+
+
+def vector_of(text: str) -> np.ndarray:
+    """What the paper model makes of a text: float32 (8,), made of its bytes alone."""
+    row = np.frombuffer((text.encode() * 8 + b"paper---")[:8], dtype=np.uint8).astype(np.float32)
+    return row / np.linalg.norm(row)
+
+
+class Bench:
+    """One namespace, and a worker's hands."""
+
+    def __init__(self, redis_url: str, namespace: str) -> None:
+        self.redis_url = redis_url
+        self.namespace = namespace
+        self.settings = ClientSettings(redis_url=redis_url, namespace=namespace)
+        self.keys = Keyspace(namespace)
+        self.link = Link(self.settings)
+        self.redis = redis.Redis.from_url(redis_url)
+
+    def run(self, flow, timeout_s=10.0):
+        """Drives a flow."""
+        return self.link.run(flow, timeout_s=timeout_s)
+
+    def close(self):
+        """Closes the connections."""
+        self.link.close()
+        self.redis.close()
+
+    def card(self, tokens_per_s=1.0, model=MODEL, fingerprint="f"):
+        """A model card; at 1 token a second a chunk holds 16 tokens, about a text of 56 characters."""
+        return ModelCard(
+            name=model,
+            fingerprint=fingerprint,
+            dimension=DIMENSION,
+            max_tokens=64,
+            chars_per_token=4.0,
+            tokens_per_s=tokens_per_s,
+        )
+
+    def announce(self, *cards):
+        """Publishes cards."""
+        self.run(announcement.announce_cards(self.keys, cards))
+
+    def prepare(self, texts, *, job_id="job", model=MODEL, lane="bulk", options=None, **how):
+        """Makes a job of one text a chunk, if the texts are long."""
+        defaults = {"ttl_s": 60.0, "deadline_s": None, "children": 1, "card": self.card(model=model)}
+        return request.prepare(
+            texts, options or EmbedOptions(), model=model, lane=lane, job_id=job_id, **defaults | how
+        )
+
+    def submit(self, texts, **how):
+        """Stores a job."""
+        prepared = self.prepare(texts, **how)
+        self.run(flows.submit(self.keys, prepared))
+        return prepared
+
+    def status(self, job_id="job"):
+        """Reads a job's status."""
+        return self.run(flows.read_record(self.keys, job_id)).status
+
+    def doorbells(self, model=MODEL, lane="bulk"):
+        """The ids in a lane's queue, the next one first."""
+        messages = self.redis.lrange(self.keys.queue(model, lane), 0, -1)
+        return [b":".join(_DOORBELL_ID.search(m).groups()).decode() for m in reversed(messages)]
+
+    def pop(self, model=MODEL, lane="bulk"):
+        """Takes the next doorbell off a queue, as kombu does."""
+        message = self.redis.rpop(self.keys.queue(model, lane))
+        return message and ref_of(message, model, lane)
+
+    def live(self, worker_id="w", active=(), fingerprint="f", children=1, models=(MODEL,)):
+        """Beats for a worker."""
+        info = WorkerInfo(
+            worker_id=worker_id,
+            name=worker_id,
+            pid=1,
+            host="h",
+            state="ready",
+            children=children,
+            models=dict.fromkeys(models, fingerprint),
+            active=tuple(active),
+        )
+        self.run(announcement.beat(self.keys, info))
+
+    def die(self, worker_id="w"):
+        """Lets a worker's liveness key expire at once."""
+        self.redis.delete(self.keys.worker(worker_id))
+
+    def claim(self, ref, worker_id="w", fingerprint="f"):
+        """Claims a chunk."""
+        return self.run(claims.claim(self.keys, ref, worker_id, fingerprint))
+
+    def commit(self, ref, claim, fingerprint="f"):
+        """Commits made-up vectors; gives whether they were wanted."""
+        return self.run(claims.commit(self.keys, ref, protocol.pack_reply(embed(claim, fingerprint))))
+
+    def work(self, **lane):
+        """Does what the next doorbell asks for; None if there is none."""
+        ref = self.pop(**lane)
+        if ref is None:
+            return None
+        claim = self.claim(ref)
+        if isinstance(claim, claims.Work):
+            self.commit(ref, claim)
+        return ref
+
+    def key_names(self, job_id="job"):
+        """The suffixes of a job's keys: «» is its record."""
+        prefix = self.keys.job(job_id)
+        return {key.decode().removeprefix(prefix).partition(":")[2] for key in self.redis.keys(f"{prefix}*")}
+
+    @contextmanager
+    def worker(self, models=(MODEL,), fingerprint="f", pause_s=0.0) -> Iterator[None]:
+        """A thread that serves both lanes of the models until the block ends."""
+        stopped = threading.Event()
+
+        def serve() -> None:
+            own = Bench(self.redis_url, self.namespace)
+            try:
+                while not stopped.is_set():
+                    done = [own.work(model=m, lane=lane) for m in models for lane in ("interactive", "bulk")]
+                    stopped.wait(pause_s if any(done) else 0.002)
+            finally:
+                own.close()
+
+        self.announce(*(self.card(4_000.0, model=m, fingerprint=fingerprint) for m in models))
+        self.live(models=models, fingerprint=fingerprint)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join(30)
+
+
+def ref_of(message, model=MODEL, lane="bulk") -> ChunkRef:
+    """Reads a doorbell."""
+    token = message.split(b'"id": "', 1)[1].split(b'"', 1)[0].decode()
+    job_id, chunk, _ = token.split(":")
+    return ChunkRef(job_id=job_id, chunk=int(chunk), model=model, lane=lane, token=token)
+
+
+def embed(claim, fingerprint="f") -> ChunkReply:
+    """What the paper model replies to a claim."""
+    chunk: Chunk = protocol.unpack_chunk(claim.texts)
+    options = protocol.unpack_options(claim.options)
+    rows = np.array([vector_of(text) for text in chunk.texts], dtype=np.float32).reshape(-1, DIMENSION)
+    rows = vectors.cut(rows, options.dimensions)
+    return ChunkReply(
+        indices=chunk.indices,
+        vectors=vectors.to_bytes(rows, options.dtype),
+        dtype=options.dtype,
+        dimension=rows.shape[1],
+        token_counts=np.array([len(text) for text in chunk.texts], dtype=np.uint32),
+        truncated=np.zeros(len(chunk.texts), dtype=np.bool_),
+        rejected=(),
+        fingerprint=fingerprint,
+        runtime="paper 1",
+        timings_ms={"queue": 1.0, "tokenization": 1.0, "inference": 1.0},
+    )
+
+
+@pytest.fixture
+def bench(redis_url, namespace) -> Iterator[Bench]:
+    """A namespace of its own on the shared server."""
+    made = Bench(redis_url, namespace)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_bench() -> type[Bench]:
+    """For other servers and namespaces."""
+    return Bench
+
+
+@pytest.fixture
+def expected():
+    """Gives the vectors that the paper model makes of texts."""
+    return lambda texts: np.array([vector_of(text) for text in texts], dtype=np.float32).reshape(-1, DIMENSION)
