@@ -1,6 +1,6 @@
 # The worker. Models are downloaded into /data at the first start, or put into the image:
 #   docker build --build-arg MODEL=all-MiniLM-L6-v2 -t embedmill .
-ARG PYTHON_IMAGE=python:3.13-slim
+ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

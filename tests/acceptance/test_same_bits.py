@@ -4,6 +4,7 @@ import random
 
 import corpus
 import numpy as np
+import pytest
 
 from embedmill import EmbeddingClient
 from embedmill.limits import MAX_CHUNK_TEXTS
@@ -15,8 +16,9 @@ def rows_that_differ(a: np.ndarray, b: np.ndarray) -> int:
     return int((a.view(np.uint32) != b.view(np.uint32)).any(axis=1).sum())
 
 
-def test_a_thousand_texts_have_the_same_bits_alone_shuffled_in_other_chunks_and_from_two_workers(own_mill, monkeypatch):
-    texts = corpus.mixed(1000, seed=11)
+@pytest.mark.parametrize("count", [250, pytest.param(1000, marks=pytest.mark.soak)])
+def test_texts_have_the_same_bits_alone_shuffled_in_other_chunks_and_from_two_workers(own_mill, monkeypatch, count):
+    texts = corpus.mixed(count, seed=11)
     first = own_mill.start_worker()
     with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
         reference = client.submit(texts).result(240).vectors

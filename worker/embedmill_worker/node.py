@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from embedmill.errors import BrokerUnavailableError, MessageError, RequestError, UnknownModelError
+from embedmill.errors import BrokerUnavailableError, QueueError, RequestError, UnknownModelError
 from embedmill.flows import Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link, T
@@ -154,6 +154,6 @@ class Node:
     def _quietly(self, flow: Flow[T], action: str) -> T | None:
         try:
             return self._link.run(flow, timeout_s=BEAT_TIMEOUT_S, outage_s=0.0)
-        except (BrokerUnavailableError, MessageError) as error:
+        except QueueError as error:
             log.warning("%s failed: %s", action, error, extra={"action": action})
             return None
