@@ -1,0 +1,409 @@
+"""Any order of submissions, claims, commits, crashes, deaths, cancellations and sweeps: nothing lost, nothing twice."""
+
+import secrets
+from collections import Counter
+from dataclasses import dataclass, field
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedmill import flows
+from embedmill.errors import JobConflictError
+from embedmill.flows import JobState
+from embedmill.limits import UNFINISHED_TTL_S
+from embedmill_worker import claims
+from embedmill_worker.claims import NotOurs, Work
+from embedmill_worker.reconciler import Reconciler
+
+#: As in limits, but small, so that a few steps reach it.
+RING_WINDOW = 3
+JOB_IDS = ("a", "b")
+LANES = ("interactive", "bulk")
+#: Numbers of chunks; the digits stand in the texts, so that no two contents are the same.
+SIZES = (0, 1, 2, 5, 7)
+
+
+@dataclass
+class ChunkModel:
+    """What a chunk must be by what was done to it."""
+
+    reply: bytes | None = None
+    holder: str = ""
+    token: str = ""
+    at: int | None = None
+    losses: int = 0
+    crashes: int = 0
+    crashes_alone: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class JobModel:
+    """What a job must be by what was done to it."""
+
+    size: int
+    lane: str
+    incarnation: str
+    state: str = "active"
+    chunks: list[ChunkModel] = field(default_factory=list)
+
+    @property
+    def n_done(self):
+        return sum(chunk.reply is not None for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class InHand:
+    """A chunk that a process works on, or believes to."""
+
+    ref: claims.ChunkRef
+    worker: str
+    incarnation: str
+
+
+class JobLife:
+    """Redis against a model of it in a few dictionaries. A step's ``pick`` says with which job, chunk or worker."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.jobs: dict[str, JobModel] = {}
+        self.live: list[str] = []
+        self.starts = 0
+        self.in_hand: list[InHand] = []
+        #: Processes whose worker is dead, and chunks that were committed: they may commit all the same.
+        self.zombies: list[InHand] = []
+        self.reconcilers: dict[str, Reconciler] = {}
+        self.happened = Counter()
+
+    # What clients do.
+
+    def submit(self, pick):
+        job_id, size, lane = JOB_IDS[pick % 2], SIZES[pick % 5], LANES[pick % 3 % 2]
+        known = self.jobs.get(job_id)
+        try:
+            self.bench.submit([f"{size} {n:04d} " * 12 for n in range(size)], job_id=job_id, lane=lane)
+        except JobConflictError:
+            assert known is not None
+            assert known.size != size
+            return
+        if known is not None:
+            assert known.size == size
+            return
+        job = JobModel(size, lane, secrets.token_hex(4), chunks=[ChunkModel() for _ in range(size)])
+        job.state = "active" if size else "done"
+        self.jobs[job_id] = job
+
+    def cancel(self, pick):
+        job_id = JOB_IDS[pick % 2]
+        assert self.bench.run(flows.end(self.bench.keys, job_id, "cancel")) == (job_id in self.jobs)
+        job = self.jobs.get(job_id)
+        if job and job.state == "active":
+            self.happened["cancelled with replies"] += bool(job.n_done)
+            job.state = "cancelled"
+
+    def delete(self, pick):
+        job_id = JOB_IDS[pick % 2]
+        assert self.bench.run(flows.end(self.bench.keys, job_id, "delete")) == (job_id in self.jobs)
+        if job := self.jobs.pop(job_id, None):
+            self.happened["deleted under work"] += any(hand.incarnation == job.incarnation for hand in self.in_hand)
+
+    # What workers do.
+
+    def start_worker(self, pick):
+        if len(self.live) < 2:
+            self.starts += 1
+            self.live.append(f"w{self.starts}")
+            self.beat()
+
+    def take(self, pick):
+        if self.live and (ref := self.next_doorbell(pick)):
+            self.claim(ref, chosen(self.live, pick))
+
+    def claim_again(self, pick):
+        """The answer to a claim got lost: the same process asks once more."""
+        if self.in_hand:
+            hand = self.pop_hand(pick)
+            self.claim(hand.ref, hand.worker)
+
+    def claim(self, ref, worker):
+        claim = self.bench.claim(ref, worker)
+        job = self.job_of(ref)
+        chunk = job.chunks[ref.chunk] if job else None
+        if chunk is None or chunk.reply is not None:
+            assert claim == NotOurs("over")
+            self.happened["over"] += 1
+            return
+        if chunk.holder in self.live and chunk.token != ref.token:
+            assert claim == NotOurs("held")
+            self.happened["held"] += 1
+            return
+        if chunk.holder and chunk.token != ref.token:
+            chunk.losses += 1
+            self.happened["loss"] += 1
+        chunk.holder, chunk.token, chunk.at = worker, ref.token, None
+        assert isinstance(claim, Work)
+        assert (claim.losses, claim.crashes) == (chunk.losses, chunk.crashes)
+        if chunk.crashes:
+            assert claim.crashes_alone == chunk.crashes_alone
+        self.in_hand.append(InHand(ref, worker, job.incarnation))
+        self.happened["claim"] += 1
+
+    def commit(self, pick):
+        if self.in_hand:
+            hand = self.pop_hand(pick)
+            self.zombies.append(hand)
+            self.commit_as(hand)
+
+    def commit_too_late_or_twice(self, pick):
+        if self.zombies:
+            self.commit_as(chosen(self.zombies, pick))
+
+    def commit_as(self, hand):
+        job = self.job_of(hand.ref, hand.incarnation)
+        chunk = job.chunks[hand.ref.chunk] if job else None
+        reply = secrets.token_bytes(8)
+        committed = self.bench.run(claims.commit(self.bench.keys, hand.ref, reply))
+        assert committed == (chunk is not None and chunk.reply is None)
+        self.happened["commit" if committed else "unwanted commit"] += 1
+        if committed:
+            chunk.reply, chunk.holder, chunk.token, chunk.at = reply, "", "", None
+            if job.n_done == job.size:
+                job.state = "done"
+
+    def go_on_to_a_text(self, pick):
+        if not (hands := [*self.in_hand, *self.zombies]):
+            return
+        hand = chosen(hands, pick)
+        self.bench.run(claims.note_position(self.bench.keys, hand.ref, pick % 3))
+        job = self.job_of(hand.ref, hand.incarnation)
+        if job and (chunk := job.chunks[hand.ref.chunk]).token == hand.ref.token:
+            chunk.at = pick % 3
+
+    def child_dies(self, pick):
+        if not self.in_hand:
+            return
+        hand = self.pop_hand(pick)
+        job = self.job_of(hand.ref, hand.incarnation)
+        chunk = job.chunks[hand.ref.chunk] if job else None
+        rung = self.bench.run(claims.release(self.bench.keys, hand.ref.token))
+        is_open = chunk is not None and chunk.reply is None
+        assert rung == (is_open and chunk.token in ("", hand.ref.token))
+        if rung and chunk.token:
+            self.happened["crash"] += 1
+            chunk.crashes += 1
+            if chunk.at is not None:
+                self.happened["crash alone"] += 1
+                chunk.crashes_alone[chunk.at] = chunk.crashes_alone.get(chunk.at, 0) + 1
+            chunk.holder, chunk.token, chunk.at = "", "", None
+
+    def worker_dies(self, pick):
+        if not self.live:
+            return
+        worker = chosen(self.live, pick)
+        self.live.remove(worker)
+        self.bench.die(worker)
+        self.bench.redis.delete(self.bench.keys.reconciler_lock)
+        self.zombies += [hand for hand in self.in_hand if hand.worker == worker]
+        self.in_hand = [hand for hand in self.in_hand if hand.worker != worker]
+
+    def a_claimed_chunk_is_forgotten(self, pick):
+        """As when Celery loses a task between its main process and a child."""
+        if self.in_hand:
+            self.pop_hand(pick)
+
+    def a_doorbell_is_lost(self, pick):
+        self.next_doorbell(pick)
+
+    def sweep(self, pick):
+        if not self.live:
+            return
+        self.beat()
+        worker = self.live[0]
+        reconciler = self.reconcilers.setdefault(worker, Reconciler(self.bench.keys, worker))
+        before = {key: self.claim_in_redis(*key) for key in self.open_chunks()}
+        self.happened["rung again"] += self.bench.run(reconciler.sweep())
+        for key, claim in before.items():
+            chunk = self.jobs[key[0]].chunks[key[1]]
+            if claim and not self.claim_in_redis(*key):
+                # Given back: its worker lives and does not work on it.
+                assert chunk.holder in self.live
+                assert not any(hand.ref.token == chunk.token for hand in self.in_hand)
+                self.happened["abandoned"] += 1
+                chunk.holder, chunk.token, chunk.at = "", "", None
+            elif claim and chunk.holder not in self.live and self.at_in_redis(*key) is None:
+                chunk.at = None  # rung again: where the dead process was says nothing any more
+
+    # What must hold after every step.
+
+    def check_that_lanes_count_what_is_left(self):
+        for lane in LANES:
+            counts = self.bench.redis.hgetall(self.bench.keys.lane("paper", lane))
+            left = {"chunks": 0, "texts": 0, "tokens": 0}
+            for job_id, job in self.jobs.items():
+                if job.lane == lane:
+                    fields = self.bench.redis.hmget(self.bench.keys.job(job_id), *(f"left_{name}" for name in left))
+                    values = [int(value) for value in fields]
+                    assert all(value >= 0 for value in values)
+                    assert values[0] == (job.size - job.n_done if job.state == "active" else 0)
+                    left = {name: left[name] + value for name, value in zip(left, values, strict=True)}
+            assert {name.decode(): int(value) for name, value in counts.items()} in (left, {})
+
+    def check_that_active_jobs_are_listed(self):
+        for lane in LANES:
+            listed = self.bench.redis.zrange(self.bench.keys.active("paper", lane), 0, -1)
+            wanted = {i.encode() for i, job in self.jobs.items() if job.lane == lane and job.state == "active"}
+            assert set(listed) == wanted
+
+    def check_that_jobs_are_as_far_as_they_should_be(self):
+        for job_id in JOB_IDS:
+            job = self.jobs.get(job_id)
+            names = self.bench.key_names(job_id)
+            if job is None:
+                assert names == set()
+                continue
+            status = self.bench.status(job_id)
+            assert status.state.is_over == (job.state != "active")
+            if job.state == "cancelled":
+                assert (status.state, names) == (JobState.CANCELLED, {"", "events"})
+            if job.state == "done":
+                assert status.state is JobState.DONE
+                assert names == {"", "events"} | ({"replies"} if job.size else set())
+            if job.state == "active":
+                assert {"", "texts", "weights"} <= names
+                assert status.chunks_done == job.n_done
+            ttls = [self.bench.redis.pttl(key) for key in self.bench.redis.keys(f"{self.bench.keys.job(job_id)}*")]
+            longest = 60_000 if job.state != "active" else UNFINISHED_TTL_S * 1_000
+            assert all(0 < ttl <= longest for ttl in ttls)
+
+    def check_that_a_chunk_is_its_texts_or_its_reply(self):
+        for job_id, job in self.jobs.items():
+            if job.state == "cancelled":
+                continue
+            replies = self.bench.redis.hgetall(self.bench.keys.replies(job_id))
+            texts = self.bench.redis.hkeys(self.bench.keys.texts(job_id))
+            assert {int(n): reply for n, reply in replies.items()} == {
+                n: chunk.reply for n, chunk in enumerate(job.chunks) if chunk.reply is not None
+            }
+            assert {int(n) for n in texts} == {n for n, chunk in enumerate(job.chunks) if chunk.reply is None}
+
+    def check_that_claims_are_the_model_s(self):
+        for job_id, number in self.open_chunks():
+            chunk = self.jobs[job_id].chunks[number]
+            assert self.claim_in_redis(job_id, number)[:2] == ([chunk.holder, chunk.token] if chunk.holder else [])
+            assert self.at_in_redis(job_id, number) == chunk.at
+
+    def check_that_few_chunks_are_rung_ahead(self):
+        for job_id, job in self.jobs.items():
+            if job.state == "active":
+                rung = int(self.bench.redis.hget(self.bench.keys.job(job_id), "rung"))
+                assert rung == min(job.size, job.n_done + RING_WINDOW)
+
+    def open_chunks(self):
+        return [
+            (job_id, number)
+            for job_id, job in self.jobs.items()
+            if job.state == "active"
+            for number, chunk in enumerate(job.chunks)
+            if chunk.reply is None
+        ]
+
+    def claim_in_redis(self, job_id, number):
+        value = self.bench.redis.hget(self.bench.keys.claims(job_id), number)
+        return value.decode().split() if value else []
+
+    def at_in_redis(self, job_id, number):
+        value = self.bench.redis.hget(self.bench.keys.claims(job_id), f"{number}:at")
+        return int(value) if value else None
+
+    def job_of(self, ref, incarnation=None):
+        """The active job whose doorbell this is."""
+        job = self.jobs.get(ref.job_id)
+        if job is None or job.state != "active" or incarnation not in (None, job.incarnation):
+            return None
+        first = int(self.bench.redis.hget(self.bench.keys.job(ref.job_id), "first_ring"))
+        return job if int(ref.token.rpartition(":")[2]) > first else None
+
+    def beat(self):
+        for worker in self.live:
+            self.bench.live(worker, active=[hand.ref.token for hand in self.in_hand if hand.worker == worker])
+
+    def finish_everything(self):
+        """Whatever has happened, a worker and the reconciler bring every job to its end."""
+        for worker in self.live:
+            self.bench.die(worker)
+        self.bench.redis.delete(self.bench.keys.reconciler_lock)
+        self.live, self.in_hand = ["last"], []
+        reconciler = Reconciler(self.bench.keys, "last")
+        for _ in range(2 + sum(job.size for job in self.jobs.values())):
+            self.beat()
+            self.bench.run(reconciler.sweep())
+            while ref := self.next_doorbell(0):
+                if isinstance(self.bench.claim(ref, "last"), Work):
+                    assert self.bench.run(claims.commit(self.bench.keys, ref, b"last"))
+        for job_id, job in self.jobs.items():
+            expected = JobState.CANCELLED if job.state == "cancelled" else JobState.DONE
+            assert self.bench.status(job_id).state is expected
+        for lane in LANES:
+            counts = self.bench.redis.hvals(self.bench.keys.lane("paper", lane))
+            assert {int(count) for count in counts} <= {0}
+
+    def next_doorbell(self, pick):
+        first, second = LANES if pick % 4 else LANES[::-1]
+        return self.bench.pop(lane=first) or self.bench.pop(lane=second)
+
+    def pop_hand(self, pick):
+        return self.in_hand.pop(pick % len(self.in_hand))
+
+
+def chosen(values, pick):
+    return values[pick % len(values)]
+
+
+#: What may happen, as often as it stands here.
+STEPS = [
+    *[JobLife.take] * 7,
+    *[JobLife.commit] * 4,
+    *[JobLife.submit] * 2,
+    *[JobLife.sweep] * 3,
+    *[JobLife.start_worker] * 2,
+    JobLife.go_on_to_a_text,
+    JobLife.child_dies,
+    JobLife.claim_again,
+    JobLife.commit_too_late_or_twice,
+    JobLife.worker_dies,
+    JobLife.a_claimed_chunk_is_forgotten,
+    JobLife.a_doorbell_is_lost,
+    JobLife.cancel,
+    JobLife.delete,
+]
+CHECKS = [check for name, check in vars(JobLife).items() if name.startswith("check_that_")]
+
+lives = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 29)), min_size=30, max_size=60)
+
+
+def live_through(bench, steps):
+    """Takes the steps, checks after each, and finishes; gives what happened."""
+    life = JobLife(bench)
+    for step, pick in [(JobLife.submit, 3), (JobLife.start_worker, 0), (JobLife.start_worker, 0), *steps]:
+        step(life, pick)
+        for check in CHECKS:
+            check(life)
+    life.finish_everything()
+    return life.happened
+
+
+@mock.patch.object(flows, "RING_WINDOW", RING_WINDOW)
+@mock.patch("embedmill_worker.reconciler.YOUNG_JOB_S", 0.0)
+def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, make_bench):
+    happened = Counter()
+
+    @settings(max_examples=50, deadline=None)
+    @given(lives)
+    def live(steps):
+        bench = make_bench(redis_url, "life" + secrets.token_hex(6))
+        happened.update(live_through(bench, steps))
+        bench.close()
+
+    live(); print(happened)
+    # Else the lives were too quiet to show anything.
+    assert min(happened[what] for what in ("commit", "unwanted commit", "over", "loss", "crash", "rung again")) > 10
