@@ -1,0 +1,410 @@
+"""Both clients on a real Valkey: the same cases, the same results."""
+
+import asyncio
+import inspect
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from embedmill import (
+    AsyncEmbeddingClient,
+    AsyncJob,
+    EmbeddingClient,
+    InvalidRequestError,
+    InvalidTextError,
+    Job,
+    JobCancelledError,
+    JobConflictError,
+    JobState,
+    ResultExpiredError,
+    ResultTimeoutError,
+    TextsRejectedError,
+    TooManyTextsError,
+    UnknownModelError,
+    unpack_binary,
+)
+from embedmill.reply import Reason
+
+TEXTS = [f"text {n} " * (n % 7 + 1) for n in range(30)]
+
+
+class Awaited:
+    """An async client or job with its methods awaited, so that one test speaks to both."""
+
+    def __init__(self, inner, runner):
+        self._inner = inner
+        self._run = runner.run
+        self._runner = runner
+
+    def __getattr__(self, name):
+        member = getattr(self._inner, name)
+        if not callable(member):
+            return member
+
+        def call(*args, **kwargs):
+            return self._given(member(*args, **kwargs))
+
+        return call
+
+    def _given(self, value):
+        if inspect.isasyncgen(value):
+            return iter(self._run(collect(value)))
+        if inspect.iscoroutine(value):
+            value = self._run(value)
+        return Awaited(value, self._runner) if isinstance(value, AsyncJob) else value
+
+
+async def collect(parts):
+    return [part async for part in parts]
+
+
+@pytest.fixture(params=["sync", "async"])
+def make_client(request):
+    """Makes clients of one of the two kinds."""
+    made = []
+    with asyncio.Runner() as runner:
+
+        def make(redis_url, namespace, model="paper"):
+            if request.param == "sync":
+                made.append(EmbeddingClient(redis_url, model, namespace=namespace))
+            else:
+                made.append(Awaited(AsyncEmbeddingClient(redis_url, model, namespace=namespace), runner))
+            return made[-1]
+
+        yield make
+        for client in made:
+            client.close()
+
+
+@pytest.fixture
+def client(make_client, bench):
+    """A client of the bench's namespace."""
+    return make_client(bench.redis_url, bench.namespace)
+
+
+@pytest.fixture
+def worker(bench):
+    """A thread that embeds."""
+    with bench.worker():
+        yield
+
+
+def job_keys(bench):
+    return bench.redis.keys(f"{bench.namespace}:job:*")
+
+
+def later(delay_s, call, *args):
+    """Does something while the test waits."""
+    timer = threading.Timer(delay_s, call, args)
+    timer.start()
+    return timer
+
+
+def test_vectors_come_back_in_input_order_and_nothing_stays(client, bench, worker, expected):
+    assert np.array_equal(client.embed(TEXTS), expected(TEXTS))
+    assert job_keys(bench) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary"])
+def test_vectors_come_in_the_dtype_that_was_asked_for(client, worker, expected, dtype):
+    vectors = client.embed(TEXTS, dtype=dtype)
+    assert len(vectors) == len(TEXTS)
+    wanted = expected(TEXTS)
+    if dtype == "int8":
+        assert np.abs(vectors / 127 - wanted).max() < 0.005
+    elif dtype == "binary":
+        assert np.array_equal(unpack_binary(vectors), np.where(wanted > 0, 1, -1))
+    else:
+        assert np.abs(vectors - wanted).max() < 0.001
+
+
+def test_fewer_dimensions_are_cut_and_renormalised(client, worker, expected):
+    vectors = client.embed(TEXTS, dimensions=4)
+    assert vectors.shape == (len(TEXTS), 4)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
+
+
+def test_long_inputs_go_in_windows(client, bench, worker, expected, monkeypatch):
+    monkeypatch.setattr("embedmill.calls.MAX_JOB_TEXTS", 7)
+    assert np.array_equal(client.embed(TEXTS), expected(TEXTS))
+    assert job_keys(bench) == []
+
+
+def test_no_texts_give_no_vectors_of_the_model_s_dimension(client, worker):
+    assert client.embed([]).shape == (0, 8)
+    assert list(client.submit([]).iter_results()) == []
+
+
+def test_a_job_is_done_in_the_background(client, worker, expected):
+    job = client.submit(TEXTS)
+    status = job.wait(30)
+    assert status.state is JobState.DONE
+    assert (status.n_texts, status.texts_done, status.chunks_done) == (30, 30, status.chunks)
+    assert (status.model, status.lane, status.fingerprint) == ("paper", "bulk", "f")
+    assert abs(status.submitted_at_s - time.time()) < 300
+    for _ in range(2):
+        reply = job.result(30)
+        assert np.array_equal(reply.vectors, expected(TEXTS))
+        assert reply.token_counts.tolist() == [len(text) for text in TEXTS]
+        assert (reply.model, reply.fingerprint, reply.runtime) == ("paper", "f", "paper 1")
+        assert set(reply.timings_ms) == {"queue", "tokenization", "inference"}
+
+
+def test_any_process_may_ask_for_a_job_by_its_id(client, make_client, bench, worker, expected):
+    job = client.submit(TEXTS, job_id="mine.1")
+    other = make_client(bench.redis_url, bench.namespace, model=None)
+    assert np.array_equal(other.job("mine.1").result(30).vectors, expected(TEXTS))
+    assert other.job(job.id).delete()
+    assert not job.delete()
+
+
+def test_parts_come_as_they_complete_each_once(client, worker, expected):
+    job = client.submit(TEXTS)
+    for _ in range(2):
+        rows = np.full((30, 8), np.nan, dtype=np.float32)
+        for part in job.iter_results():
+            assert np.isnan(rows[part.indices]).all()
+            rows[part.indices] = part.vectors
+        assert np.array_equal(rows, expected(TEXTS))
+
+
+def test_the_same_id_and_content_is_the_same_job(client, worker):
+    client.submit(TEXTS, job_id="once").wait(30)
+    client.submit(TEXTS, job_id="once", ttl_s=5)
+    with pytest.raises(JobConflictError):
+        client.submit(TEXTS[:-1], job_id="once")
+    assert client.job("once").status().state is JobState.DONE
+
+
+def test_a_text_without_a_vector_does_not_take_the_others_with_it(client, bench, worker, expected):
+    texts = ["fine", "x\ud800", "also fine"]
+    with pytest.raises(TextsRejectedError) as caught:
+        client.embed(texts)
+    reply = caught.value.reply
+    assert [(r.index, r.reason) for r in reply.rejected] == [(1, Reason.INVALID_UNICODE)]
+    assert np.array_equal(reply.vectors[[0, 2]], expected(["fine", "also fine"]))
+    assert np.isnan(reply.vectors[1]).all()
+    parts = list(client.submit(texts).iter_results())
+    assert sorted(int(i) for part in parts for i in part.indices) == [0, 1, 2]
+    assert [r.index for part in parts for r in part.rejected] == [1]
+    assert client.submit(["\ud800"]).result(30).rejected[0].index == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "error"),
+    [
+        (["fine", 3], {}, InvalidTextError),
+        ("one text", {}, InvalidRequestError),
+        (["a"], {"dtype": "float64"}, InvalidRequestError),
+        (["a"], {"dimensions": 9}, InvalidRequestError),
+        (["a"], {"dimensions": 0}, InvalidRequestError),
+        (["a"], {"dtype": "binary", "dimensions": 4}, InvalidRequestError),
+        (["a"], {"input_type": "document"}, InvalidRequestError),
+        (["a"], {"truncate": 1}, InvalidRequestError),
+        (["a"], {"lane": "express"}, InvalidRequestError),
+        (["a"], {"model": "two words"}, InvalidRequestError),
+    ],
+)
+def test_what_cannot_be_served_is_refused_and_nothing_is_sent(client, bench, texts, options, error):
+    bench.announce(bench.card())
+    bench.live()
+    for call in (client.embed, client.submit):
+        with pytest.raises(error):
+            call(texts, **options)
+    assert job_keys(bench) == []
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), "1", True])
+def test_a_timeout_is_a_positive_number_of_seconds(client, timeout_s):
+    for call in (lambda: client.embed(["a"], timeout_s=timeout_s), lambda: client.job("j").wait(timeout_s)):
+        with pytest.raises(InvalidRequestError, match="timeout_s"):
+            call()
+
+
+def test_a_job_of_too_many_texts_is_refused(client, bench):
+    with pytest.raises(TooManyTextsError, match="65537 texts"):
+        client.submit(["a"] * 65_537)
+    assert job_keys(bench) == []
+
+
+def test_bad_texts_are_refused_even_when_there_is_no_redis(make_client, tmp_path):
+    client = make_client(f"unix://{tmp_path}/nothing.sock", "ns")
+    for call in (client.embed, client.submit):
+        with pytest.raises(InvalidTextError):
+            call(["fine", None])
+        with pytest.raises(InvalidRequestError):
+            call(["fine"], lane="express")
+
+
+def test_without_a_worker_a_timeout_says_so_and_leaves_nothing(client, bench):
+    with pytest.raises(ResultTimeoutError, match=r"No worker serves paper; start one with EMBEDMILL_MODEL=paper"):
+        client.embed(TEXTS, timeout_s=0.2)
+    assert job_keys(bench) == []
+    job = client.submit(TEXTS)
+    with pytest.raises(ResultTimeoutError) as caught:
+        job.wait(0.2)
+    assert (caught.value.job_id, caught.value.waited_s) == (job.id, 0.2)
+    with pytest.raises(ResultTimeoutError):
+        job.result(0.2)
+    assert job.status().state is JobState.QUEUED
+
+
+def test_work_for_a_model_that_comes_later_is_accepted(client, bench, expected):
+    job = client.submit(["early"])
+    with bench.worker():
+        assert np.array_equal(job.result(30).vectors, expected(["early"]))
+
+
+def test_waiters_of_a_cancelled_job_are_told(client, bench):
+    job = client.submit(TEXTS)
+    timer = later(0.2, lambda: bench.run(_end(bench, job.id, "cancel")))
+    with pytest.raises(JobCancelledError):
+        job.result(30)
+    timer.join()
+    for call in (job.wait, job.result):
+        with pytest.raises(JobCancelledError):
+            call(30)
+    with pytest.raises(JobCancelledError):
+        list(job.iter_results())
+    assert job.status().state is JobState.CANCELLED
+    assert job.cancel()
+
+
+def test_waiters_of_a_deleted_job_are_told(client, bench):
+    job = client.submit(TEXTS)
+    timer = later(0.2, lambda: bench.run(_end(bench, job.id, "delete")))
+    with pytest.raises(ResultExpiredError):
+        job.wait(30)
+    timer.join()
+    for call in (job.status, lambda: job.result(1), lambda: list(job.iter_results()), job.cancel):
+        with pytest.raises(ResultExpiredError):
+            call()
+
+
+def _end(bench, job_id, how):
+    from embedmill import flows
+
+    return flows.end(bench.keys, job_id, how)
+
+
+def test_a_finished_job_is_not_cancelled(client, worker):
+    job = client.submit(TEXTS)
+    job.wait(30)
+    assert not job.cancel()
+    assert job.status().state is JobState.DONE
+
+
+def test_the_only_model_announced_is_meant_when_none_is_named(make_client, bench, expected):
+    client = make_client(bench.redis_url, bench.namespace, model=None)
+    with pytest.raises(UnknownModelError, match="no worker has announced one"):
+        client.embed(["a"])
+    with bench.worker():
+        assert np.array_equal(client.embed(["a"]), expected(["a"]))
+
+
+def test_among_several_models_one_must_be_named(make_client, bench, expected):
+    client = make_client(bench.redis_url, bench.namespace, model=None)
+    with bench.worker(models=("one", "two")):
+        with pytest.raises(UnknownModelError, match="one, two"):
+            client.submit(["a"])
+        assert np.array_equal(client.embed(["a"], model="two"), expected(["a"]))
+
+
+def test_a_client_may_be_used_after_it_was_closed(client, worker):
+    first = client.embed(["a"])
+    client.close()
+    assert np.array_equal(client.embed(["a"]), first)
+
+
+@pytest.mark.parametrize(
+    ("sync", "awaited"), [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob)], ids=["client", "job"]
+)
+def test_both_clients_have_the_same_methods_and_arguments(sync, awaited):
+    def public(cls):
+        return {n: m for n, m in vars(cls).items() if not n.startswith("_") and callable(m)}
+
+    assert public(sync).keys() == public(awaited).keys()
+    for name, method in public(sync).items():
+        ours, theirs = inspect.signature(method), inspect.signature(public(awaited)[name])
+        assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
+
+
+def test_one_client_serves_twelve_threads(bench, worker, expected):
+    with EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
+
+        def use(n):
+            texts = [f"thread {n} text {i}" for i in range(5)]
+            return all(np.array_equal(client.embed(texts), expected(texts)) for _ in range(5))
+
+        with ThreadPoolExecutor(12) as pool:
+            assert all(pool.map(use, range(12)))
+    assert job_keys(bench) == []
+
+
+def test_one_async_client_serves_more_calls_than_it_has_connections(bench, worker, expected):
+    async def use():
+        async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
+            return await asyncio.gather(*(client.embed([f"call {n}"]) for n in range(300)))
+
+    vectors = asyncio.run(use())
+    assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(300)]))
+    assert job_keys(bench) == []
+
+
+def test_an_async_client_may_be_used_in_one_event_loop_after_another(bench, worker, expected):
+    client = AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+
+    async def use():
+        try:
+            return await client.embed(["a"])
+        finally:
+            await client.close()
+
+    for _ in range(20):
+        assert np.array_equal(asyncio.run(use()), expected(["a"]))
+
+
+def test_an_async_client_may_be_used_in_two_event_loops_at_once(bench, worker, expected):
+    client = AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+
+    async def use(n):
+        try:
+            return [await client.embed([f"{n} {i}"]) for i in range(10)]
+        finally:
+            await client.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for n, vectors in enumerate(pool.map(lambda n: asyncio.run(use(n)), range(4))):
+            assert np.array_equal(np.concatenate(vectors), expected([f"{n} {i}" for i in range(10)]))
+
+
+def test_a_cancelled_embed_cancels_its_work(bench):
+    async def use():
+        async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
+            call = asyncio.create_task(client.embed(TEXTS, lane="bulk"))
+            while not await asyncio.to_thread(job_keys, bench):
+                await asyncio.sleep(0.01)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    asyncio.run(use())
+    assert job_keys(bench) == []
+
+
+def test_the_event_loop_goes_on_while_a_call_waits(bench):
+    async def use():
+        async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
+            waiting = asyncio.create_task(client.embed(TEXTS, timeout_s=0.3))
+            turns = 0
+            while not waiting.done():
+                await asyncio.sleep(0)
+                turns += 1
+            with pytest.raises(ResultTimeoutError):
+                await waiting
+            return turns
+
+    assert asyncio.run(use()) > 50
