@@ -27,6 +27,28 @@ def rejected_part(options: EmbedOptions, rejected: Sequence[Rejected], dimension
     return ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))
 
 
+class Missing:
+    """Rows of a job that no part has brought yet."""
+
+    def __init__(self, n_texts: int) -> None:
+        self._rows: npt.NDArray[np.bool_] = np.ones(n_texts, dtype=np.bool_)
+
+    def note(self, indices: npt.NDArray[np.uint32]) -> None:
+        """Cross rows off.
+
+        Raises:
+            MessageError: the job has no such row.
+        """
+        if len(indices) and int(indices.max()) >= len(self._rows):
+            raise MessageError(f"a reply names row {int(indices.max())} of {len(self._rows)}")
+        self._rows[indices] = False
+
+    def rejected(self) -> list[Rejected]:
+        """Give what there is to say of them once the job is done."""
+        detail = "its chunk could not be read by the worker"
+        return [Rejected(index=int(i), reason=Reason.FAILED, detail=detail) for i in np.flatnonzero(self._rows)]
+
+
 class Assembly:
     """One job's rows, filled as its chunks arrive."""
 
@@ -48,8 +70,8 @@ class Assembly:
         self._token_counts: npt.NDArray[np.uint32] = np.zeros(n_texts, dtype=np.uint32)
         self._truncated: npt.NDArray[np.bool_] = np.zeros(n_texts, dtype=np.bool_)
         self._rejected = list(rejected)
-        self._seen: npt.NDArray[np.bool_] = np.zeros(n_texts, dtype=np.bool_)
-        self._seen[[r.index for r in rejected]] = True
+        self._missing = Missing(n_texts)
+        self._missing.note(np.array([r.index for r in rejected], dtype=np.uint32))
         self._fingerprint = ""
         self._runtime = ""
         self._timings_ms = {"queue": 0.0, "tokenization": 0.0, "inference": 0.0}
@@ -62,12 +84,10 @@ class Assembly:
         """
         if reply.fingerprint and self._fingerprint and reply.fingerprint != self._fingerprint:
             raise MessageError(f"replies of two fingerprints, {self._fingerprint} and {reply.fingerprint}, in one job")
-        if len(reply.indices) and int(reply.indices.max()) >= self._n_texts:
-            raise MessageError(f"a reply names row {int(reply.indices.max())} of {self._n_texts}")
+        self._missing.note(reply.indices)
         self._fingerprint = reply.fingerprint or self._fingerprint
         self._runtime = reply.runtime or self._runtime
         self._place(reply)
-        self._seen[reply.indices] = True
         self._token_counts[reply.indices] = reply.token_counts
         self._truncated[reply.indices] = reply.truncated
         self._rejected.extend(reply.rejected)
@@ -96,15 +116,11 @@ class Assembly:
         rows = self._rows
         if rows is None:
             rows = codec.blank(self._n_texts, self._options.dtype, dimension)
-        lost = [
-            Rejected(index=int(i), reason=Reason.FAILED, detail="its chunk could not be read by the worker")
-            for i in np.flatnonzero(~self._seen)
-        ]
         return EmbeddingReply(
             vectors=rows,
             token_counts=self._token_counts,
             truncated=self._truncated,
-            rejected=tuple(sorted([*self._rejected, *lost], key=lambda r: r.index)),
+            rejected=tuple(sorted([*self._rejected, *self._missing.rejected()], key=lambda r: r.index)),
             model=model,
             fingerprint=self._fingerprint,
             runtime=self._runtime,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
 from embedmill.flows import Ask, Compute, Flow
 from embedmill.link import (
@@ -29,8 +30,20 @@ from embedmill.link import (
 )
 from embedmill.settings import ClientSettings, mask_url
 
-#: Connections a client: each call that waits for vectors holds one.
-MAX_CONNECTIONS: Final = 128
+#: Connections a client, apart for calls that wait for vectors, which hold one each, and for all else: however many
+#: wait, others get through. A wait that finds none free ends without news, and what it waits for is looked up.
+WAITING_CONNECTIONS: Final = 112
+BRIEF_CONNECTIONS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pool:
+    """Connections of one event loop in one process."""
+
+    pid: int
+    connections: Any
+    waiting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_CONNECTIONS))
+    brief: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BRIEF_CONNECTIONS))
 
 
 class AsyncLink:
@@ -41,13 +54,13 @@ class AsyncLink:
         self._url = settings.redis_url
         self._url_masked = mask_url(settings.redis_url)
         #: By event loop, and the process in which the loop runs: a connection belongs to one of each.
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Any]] = WeakKeyDictionary()
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
 
     async def close(self) -> None:
         """Close all connections of the running event loop."""
-        pid, pool = self._pools.pop(asyncio.get_running_loop(), (0, None))
-        if pid == os.getpid():
-            await pool.disconnect()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None and pool.pid == os.getpid():
+            await pool.connections.disconnect()
 
     async def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
         """Drive a flow to its result; see ``Link.run``."""
@@ -75,8 +88,10 @@ class AsyncLink:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async with asyncio.timeout_at(min(deadline_s, _now_s() + REPLY_S + ask.block_s)):
-                    return await self._exchange(ask)
+                if ask.block_s:
+                    return await self._wait(ask, deadline_s)
+                async with asyncio.timeout_at(deadline_s), self._pool().brief:
+                    return await self._exchange(ask, deadline_s)
             except REFUSALS as error:
                 raise refused(self._url_masked, error) from None
             except RETRYABLE as error:
@@ -87,9 +102,28 @@ class AsyncLink:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _exchange(self, ask: Ask) -> list[Any]:
-        pool = self._pool()
-        connection: Any = await pool.get_connection()
+    async def _wait(self, ask: Ask, deadline_s: float) -> list[Any]:
+        slots = self._pool().waiting
+        try:
+            async with asyncio.timeout(ask.block_s):
+                await slots.acquire()
+        except TimeoutError:
+            return [None] * len(ask.commands)
+        try:
+            return await self._exchange(ask, deadline_s)
+        finally:
+            slots.release()
+
+    async def _exchange(self, ask: Ask, deadline_s: float) -> list[Any]:
+        async with asyncio.timeout_at(min(deadline_s, _now_s() + REPLY_S + ask.block_s)):
+            return await self._speak(ask)
+
+    async def _speak(self, ask: Ask) -> list[Any]:
+        pool = self._pool().connections
+        try:
+            connection: Any = await pool.get_connection()
+        except ConnectionError as error:  # redis-py's asyncio side wraps what went wrong while connecting
+            raise (error.__cause__ if isinstance(error.__cause__, REFUSALS) else error) from None
         try:
             replies = await _send(connection, ask.commands)
             for i, reply in enumerate(replies):
@@ -103,22 +137,21 @@ class AsyncLink:
         raise_first_error(replies)
         return replies
 
-    def _pool(self) -> Any:
+    def _pool(self) -> _Pool:
         """Give the pool of this event loop and process."""
         loop = asyncio.get_running_loop()
-        pid, pool = self._pools.get(loop, (0, None))
-        if pid != os.getpid():
-            pool = BlockingConnectionPool.from_url(
+        pool = self._pools.get(loop)
+        if pool is None or pool.pid != os.getpid():
+            connections = ConnectionPool.from_url(
                 self._url,
                 protocol=2,
                 retry=Retry(NoBackoff(), 0),
                 decode_responses=False,
-                max_connections=MAX_CONNECTIONS,
-                timeout=None,
+                max_connections=WAITING_CONNECTIONS + BRIEF_CONNECTIONS,
                 socket_timeout=None,
                 socket_connect_timeout=REPLY_S,
             )
-            self._pools[loop] = (os.getpid(), pool)
+            pool = self._pools[loop] = _Pool(pid=os.getpid(), connections=connections)
         return pool
 
 

@@ -15,7 +15,7 @@ from embedmill.keys import Keyspace
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
-from embedmill.reply import EmbeddingReply, ReplyPart
+from embedmill.reply import EmbeddingReply, Rejected, ReplyPart
 from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings
 
@@ -166,10 +166,10 @@ class Calls:
         replies = yield from flows.fetch(self.keys, job_id, chunks)
         return [assembly.to_part(reply) for reply in replies]
 
-    def rejected_part(self, record: JobRecord) -> ReplyPart:
-        """Give the part of the texts that never left the client."""
+    def rejected_part(self, record: JobRecord, rejected: Sequence[Rejected]) -> ReplyPart:
+        """Give the part of texts that no worker's reply speaks of."""
         dimension = self.outlook.dimension(record.status.model)
-        return assembly.rejected_part(record.options, record.rejected, dimension)
+        return assembly.rejected_part(record.options, rejected, dimension)
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
         """Wait a moment for finished chunks; gives their numbers, maybe none.

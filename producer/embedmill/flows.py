@@ -47,7 +47,8 @@ class Ask:
     """Commands for one round trip."""
 
     commands: Sequence[Command]
-    #: Seconds that Redis itself may hold the last reply back.
+    #: Seconds that Redis itself may hold the last reply back. A driver short of connections may answer by itself
+    #: after that time, with None for each command: no news.
     block_s: float = 0.0
     #: Seconds that an unreachable Redis is tried again; None: as long as the driver does by itself.
     outage_s: float | None = None
@@ -224,10 +225,12 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
     read = ("XREAD", "COUNT", 1_000, "BLOCK", block_ms, "STREAMS", keys.events(job_id), cursor)
     (streams,) = yield Ask([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
     if not streams:
-        (state,) = yield Ask([("HGET", keys.job(job_id), "state")], outage_s=WAITING_OUTAGE_S)
+        look = ("XREAD", "COUNT", 1_000, "STREAMS", keys.events(job_id), cursor)
+        streams, state = yield Ask([look, ("HGET", keys.job(job_id), "state")], outage_s=WAITING_OUTAGE_S)
         if state is None:
             raise ResultExpiredError(job_id)
-        return Events(cursor=cursor, chunks=(), over=None)
+        if not streams:
+            return Events(cursor=cursor, chunks=(), over=None)
     entries = streams[0][1]
     values = [(fields[0], fields[1]) for _, fields in entries]
     over = next((JobState(value.decode()) for name, value in values if name == b"s"), None)

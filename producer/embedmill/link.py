@@ -43,6 +43,9 @@ REPLY_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
 
+#: Connections a client: each thread that waits holds one. What a Redis takes by default; redis-py would take 100.
+MAX_CONNECTIONS: Final = 10_000
+
 RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
 
 #: What trying again does not mend. Caught first: to redis-py they are ConnectionErrors too.
@@ -89,7 +92,11 @@ def make_pool(settings: ClientSettings) -> ConnectionPool:
     """
     try:
         pool = ConnectionPool.from_url(
-            settings.redis_url, protocol=2, retry=Retry(NoBackoff(), 0), decode_responses=False
+            settings.redis_url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=False,
+            max_connections=MAX_CONNECTIONS,
         )
         pool.connection_class = _CONNECTIONS[settings.redis_url.partition(":")[0]]
         pool.make_connection()  # connects to nothing, but refuses what it does not know

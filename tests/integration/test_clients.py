@@ -1,6 +1,7 @@
 """Both clients on a real Valkey: the same cases, the same results."""
 
 import asyncio
+import dataclasses
 import inspect
 import threading
 import time
@@ -26,6 +27,7 @@ from embedmill import (
     UnknownModelError,
     unpack_binary,
 )
+from embedmill.protocol import Chunk, pack_chunk, unpack_chunk
 from embedmill.reply import Reason
 
 TEXTS = [f"text {n} " * (n % 7 + 1) for n in range(30)]
@@ -193,6 +195,25 @@ def test_a_text_without_a_vector_does_not_take_the_others_with_it(client, bench,
     assert client.submit(["\ud800"]).result(30).rejected[0].index == 0
 
 
+def test_texts_of_a_chunk_that_no_worker_could_read_are_rejected_in_either_way(client, bench, expected):
+    job = client.submit(TEXTS[:3])
+    ref = bench.pop()
+    claim = bench.claim(ref)
+    kept = bench.commit(ref, dataclasses.replace(claim, texts=pack_chunk(without_row(unpack_chunk(claim.texts), 1))))
+    assert kept
+    reply = job.result(30)
+    assert [(r.index, r.reason) for r in reply.rejected] == [(1, Reason.FAILED)]
+    assert np.array_equal(reply.vectors[[0, 2]], expected([TEXTS[0], TEXTS[2]]))
+    parts = list(job.iter_results())
+    assert sorted(int(i) for part in parts for i in part.indices) == [0, 1, 2]
+    assert [(r.index, r.reason) for part in parts for r in part.rejected] == [(1, Reason.FAILED)]
+
+
+def without_row(chunk, row):
+    kept = [n for n, index in enumerate(chunk.indices) if index != row]
+    return Chunk(indices=chunk.indices[kept], texts=tuple(chunk.texts[n] for n in kept))
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "error"),
     [
@@ -344,14 +365,51 @@ def test_one_client_serves_twelve_threads(bench, worker, expected):
     assert job_keys(bench) == []
 
 
-def test_one_async_client_serves_more_calls_than_it_has_connections(bench, worker, expected):
+def wait_for_jobs(bench, count):
+    """Waits until so many jobs are stored."""
+    deadline = time.monotonic() + 60
+    while bench.redis.zcard(bench.keys.active("paper", "interactive")) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_more_threads_may_wait_than_redis_py_has_connections_by_default(bench, expected):
+    with (
+        EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client,
+        ThreadPoolExecutor(110) as pool,
+    ):
+        calls = [pool.submit(client.embed, [f"call {n}"]) for n in range(110)]
+        wait_for_jobs(bench, 110)
+        with bench.worker():
+            vectors = [call.result(60) for call in calls]
+    assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(110)]))
+
+
+def test_more_calls_may_wait_than_an_async_client_has_connections(bench, expected, monkeypatch):
+    monkeypatch.setattr("embedmill.async_link.WAITING_CONNECTIONS", 3)
+    monkeypatch.setattr("embedmill.async_link.BRIEF_CONNECTIONS", 2)
+    monkeypatch.setattr("embedmill.async_link.REPLY_S", 1.0)
+
+    async def use():
+        async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
+            calls = asyncio.gather(*(client.embed([f"call {n}"]) for n in range(40)))
+            await asyncio.to_thread(wait_for_jobs, bench, 40)
+            await asyncio.sleep(1.5)  # longer than a reply may take
+            with bench.worker():
+                return await calls
+
+    vectors = asyncio.run(use())
+    assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(40)]))
+    assert job_keys(bench) == []
+
+
+def test_one_async_client_serves_hundreds_of_calls_at_once(bench, worker, expected):
     async def use():
         async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
             return await asyncio.gather(*(client.embed([f"call {n}"]) for n in range(300)))
 
     vectors = asyncio.run(use())
     assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(300)]))
-    assert job_keys(bench) == []
 
 
 def test_an_async_client_may_be_used_in_one_event_loop_after_another(bench, worker, expected):

@@ -101,20 +101,101 @@ def test_a_redis_that_comes_back_serves_the_next_call(calls, own_valkey, own_ben
     with pytest.raises(BrokerUnavailableError):
         calls.status(job_id)
     own_valkey.restart()
-    assert calls.status(job_id).chunks == 5
+    assert calls.status(job_id).n_texts == 5
     while own_bench.work():
         pass
     assert np.array_equal(calls.result(job_id, 30).vectors, expected(TEXTS))
 
 
 def test_a_frozen_redis_makes_no_call_hang(calls, own_valkey):
-    with pytest.raises(BrokerUnavailableError):  # connected once: the freeze meets an open connection too
-        calls.status("j") and None
+    job_id = calls.submit()  # so that the freeze meets an open connection
     own_valkey.pause()
     try:
+        for call in (lambda: calls.embed(timeout_s=1), lambda: calls.result(job_id, 1)):
+            began_s = time.monotonic()
+            with pytest.raises(BrokerUnavailableError, match="no answer in time"):
+                call()
+            assert time.monotonic() - began_s < BOUND_S
+    finally:
+        own_valkey.resume()
+
+
+def test_a_redis_that_freezes_under_a_waiting_call_makes_it_fail_in_time(calls, own_valkey, own_bench):
+    def freeze():
+        while not own_bench.redis.exists(own_bench.keys.active("paper", "interactive")):
+            time.sleep(0.01)
+        own_valkey.pause()
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    try:
         began_s = time.monotonic()
-        with pytest.raises(BrokerUnavailableError, match="no answer in time"):
+        with pytest.raises(BrokerUnavailableError):
             calls.embed(timeout_s=1)
         assert time.monotonic() - began_s < BOUND_S
     finally:
+        thread.join()
         own_valkey.resume()
+
+
+def test_a_waiting_call_outlives_a_restart(calls, own_valkey, own_bench, expected):
+    job_id = calls.submit()
+
+    def restart():
+        time.sleep(0.3)
+        own_valkey.kill()
+        time.sleep(0.7)  # longer than a call would be patient that does not wait for vectors
+        own_valkey.restart()
+        while own_bench.work():
+            pass
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        assert np.array_equal(calls.result(job_id, 60).vectors, expected(TEXTS))
+    finally:
+        thread.join()
+
+
+def test_a_wrong_password_is_said_at_once_and_not_shown(calls, own_valkey, own_bench, namespace):
+    own_bench.redis.config_set("requirepass", "zebra")
+    with pytest.raises(BrokerUnavailableError, match="refuses the user or password"):
+        calls.embed(timeout_s=20)
+    wrong = type(calls)(own_valkey.url.replace("unix://", "unix://:quartz@"), namespace)
+    with pytest.raises(BrokerUnavailableError, match="refuses the user or password") as caught:
+        wrong.embed(timeout_s=20)
+    assert "quartz" not in str(caught.value)
+    right = type(calls)(own_valkey.url.replace("unix://", "unix://:zebra@"), namespace)
+    assert right.submit()
+    for other in (wrong, right):
+        other.close()
+
+
+FORKING = """
+import os, sys
+import numpy as np
+from embedmill import EmbeddingClient
+
+client = EmbeddingClient(sys.argv[1], "paper", namespace=sys.argv[2])
+before = client.embed(["before"])
+job = client.submit(["kept over the fork"])
+reader, writer = os.pipe()
+pid = os.fork()
+mine = [client.embed([f"{'child' if pid == 0 else 'parent'} {n}"]) for n in range(30)]
+kept = job.result(60).vectors
+if pid == 0:
+    os.write(writer, np.concatenate([*mine, kept]).tobytes())
+    os._exit(0)
+os.close(writer)
+theirs = np.frombuffer(os.fdopen(reader, "rb").read(), dtype="<f4").reshape(-1, 8)
+assert os.waitpid(pid, 0)[1] == 0
+np.save(sys.argv[3], np.concatenate([before, *mine, kept, theirs]))
+"""
+
+
+def test_both_sides_of_a_fork_may_use_the_client(bench, tmp_path, expected):
+    with bench.worker():
+        command = [sys.executable, "-c", FORKING, bench.redis_url, bench.namespace, str(tmp_path / "rows.npy")]
+        subprocess.run(command, check=True, timeout=120)
+    sides = [[*(f"{side} {n}" for n in range(30)), "kept over the fork"] for side in ("parent", "child")]
+    assert np.array_equal(np.load(tmp_path / "rows.npy"), expected(["before", *sides[0], *sides[1]]))
