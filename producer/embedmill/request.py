@@ -14,7 +14,7 @@ import numpy as np
 from embedmill import chunking, protocol
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError
 from embedmill.keys import LANES
-from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS, RING_WINDOW, UNFINISHED_TTL_S
+from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
 from embedmill.protocol import Chunk, EmbedOptions, ModelCard
 from embedmill.reply import Reason, Rejected
 from embedmill.vectors import Dtype, check_binary
@@ -69,7 +69,6 @@ class JobRequest:
             "unfinished_ttl_ms": UNFINISHED_TTL_S * 1000,
             "deadline_ms": round(self.deadline_s * 1000),
             "limit_s": f"{self.limit_s:.1f}",
-            "window": RING_WINDOW,
         }
         # Redis's cmsgpack knows raw strings only, not the newer bin type.
         packed: bytes = msgpack.packb(fields, use_bin_type=False)

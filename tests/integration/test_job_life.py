@@ -406,7 +406,8 @@ def live_through(bench, steps):
 def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, make_bench):
     happened = Counter()
 
-    @settings(max_examples=40, deadline=None)
+    # The same lives every time, so that the count below cannot flake.
+    @settings(max_examples=40, deadline=None, derandomize=True)
     @given(st.integers(0, 2**32), st.sampled_from([120, 60, 30]))
     def live(seed, length):
         steps = steps_of(seed, length)
@@ -417,4 +418,4 @@ def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, mak
 
     live()
     # Else the lives were too quiet to show anything.
-    assert min(happened[what] for what in ENOUGH) > 0
+    assert min(happened[what] for what in ENOUGH) > 10

@@ -11,7 +11,7 @@ from celery import Celery, signals
 from celery.apps.worker import Worker
 from kombu import Exchange, Queue
 
-from embedmill.errors import EmbedError, ModelLoadError
+from embedmill.errors import EmbedError
 from embedmill.keys import LANES, Keyspace
 from embedmill.link import Link
 from embedmill.settings import ClientSettings
@@ -172,9 +172,6 @@ def start(node: Node, hostname: str) -> None:
     """Load the models and announce them, or exit with a code that says why not."""
     try:
         node.start(hostname)
-    except ModelLoadError as error:
-        log.critical("%s", error, extra={"action": "exit"})
-        raise SystemExit(exit_codes.MODEL) from None
     except EmbedError as error:
         log.critical("%s", error, extra={"action": "exit"})
         raise SystemExit(exit_codes.of(error)) from None
