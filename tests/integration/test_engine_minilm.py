@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedmill_worker.engine import BatchClass, Engine
+from embedmill_worker.engine import BatchClass, Engine, load
 from embedmill_worker.models import resolve
 
 MODEL = "all-MiniLM-L6-v2"
@@ -19,10 +19,10 @@ MODEL = "all-MiniLM-L6-v2"
 FORKING = """
 import json, os, sys
 from pathlib import Path
-from embedmill_worker.engine import Engine
+from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
 
-engine = Engine.load(resolve(sys.argv[1], data_dir=Path(sys.argv[2])), cache_dir=Path(sys.argv[2]) / "probes")
+engine = load(resolve(sys.argv[1], data_dir=Path(sys.argv[2])), cache_dir=Path(sys.argv[2]) / "probes")
 texts = json.load(sys.stdin)
 
 def seen():
@@ -51,7 +51,7 @@ json.dump({"parent": parent, "children": children}, sys.stdout)
 
 @pytest.fixture(scope="module")
 def engine(data_dir: Path) -> Engine:
-    return Engine.load(resolve(MODEL, data_dir=data_dir), cache_dir=data_dir / "probes")
+    return load(resolve(MODEL, data_dir=data_dir), cache_dir=data_dir / "probes")
 
 
 def generated_texts(count: int, words: list[str]) -> list[str]:
@@ -73,10 +73,10 @@ def test_vectors_are_those_of_sentence_transformers(engine, golden):
 
 
 def test_fp32_is_of_the_exact_class(engine):
-    assert engine.batch_class is BatchClass.EXACT
-    assert (engine.dimension, engine.max_tokens, engine.precision) == (384, 256, "fp32")
-    assert 2 < engine.chars_per_token < 6
-    assert engine.tokens_per_s > 100
+    assert engine.card.batch_class == BatchClass.EXACT
+    assert (engine.card.dimension, engine.card.max_tokens, engine.card.precision) == (384, 256, "fp32")
+    assert 2 < engine.card.chars_per_token < 6
+    assert engine.card.tokens_per_s > 100
 
 
 def test_a_thousand_texts_have_the_same_bits_alone_and_in_any_company(engine, golden):

@@ -1,5 +1,6 @@
 """A chunk's fate in a child's hands, with an engine made of paper."""
 
+import dataclasses
 import logging
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 from embedmill import protocol, vectors
 from embedmill.errors import InferenceError, InvalidRequestError
 from embedmill.limits import MAX_CHUNK_LOSSES, MAX_TEXT_CRASHES
-from embedmill.protocol import Chunk, EmbedOptions
+from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
 from embedmill.reply import Reason
 from embedmill.vectors import Dtype
 from embedmill_worker import claims, work
@@ -22,7 +23,8 @@ REF = ChunkRef(job_id="j", chunk=0, model="paper", lane="bulk", token="j:0:1")
 class PaperEngine:
     """A text's vector is its length; «poison» fails, and fails whatever it is batched with."""
 
-    name, fingerprint, runtime, dimension = "paper", "f", "paper 1", 8
+    card = dataclasses.replace(UNKNOWN_CARD, name="paper", fingerprint="f", dimension=8)
+    runtime = "paper 1"
 
     def __init__(self, error=None):
         self.error = error or InferenceError("paper", "torn")
@@ -32,7 +34,7 @@ class PaperEngine:
         self.calls.append(list(texts))
         if any("poison" in text for text in texts):
             raise self.error
-        rows = np.array([[len(text)] * self.dimension for text in texts], dtype=np.float32)
+        rows = np.array([[len(text)] * self.card.dimension for text in texts], dtype=np.float32)
         return Embeddings(
             vectors=rows,
             token_counts=np.array([len(text) for text in texts], dtype=np.uint32),

@@ -12,7 +12,6 @@ from embedmill.protocol import EmbedOptions
 from embedmill.request import check_texts
 from embedmill.vectors import Dtype
 from embedmill_worker.engine import Engine
-from embedmill_worker.engines import card
 from embedmill_worker.work import check_servable
 
 
@@ -48,16 +47,15 @@ def embed(
         "token_counts": embeddings.token_counts.tolist(),
         "truncated": embeddings.truncated.tolist(),
         "rejected": [list(row) for row in embeddings.rejected],
-        "model": engine.name,
-        "fingerprint": engine.fingerprint,
+        "model": engine.card.name,
+        "fingerprint": engine.card.fingerprint,
     }
 
 
 def check_cost(engine: Engine, texts: Sequence[str]) -> None:
     """Raise TooManyTextsError for more than one chunk; one text alone is always a chunk."""
-    announced = card(engine)
-    budget = chunking.chunk_budget(announced)
-    costs = chunking.estimate_costs([len(text) for text in texts], announced)
+    budget = chunking.chunk_budget(engine.card)
+    costs = chunking.estimate_costs([len(text) for text in texts], engine.card)
     if len(texts) > 1 and (len(texts) > MAX_CHUNK_TEXTS or costs.sum() > budget):
         fit = min(MAX_CHUNK_TEXTS, max(1, int((costs.cumsum() <= budget).sum())))
         raise TooManyTextsError(len(texts), fit, "use EmbeddingClient.submit, which cuts a job into chunks")

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from embedmill.protocol import ModelCard
-from embedmill_worker.engine import Engine
+from embedmill_worker.engine import Engine, load
 from embedmill_worker.engine.session import runtime
 from embedmill_worker.models import ModelFiles, resolve
 from embedmill_worker.settings import WorkerSettings
@@ -60,23 +59,9 @@ class Engines:
 
     def _load(self, files: ModelFiles) -> None:
         log.info("loading %s", files.name, extra={"action": "load_model"})
-        self._loaded[files.name] = Engine.load(files, cache_dir=self._settings.data_dir / "probes")
+        self._loaded[files.name] = load(files, cache_dir=self._settings.data_dir / "probes")
 
     @property
     def default(self) -> str:
         """The model of requests that name none."""
         return self._settings.model_names[0]
-
-
-def card(engine: Engine) -> ModelCard:
-    """Give what workers announce of a model."""
-    return ModelCard(
-        name=engine.name,
-        fingerprint=engine.fingerprint,
-        dimension=engine.dimension,
-        max_tokens=engine.max_tokens,
-        chars_per_token=engine.chars_per_token,
-        tokens_per_s=engine.tokens_per_s,
-        precision=engine.precision,
-        batch_class=str(engine.batch_class),
-    )

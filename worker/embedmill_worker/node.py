@@ -17,7 +17,7 @@ from embedmill.workers import WorkerInfo
 from embedmill_worker import announcement, claims
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Engine
-from embedmill_worker.engines import Engines, card
+from embedmill_worker.engines import Engines
 from embedmill_worker.reconciler import Reconciler
 from embedmill_worker.settings import WorkerSettings
 from embedmill_worker.work import Miller
@@ -76,7 +76,7 @@ class Node:
         self._name = name
         self._reconciler = Reconciler(self._keys, self._worker_id)
         self._engines.load_all()
-        cards = [card(engine) for engine in self._engines]
+        cards = [engine.card for engine in self._engines]
         others = self._patiently(lambda: announcement.other_fingerprints(self._keys, cards))
         if others and not self._settings.rollover:
             model, theirs = next(iter(others.items()))
@@ -89,13 +89,13 @@ class Node:
         for engine in self._engines:
             log.info(
                 "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s a core; loaded in %.2f s",
-                engine.name,
-                engine.fingerprint,
-                engine.dimension,
-                engine.max_tokens,
-                engine.precision,
-                engine.batch_class,
-                engine.tokens_per_s,
+                engine.card.name,
+                engine.card.fingerprint,
+                engine.card.dimension,
+                engine.card.max_tokens,
+                engine.card.precision,
+                engine.card.batch_class,
+                engine.card.tokens_per_s,
                 self._took_s,
                 extra={"action": "model_ready"},
             )
@@ -109,7 +109,7 @@ class Node:
             host=socket.gethostname(),
             state=state,
             children=children,
-            models={engine.name: engine.fingerprint for engine in self._engines},
+            models={engine.card.name: engine.card.fingerprint for engine in self._engines},
             active=tuple(active),
         )
         self._quietly(announcement.beat(self._keys, info), "beat")

@@ -43,7 +43,7 @@ class Miller:
     def work(self, ref: ChunkRef, engine: Engine) -> None:
         """Do what the doorbell asks for; nothing if there is nothing to do."""
         claim = self.link.run(
-            claims.claim(self.keys, ref, self.worker_id, engine.fingerprint), timeout_s=REDIS_TIMEOUT_S
+            claims.claim(self.keys, ref, self.worker_id, engine.card.fingerprint), timeout_s=REDIS_TIMEOUT_S
         )
         match claim:
             case claims.Work():
@@ -98,10 +98,10 @@ class Miller:
 
 def check_servable(options: EmbedOptions, engine: Engine) -> None:
     """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
-    if options.dimensions is not None and options.dimensions > engine.dimension:
-        raise InvalidRequestError("dimensions", f"{options.dimensions} of {engine.name}'s {engine.dimension}")
+    if options.dimensions is not None and options.dimensions > engine.card.dimension:
+        raise InvalidRequestError("dimensions", f"{options.dimensions} of {engine.card.name}'s {engine.card.dimension}")
     if options.dtype is vectors.Dtype.BINARY:
-        vectors.check_binary(options.dimensions or engine.dimension)
+        vectors.check_binary(options.dimensions or engine.card.dimension)
 
 
 def _try_together(engine: Engine, texts: Sequence[str], options: EmbedOptions) -> Embeddings | None:
@@ -161,7 +161,7 @@ def _embed_one(engine: Engine, text: str, options: EmbedOptions) -> Embeddings:
 
 def _no_embedding(engine: Engine, reason: Reason, detail: str) -> Embeddings:
     return Embeddings(
-        vectors=np.full((1, engine.dimension), np.nan, dtype=np.float32),
+        vectors=np.full((1, engine.card.dimension), np.nan, dtype=np.float32),
         token_counts=np.zeros(1, dtype=np.uint32),
         truncated=np.zeros(1, dtype=np.bool_),
         rejected=((0, str(reason), detail),),
@@ -186,7 +186,7 @@ def to_reply(
             Rejected(index=int(chunk.indices[i]), reason=reason, detail=detail)
             for i, reason, detail in embeddings.rejected
         ),
-        fingerprint=engine.fingerprint,
+        fingerprint=engine.card.fingerprint,
         runtime=engine.runtime,
         timings_ms={
             "queue": waited_ms,
@@ -213,7 +213,7 @@ def _reject_all(texts: bytes, options: bytes, engine: Engine, reason: Reason, de
         chunk = protocol.unpack_chunk(texts)
     except MessageError:
         chunk = Chunk(indices=np.zeros(0, dtype=np.uint32), texts=())
-    count, dimension = len(chunk.texts), asked.dimensions or engine.dimension
+    count, dimension = len(chunk.texts), asked.dimensions or engine.card.dimension
     return ChunkReply(
         indices=chunk.indices,
         vectors=vectors.blank(count, asked.dtype, dimension).tobytes(),
@@ -222,7 +222,7 @@ def _reject_all(texts: bytes, options: bytes, engine: Engine, reason: Reason, de
         token_counts=np.zeros(count, dtype=np.uint32),
         truncated=np.zeros(count, dtype=np.bool_),
         rejected=tuple(Rejected(index=int(i), reason=reason, detail=detail) for i in chunk.indices),
-        fingerprint=engine.fingerprint,
+        fingerprint=engine.card.fingerprint,
         runtime=engine.runtime,
         timings_ms={},
     )

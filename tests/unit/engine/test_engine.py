@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine import BatchClass, Engine, probe
+from embedmill_worker.engine import BatchClass, load, probe
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint
 
 Tiny = Callable[..., ModelFiles]
@@ -17,16 +17,16 @@ TEXTS = ["the river", "", "hold power " * 6, "in", "the river and to hold power"
 
 def test_a_text_alone_and_among_others_has_the_same_bits(tiny: Tiny) -> None:
     for kind in ("exact", "variant"):
-        engine = Engine.load(tiny(kind), cache_dir=None, max_batch_tokens=40)
+        engine = load(tiny(kind), cache_dir=None, max_batch_tokens=40)
         together = engine.embed(TEXTS)
 
-        assert engine.batch_class == kind
+        assert engine.card.batch_class == kind
         for i, text in enumerate(TEXTS):
             assert together.vectors[i].tobytes() == engine.embed([text]).vectors[0].tobytes()
 
 
 def test_vectors_come_in_input_order_whatever_the_batches(tiny: Tiny) -> None:
-    engine = Engine.load(tiny(), cache_dir=None, max_batch_tokens=20)
+    engine = load(tiny(), cache_dir=None, max_batch_tokens=20)
 
     there, back = engine.embed(TEXTS).vectors, engine.embed(TEXTS[::-1]).vectors
 
@@ -37,7 +37,7 @@ def test_vectors_come_in_input_order_whatever_the_batches(tiny: Tiny) -> None:
 
 
 def test_no_texts_give_no_vectors(tiny: Tiny) -> None:
-    nothing = Engine.load(tiny(), cache_dir=None).embed([])
+    nothing = load(tiny(), cache_dir=None).embed([])
 
     assert nothing.vectors.shape == (0, 8)
     assert nothing.token_counts.shape == nothing.truncated.shape == (0,)
@@ -45,7 +45,7 @@ def test_no_texts_give_no_vectors(tiny: Tiny) -> None:
 
 
 def test_a_long_text_is_truncated_and_reported(tiny: Tiny) -> None:
-    engine = Engine.load(tiny(), cache_dir=None)
+    engine = load(tiny(), cache_dir=None)
     embedded = engine.embed(["the " * 14, "the " * 15, "the " * 15 + "loud"])
 
     assert embedded.token_counts.tolist() == [16, 17, 18]
@@ -56,7 +56,7 @@ def test_a_long_text_is_truncated_and_reported(tiny: Tiny) -> None:
 
 
 def test_a_long_text_is_rejected_if_asked_and_its_neighbours_are_not(tiny: Tiny) -> None:
-    engine = Engine.load(tiny(), cache_dir=None)
+    engine = load(tiny(), cache_dir=None)
     embedded = engine.embed(["the", "the " * 15, "river"], truncate=False)
 
     assert embedded.rejected == ((1, "too_long", "17 tokens, limit 16"),)
@@ -65,7 +65,7 @@ def test_a_long_text_is_rejected_if_asked_and_its_neighbours_are_not(tiny: Tiny)
 
 
 def test_lone_surrogates_are_rejected_and_their_neighbours_are_not(tiny: Tiny) -> None:
-    engine = Engine.load(tiny(), cache_dir=None)
+    engine = load(tiny(), cache_dir=None)
     embedded = engine.embed(["the " * 20, "bad \ud800", "river"], truncate=False)
 
     assert [(i, reason) for i, reason, _ in embedded.rejected] == [(0, "too_long"), (1, "invalid_unicode")]
@@ -75,7 +75,7 @@ def test_lone_surrogates_are_rejected_and_their_neighbours_are_not(tiny: Tiny) -
 
 
 def test_a_text_without_any_token_is_a_zero_vector(tiny: Tiny) -> None:
-    embedded = Engine.load(tiny(special=False), cache_dir=None).embed(["the", "", "river"])
+    embedded = load(tiny(special=False), cache_dir=None).embed(["the", "", "river"])
 
     assert embedded.token_counts.tolist() == [1, 0, 1]
     assert embedded.rejected == ()
@@ -83,7 +83,7 @@ def test_a_text_without_any_token_is_a_zero_vector(tiny: Tiny) -> None:
 
 
 def test_an_input_type_puts_its_prefix_before_the_text(tiny: Tiny) -> None:
-    engine = Engine.load(tiny(), cache_dir=None)
+    engine = load(tiny(), cache_dir=None)
     query, written_out = engine.embed(["the"], input_type="query"), engine.embed(["query: the"])
 
     assert query.vectors.tobytes() == written_out.vectors.tobytes()
@@ -93,8 +93,8 @@ def test_an_input_type_puts_its_prefix_before_the_text(tiny: Tiny) -> None:
 
 
 def test_vectors_are_normalized_only_if_the_model_says_so(tiny: Tiny) -> None:
-    raw = Engine.load(tiny(normalize=False), cache_dir=None).embed(TEXTS).vectors
-    normalized = Engine.load(tiny(), cache_dir=None).embed(TEXTS).vectors
+    raw = load(tiny(normalize=False), cache_dir=None).embed(TEXTS).vectors
+    normalized = load(tiny(), cache_dir=None).embed(TEXTS).vectors
 
     np.testing.assert_allclose(normalized, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-5)
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1)
@@ -102,50 +102,76 @@ def test_vectors_are_normalized_only_if_the_model_says_so(tiny: Tiny) -> None:
 
 def test_the_engine_says_what_it_is(tiny: Tiny) -> None:
     files = tiny("pooled", pooling=Pooling.NONE)
-    engine = Engine.load(files, cache_dir=None)
+    engine = load(files, cache_dir=None)
 
-    assert (engine.name, engine.dimension, engine.max_tokens, engine.precision) == ("tiny", 8, 16, "fp32")
-    assert engine.fingerprint == fingerprint(files)
-    assert engine.batch_class is BatchClass.VARIANT
-    assert engine.tokens_per_s > 0
-    assert engine.chars_per_token > 1
+    assert (engine.card.name, engine.card.dimension, engine.card.max_tokens, engine.card.precision) == (
+        "tiny",
+        8,
+        16,
+        "fp32",
+    )
+    assert engine.card.fingerprint == fingerprint(files)
+    assert engine.card.batch_class == BatchClass.VARIANT
+    assert engine.card.tokens_per_s > 0
+    assert engine.card.chars_per_token > 1
 
 
 def test_the_probe_runs_once_for_a_model_and_a_machine(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tiny("variant")
-    first = Engine.load(files, cache_dir=tmp_path / "probes")
+    first = load(files, cache_dir=tmp_path / "probes")
     monkeypatch.setattr(probe, "measure", lambda *args, **options: pytest.fail("probed again"))
 
-    second = Engine.load(files, cache_dir=tmp_path / "probes")
+    second = load(files, cache_dir=tmp_path / "probes")
 
-    assert second.batch_class is first.batch_class is BatchClass.VARIANT
-    assert second.tokens_per_s == first.tokens_per_s
+    assert second.card.batch_class == first.card.batch_class == "variant"
+    assert second.card.tokens_per_s == first.card.tokens_per_s
 
 
 def test_a_graph_that_puts_out_nan_is_not_served(tiny: Tiny) -> None:
     with pytest.raises(ModelLoadError, match="not finite"):
-        Engine.load(tiny("not finite"), cache_dir=None)
+        load(tiny("not finite"), cache_dir=None)
 
 
 def test_a_graph_of_another_rank_than_its_pooling_needs_is_not_served(tiny: Tiny) -> None:
     with pytest.raises(ModelLoadError, match="none pooling cannot use"):
-        Engine.load(tiny("exact", pooling=Pooling.NONE), cache_dir=None)
+        load(tiny("exact", pooling=Pooling.NONE), cache_dir=None)
     with pytest.raises(ModelLoadError, match="mean pooling cannot use"):
-        Engine.load(tiny("pooled"), cache_dir=None)
+        load(tiny("pooled"), cache_dir=None)
 
 
 def test_a_failing_graph_raises_without_the_text(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine.load(tiny(), cache_dir=None)
+    engine = load(tiny(), cache_dir=None)
 
     class Failing:
         def run(self, outputs: object, feed: object) -> object:
             raise RuntimeError("the ids 424242 are bad")
 
-    monkeypatch.setattr(engine._forward.session, "_session", Failing())
+    monkeypatch.setattr(engine.encoder.forward.session, "_session", Failing())
     with pytest.raises(InferenceError) as caught:
         engine.embed(["secret"])
 
     assert "secret" not in str(caught.value)
     assert "424242" not in str(caught.value)
+
+
+def test_a_text_that_occurs_several_times_is_computed_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(tiny(), cache_dir=None)
+    unlike = engine.embed(["river", "bad \ud800", "the " * 20, "the"], truncate=False)
+    rows: list[int] = []
+    run = type(engine.encoder).__call__
+
+    def counted(self: object, ids: list[list[int]]) -> object:
+        rows.append(len(ids))
+        return run(self, ids)
+
+    monkeypatch.setattr(type(engine.encoder), "__call__", counted)
+    texts = ["river", "bad \ud800", "the " * 20, "river", "the", "the " * 20, "bad \ud800", "river"]
+    repeated = engine.embed(texts, truncate=False)
+
+    assert rows == [2]
+    assert repeated.vectors.tobytes() == unlike.vectors[[0, 1, 2, 0, 3, 2, 1, 0]].tobytes()
+    assert repeated.token_counts.tolist() == [3, 0, 22, 3, 3, 22, 0, 3]
+    assert repeated.truncated.tolist() == [count > 16 for count in repeated.token_counts]
+    assert [i for i, _, _ in repeated.rejected] == [1, 2, 5, 6]

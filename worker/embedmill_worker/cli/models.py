@@ -117,21 +117,21 @@ def _pull(args: argparse.Namespace) -> int:
 
 def _facts(spec: str, data_dir: Path) -> dict[str, Any]:
     """Load a model as a worker would, and say what it is."""
-    from embedmill_worker.engine import Engine
+    from embedmill_worker.engine import load
 
     files = fetch(spec, data_dir)
-    return describe(files, Engine.load(files, cache_dir=data_dir / "probes"))
+    return describe(files, load(files, cache_dir=data_dir / "probes"))
 
 
 def describe(files: ModelFiles, engine: Engine) -> dict[str, Any]:
     """Give what ``models show`` shows."""
     return {
         "name": files.name,
-        "fingerprint": engine.fingerprint,
-        "dimension": engine.dimension,
-        "max_tokens": engine.max_tokens,
-        "precision": engine.precision,
-        "class": str(engine.batch_class),
+        "fingerprint": engine.card.fingerprint,
+        "dimension": engine.card.dimension,
+        "max_tokens": engine.card.max_tokens,
+        "precision": engine.card.precision,
+        "class": str(engine.card.batch_class),
         "files": {"graph": str(files.graph), "tokenizer": str(files.tokenizer)},
     }
 

@@ -1,0 +1,38 @@
+"""The encoder of transformers: token ids in planned batches, or one by one if vectors depend on their batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill_worker.engine.batching import plan
+from embedmill_worker.engine.forward import ForwardPass
+from embedmill_worker.engine.verdict import BatchClass
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerEncoder:
+    """See ``engine.Encoder``."""
+
+    forward: ForwardPass
+    batch_class: BatchClass
+    dimension: int
+    #: Padded tokens a run.
+    max_batch_tokens: int
+
+    def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
+        """Give (n, dimension) for the token ids of n texts."""
+        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
+        for batch in self._plan([len(row) for row in ids]):
+            vectors[batch] = self.forward([ids[i] for i in batch])
+        return vectors
+
+    def _plan(self, token_counts: Sequence[int]) -> list[list[int]]:
+        if self.batch_class is BatchClass.VARIANT:
+            return [[i] for i in range(len(token_counts))]
+        return plan(token_counts, max_batch_tokens=self.max_batch_tokens)
