@@ -102,7 +102,7 @@ def worker(**env):
 def test_a_worker_is_right_without_any_setting():
     settings = worker()
     assert settings.model_names == (DEFAULT_MODEL,)
-    assert (settings.precision, settings.concurrency, settings.rollover) == ("fp32", 0, False)
+    assert (settings.precision, settings.concurrency, settings.rollover, settings.exact) == ("", 0, False, False)
     assert settings.data_dir == Path("/home/me/.local/share/embedmill")
 
 

@@ -13,8 +13,8 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker.models import Pooling, fingerprint
 from embedmill_worker.models import export as exporter
 from embedmill_worker.models.bert import BertConfig
-from embedmill_worker.models.exported import DATA_NAME
 from embedmill_worker.models.folder import files_of_folder
+from embedmill_worker.models.made import DATA_NAME
 from embedmill_worker.models.safetensors import SafetensorsFile
 
 HIDDEN, HEADS, LAYERS, INNER, WORDS, POSITIONS = 16, 4, 2, 24, 50, 40

@@ -14,7 +14,7 @@ from embedmill.settings import ClientSettings, check_model_name, mask_url
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
 DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
 
-PRECISIONS: Final = ("fp32",)
+PRECISIONS: Final = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,10 @@ class WorkerSettings:
     namespace: str
     #: ``name`` or ``name=folder``; the first is the default model.
     models: tuple[str, ...] = (DEFAULT_MODEL,)
-    precision: str = "fp32"
+    #: Of the arithmetic; empty: as each model's files are, which is fp32 for every model that has a name.
+    precision: str = ""
+    #: Run models whose vectors depend on their batch by rounding (bf16) one text at a time, so that no bit does.
+    exact: bool = False
     #: Children; 0: as many as this process may use CPUs.
     concurrency: int = 0
     #: Where models and measurements are kept.
@@ -39,7 +42,7 @@ class WorkerSettings:
             raise SettingsError("EMBEDMILL_MODEL", "''", f"name at least one model, as in {DEFAULT_MODEL}")
         for model in self.models:
             check_model_name(model.partition("=")[0])
-        if self.precision not in PRECISIONS:
+        if self.precision not in ("", *PRECISIONS):
             raise SettingsError("EMBEDMILL_PRECISION", self.precision, f"it is none of {', '.join(PRECISIONS)}")
         if self.concurrency < 0:
             raise SettingsError("EMBEDMILL_CONCURRENCY", str(self.concurrency), "give a number from 1, or auto")
@@ -67,10 +70,11 @@ class WorkerSettings:
             redis_url=client.redis_url,
             namespace=client.namespace,
             models=models or (DEFAULT_MODEL,),
-            precision=env.get("EMBEDMILL_PRECISION") or "fp32",
+            precision=env.get("EMBEDMILL_PRECISION", ""),
+            exact=_is_on(env.get("EMBEDMILL_EXACT", "")),
             concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),
             data_dir=data_dir(env),
-            rollover=env.get("EMBEDMILL_ROLLOVER", "") not in ("", "0"),
+            rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
         )
 
 
@@ -84,6 +88,10 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     """Give the user's data directory for embedmill (XDG base directory specification)."""
     home = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local" / "share"
     return Path(home) / "embedmill"
+
+
+def _is_on(value: str) -> bool:
+    return value not in ("", "0")
 
 
 def _concurrency(value: str) -> int:

@@ -121,7 +121,7 @@ def test_the_probe_runs_once_for_a_model_and_a_machine(
 ) -> None:
     files = tiny("variant")
     first = load(files, cache_dir=tmp_path / "probes")
-    monkeypatch.setattr(probe, "measure", lambda *args, **options: pytest.fail("probed again"))
+    monkeypatch.setattr(probe, "classify", lambda *args, **options: pytest.fail("probed again"))
 
     second = load(files, cache_dir=tmp_path / "probes")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine.session import OnnxSession, instruction_set, runtime
+from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.engine.session import OnnxSession, runtime
 from embedmill_worker.models import ModelFiles
 
 Tiny = Callable[..., ModelFiles]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embedmill.settings import ClientSettings
     from embedmill.vectors import Vectors
     from embedmill_worker.cli.child import WorkerProcess
-    from embedmill_worker.cli.passages import Passage
+    from embedmill_worker.passages import Passage
 
 QUESTIONS: Final = (
     "how do I catch an error and still clean up",
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from pydoc_data.topics import topics
 
     from embedmill_worker.cli.models import fetch
-    from embedmill_worker.cli.passages import passages
+    from embedmill_worker.passages import passages
     from embedmill_worker.settings import WorkerSettings
 
     environment = flags.worker_environment(args)

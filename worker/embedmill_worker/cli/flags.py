@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from embedmill_worker.settings import PRECISIONS
+
 DTYPES: Final = ("float32", "float16", "int8", "binary")
 INPUT_TYPES: Final = ("query", "passage")
 LANES: Final = ("interactive", "bulk")
@@ -17,7 +19,7 @@ _WORKER_FLAGS: Final = (
     ("--redis-url", "EMBEDMILL_REDIS_URL", "URL", "Redis or Valkey: redis://, rediss:// or unix://"),
     ("--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill"),
     ("--model", "EMBEDMILL_MODEL", "NAME[=FOLDER],…", "models to serve, the first is the default one"),
-    ("--precision", "EMBEDMILL_PRECISION", "P", "of the weights and of the arithmetic; default fp32"),
+    ("--precision", "EMBEDMILL_PRECISION", "P", "fp32, bf16 or int8; default as the models' files are: fp32"),
     ("--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default auto: one a usable CPU"),
     ("--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where models are kept; default the user's data directory"),
 )
@@ -105,10 +107,17 @@ def client_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def precision(parser: argparse.ArgumentParser) -> None:
+    """Add the precision in which a model is looked at."""
+    text = "fp32, bf16 or int8; default as its files are"
+    flag(parser, "--precision", "EMBEDMILL_PRECISION", "P", text, type=one_of(*PRECISIONS))
+
+
 def worker_flags(parser: argparse.ArgumentParser) -> None:
     """Add what a worker has to know."""
     for name, env, metavar, text in _WORKER_FLAGS:
         flag(parser, name, env, metavar, text)
+    switch(parser, "--exact", "EMBEDMILL_EXACT", "bf16: one text at a time, so that no bit depends on a batch")
     switch(parser, "--rollover", "EMBEDMILL_ROLLOVER", "serve although live workers have another fingerprint")
     flag(
         parser,
@@ -123,7 +132,9 @@ def worker_flags(parser: argparse.ArgumentParser) -> None:
 
 def worker_environment(args: argparse.Namespace) -> dict[str, str]:
     """Give the environment of a worker with these flags."""
-    environment = {**os.environ, "EMBEDMILL_ROLLOVER": "1" if getattr(args, "rollover", False) else ""}
+    environment = dict(os.environ)
+    for name in ("exact", "rollover"):
+        environment[f"EMBEDMILL_{name.upper()}"] = "1" if getattr(args, name, False) else ""
     for name, env, _, _ in _WORKER_FLAGS:
         value = getattr(args, name[2:].replace("-", "_"), None)
         if value is not None:

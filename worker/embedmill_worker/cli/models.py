@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say, table
@@ -24,6 +24,14 @@ _EPILOG = """\
   embedmill models show mine=/models/mine --json
 """
 
+#: What ``models show`` calls the parts of a price.
+_PRICE: Final = {
+    "texts": "texts measured",
+    "speed": "speed ÷ fp32",
+    "mean_cosine": "mean cosine to fp32",
+    "min_cosine": "lowest cosine to fp32",
+}
+
 _LIST_EPILOG = """\
   # names for scripts
   embedmill models list --json
@@ -32,6 +40,13 @@ _LIST_EPILOG = """\
 _SHOW_EPILOG = """\
   # the files in use, for scripts; the model is fetched if it is not here
   embedmill models show all-MiniLM-L6-v2 --json
+"""
+
+_QUANTIZE_EPILOG = """\
+  # int8 of the default model, and what it costs against fp32
+  embedmill models quantize
+  # of a folder of yours; the worker started with EMBEDMILL_PRECISION=int8 finds it made
+  embedmill models quantize mine=/models/mine
 """
 
 _PULL_EPILOG = """\
@@ -49,10 +64,15 @@ def add(commands: Any) -> None:
     show.add_argument("name", metavar="NAME[=FOLDER]", help="the model")
     pull = flags.command(actions, "pull", _pull, help="fetch, verify and measure models", epilog=_PULL_EPILOG)
     pull.add_argument("names", metavar="NAME[=FOLDER]", nargs="*", help="the models [EMBEDMILL_MODEL]")
+    text = "make int8 of models and measure it against fp32; a worker does so at its first start"
+    quantize = flags.command(actions, "quantize", _quantize, help=text, epilog=_QUANTIZE_EPILOG)
+    quantize.add_argument("names", metavar="NAME[=FOLDER]", nargs="*", help="the models [EMBEDMILL_MODEL]")
     for action in (show, pull):
+        flags.precision(action)
+    for action in (show, pull, quantize):
         text = "where models are kept; default the user's data directory"
         flags.flag(action, "--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", text)
-    for action in (listing, show, pull):
+    for action in (listing, show, pull, quantize):
         flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
 
 
@@ -92,21 +112,20 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    facts = _facts(args.name, _data_dir(args))
+    facts = _facts(args.name, args.precision or "", _data_dir(args))
     if args.json:
         print(json.dumps(facts, indent=2))
     else:
-        table(("", args.name), [(name, str(value)) for name, value in (facts | facts.pop("files")).items()])
+        price = {_PRICE[name]: value for name, value in facts.pop("price", {}).items()}
+        rows = {**price, **facts.pop("files")}
+        table(("", args.name), [(name, str(value)) for name, value in (facts | rows).items()])
     return 0
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from embedmill_worker.settings import WorkerSettings
-
-    names = args.names or WorkerSettings.from_env(dict(os.environ)).models
     pulled = []
-    for name in names:
-        facts = _facts(name, _data_dir(args))
+    for name in args.names or _served():
+        facts = _facts(name, args.precision or "", _data_dir(args))
         pulled.append(facts)
         if not args.json:
             say(f"{facts['name']}: fingerprint {facts['fingerprint']}, dimension {facts['dimension']}, ready")
@@ -115,16 +134,46 @@ def _pull(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(spec: str, data_dir: Path) -> dict[str, Any]:
+def _quantize(args: argparse.Namespace) -> int:
+    made = [_facts(name, "int8", _data_dir(args)) for name in args.names or _served()]
+    if args.json:
+        print(json.dumps(made, indent=2))
+        return 0
+    table(
+        ("model", "class", *_PRICE.values()),
+        [(facts["name"], facts["class"], *facts.get("price", dict.fromkeys(_PRICE, "-")).values()) for facts in made],
+    )
+    return 0
+
+
+def _served() -> tuple[str, ...]:
+    from embedmill_worker.settings import WorkerSettings
+
+    return WorkerSettings.from_env(dict(os.environ)).models
+
+
+def _facts(spec: str, precision: str, data_dir: Path) -> dict[str, Any]:
     """Load a model as a worker would, and say what it is."""
     from embedmill_worker.engine import load
+    from embedmill_worker.models import in_precision
 
-    files = fetch(spec, data_dir)
+    files = in_precision(fetch(spec, data_dir), precision, data_dir=data_dir)
     return describe(files, load(files, cache_dir=data_dir / "probes"))
 
 
 def describe(files: ModelFiles, engine: Engine) -> dict[str, Any]:
     """Give what ``models show`` shows."""
+    price = engine.price
+    told = (
+        {
+            "texts": price.texts,
+            "speed": round(price.speed, 2),
+            "mean_cosine": round(price.mean_cosine, 6),
+            "min_cosine": round(price.min_cosine, 6),
+        }
+        if price
+        else {}
+    )
     return {
         "name": files.name,
         "fingerprint": engine.card.fingerprint,
@@ -132,6 +181,7 @@ def describe(files: ModelFiles, engine: Engine) -> dict[str, Any]:
         "max_tokens": engine.card.max_tokens,
         "precision": engine.card.precision,
         "class": str(engine.card.batch_class),
+        **({"price": told} if told else {}),
         "files": {"graph": str(files.graph), "tokenizer": str(files.tokenizer)},
     }
 

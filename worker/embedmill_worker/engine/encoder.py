@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from embedmill_worker.engine.batching import plan
 from embedmill_worker.engine.forward import ForwardPass
-from embedmill_worker.engine.verdict import BatchClass
 
 Floats = npt.NDArray[np.float32]
 
@@ -20,19 +19,13 @@ class TransformerEncoder:
     """See ``engine.Encoder``."""
 
     forward: ForwardPass
-    batch_class: BatchClass
     dimension: int
-    #: Padded tokens a run.
+    #: Padded tokens a run; 1: one text at a time.
     max_batch_tokens: int
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Give (n, dimension) for the token ids of n texts."""
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
-        for batch in self._plan([len(row) for row in ids]):
+        for batch in plan([len(row) for row in ids], max_batch_tokens=self.max_batch_tokens):
             vectors[batch] = self.forward([ids[i] for i in batch])
         return vectors
-
-    def _plan(self, token_counts: Sequence[int]) -> list[list[int]]:
-        if self.batch_class is BatchClass.VARIANT:
-            return [[i] for i in range(len(token_counts))]
-        return plan(token_counts, max_batch_tokens=self.max_batch_tokens)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from embedmill.protocol import ModelCard
 from embedmill.reply import Reason
 from embedmill_worker.engine.tokenization import Encoded, is_unicode
+from embedmill_worker.engine.verdict import Price
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,6 +71,8 @@ class Engine:
     prompts: Mapping[str, str]
     tokenizer: Tokenizer
     encoder: Encoder
+    #: Against the fp32 model, if this is another precision of it.
+    price: Price | None = None
 
     def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
         """Embed texts; each one that occurs several times is computed once.

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from embedmill.errors import InferenceError
 from embedmill_worker.engine.batching import plan
 from embedmill_worker.engine.forward import ForwardPass
-from embedmill_worker.engine.tokenization import Encoded, TextTokenizer
-from embedmill_worker.engine.verdict import BatchClass, Verdict
+from embedmill_worker.engine.tokenization import TextTokenizer
+from embedmill_worker.engine.verdict import BatchClass
 
 Floats = npt.NDArray[np.float32]
 Batches = Sequence[Sequence[int]]
@@ -47,31 +47,32 @@ def probe_texts() -> list[str]:
     return [" ".join(words[(i + j) % len(words)] for j in range(length)) for i, length in enumerate(LENGTHS)]
 
 
-def measure(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens: int) -> Verdict:
-    """Embed the probe texts alone, in planned batches and in pairs of short and long; time the way that is used.
+def classify(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens: int) -> tuple[BatchClass, float]:
+    """Embed the probe texts alone, in planned batches and in pairs of short and long; see ``judge``.
 
     Raises:
         InferenceError: the graph failed, or put out numbers that are not finite.
         MemoryError: there is not enough.
     """
-    texts = probe_texts()
-    encoded = tokenizer.encode(texts)
-    # Without special tokens there is nothing to run for the empty text.
-    ids = [e.ids for e in encoded if e.ids]
-    singles = [[i] for i in range(len(ids))]
+    ids = _probe_ids(tokenizer)
     planned = plan([len(row) for row in ids], max_batch_tokens=max_batch_tokens)
     pairs = [[i, len(ids) - 1 - i] for i in range(len(ids) // 2)] + [[len(ids) // 2]] * (len(ids) % 2)
-    alone = _vectors(forward, ids, singles)
+    alone = _vectors(forward, ids, [[i] for i in range(len(ids))])
     if not np.isfinite(alone).all():
         raise InferenceError(forward.files.name, "its graph puts out numbers that are not finite; use another file")
-    batch_class, min_cosine = judge(alone, [_vectors(forward, ids, batches) for batches in (planned, pairs)])
-    used = singles if batch_class is BatchClass.VARIANT else planned
-    return Verdict(
-        batch_class=batch_class,
-        min_cosine=min_cosine,
-        tokens_per_s=sum(map(len, ids)) / _seconds(lambda: _vectors(forward, ids, used)),
-        chars_per_token=chars_per_token(texts, encoded, tokenizer.special_count),
-    )
+    return judge(alone, [_vectors(forward, ids, batches) for batches in (planned, pairs)])
+
+
+def tokens_per_s(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens: int) -> float:
+    """Time the probe texts in batches of this budget, on one core."""
+    ids = _probe_ids(tokenizer)
+    planned = plan([len(row) for row in ids], max_batch_tokens=max_batch_tokens)
+    return sum(map(len, ids)) / _seconds(lambda: _vectors(forward, ids, planned))
+
+
+def _probe_ids(tokenizer: TextTokenizer) -> list[Sequence[int]]:
+    # Without special tokens there is nothing to run for the empty text.
+    return [e.ids for e in tokenizer.encode(probe_texts()) if e.ids]
 
 
 def judge(alone: Floats, batched: Sequence[Floats]) -> tuple[BatchClass, float]:
@@ -92,9 +93,9 @@ def cosines(a: Floats, b: Floats) -> Floats:
     return np.asarray((a * b).sum(axis=1) / np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
 
 
-def chars_per_token(texts: Sequence[str], encoded: Sequence[Encoded], special_count: int) -> float:
+def chars_per_token(texts: Sequence[str], tokenizer: TextTokenizer) -> float:
     """Give characters a token over all texts, special tokens not counted."""
-    token_count = sum(e.token_count - special_count for e in encoded)
+    token_count = sum(e.token_count - tokenizer.special_count for e in tokenizer.encode(texts))
     return sum(map(len, texts)) / max(1, token_count)
 
 
@@ -102,7 +103,7 @@ def _vectors(forward: ForwardPass, ids: Sequence[Sequence[int]], batches: Batche
     rows: list[Floats] = [np.empty(0, dtype=np.float32)] * len(ids)
     for batch in batches:
         for position, row in zip(batch, forward([ids[i] for i in batch]), strict=True):
-            rows[position] = row
+            rows[position] = row.copy()  # the next run may overwrite it
     return np.stack(rows)
 
 

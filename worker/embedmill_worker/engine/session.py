@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -12,24 +12,12 @@ import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker import environment
+from embedmill_worker.engine.cpu import instruction_set
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-#: Names of CPU flags, the widest first, that change which kernels run and so how they round.
-INSTRUCTION_SETS: Final = (
-    "amx_tile",
-    "avx512_bf16",
-    "avx512_vnni",
-    "avx512f",
-    "avx2",
-    "avx",
-    "i8mm",
-    "asimddp",
-    "asimd",
-)
-
-#: Characters of ONNX Runtime's own words that an error repeats.
+#: Characters of a back end's own words that an error repeats.
 _REASON_CHARS: Final = 300
 
 
@@ -79,17 +67,10 @@ class OnnxSession:
                 str(graph), _options(onnxruntime), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors have no other common root
-            _raise_if_memory(error)
-            reason = str(error).splitlines()[0][:_REASON_CHARS]
-            raise ModelLoadError(model, f"{graph} is no graph that ONNX Runtime loads ({reason})") from None
-        self._inputs = frozenset(node.name for node in self._session.get_inputs())
-        if not {"input_ids"} <= self._inputs <= {"input_ids", "attention_mask", "token_type_ids"}:
-            names = ", ".join(sorted(self._inputs))
-            raise ModelLoadError(model, f"its graph takes {names}; only text encoders can be served")
-        outputs = [node.name for node in self._session.get_outputs()]
-        if output and output not in outputs:
-            raise ModelLoadError(model, f"its graph puts out {', '.join(outputs)}, not {output}")
-        self._outputs = [output or outputs[0]]
+            raise_if_memory(error)
+            raise ModelLoadError(model, f"{graph} is no graph that ONNX Runtime loads ({first_line(error)})") from None
+        self._inputs = input_names(model, [node.name for node in self._session.get_inputs()])
+        self._outputs = [pick_output(model, output, [node.name for node in self._session.get_outputs()])]
 
     @property
     def runtime(self) -> str:
@@ -98,15 +79,10 @@ class OnnxSession:
 
     def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Run one batch; see ``Session``."""
-        feed = {"input_ids": input_ids}
-        if "attention_mask" in self._inputs:
-            feed["attention_mask"] = attention_mask
-        if "token_type_ids" in self._inputs:
-            feed["token_type_ids"] = np.zeros_like(input_ids)
         try:
-            (output,) = self._session.run(self._outputs, feed)
+            (output,) = self._session.run(self._outputs, feed(self._inputs, input_ids, attention_mask))
         except Exception as error:  # as above; its words may hold token ids
-            _raise_if_memory(error)
+            raise_if_memory(error)
             reason = f"ONNX Runtime failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"
             raise InferenceError(self._model, f"{reason} ({type(error).__name__})") from None
         return np.asarray(output, dtype=np.float32)
@@ -134,18 +110,42 @@ def _options(onnxruntime: Any) -> Any:
     return options
 
 
-def _raise_if_memory(error: Exception) -> None:
-    """Onnxruntime says that memory is short in words only."""
+def raise_if_memory(error: Exception) -> None:
+    """Raise MemoryError if that is what is meant: back ends say so in words only."""
     words = str(error).lower()
     if isinstance(error, MemoryError) or "bad_alloc" in words or "failed to allocate memory" in words:
-        raise MemoryError("ONNX Runtime could not allocate memory") from None
+        raise MemoryError("the back end could not allocate memory") from None
 
 
-def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Give the widest of ``INSTRUCTION_SETS``, or the architecture where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.machine()
-    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return next((name for name in INSTRUCTION_SETS if name in flags), platform.machine())
+def first_line(error: Exception) -> str:
+    """Give the beginning of a back end's own words."""
+    return str(error).strip().splitlines()[0][:_REASON_CHARS] if str(error).strip() else type(error).__name__
+
+
+def input_names(model: str, names: Iterable[str]) -> frozenset[str]:
+    """Give the names of a graph's inputs.
+
+    Raises:
+        ModelLoadError: there are some that cannot be filled.
+    """
+    found = frozenset(names)
+    if not {"input_ids"} <= found <= {"input_ids", "attention_mask", "token_type_ids"}:
+        raise ModelLoadError(model, f"its graph takes {', '.join(sorted(found))}; only text encoders can be served")
+    return found
+
+
+def pick_output(model: str, wanted: str, names: Sequence[str]) -> str:
+    """Give the wanted output of a graph, or the first if none is wanted.
+
+    Raises:
+        ModelLoadError: there is no such output.
+    """
+    if wanted and wanted not in names:
+        raise ModelLoadError(model, f"its graph puts out {', '.join(names)}, not {wanted}")
+    return wanted or names[0]
+
+
+def feed(inputs: frozenset[str], input_ids: Ints, attention_mask: Ints) -> dict[str, Ints]:
+    """Give the arrays that a graph with these inputs takes, by name."""
+    known = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": np.zeros_like(input_ids)}
+    return {name: known[name] for name in inputs}

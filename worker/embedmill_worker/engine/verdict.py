@@ -9,14 +9,14 @@ import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from embedmill_worker.models.digest import read_json, write_atomically
 
 log = logging.getLogger(__name__)
 
 #: To be raised whenever the probe changes: verdicts of another version are not believed.
-PROBE_VERSION: Final = 2
+PROBE_VERSION: Final = 3
 
 
 class BatchClass(StrEnum):
@@ -28,6 +28,29 @@ class BatchClass(StrEnum):
     CLOSE = "close"
     #: Visibly, as in dynamically quantised graphs: such a model runs one text at a time.
     VARIANT = "variant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A precision of a model against its fp32, on one kind of machine.
+
+    Raises:
+        ValueError: a number that cannot be.
+    """
+
+    #: Texts measured.
+    texts: int
+    #: How many times as fast.
+    speed: float
+    #: Cosine of each text's two vectors: mean and lowest.
+    mean_cosine: float
+    min_cosine: float
+
+    def __post_init__(self) -> None:
+        if not (
+            self.texts > 0 and 0 < self.speed < float("inf") and -1.01 < self.min_cosine <= self.mean_cosine < 1.01
+        ):
+            raise ValueError(f"{self} is no price")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +68,8 @@ class Verdict:
     tokens_per_s: float
     #: Of ordinary text in several languages, without special tokens.
     chars_per_token: float
+    #: Against the fp32 model, where this is another precision of it.
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_class", BatchClass(self.batch_class))
@@ -81,9 +106,10 @@ class VerdictCache:
             log.warning("the probe's verdict cannot be kept (%s)", error.strerror, extra={"action": "probe"})
 
 
-def _parse(values: dict[str, object]) -> Verdict:
+def _parse(values: dict[str, Any]) -> Verdict:
     numbers = {name: values[name] for name in ("min_cosine", "tokens_per_s", "chars_per_token")}
     return Verdict(
         batch_class=BatchClass(str(values["batch_class"])),
         **{name: float(value) for name, value in numbers.items() if isinstance(value, int | float)},
+        price=Price(**values["price"]) if values.get("price") else None,
     )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedmill_worker.models.bert import ACTIVATIONS, BertConfig
-from embedmill_worker.models.exported import DATA_NAME, EXPORTER, OUTPUT
+from embedmill_worker.models.exported import EXPORTER, OUTPUT
+from embedmill_worker.models.made import DATA_NAME
 from embedmill_worker.models.safetensors import SafetensorsFile
 
 #: Old enough for ONNX Runtime 1.17, new enough for every operator used here.

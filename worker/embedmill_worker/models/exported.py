@@ -1,20 +1,17 @@
-"""Exported graphs, made once and kept in the data folder."""
+"""Graphs exported from safetensors."""
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock
+from typing import BinaryIO
 
 from embedmill_worker.models.bert import BertConfig
-from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, write_atomically
+from embedmill_worker.models.digest import sha256_of
+from embedmill_worker.models.made import made_graph
 
 #: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
 EXPORTER = "embedmill-bert/1"
-#: The file of large weights beside each graph.
-DATA_NAME = "model.onnx.data"
 #: The graphs' only output, (batch, tokens, hidden).
 OUTPUT = "last_hidden_state"
 
@@ -35,8 +32,6 @@ class Exported:
 def exported_graph(weights: Path, config: BertConfig, *, data_dir: Path) -> Exported:
     """Returns the graph of a safetensors file; makes it if it is not there or damaged.
 
-    Several processes may ask at once: one exports, the others wait.
-
     Raises:
         ValueError: the weights are damaged or do not fit the config.
         OSError: a file cannot be read or written.
@@ -44,32 +39,12 @@ def exported_graph(weights: Path, config: BertConfig, *, data_dir: Path) -> Expo
     exporter = f"{EXPORTER} layers={config.layers} heads={config.heads} {config.activation} eps={config.epsilon:g}"
     weights_sha256 = sha256_of(weights)
     key = hashlib.sha256(f"{weights_sha256} {exporter}".encode()).hexdigest()[:32]
-    folder = data_dir / "exports" / key
-    graph, manifest = folder / "model.onnx", folder / "manifest.json"
-    if not _is_intact(graph, manifest):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            if not _is_intact(graph, manifest):
-                _export(weights, config, graph, manifest)
+
+    def make(graph: BinaryIO, data: BinaryIO) -> None:
+        from embedmill_worker.models.export import export  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
+
+        logger.info("exporting %s to ONNX", weights, extra={"action": "export_model"})
+        export(weights, config, graph, data)
+
+    graph = made_graph(data_dir / "exports" / key, make)
     return Exported(graph=graph, exporter=exporter, weights_sha256=weights_sha256)
-
-
-def _export(weights: Path, config: BertConfig, graph: Path, manifest: Path) -> None:
-    from embedmill_worker.models.export import export  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
-
-    logger.info("exporting %s to ONNX", weights, extra={"action": "export_model"})
-    manifest.unlink(missing_ok=True)
-    with atomic_file(graph) as file, atomic_file(graph.with_name(DATA_NAME)) as data:
-        export(weights, config, file, data)
-    write_atomically(manifest, json.dumps({"sha256": _digest(graph)}).encode())
-
-
-def _is_intact(graph: Path, manifest: Path) -> bool:
-    try:
-        return read_json(manifest).get("sha256") == _digest(graph)
-    except (ValueError, OSError):
-        return False
-
-
-def _digest(graph: Path) -> str:
-    return sha256_of(graph, graph.with_name(DATA_NAME))

@@ -22,6 +22,13 @@ class Pooling(StrEnum):
     NONE = "none"
 
 
+class BackEnd(StrEnum):
+    """What runs a graph; each rounds in its own way."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
     """A model on this machine's disk; a value exists only if its files do.
@@ -45,8 +52,11 @@ class ModelFiles:
     max_tokens: int
     #: Prefix by input type, as in {"query": "query: ", "passage": "passage: "}; empty for most models.
     prompts: Mapping[str, str] = field(default_factory=dict)
-    #: What the weights are stored as: "fp32", "int8", "w4"…
+    #: What the arithmetic is done in: "fp32", "bf16", "int8"; "w4" for weights alone…
     precision: str = "fp32"
+    back_end: BackEnd = BackEnd.ONNXRUNTIME
+    #: The fp32 model that this is another precision of, which tells its price.
+    reference: "ModelFiles | None" = None
     #: Who made the graph, if we did ("embedmill-bert/1"); empty for a graph found as it is.
     exporter: str = ""
     weights_sha256: str

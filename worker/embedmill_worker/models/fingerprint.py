@@ -5,8 +5,6 @@ import json
 
 from embedmill_worker.models.files import ModelFiles
 
-#: What runs the graphs; another back end rounds otherwise.
-BACK_END = "onnxruntime"
 #: Hexadecimal characters kept: 64 bits, enough to tell the models of one deployment apart.
 FINGERPRINT_CHARS = 16
 
@@ -25,7 +23,7 @@ def fingerprint(files: ModelFiles) -> str:
         "max_tokens": files.max_tokens,
         "prompts": dict(files.prompts),
         "precision": files.precision,
-        "back_end": BACK_END,
+        "back_end": files.back_end.value,
         "exporter": files.exporter,
     }
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

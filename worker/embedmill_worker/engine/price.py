@@ -1,0 +1,58 @@
+"""What a precision costs and gains: speed and cosine against fp32, measured on real text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill_worker.engine.probe import SENTENCES, cosines
+from embedmill_worker.engine.verdict import Price
+from embedmill_worker.passages import passages
+
+Floats = npt.NDArray[np.float32]
+
+#: Passages of Python's language reference that are embedded besides the probe's sentences: about 7,000 tokens, two
+#: seconds of MiniLM in fp32.
+PASSAGES: Final = 64
+
+#: Interleaved passes of which the medians give the speed.
+PASSES: Final = 3
+
+
+def price_texts() -> list[str]:
+    """Give real text: sentences in several languages and passages of a reference manual."""
+    from pydoc_data import topics  # noqa: PLC0415 (half a megabyte, and only for a precision not measured yet)
+
+    found = [passage.text for passage in passages(topics.topics)]
+    return [*SENTENCES, *found[:: max(1, len(found) // PASSAGES)][:PASSAGES]]
+
+
+def measure(
+    ids: Sequence[Any], reference: Callable[[Sequence[Any]], Floats], other: Callable[[Sequence[Any]], Floats]
+) -> Price:
+    """Embed the same tokenized texts in both ways, in turn.
+
+    Raises:
+        InferenceError: one of them failed.
+        MemoryError: there is not enough.
+    """
+    seconds: tuple[list[float], list[float]] = ([], [])
+    vectors: list[Floats] = []
+    for _ in range(PASSES):
+        vectors = []
+        for way, times_s in zip((reference, other), seconds, strict=True):
+            start_s = time.perf_counter()
+            vectors.append(way(ids))
+            times_s.append(time.perf_counter() - start_s)
+    cosine = cosines(*vectors)
+    return Price(
+        texts=len(ids),
+        speed=median(seconds[0]) / median(seconds[1]),
+        mean_cosine=float(cosine.mean()),
+        min_cosine=float(cosine.min()),
+    )

@@ -1,0 +1,48 @@
+"""Graphs that we make ourselves: once, whole, and kept in the data folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, write_atomically
+
+#: The file of large weights beside each graph.
+DATA_NAME = "model.onnx.data"
+
+#: Writes a graph and its weights.
+Maker = Callable[[BinaryIO, BinaryIO], None]
+
+
+def made_graph(folder: Path, make: Maker) -> Path:
+    """Returns the graph of a folder; makes it if it is not there or damaged.
+
+    Several processes may ask at once: one makes it, the others wait.
+
+    Raises:
+        ValueError: it cannot be made.
+        OSError: a file cannot be read or written.
+    """
+    graph, manifest = folder / "model.onnx", folder / "manifest.json"
+    if not _is_intact(graph, manifest):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if not _is_intact(graph, manifest):
+                manifest.unlink(missing_ok=True)
+                with atomic_file(graph) as file, atomic_file(graph.with_name(DATA_NAME)) as data:
+                    make(file, data)
+                write_atomically(manifest, json.dumps({"sha256": _digest(graph)}).encode())
+    return graph
+
+
+def _is_intact(graph: Path, manifest: Path) -> bool:
+    try:
+        return read_json(manifest).get("sha256") == _digest(graph)
+    except (ValueError, OSError):
+        return False
+
+
+def _digest(graph: Path) -> str:
+    return sha256_of(graph, graph.with_name(DATA_NAME))

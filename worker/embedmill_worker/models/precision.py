@@ -1,0 +1,36 @@
+"""A model in another precision than its files have: what EMBEDMILL_PRECISION asks for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from embedmill.errors import ModelLoadError
+from embedmill_worker.models.files import BackEnd, ModelFiles
+from embedmill_worker.models.quantized import quantized_graph
+
+
+def in_precision(files: ModelFiles, precision: str, *, data_dir: Path) -> ModelFiles:
+    """Gives the model as it is asked for; builds its int8 graph if there is none yet.
+
+    Args:
+        files: the model as it was found.
+        precision: "fp32", "bf16" or "int8"; empty for whatever the files are.
+        data_dir: where graphs of other precisions are kept.
+
+    Raises:
+        ModelLoadError: the files do not allow it; says what does.
+    """
+    if precision in ("", files.precision):
+        return files
+    if precision == "fp32" or files.precision != "fp32":
+        raise ModelLoadError(
+            files.name,
+            f"EMBEDMILL_PRECISION is {precision}, and {files.graph.name} is {files.precision}; "
+            f"name a folder with the fp32 model, or unset EMBEDMILL_PRECISION to serve {files.precision}",
+        )
+    if precision == "bf16":
+        return replace(files, precision=precision, back_end=BackEnd.OPENVINO, reference=files)
+    try:
+        quantized = quantized_graph(files, data_dir=data_dir)
+    except (ValueError, OSError) as error:
+        raise ModelLoadError(files.name, f"no int8 can be made of it ({error}); use fp32") from error
+    return replace(files, graph=quantized.graph, exporter=quantized.exporter, precision=precision, reference=files)
