@@ -9,10 +9,10 @@ from typing import Final
 
 from embedmill import assembly, flows
 from embedmill.assembly import Assembly
-from embedmill.errors import BrokerUnavailableError, JobCancelledError, ResultTimeoutError
+from embedmill.errors import JobCancelledError, QueueError, ResultExpiredError, ResultTimeoutError
 from embedmill.flows import Compute, Flow, JobRecord, JobState, JobStatus
 from embedmill.keys import Keyspace
-from embedmill.limits import MAX_JOB_TEXTS
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
 from embedmill.reply import EmbeddingReply, Rejected, ReplyPart
@@ -28,6 +28,9 @@ CLEAN_UP_S: Final = 1.0
 #: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
 EMBED_TTL_S: Final = 600.0
 
+#: Characters up to which a job is prepared where it is asked for: that takes less time than handing it to a thread.
+BRIEF_CHARS: Final = 32_768
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitOptions:
@@ -38,6 +41,8 @@ class SubmitOptions:
     job_id: str | None = None
     ttl_s: float = EMBED_TTL_S
     deadline_s: float | None = None
+    #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
+    in_one_chunk: bool = False
 
     def __post_init__(self) -> None:
         check_lane(self.lane)
@@ -57,6 +62,11 @@ class Calls:
 
     def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
         """Store a job; gives its id."""
+        request = yield from self._prepare(texts, options, how)
+        yield from flows.submit(self.keys, request)
+        return request.job_id
+
+    def _prepare(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[JobRequest]:
         values = check_texts(texts)
         check_count(values)
         if self.outlook.is_stale():
@@ -74,11 +84,13 @@ class Calls:
                 ttl_s=how.ttl_s,
                 deadline_s=how.deadline_s,
                 job_id=how.job_id,
+                in_one_chunk=how.in_one_chunk,
             )
 
+        if len(values) <= MAX_CHUNK_TEXTS and sum(map(len, values)) <= BRIEF_CHARS:
+            return make()
         request: JobRequest = yield Compute(make)
-        yield from flows.submit(self.keys, request)
-        return request.job_id
+        return request
 
     def embed(
         self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float
@@ -88,35 +100,61 @@ class Calls:
         values = check_texts(texts)
         starts = range(0, max(len(values), 1), MAX_JOB_TEXTS)
         replies: list[EmbeddingReply] = []
-        open_jobs: list[str] = []
+        open_jobs: list[JobRequest] = []
         try:
             for start in starts:
-                job_id = yield from self.submit(values[start : start + MAX_JOB_TEXTS], options, how)
-                open_jobs.append(job_id)
+                request = yield from self._prepare(values[start : start + MAX_JOB_TEXTS], options, how)
+                open_jobs.append(request)
+                yield from flows.submit(self.keys, request)
                 if len(open_jobs) == 2:
                     replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
             while open_jobs:
                 replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
         finally:
-            for job_id in open_jobs:
-                yield from self._discard(job_id)
+            for request in open_jobs:
+                yield from self._discard(request)
+        if len(replies) == 1:
+            return replies[0]
         reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, starts))
         return reply
 
-    def _collect(self, open_jobs: list[str], deadline_s: float, timeout_s: float) -> Flow[EmbeddingReply]:
+    def _collect(self, open_jobs: list[JobRequest], deadline_s: float, timeout_s: float) -> Flow[EmbeddingReply]:
         """Wait for the first open job, take its reply and delete it."""
+        request = open_jobs[0]
         try:
-            reply = yield from self.result(open_jobs[0], max(deadline_s - time.monotonic(), 0.001))
+            try:
+                reply = yield from self._take(request, deadline_s)
+            except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
+                yield from flows.submit(self.keys, request)
+                reply = yield from self._take(request, deadline_s)
         except ResultTimeoutError as error:
             raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None
-        yield from flows.end(self.keys, open_jobs.pop(0), "delete")
+        open_jobs.pop(0)
         return reply
 
-    def _discard(self, job_id: str) -> Flow[None]:
+    def _take(self, request: JobRequest, deadline_s: float) -> Flow[EmbeddingReply]:
+        progress = Progress(request.job_id, max(deadline_s - time.monotonic(), 0.001))
+        filled = Assembly(
+            n_texts=request.n_texts,
+            options=request.options,
+            rejected=request.rejected,
+            dimension=self.outlook.dimension(request.model),
+        )
+        while not progress.is_over:
+            chunks = yield from self.next_chunks(progress)
+            while len(chunks) > flows.FETCH_CHUNKS or (chunks and not progress.is_over):
+                for part in (yield from flows.fetch(self.keys, request.job_id, chunks[: flows.FETCH_CHUNKS])):
+                    filled.add(part)
+                chunks = chunks[flows.FETCH_CHUNKS :]
+        for part in (yield from flows.take(self.keys, request, chunks)):
+            filled.add(part)
+        return filled.reply(request.model)
+
+    def _discard(self, request: JobRequest) -> Flow[None]:
         """Delete a job if Redis answers at once; else its time to live does."""
         try:
-            yield from flows.end(self.keys, job_id, "delete", grace_s=CLEAN_UP_S)
-        except BrokerUnavailableError:
+            yield from flows.discard(self.keys, request, grace_s=CLEAN_UP_S)
+        except QueueError:
             return
 
     def status(self, job_id: str) -> Flow[JobStatus]:

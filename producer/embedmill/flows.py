@@ -245,17 +245,39 @@ def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[Chunk
         ResultExpiredError: they are gone.
     """
     (values,) = yield Ask([("HMGET", keys.replies(job_id), *chunks)], outage_s=WAITING_OUTAGE_S)
-    if any(value is None for value in values):
+    return _replies(job_id, values)
+
+
+def take(keys: Keyspace, request: JobRequest, chunks: Sequence[int]) -> Flow[list[ChunkReply]]:
+    """Read the last replies of one's own job and delete it, in one round trip.
+
+    Raises:
+        ResultExpiredError: they are gone; also if the connection broke after Redis had deleted them.
+    """
+    delete = evalsha("delete", keys.of_job(request.job_id, request.model, request.lane))
+    read = [("HMGET", keys.replies(request.job_id), *chunks)] if chunks else []
+    *values, _ = yield Ask([*read, delete], outage_s=WAITING_OUTAGE_S)
+    return _replies(request.job_id, values[0]) if chunks else []
+
+
+def _replies(job_id: str, values: Sequence[bytes | None]) -> list[ChunkReply]:
+    kept = [value for value in values if value is not None]
+    if len(kept) < len(values):
         raise ResultExpiredError(job_id)
-    return [protocol.unpack_reply(value) for value in values]
+    return [protocol.unpack_reply(value) for value in kept]
 
 
-def end(keys: Keyspace, job_id: str, how: str, *, grace_s: float = 0.0) -> Flow[bool]:
+def discard(keys: Keyspace, request: JobRequest, *, grace_s: float) -> Flow[None]:
+    """Delete one's own job, if Redis answers at once."""
+    job_keys = keys.of_job(request.job_id, request.model, request.lane)
+    yield Ask([evalsha("delete", job_keys)], grace_s=grace_s, outage_s=0.0)
+
+
+def end(keys: Keyspace, job_id: str, how: str) -> Flow[bool]:
     """Cancel or delete a job; how: ``cancel`` or ``delete``. Gives whether there was one."""
-    outage_s = 0.0 if grace_s else None
-    (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")], grace_s=grace_s, outage_s=outage_s)
+    (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
         return False
     job_keys = keys.of_job(job_id, found[0].decode(), found[1].decode())
-    (outcome,) = yield Ask([evalsha(how, job_keys)], grace_s=grace_s, outage_s=outage_s)
+    (outcome,) = yield Ask([evalsha(how, job_keys)])
     return outcome not in (None, 0)

@@ -14,7 +14,7 @@ import numpy as np
 from embedmill import chunking, protocol
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError
 from embedmill.keys import LANES
-from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
 from embedmill.protocol import Chunk, EmbedOptions, ModelCard
 from embedmill.reply import Reason, Rejected
 from embedmill.vectors import Dtype, check_binary
@@ -142,6 +142,7 @@ def prepare(
     ttl_s: float,
     deadline_s: float | None,
     job_id: str | None,
+    in_one_chunk: bool = False,
 ) -> JobRequest:
     """Make a job of the texts: nothing has been sent when this raises.
 
@@ -156,7 +157,10 @@ def prepare(
     bad = {r.index for r in rejected}
     positions = np.array([i for i in range(len(values)) if i not in bad], dtype=np.uint32)
     costs = chunking.estimate_costs([len(values[i]) for i in positions], card)
-    cuts = chunking.cut(costs, budget=chunking.chunk_budget(card), children=children)
+    if in_one_chunk and 0 < len(costs) <= MAX_CHUNK_TEXTS:
+        cuts = [np.arange(len(costs), dtype=np.uint32)]
+    else:
+        cuts = chunking.cut(costs, budget=chunking.chunk_budget(card), children=children)
     weights = tuple((len(part), max(1, round(float(costs[part].sum())))) for part in cuts)
     payloads = tuple(
         protocol.pack_chunk(Chunk(indices=positions[part], texts=tuple(values[i] for i in positions[part])))
