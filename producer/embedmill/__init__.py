@@ -15,6 +15,7 @@ from embedmill.canvas import signature, vectors_of
 from embedmill.client import EmbeddingClient, Job
 from embedmill.errors import (
     BrokerUnavailableError,
+    ClientClosedError,
     EmbedError,
     EngineError,
     InferenceError,
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncEmbeddingClient",
     "AsyncJob",
     "BrokerUnavailableError",
+    "ClientClosedError",
     "EmbedError",
     "EmbeddingClient",
     "EmbeddingReply",

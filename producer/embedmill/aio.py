@@ -8,14 +8,16 @@ from typing import Self
 
 from embedmill import flows
 from embedmill.assembly import Missing
+from embedmill.async_coalescer import Coalescer
 from embedmill.async_link import AsyncLink
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.client import LAST_MOMENT_S, accepted
+from embedmill.coalescing import Kind
 from embedmill.flows import Flow, JobStatus
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.request import check_job_id, check_seconds
+from embedmill.request import check_job_id, check_lane, check_seconds
 from embedmill.settings import ClientSettings
 from embedmill.vectors import Dtype, Vectors
 
@@ -36,6 +38,7 @@ class AsyncEmbeddingClient:
         self.settings = ClientSettings.from_env(redis_url, model, namespace)
         self._calls = Calls(self.settings)
         self._link = AsyncLink(self.settings)
+        self._coalescer = Coalescer(self._calls, self._link)
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,7 +49,11 @@ class AsyncEmbeddingClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections of the running event loop; the client may be used again."""
+        """End the calls of ``embed`` that wait in the running event loop and close its connections.
+
+        They get ClientClosedError. The client may be used again.
+        """
+        await self._coalescer.close()
         await self._link.close()
 
     async def embed(
@@ -61,13 +68,18 @@ class AsyncEmbeddingClient:
         lane: str = "interactive",
         timeout_s: float = 60.0,
     ) -> Vectors:
-        """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``. Cancelling it cancels the work."""
+        """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``. Cancelling it cancels the work.
+
+        Many small calls at once share jobs: see ``coalescing.py``. Each has an outcome of its own.
+
+        Raises:
+            ClientClosedError: the client was closed first.
+        """
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
-        how = SubmitOptions(model=model, lane=lane)
-        timeout_s = check_seconds("timeout_s", timeout_s)
-        return accepted(await self._run(self._calls.embed(texts, options, how, timeout_s), timeout_s))
+        kind = Kind(model=model, lane=check_lane(lane), options=options)
+        return accepted(await self._coalescer.embed(texts, kind, check_seconds("timeout_s", timeout_s)))
 
     async def submit(
         self,

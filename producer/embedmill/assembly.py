@@ -128,6 +128,24 @@ class Assembly:
         )
 
 
+def excerpt(reply: EmbeddingReply, start: int, stop: int) -> EmbeddingReply:
+    """Give the reply to the texts from ``start`` up to ``stop`` alone, with arrays of its own."""
+    return EmbeddingReply(
+        vectors=reply.vectors[start:stop].copy(),
+        token_counts=reply.token_counts[start:stop].copy(),
+        truncated=reply.truncated[start:stop].copy(),
+        rejected=tuple(
+            Rejected(index=r.index - start, reason=r.reason, detail=r.detail)
+            for r in reply.rejected
+            if start <= r.index < stop
+        ),
+        model=reply.model,
+        fingerprint=reply.fingerprint,
+        runtime=reply.runtime,
+        timings_ms=dict(reply.timings_ms),
+    )
+
+
 def concatenate(replies: Sequence[EmbeddingReply], starts: Sequence[int]) -> EmbeddingReply:
     """Join the replies of consecutive windows of one input; ``starts`` are the windows' first positions."""
     if len(replies) == 1:

@@ -140,12 +140,11 @@ class Calls:
             rejected=request.rejected,
             dimension=self.outlook.dimension(request.model),
         )
-        while not progress.is_over:
-            chunks = yield from self.next_chunks(progress)
-            while len(chunks) > flows.FETCH_CHUNKS or (chunks and not progress.is_over):
-                for part in (yield from flows.fetch(self.keys, request.job_id, chunks[: flows.FETCH_CHUNKS])):
-                    filled.add(part)
-                chunks = chunks[flows.FETCH_CHUNKS :]
+        chunks = yield from self.next_chunks(progress)
+        while not progress.is_over or len(chunks) > flows.FETCH_CHUNKS:
+            for part in (yield from flows.fetch(self.keys, request.job_id, chunks[: flows.FETCH_CHUNKS])):
+                filled.add(part)
+            chunks = chunks[flows.FETCH_CHUNKS :] or (yield from self.next_chunks(progress))
         for part in (yield from flows.take(self.keys, request, chunks)):
             filled.add(part)
         return filled.reply(request.model)
@@ -157,9 +156,9 @@ class Calls:
         except QueueError:
             return
 
-    def status(self, job_id: str) -> Flow[JobStatus]:
+    def status(self, job_id: str, *, grace_s: float = 0.0) -> Flow[JobStatus]:
         """Read how far a job is."""
-        record = yield from flows.read_record(self.keys, job_id)
+        record = yield from flows.read_record(self.keys, job_id, grace_s=grace_s)
         return record.status
 
     def wait(self, job_id: str, timeout_s: float) -> Flow[JobStatus]:

@@ -15,6 +15,7 @@
     │   ├── ResultTimeoutError       it may still come
     │   ├── ResultExpiredError       it will not: expired, deleted or never submitted
     │   ├── JobCancelledError        somebody cancelled the job
+    │   ├── ClientClosedError        the client was closed while the call waited
     │   └── TextsRejectedError       some texts have no vector; carries the whole reply
     ├── EngineError                  the worker's fault
     │   ├── ModelLoadError           at start-up: the worker exits and serves nothing
@@ -158,7 +159,7 @@ class ResultError(EmbedError):
 
 
 class ResultTimeoutError(ResultError, TimeoutError):
-    """The answer may still come. Arguments: job id, seconds waited, hint."""
+    """The answer may still come. Arguments: job id ("": it was not sent), seconds waited, hint."""
 
     def __init__(self, job_id: str, waited_s: float, hint: str = "") -> None:
         super().__init__(job_id, waited_s, hint)
@@ -168,8 +169,9 @@ class ResultTimeoutError(ResultError, TimeoutError):
         self.hint = hint
 
     def __str__(self) -> str:
+        what = f"job {self.job_id} was not complete" if self.job_id else "the call had not been sent"
         hint = f" {self.hint}" if self.hint else ""
-        return f"job {self.job_id} was not complete after {self.waited_s:.1f} s.{hint}"
+        return f"{what} after {self.waited_s:.1f} s.{hint}"
 
 
 class ResultExpiredError(ResultError, LookupError):
@@ -195,6 +197,13 @@ class JobCancelledError(ResultError):
 
     def __str__(self) -> str:
         return f"job {self.job_id} was cancelled"
+
+
+class ClientClosedError(ResultError):
+    """The client was closed while a call waited in it."""
+
+    def __str__(self) -> str:
+        return "the client was closed before the vectors came and the work was cancelled; close it after its calls"
 
 
 class TextsRejectedError(ResultError):

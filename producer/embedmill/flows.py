@@ -244,6 +244,8 @@ def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[Chunk
     Raises:
         ResultExpiredError: they are gone.
     """
+    if not chunks:
+        return []
     (values,) = yield Ask([("HMGET", keys.replies(job_id), *chunks)], outage_s=WAITING_OUTAGE_S)
     return _replies(job_id, values)
 
@@ -255,7 +257,7 @@ def take(keys: Keyspace, request: JobRequest, chunks: Sequence[int]) -> Flow[lis
         ResultExpiredError: they are gone; also if the connection broke after Redis had deleted them.
     """
     delete = evalsha("delete", keys.of_job(request.job_id, request.model, request.lane))
-    read = [("HMGET", keys.replies(request.job_id), *chunks)] if chunks else []
+    read: list[Command] = [("HMGET", keys.replies(request.job_id), *chunks)] if chunks else []
     *values, _ = yield Ask([*read, delete], outage_s=WAITING_OUTAGE_S)
     return _replies(request.job_id, values[0]) if chunks else []
 

@@ -51,6 +51,18 @@ class Outlook:
             raise InvalidRequestError("model", error.reason) from None
         return name, cards.get(name, UNKNOWN_CARD), self._landscape.children(name)
 
+    def expect(self, model: str | None) -> tuple[ModelCard, int]:
+        """Give card and processes of a model as far as they are known now, to plan by.
+
+        Raises:
+            InvalidRequestError: no model can have this name.
+        """
+        try:
+            _, card, children = self.choose(model)
+        except UnknownModelError:
+            return UNKNOWN_CARD, 1
+        return card, children
+
     def dimension(self, model: str) -> int:
         """Give the announced dimension, 0 if there is none."""
         card = self._landscape.cards.get(model)
@@ -58,6 +70,16 @@ class Outlook:
 
     def hint(self, status: JobStatus) -> str:
         """Say why a job may not be done."""
-        if status.state is JobState.QUEUED and not any(status.model in w.models for w in self._landscape.workers):
+        if status.state is JobState.QUEUED and not self._is_served(status.model):
             return f"No worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}."
         return f"{status.chunks_done} of {status.chunks} chunks are done."
+
+    def hint_unsent(self, model: str | None, in_flight: int) -> str:
+        """Say why a call has not gone out behind so many jobs of this client."""
+        name = model or self._default_model
+        if name is not None and not self._is_served(name):
+            return f"No worker serves {name}; start one with EMBEDMILL_MODEL={name}."
+        return f"It waited in this client behind {in_flight} jobs; call less at a time, or start more workers."
+
+    def _is_served(self, model: str) -> bool:
+        return any(model in worker.models for worker in self._landscape.workers)
