@@ -27,6 +27,8 @@ from embedmill import (
     UnknownModelError,
     unpack_binary,
 )
+from embedmill.async_link import AsyncLink
+from embedmill.link import Link
 from embedmill.protocol import Chunk, pack_chunk, unpack_chunk
 from embedmill.reply import Reason
 
@@ -127,6 +129,42 @@ def test_fewer_dimensions_are_cut_and_renormalised(client, worker, expected):
     vectors = client.embed(TEXTS, dimensions=4)
     assert vectors.shape == (len(TEXTS), 4)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
+
+
+def test_a_small_call_takes_three_round_trips(client, worker, monkeypatch):
+    asked = []
+    for link in (Link, AsyncLink):
+        exchange = link._exchange
+
+        def counted(self, ask, deadline_s, exchange=exchange):
+            if threading.current_thread() is threading.main_thread():  # the worker's is another
+                asked.append(ask)
+            return exchange(self, ask, deadline_s)
+
+        monkeypatch.setattr(link, "_exchange", counted)
+    client.embed(["first, to have the model cards read"])
+    asked.clear()
+    client.embed(["small"])
+    assert [ask.commands[0][0] for ask in asked] == ["HSET", "XREAD", "HMGET"]
+
+
+def test_texts_of_a_job_that_redis_lost_are_sent_again(client, bench, expected):
+    def lose_once():
+        while not (jobs := bench.redis.zrange(bench.keys.active("paper", "interactive"), 0, -1)):
+            time.sleep(0.005)
+        bench.run(_end(bench, jobs[0].decode(), "delete"))
+        with bench.worker():
+            done.wait(60)
+
+    done = threading.Event()
+    thread = threading.Thread(target=lose_once)
+    thread.start()
+    try:
+        assert np.array_equal(client.embed(["kept"]), expected(["kept"]))
+    finally:
+        done.set()
+        thread.join()
+    assert job_keys(bench) == []
 
 
 def test_long_inputs_go_in_windows(client, bench, worker, expected, monkeypatch):
@@ -391,16 +429,17 @@ def test_more_calls_may_wait_than_an_async_client_has_connections(bench, expecte
     monkeypatch.setattr("embedmill.async_link.BRIEF_CONNECTIONS", 2)
     monkeypatch.setattr("embedmill.async_link.REPLY_S", 1.0)
 
+    # Calls of more than a chunk each: others would share jobs.
     async def use():
         async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
-            calls = asyncio.gather(*(client.embed([f"call {n}"]) for n in range(40)))
+            calls = asyncio.gather(*(client.embed([f"call {n}"] * 300) for n in range(40)))
             await asyncio.to_thread(wait_for_jobs, bench, 40)
             await asyncio.sleep(1.5)  # longer than a reply may take
             with bench.worker():
                 return await calls
 
     vectors = asyncio.run(use())
-    assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(40)]))
+    assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(40) for _ in range(300)]))
     assert job_keys(bench) == []
 
 
