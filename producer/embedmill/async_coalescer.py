@@ -120,7 +120,8 @@ class Coalescer:
         try:
             return await task
         except asyncio.CancelledError:
-            if desk.is_closed:
+            caller = asyncio.current_task()
+            if desk.is_closed and not (caller and caller.cancelling()):
                 raise ClientClosedError from None
             raise
 
@@ -153,8 +154,8 @@ class Coalescer:
             job.task = asyncio.create_task(self._work(desk, line, job))
             desk.tasks.add(job.task)
             job.task.add_done_callback(desk.tasks.discard)
-        if line.gathering.is_idle:
-            desk.lines.pop(line.kind, None)
+        if line.gathering.is_idle and desk.lines.get(line.kind) is line:
+            desk.lines.pop(line.kind)
 
     async def _work(self, desk: _Desk, line: _Line, job: _Job) -> None:
         """Have a batch embedded and give each caller its own."""
