@@ -48,8 +48,8 @@ def one_by_one(running: mill.Mill, texts: list[str], in_flight: int) -> np.ndarr
     return asyncio.run(run())
 
 
-def jobs_begun(server: redis.Redis) -> int:
-    """Give the calls of all scripts so far: a job takes four and two a chunk more."""
+def scripts_run(server: redis.Redis) -> int:
+    """Give the calls of all scripts so far: two a job (submit, delete) and two a chunk (claim, commit)."""
     return int(server.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
@@ -72,10 +72,10 @@ def main() -> None:
             for _ in range(args.rounds):
                 results = []
                 for way, run in ways.items():
-                    scripts, start = jobs_begun(server), time.perf_counter()
+                    scripts, start = scripts_run(server), time.perf_counter()
                     results.append(run(texts))
                     rates[way].append(len(texts) / (time.perf_counter() - start))
-                    per_text = (jobs_begun(server) - scripts) / len(texts)
+                    per_text = (scripts_run(server) - scripts) / len(texts)
                     print(f"  {name} {way:12} {rates[way][-1]:7.1f} texts/s, {per_text:.3f} scripts a text", flush=True)
                 assert np.array_equal(*results), "the same text has other bits"
             report[name] = {way: statistics.median(values) for way, values in rates.items()}
