@@ -43,7 +43,8 @@ def migration(largest: Floats, weight: Floats) -> Floats:
     factors = _MIGRATION * np.log2(np.maximum(largest, floor))
     factors -= (1 - _MIGRATION) * np.log2(np.maximum(np.abs(weight).max(axis=1), floor))
     steps = np.round((factors - factors.mean()) * _FACTOR_STEPS) / _FACTOR_STEPS
-    return np.exp2(steps).astype(np.float32)
+    result: Floats = np.exp2(steps).astype(np.float32)
+    return result
 
 
 def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats]) -> list[str]:
