@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from embedmill_worker.models import export as exporter
 from embedmill_worker.models.bert import BertConfig
 from embedmill_worker.models.calibration import largest_values, random_samples
-from embedmill_worker.models.exported import DATA_NAME
 from embedmill_worker.models.graph import GraphFacts
+from embedmill_worker.models.made import DATA_NAME
 from embedmill_worker.models.quantize import quantize
 
 HIDDEN, HEADS, LAYERS, INNER, WORDS, POSITIONS = 32, 4, 2, 96, 50, 40
-SAMPLES = random_samples(WORDS, first=2, last=3, max_tokens=POSITIONS)
+SAMPLES = random_samples(WORDS, max_tokens=POSITIONS)
 TEXTS = [[2, 5, 9, 3], [2, 3], [2, *range(10, 40), 3], [2, 7, 3]]
 CONFIG = {
     "model_type": "bert",
@@ -105,7 +105,7 @@ def quantized(source: Path) -> Path:
     folder.mkdir(exist_ok=True)
     graph = folder / "model.onnx"
     with graph.open("wb") as file, graph.with_name(DATA_NAME).open("wb") as data:
-        quantize(source, file, data, samples=SAMPLES)
+        quantize(source, file, data)
     return graph
 
 
@@ -203,13 +203,32 @@ def test_a_graph_without_dense_layers_is_refused(tmp_path):
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(ValueError, match="damaged"):
-        quantize(tmp_path / "model.onnx", io.BytesIO(), io.BytesIO(), samples=SAMPLES)
+        quantize(tmp_path / "model.onnx", io.BytesIO(), io.BytesIO())
 
 
 def test_samples_that_the_graph_cannot_take_are_refused_without_their_ids(exported):
     with pytest.raises(ValueError, match="cannot run the graph") as raised:
         quantize(exported, io.BytesIO(), io.BytesIO(), samples=[[2, 987654, 3]])
     assert "987654" not in str(raised.value)
+
+
+def test_samples_of_the_caller_s_own_decide_the_factors(exported):
+    graphs = [io.BytesIO(), io.BytesIO()]
+    for graph, samples in zip(graphs, ([], [[2, 5, 3]]), strict=True):
+        data = io.BytesIO()
+        quantize(exported, graph, data, samples=samples)
+        graph.write(data.getvalue())
+    assert graphs[0].getvalue() != graphs[1].getvalue()
+
+
+def test_a_graph_without_a_word_table_is_refused_unless_samples_are_given(tmp_path):
+    model = onnx.load(plain(tmp_path / "plain.onnx", opset=17))
+    model.graph.node.insert(0, helper.make_node("Abs", ["input_ids"], ["ids"]))
+    model.graph.node[1].input[1] = "ids"
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ValueError, match="no table of words"):
+        quantize(tmp_path / "odd.onnx", io.BytesIO(), io.BytesIO())
+    quantize(tmp_path / "odd.onnx", io.BytesIO(), io.BytesIO(), samples=SAMPLES)
 
 
 def test_calibration_sees_the_largest_value_of_each_channel(tmp_path):
@@ -220,6 +239,6 @@ def test_calibration_sees_the_largest_value_of_each_channel(tmp_path):
 
 
 def test_random_samples_are_the_same_every_time_and_within_their_bounds():
-    assert random_samples(WORDS, first=2, last=3, max_tokens=POSITIONS) == SAMPLES
+    assert random_samples(WORDS, max_tokens=POSITIONS) == SAMPLES
     assert {len(sample) for sample in SAMPLES} == {8, 16, 32, POSITIONS}
-    assert all((sample[0], sample[-1]) == (2, 3) and max(sample) < WORDS for sample in SAMPLES)
+    assert all(min(sample) >= 0 and max(sample) < WORDS for sample in SAMPLES)

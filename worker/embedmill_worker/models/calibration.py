@@ -17,21 +17,37 @@ _REPEATS = 8
 _MOST_BYTES = 2**31 - 1
 
 
-def random_samples(vocabulary: int, *, first: int, last: int, max_tokens: int) -> list[list[int]]:
+def random_samples(vocabulary: int, *, max_tokens: int) -> list[list[int]]:
     """Gives texts of random tokens, the same every time: they find a model's outliers as well as prose does.
 
     Args:
         vocabulary: number of token ids.
-        first: id that begins every text (CLS).
-        last: id that ends every text (SEP).
-        max_tokens: most tokens of a text, at least 2.
+        max_tokens: most tokens of a text.
 
     Returns:
         Token ids of 40 texts, of 8 to 128 tokens.
     """
     rng = np.random.default_rng(0)
     lengths = [min(length, max_tokens) for length in _LENGTHS] * _REPEATS
-    return [[first, *rng.integers(0, vocabulary, length - 2).tolist(), last] for length in lengths]
+    return [rng.integers(0, vocabulary, length).tolist() for length in lengths]
+
+
+def samples_of(graph: onnx.GraphProto) -> list[list[int]]:
+    """Gives random samples that fit a graph's table of words, and of positions if the graph is fused.
+
+    Raises:
+        ValueError: it has no such table.
+    """
+    rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    ids = {"input_ids"}
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in ids:
+            ids.add(node.output[0])
+        elif node.op_type == "EmbedLayerNormalization" and node.input[0] in ids and {*node.input[2:4]} <= rows.keys():
+            return random_samples(rows[node.input[2]], max_tokens=rows[node.input[3]])
+        elif node.op_type == "Gather" and node.input[1] in ids and node.input[0] in rows:
+            return random_samples(rows[node.input[0]], max_tokens=max(_LENGTHS))
+    raise ValueError("the graph has no table of words that input_ids select from; give samples of token ids")
 
 
 def largest_values(model: onnx.ModelProto, names: Iterable[str], samples: Sequence[Sequence[int]]) -> dict[str, Floats]:

@@ -10,15 +10,14 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, numpy_helper, version_converter
 
-from embedmill_worker.models.calibration import largest_values
+from embedmill_worker.models.calibration import largest_values, samples_of
 from embedmill_worker.models.graph import GraphFacts
 from embedmill_worker.models.int8_linear import gelu_linear, linear, migration
 from embedmill_worker.models.onnx_writer import FUSED, OnnxWriter
+from embedmill_worker.models.quantized import QUANTIZER
 
 Floats = npt.NDArray[np.float32]
 
-#: Part of the fingerprint: to be raised whenever quantised graphs may give other vectors.
-QUANTIZER = "embedmill-int8/1"
 #: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
 #: One inner channel in so many, those of the largest values, has a scale apart.
@@ -26,7 +25,7 @@ _OUTLIERS_ONE_IN = 24
 _GELUS = frozenset({"BiasGelu", "FastGelu"})
 
 
-def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence[Sequence[int]]) -> None:
+def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence[Sequence[int]] = ()) -> None:
     """Writes the graph with its dense layers in 8 bits, and its weights beside it.
 
     The same input gives the same bytes on one kind of CPU. The data file is found by its name, `DATA_NAME`, in the
@@ -36,7 +35,7 @@ def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence
         source: an ONNX file in fp32; inputs and outputs stay as they are.
         graph: takes the graph.
         data: takes the weights.
-        samples: token ids to calibrate by, special tokens included, such as `random_samples` gives.
+        samples: token ids to calibrate by; none for random ones.
 
     Raises:
         ValueError: the file is damaged, is not fp32 or has no dense layers that this can quantise.
@@ -60,7 +59,11 @@ def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence
     dense = rewriter.dense_inputs()
     if not dense:
         raise ValueError(f"{source.name} has no products with constant weights; it cannot be quantised")
-    graph.write(rewriter.rewrite(largest_values(model, dense, samples)).SerializeToString(deterministic=True))
+    graph.write(
+        rewriter.rewrite(largest_values(model, dense, samples or samples_of(model.graph))).SerializeToString(
+            deterministic=True
+        )
+    )
 
 
 class _Rewriter:
