@@ -1,0 +1,273 @@
+"""An fp32 text encoder to int8, for ONNX Runtime: the same bits for a text in any company; see docs/decisions/0006."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, helper, numpy_helper, version_converter
+
+from embedmill_worker.models.calibration import largest_values, samples_of
+from embedmill_worker.models.graph import GraphFacts
+from embedmill_worker.models.int8_linear import gelu_linear, linear, migration
+from embedmill_worker.models.onnx_writer import FUSED, OnnxWriter
+from embedmill_worker.models.quantized import QUANTIZER
+
+Floats = npt.NDArray[np.float32]
+
+#: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.
+_OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
+#: One inner channel in so many, those of the largest values, has a scale apart.
+_OUTLIERS_ONE_IN = 24
+_GELUS = frozenset({"BiasGelu", "FastGelu"})
+
+
+def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence[Sequence[int]] = ()) -> None:
+    """Writes the graph with its dense layers in 8 bits, and its weights beside it.
+
+    The same input gives the same bytes on one kind of CPU. The data file is found by its name, `DATA_NAME`, in the
+    graph's folder. Graphs that `export` made gain most; of others, every product with constant weights is quantised.
+
+    Args:
+        source: an ONNX file in fp32; inputs and outputs stay as they are.
+        graph: takes the graph.
+        data: takes the weights.
+        samples: token ids to calibrate by; none for random ones.
+
+    Raises:
+        ValueError: the file is damaged, is not fp32 or has no dense layers that this can quantise.
+        OSError: a file cannot be read or written.
+    """
+    facts = GraphFacts.read(source)
+    if facts.precision != "fp32":
+        raise ValueError(f"{source.name} is {facts.precision}; only fp32 can be quantised, give that file")
+    model = onnx.load(source)
+    if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+        raise ValueError(f"{source.name} has branches or loops; only plain encoders can be quantised")
+    opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 1)
+    if opset < _OLDEST_OPSET:
+        try:
+            model = version_converter.convert_version(model, _CONVERTED_OPSET)
+        except RuntimeError:
+            reason = f"{source.name} has opset {opset} and cannot be converted to {_CONVERTED_OPSET}"
+            raise ValueError(f"{reason}; export it with {_OLDEST_OPSET} or newer") from None
+        opset = _CONVERTED_OPSET
+    rewriter = _Rewriter(model, OnnxWriter(data, opset=opset))
+    dense = rewriter.dense_inputs()
+    if not dense:
+        raise ValueError(f"{source.name} has no products with constant weights; it cannot be quantised")
+    graph.write(
+        rewriter.rewrite(largest_values(model, dense, samples or samples_of(model.graph))).SerializeToString(
+            deterministic=True
+        )
+    )
+
+
+class _Rewriter:
+    """Goes through the nodes in order, replaces some and copies the others."""
+
+    def __init__(self, model: onnx.ModelProto, writer: OnnxWriter) -> None:
+        self._model, self._writer = model, writer
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        self._producer: dict[str, NodeProto] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._consumers[name].append(node)
+            for name in node.output:
+                self._producer[name] = node
+        self._outputs = {value.name for value in model.graph.output}
+        self._largest: dict[str, Floats] = {}
+        self._done: set[str] = set()  # outputs that a rewritten node of before has put out
+        self._flat: dict[str, str] = {}  # values that exist, at first, as (rows, channels) only
+        self._widths: dict[str, int] = {}  # their channels
+        self._shapes: dict[tuple[str, int], str] = {}
+        self._embedded = ""
+
+    def dense_inputs(self) -> set[str]:
+        """Gives the values that are multiplied with constant weights, or come out of an Attention node."""
+        return {node.input[0] for node in self._model.graph.node if self._is_dense(node) or self._is_attention(node)}
+
+    def rewrite(self, largest: dict[str, Floats]) -> onnx.ModelProto:
+        """Gives the new model, its large weights already written."""
+        self._largest = largest
+        for node in self._model.graph.node:
+            if node.output[0] in self._done or node.output[0] in self._flat:
+                continue
+            if self._is_attention(node):
+                self._attention(node)
+            elif self._is_feed_forward(node):
+                self._feed_forward(node)
+            elif self._is_dense(node):
+                self._dense(node)
+            elif self._is_skip(node):
+                self._skip(node)
+            else:
+                self._copy(node)
+        for name in sorted(self._outputs & self._flat.keys()):
+            self._unflattened(name)
+        graph = helper.make_graph(
+            self._writer.nodes,
+            self._model.graph.name,
+            self._inputs(),
+            list(self._model.graph.output),
+            initializer=self._writer.initializers,
+        )
+        domains = {entry.domain: entry.version for entry in self._model.opset_import} | {FUSED: 1}
+        return helper.make_model(
+            graph,
+            producer_name=QUANTIZER,
+            ir_version=max(self._model.ir_version, 8),
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in sorted(domains.items())],
+        )
+
+    def _inputs(self) -> list[onnx.ValueInfoProto]:
+        return [value for value in self._model.graph.input if value.name not in self._weights]
+
+    def _is_dense(self, node: NodeProto) -> bool:
+        if node.op_type != "MatMul" or node.input[0] in self._weights:
+            return False
+        weight = self._weights.get(node.input[1])
+        return weight is not None and len(weight.dims) == 2 and weight.data_type == onnx.TensorProto.FLOAT
+
+    def _is_attention(self, node: NodeProto) -> bool:
+        """Tells the exporter's attention: behind its embedding layer, with the lengths of rows as mask, no more."""
+        if node.op_type != "Attention" or len(node.input) != 4 or {a.name for a in node.attribute} != {"num_heads"}:
+            return False
+        counter, behind = self._producer.get(node.input[3]), self._consumers[node.output[0]]
+        is_counted = counter is not None and counter.op_type == "EmbedLayerNormalization"
+        return is_counted and len(behind) == 1 and self._is_dense(behind[0])
+
+    def _is_feed_forward(self, node: NodeProto) -> bool:
+        if not self._is_dense(node) or node.input[0] not in self._flat:
+            return False
+        after = self._consumers[node.output[0]]
+        if len(after) != 1 or after[0].op_type not in _GELUS or len(after[0].input) != 2:
+            return False
+        last = self._consumers[after[0].output[0]]
+        return len(last) == 1 and self._is_dense(last[0]) and last[0].input[0] == after[0].output[0]
+
+    def _is_skip(self, node: NodeProto) -> bool:
+        if node.op_type != "SkipLayerNormalization" or len(node.input) != 5 or len(node.output) != 1:
+            return False
+        return {*node.input[:2]} <= self._flat.keys() and {*node.input[2:]} <= self._weights.keys()
+
+    def _copy(self, node: NodeProto) -> None:
+        for name in node.input:
+            self._unflattened(name)
+            if name in self._weights and name not in self._done:
+                self._writer.constant(self._weight(name), self._weight(name).dtype, name)
+                self._done.add(name)
+        self._writer.nodes.append(node)
+        if node.op_type == "EmbedLayerNormalization":
+            self._embedded = node.output[0]
+            hidden = self._weights[node.input[2]].dims[1]
+            self._flatten(node.output[0], self._rows(node.output[0], hidden), hidden)
+            self._done.add(node.output[0])
+
+    def _dense(self, node: NodeProto) -> None:
+        """All products of one value share its integers."""
+        value = node.input[0]
+        nodes = [other for other in self._consumers[value] if self._is_dense(other)]
+        weights = [self._weight(other.input[1]) for other in nodes]
+        factors = migration(self._largest[value], np.concatenate(weights, axis=1))
+        is_flat = value in self._flat
+        rows = self._flat[value] if is_flat else self._rows(value, len(factors))
+        products = linear(self._writer, self._divided(rows, factors), [factors[:, None] * w for w in weights])
+        for other, product, weight in zip(nodes, products, weights, strict=True):
+            if is_flat:
+                self._flatten(other.output[0], product, weight.shape[1])
+            else:
+                shape = self._shape(value, weight.shape[1])
+                self._writer.node("Reshape", [product, shape], output=other.output[0])
+                self._done.add(other.output[0])
+
+    def _attention(self, node: NodeProto) -> None:
+        """Query, key and value are products of their own; the values are scaled for the product behind them."""
+        writer, value = self._writer, node.input[0]
+        weight, bias = self._weight(node.input[1]).copy(), self._weight(node.input[2]).copy()
+        hidden = weight.shape[1] // 3
+        (behind,) = self._consumers[node.output[0]]
+        behind_weight = self._weight(behind.input[1])
+        before_output = migration(self._largest[behind.input[0]], behind_weight)
+        weight[:, 2 * hidden :] /= before_output
+        bias[2 * hidden :] /= before_output
+        factors = migration(self._largest[value], weight)
+        parts = np.split(weight * factors[:, None], 3, axis=1)
+        states = [
+            writer.node("Reshape", [rows, self._shape(self._embedded, hidden)])
+            for rows in linear(writer, self._divided(self._flat[value], factors), parts)
+        ]
+        inputs = [*states, writer.constant(bias, np.float32), node.input[3]]
+        heads = helper.get_node_attr_value(node, "num_heads")
+        attended = writer.node("MultiHeadAttention", inputs, domain=FUSED, num_heads=heads)
+        (product,) = linear(writer, self._rows(attended, hidden), [behind_weight * before_output[:, None]])
+        self._flatten(behind.output[0], product, behind_weight.shape[1])
+        self._done.add(node.output[0])
+
+    def _feed_forward(self, node: NodeProto) -> None:
+        """Inner channels of large values go through apart, so that the others keep fine steps."""
+        (gelu,) = self._consumers[node.output[0]]
+        (last,) = self._consumers[gelu.output[0]]
+        weight, bias, last_weight = (self._weight(name) for name in (node.input[1], gelu.input[1], last.input[1]))
+        inner = self._largest[last.input[0]]
+        order = np.argsort(inner, kind="stable")
+        cut = len(order) - len(order) // _OUTLIERS_ONE_IN
+        slices = [np.sort(part) for part in (order[:cut], order[cut:]) if len(part)]
+        factors = migration(self._largest[node.input[0]], weight)
+        divided = self._divided(self._flat[node.input[0]], factors)
+        states = linear(self._writer, divided, [weight[:, part] * factors[:, None] for part in slices])
+        total = ""
+        constant = np.zeros(last_weight.shape[1], dtype=np.float32)
+        for state, part in zip(states, slices, strict=True):
+            biased = [state, self._writer.constant(bias[part], np.float32)]
+            active = self._writer.node(gelu.op_type, biased, domain=FUSED)
+            product, added = gelu_linear(self._writer, active, last_weight[part], float(inner[part].max()))
+            total = self._writer.node("Add", [total, product]) if total else product
+            constant += added
+        total = self._writer.node("Add", [total, self._writer.constant(constant, np.float32)])
+        self._flatten(last.output[0], total, len(constant))
+        self._done |= {node.output[0], gelu.output[0]}
+
+    def _skip(self, node: NodeProto) -> None:
+        """In three nodes, on rows: ONNX Runtime's fused one took a fifth of an int8 pass, and these far less."""
+        value, residual, scale, shift, bias = (self._flat.get(name, name) for name in node.input)
+        writer = self._writer
+        constants = {name: writer.constant(self._weight(name), np.float32) for name in (scale, shift, bias)}
+        total = writer.node("Add", [writer.node("Add", [value, constants[bias]]), residual])
+        epsilon = helper.get_node_attr_value(node, "epsilon")
+        inputs = [total, constants[scale], constants[shift]]
+        output = writer.node("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
+        self._flatten(node.output[0], output, self._weights[scale].dims[0])
+
+    def _flatten(self, name: str, rows: str, width: int) -> None:
+        """Notes a value of the old graph that the new one has as (rows, channels)."""
+        self._flat[name], self._widths[name] = rows, width
+
+    def _unflattened(self, name: str) -> None:
+        """Adds a noted value in its old shape, (batch, tokens, channels), unless it is there."""
+        if name in self._flat and name not in self._done:
+            shape = self._shape(self._embedded, self._widths[name])
+            self._writer.node("Reshape", [self._flat[name], shape], output=name)
+            self._done.add(name)
+
+    def _shape(self, value: str, width: int) -> str:
+        """Adds the shape of a value, its last axis replaced."""
+        if (value, width) not in self._shapes:
+            writer = self._writer
+            first, end = writer.constant([0], np.int64), writer.constant([-1], np.int64)
+            lead = writer.node("Slice", [writer.node("Shape", [value]), first, end])
+            self._shapes[value, width] = writer.node("Concat", [lead, writer.constant([width], np.int64)], axis=0)
+        return self._shapes[value, width]
+
+    def _divided(self, value: str, factors: Floats) -> str:
+        return self._writer.node("Mul", [value, self._writer.constant(1 / factors, np.float32)])
+
+    def _rows(self, value: str, width: int) -> str:
+        return self._writer.node("Reshape", [value, self._writer.constant([-1, width], np.int64)])
+
+    def _weight(self, name: str) -> npt.NDArray[np.float32]:
+        return numpy_helper.to_array(self._weights[name])
