@@ -71,6 +71,9 @@ def test_a_bare_folder_is_mean_pooled_and_normalised(folder):
         ({"pooling_mode_max_tokens": True}, Pooling.MAX),
         ({"pooling_mode": "cls", "embedding_dimension": 4}, Pooling.CLS),
         ({"pooling_mode": ["max"]}, Pooling.MAX),
+        ({"pooling_mode_lasttoken": True}, Pooling.LAST_TOKEN),
+        ({"pooling_mode_weightedmean_tokens": True}, Pooling.WEIGHTED_MEAN),
+        ({"pooling_mode": "mean_sqrt_len_tokens"}, Pooling.MEAN_SQRT_LEN),
     ],
 )
 def test_pooling_is_what_the_pooling_module_says(folder, config, pooling):
@@ -83,18 +86,19 @@ def test_pooling_is_what_the_pooling_module_says(folder, config, pooling):
 @pytest.mark.parametrize(
     ("kinds", "pooling", "named"),
     [
-        (("Transformer", "Pooling"), {"pooling_mode_lasttoken": True}, "lasttoken"),
-        (("Transformer", "Pooling"), {"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        (("Transformer", "Pooling"), {"pooling_mode": "attention"}, "attention"),
         (
             ("Transformer", "Pooling"),
             {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
             r"max \+ mean",
         ),
-        (("Transformer", "Pooling"), {"pooling_mode": "mean", "include_prompt": False}, "include_prompt"),
         (("Transformer", "Pooling"), {}, "empty"),
         (("Transformer", "Pooling"), [], "not an object"),
-        (("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"}, "Dense"),
-        (("Transformer",), None, "0 Pooling"),
+        (("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"}, "9_Dense"),
+        (("Transformer", "Pooling", "LSTM"), {"pooling_mode": "mean"}, "LSTM"),
+        (("Transformer", "Pooling", "Pooling"), {"pooling_mode": "mean"}, "one Transformer and one Pooling"),
+        (("Pooling", "Transformer"), {"pooling_mode": "mean"}, "must come first"),
+        (("Transformer",), None, "one Transformer and one Pooling"),
     ],
 )
 def test_what_cannot_be_done_after_the_graph_is_refused_by_name(folder, kinds, pooling, named):
@@ -105,7 +109,13 @@ def test_what_cannot_be_done_after_the_graph_is_refused_by_name(folder, kinds, p
 
 def test_a_pooling_config_outside_the_folder_is_not_read(folder):
     write(folder.parent / "outside/config.json", {"pooling_mode": "mean"})
-    write(folder / "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "../outside"}])
+    write(
+        folder / "modules.json",
+        [
+            {"type": "sentence_transformers.models.Transformer", "path": ""},
+            {"type": "sentence_transformers.models.Pooling", "path": "../outside"},
+        ],
+    )
     with pytest.raises(ModelLoadError, match="outside the folder"):
         resolved(folder)
 
@@ -227,7 +237,7 @@ def test_precision_is_what_the_graph_s_operators_say(folder):
         ("tokenizer.json", None, "tokenizer.json is missing"),
         ("model.onnx", None, "neither model.onnx"),
         ("model.onnx", "pytorch_model.bin", "pickle"),
-        ("model.onnx", "model.safetensors.index.json", "several safetensors"),
+        ("model.onnx", "model.safetensors.index.json", "weight_map"),
     ],
 )
 def test_an_incomplete_folder_is_refused_with_the_way_out(folder, remove, add, named):
