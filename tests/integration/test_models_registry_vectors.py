@@ -11,8 +11,9 @@ from fastembed import TextEmbedding
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from embedmill.errors import ModelLoadError
 from embedmill_worker.engine import load
-from embedmill_worker.models import fastembed_registry
+from embedmill_worker.models import StaticTable, fastembed_registry, in_precision, resolve
 from embedmill_worker.models.fastembed_registry import _registry, files_of_registered
 
 WORDS = [
@@ -193,3 +194,51 @@ def test_a_static_model_says_what_it_is(served):
     assert counts.token_counts.tolist() == [0, 1, 2, 600]
     assert counts.truncated.tolist() == [False, False, False, True]
     assert not counts.vectors[[0, 2]].any()
+
+
+def test_a_folder_of_model2vec_is_served_too(tmp_path):
+    save_tokenizer(tmp_path)
+    save_static(tmp_path / "model.safetensors", "minishlab/potion-multilingual-128M", 8)
+    raw, unit = [], []
+    for normalize, rows in ((False, raw), (True, unit)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": normalize}))
+        files = resolve(f"mine={tmp_path}", data_dir=tmp_path / "data")
+        assert isinstance(files, StaticTable)
+        rows.append(load(files, cache_dir=None).embed(TEXTS[1:3]).vectors)
+    np.testing.assert_allclose(np.linalg.norm(unit[0], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(raw[0] / np.linalg.norm(raw[0], axis=1, keepdims=True), unit[0], rtol=1e-5)
+
+
+def test_a_static_model_is_refused_in_another_precision(tmp_path):
+    save_tokenizer(tmp_path)
+    save_static(tmp_path / "model.safetensors", "any", 8)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "model2vec"}))
+    files = resolve(f"mine={tmp_path}", data_dir=tmp_path / "data")
+    with pytest.raises(ModelLoadError, match="a table in fp32"):
+        in_precision(files, "bf16", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("integer", [TensorProto.INT32, TensorProto.INT64])
+def test_a_graph_gets_its_positions_and_integers_of_its_own_type(tmp_path, integer):
+    save_tokenizer(tmp_path)
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["position_ids"], ["steps"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["steps", "two"], ["out"]),
+    ]
+    inputs = [helper.make_tensor_value_info(name, integer, ["b", "t"]) for name in ("input_ids", "position_ids")]
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["b", "t", 1])
+    made = helper.make_graph(nodes, "tiny", inputs, [output], [numpy_helper.from_array(np.array([2]), "two")])
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx"
+    )
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": path}
+        for kind, path in (("Transformer", ""), ("Pooling", "1"))
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/config.json").write_text(json.dumps({"pooling_mode": "max"}))
+    engine = load(resolve(f"mine={tmp_path}", data_dir=tmp_path / "data"), cache_dir=None)
+    # The last position of each text, with [CLS] and [SEP] at its ends.
+    assert engine.embed(["", "buku", "selamat pagi dunia"]).vectors.tolist() == [[1], [2], [4]]
