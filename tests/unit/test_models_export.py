@@ -108,7 +108,7 @@ def forward(weights: dict[str, np.ndarray], ids: list[int], *, eps=1e-6, activat
 def export(weights: Path, config: BertConfig) -> Path:
     graph = weights.parent / "model.onnx"
     with graph.open("wb") as file, (weights.parent / DATA_NAME).open("wb") as data:
-        exporter.export(weights, config, file, data)
+        exporter.export((weights,), config, file, data)
     return graph
 
 

@@ -9,8 +9,19 @@ from hypothesis import strategies as st
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint
+from embedmill_worker.models.dense import Activation, Dense
 from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
 from embedmill_worker.models.prompts import known_prompts
+
+DENSE = Dense(
+    inputs=2,
+    outputs=2,
+    has_bias=True,
+    activation=Activation.TANH,
+    normalizes_first=False,
+    weights=Path("x"),
+    weights_sha256="d" * 64,
+)
 
 
 @pytest.fixture
@@ -65,6 +76,10 @@ def test_prompts_cannot_be_changed_from_outside(files):
         {"prompts": {"query": "q: "}},
         {"precision": "int8"},
         {"exporter": "embedmill-bert/1"},
+        {"pools_prompt": False},
+        {"task_ids": {"query": 1}},
+        {"fixed_tokens": 64},
+        {"layers": (DENSE,)},
     ],
 )
 def test_whatever_changes_vectors_changes_the_fingerprint(files, change):
@@ -99,6 +114,13 @@ def test_prompts_cannot_be_confused_in_a_fingerprint(a, b, c, d):
         ("nomic-ai/nomic-embed-text-v1.5-Q", "search_query: "),
         ("BAAI/bge-small-en-v1.5", "Represent this sentence for searching relevant passages: "),
         ("snowflake/snowflake-arctic-embed-m-long", "Represent this sentence for searching relevant passages: "),
+        ("Snowflake/snowflake-arctic-embed-l-v2.0", "query: "),
+        ("Snowflake/snowflake-arctic-embed-m-v1.5", "Represent this sentence for searching relevant passages: "),
+        (
+            "Qwen/Qwen3-Embedding-0.6B",
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
+        ),
+        ("google/embeddinggemma-300m", "task: search result | query: "),
         ("sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", None),
         ("intfloat/e5-mistral-7b-instruct", None),
         ("some-cafe5-model", None),

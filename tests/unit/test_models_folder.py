@@ -71,6 +71,9 @@ def test_a_bare_folder_is_mean_pooled_and_normalised(folder):
         ({"pooling_mode_max_tokens": True}, Pooling.MAX),
         ({"pooling_mode": "cls", "embedding_dimension": 4}, Pooling.CLS),
         ({"pooling_mode": ["max"]}, Pooling.MAX),
+        ({"pooling_mode_lasttoken": True}, Pooling.LAST_TOKEN),
+        ({"pooling_mode_weightedmean_tokens": True}, Pooling.WEIGHTED_MEAN),
+        ({"pooling_mode": "mean_sqrt_len_tokens"}, Pooling.MEAN_SQRT_LEN),
     ],
 )
 def test_pooling_is_what_the_pooling_module_says(folder, config, pooling):
@@ -83,18 +86,19 @@ def test_pooling_is_what_the_pooling_module_says(folder, config, pooling):
 @pytest.mark.parametrize(
     ("kinds", "pooling", "named"),
     [
-        (("Transformer", "Pooling"), {"pooling_mode_lasttoken": True}, "lasttoken"),
-        (("Transformer", "Pooling"), {"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        (("Transformer", "Pooling"), {"pooling_mode": "attention"}, "attention"),
         (
             ("Transformer", "Pooling"),
             {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
             r"max \+ mean",
         ),
-        (("Transformer", "Pooling"), {"pooling_mode": "mean", "include_prompt": False}, "include_prompt"),
         (("Transformer", "Pooling"), {}, "empty"),
         (("Transformer", "Pooling"), [], "not an object"),
-        (("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"}, "Dense"),
-        (("Transformer",), None, "0 Pooling"),
+        (("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"}, "9_Dense"),
+        (("Transformer", "Pooling", "LSTM"), {"pooling_mode": "mean"}, "LSTM"),
+        (("Transformer", "Pooling", "Pooling"), {"pooling_mode": "mean"}, "one Transformer and one Pooling"),
+        (("Pooling", "Transformer"), {"pooling_mode": "mean"}, "must come first"),
+        (("Transformer",), None, "one Transformer and one Pooling"),
     ],
 )
 def test_what_cannot_be_done_after_the_graph_is_refused_by_name(folder, kinds, pooling, named):
@@ -105,7 +109,13 @@ def test_what_cannot_be_done_after_the_graph_is_refused_by_name(folder, kinds, p
 
 def test_a_pooling_config_outside_the_folder_is_not_read(folder):
     write(folder.parent / "outside/config.json", {"pooling_mode": "mean"})
-    write(folder / "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "../outside"}])
+    write(
+        folder / "modules.json",
+        [
+            {"type": "sentence_transformers.models.Transformer", "path": ""},
+            {"type": "sentence_transformers.models.Pooling", "path": "../outside"},
+        ],
+    )
     with pytest.raises(ModelLoadError, match="outside the folder"):
         resolved(folder)
 
@@ -144,7 +154,7 @@ def test_a_folder_that_names_no_longest_text_is_refused_with_the_way_out(folder)
         ("multilingual-e5-small", None, E5_PROMPTS),
         ("multilingual-e5-small", {"query": "", "document": ""}, E5_PROMPTS),
         ("multilingual-e5-small", {"query": "q: "}, {"query": "q: "}),
-        ("tiny", {"query": "q: ", "document": "d: "}, {"query": "q: ", "document": "d: ", "passage": "d: "}),
+        ("tiny", {"query": "q: ", "document": "d: "}, {"query": "q: ", "passage": "d: "}),
         ("multilingual-e5-large-instruct", None, {}),
         ("bge5-model", None, {}),
         ("tiny", None, {}),
@@ -161,10 +171,112 @@ def test_a_folder_s_own_name_tells_its_family_too(folder):
     assert dict(resolved(renamed, "mine").prompts) == E5_PROMPTS
 
 
-def test_a_prompt_put_before_every_text_is_refused(folder):
-    write(folder / "config_sentence_transformers.json", {"prompts": {"x": "y"}, "default_prompt_name": "x"})
-    with pytest.raises(ModelLoadError, match="default_prompt_name"):
+def test_the_default_prompt_is_for_texts_without_an_input_type_only(folder):
+    stated = {"prompts": {"x": "y: ", "query": "q: "}, "default_prompt_name": "x"}
+    write(folder / "config_sentence_transformers.json", stated)
+    assert dict(resolved(folder).prompts) == {"": "y: ", "query": "q: "}
+
+
+def test_a_default_prompt_that_is_not_there_is_refused(folder):
+    write(folder / "config_sentence_transformers.json", {"prompts": {"x": "y"}, "default_prompt_name": "z"})
+    with pytest.raises(ModelLoadError, match="default_prompt_name 'z'"):
         resolved(folder)
+
+
+def test_code_of_a_model_s_own_is_refused_by_name_and_never_imported(folder):
+    (folder / "custom_st.py").write_text("raise SystemExit('executed')")
+    modules = [
+        {"type": "custom_st.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Pooling", "path": "p"},
+    ]
+    write(folder / "modules.json", modules)
+    with pytest.raises(ModelLoadError, match=r"custom_st\.Transformer.*never executed"):
+        resolved(folder)
+
+
+def test_an_architecture_that_is_code_of_the_model_s_own_is_refused_by_name(folder):
+    (folder / "model.onnx").unlink()
+    (folder / "model.safetensors").write_bytes(b"")
+    auto_map = {"AutoModel": "modeling_own.OwnModel"}
+    write(folder / "config.json", {"model_type": "own", "max_position_embeddings": 64, "auto_map": auto_map})
+    with pytest.raises(ModelLoadError, match=r"'own' is code that comes with the model \(auto_map\)"):
+        resolved(folder)
+
+
+def test_texts_that_would_have_to_be_lowered_are_refused(folder):
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": True})
+    with pytest.raises(ModelLoadError, match="do_lower_case"):
+        resolved(folder)
+
+
+def test_a_graph_named_by_its_file_is_taken_and_no_other(folder):
+    for name in ("onnx/model_quantized.onnx", "onnx/model_int8.onnx"):
+        save_graph(folder / name)
+    for place in ("onnx/model_quantized.onnx", "model.onnx"):
+        files = resolved(folder / place)
+        assert (files.graph, files.tokenizer) == (folder / place, folder / "tokenizer.json")
+        assert files.max_tokens == 64
+    with pytest.raises(ModelLoadError, match="is no file"):
+        resolved(folder / "onnx/model_fp16.onnx")
+
+
+def test_a_graph_that_wants_positions_is_served_unless_they_begin_elsewhere(folder):
+    save_graph(folder / "model.onnx", inputs=("input_ids", "attention_mask", "position_ids"))
+    assert resolved(folder).graph == folder / "model.onnx"
+    write(folder / "config.json", {"model_type": "xlm-roberta"})
+    with pytest.raises(ModelLoadError, match="position_ids that begin at"):
+        resolved(folder)
+
+
+def test_a_graph_with_tasks_is_served_if_the_folder_names_them(folder):
+    save_graph(folder / "model.onnx", inputs=("input_ids", "attention_mask", "task_id"))
+    with pytest.raises(ModelLoadError, match="takes input_ids, attention_mask, task_id"):
+        resolved(folder)
+    write(folder / "config.json", {"lora_adaptations": ["separation", "retrieval.passage", "retrieval.query"]})
+    assert dict(resolved(folder).task_ids) == {"": 1, "passage": 1, "query": 2}
+
+
+def test_a_decoder_with_a_cache_is_refused_with_its_inputs(folder):
+    save_graph(folder / "model.onnx", inputs=("input_ids", "attention_mask", "past_key_values.0.key"))
+    with pytest.raises(ModelLoadError, match=r"past_key_values\.0\.key.*export it without"):
+        resolved(folder)
+
+
+DENSE = {"in_features": 4, "out_features": 3, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"activation_function": "torch.nn.modules.activation.Mish"}, "Mish"),
+        ({"activation_function": "own.Tanh"}, r"own\.Tanh"),
+        ({"use_residual": True}, "residual"),
+        ({"module_input_name": "token_embeddings"}, "token vectors"),
+        ({"in_features": None}, "damaged"),
+    ],
+)
+def test_a_dense_layer_that_cannot_be_done_is_refused_by_name(folder, change, named):
+    write_modules(folder, "Transformer", "Pooling", "Dense", pooling={"pooling_mode": "mean"})
+    write(folder / "9_Dense/config.json", DENSE | change)
+    (folder / "9_Dense/model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelLoadError, match=named):
+        resolved(folder)
+
+
+def test_dense_weights_in_a_pickle_are_refused(folder):
+    write_modules(folder, "Transformer", "Pooling", "Dense", pooling={"pooling_mode": "mean"})
+    write(folder / "9_Dense/config.json", DENSE)
+    (folder / "9_Dense/pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelLoadError, match="pickle are never opened"):
+        resolved(folder)
+
+
+def test_normalising_counts_where_it_stands(folder):
+    write_modules(folder, "Transformer", "Pooling", "Normalize", "Dense", pooling={"pooling_mode": "mean"})
+    write(folder / "9_Dense/config.json", DENSE)
+    (folder / "9_Dense/model.safetensors").write_bytes(b"")
+    files = resolved(folder)
+    assert (files.normalize, [layer.normalizes_first for layer in files.layers]) == (False, [True])
 
 
 @pytest.mark.parametrize(
@@ -227,7 +339,7 @@ def test_precision_is_what_the_graph_s_operators_say(folder):
         ("tokenizer.json", None, "tokenizer.json is missing"),
         ("model.onnx", None, "neither model.onnx"),
         ("model.onnx", "pytorch_model.bin", "pickle"),
-        ("model.onnx", "model.safetensors.index.json", "several safetensors"),
+        ("model.onnx", "model.safetensors.index.json", "weight_map"),
     ],
 )
 def test_an_incomplete_folder_is_refused_with_the_way_out(folder, remove, add, named):

@@ -13,7 +13,7 @@ from embedmill_worker.cli.terminal import progress, say, table
 
 if TYPE_CHECKING:
     from embedmill_worker.engine import Engine
-    from embedmill_worker.models import ModelFiles
+    from embedmill_worker.models import ModelFiles, StaticTable
 
 _EPILOG = """\
   # what can be named
@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
         flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
 
 
-def fetch(spec: str, data_dir: Path) -> ModelFiles:
+def fetch(spec: str, data_dir: Path) -> ModelFiles | StaticTable:
     """Find a model, fetching it with progress if it is not here.
 
     Raises:
@@ -161,7 +161,7 @@ def _facts(spec: str, precision: str, data_dir: Path) -> dict[str, Any]:
     return describe(files, load(files, cache_dir=data_dir / "probes"))
 
 
-def describe(files: ModelFiles, engine: Engine) -> dict[str, Any]:
+def describe(files: ModelFiles | StaticTable, engine: Engine) -> dict[str, Any]:
     """Give what ``models show`` shows."""
     price = engine.price
     told = (
@@ -182,7 +182,7 @@ def describe(files: ModelFiles, engine: Engine) -> dict[str, Any]:
         "precision": engine.card.precision,
         "class": str(engine.card.batch_class),
         **({"price": told} if told else {}),
-        "files": {"graph": str(files.graph), "tokenizer": str(files.tokenizer)},
+        "files": {kind: str(path) for kind, path in files.paths.items()},
     }
 
 

@@ -47,14 +47,19 @@ def plan(token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKEN
     return batches[::-1]
 
 
-def pad(ids: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
+def pad(ids: Sequence[Sequence[int]], *, pad_id: int = 0, fixed_tokens: int = 0) -> tuple[Ints, Ints]:
     """Lay out token ids as a model reads them.
 
+    Args:
+        ids: token ids of each text.
+        pad_id: what rows are filled up with.
+        fixed_tokens: tokens a row has at least.
+
     Returns:
-        Token ids, int64 (batch, tokens), filled up on the right with 0, and the length of each row, (batch,).
+        Token ids, int64 (batch, tokens), filled up on the right, and the length of each row, (batch,).
     """
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    padded = np.zeros((len(ids), lengths.max(initial=0)), dtype=np.int64)
+    padded = np.full((len(ids), lengths.max(initial=fixed_tokens)), pad_id, dtype=np.int64)
     for row, row_ids in zip(padded, ids, strict=True):
         row[: len(row_ids)] = row_ids
     return padded, lengths

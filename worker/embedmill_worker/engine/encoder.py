@@ -26,6 +26,7 @@ class TransformerEncoder:
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Give (n, dimension) for the token ids of n texts."""
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
-        for batch in plan([len(row) for row in ids], max_batch_tokens=self.max_batch_tokens):
+        token_counts = [max(len(row), self.forward.files.fixed_tokens) for row in ids]
+        for batch in plan(token_counts, max_batch_tokens=self.max_batch_tokens):
             vectors[batch] = self.forward([ids[i] for i in batch])
         return vectors

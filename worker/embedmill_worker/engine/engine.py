@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,10 +67,12 @@ class Engine:
     card: ModelCard
     #: What rounds: the back end's version and the CPU's instruction set.
     runtime: str
-    #: Prefix by input type.
+    #: Prefix by input type; of texts without one under "".
     prompts: Mapping[str, str]
     tokenizer: Tokenizer
     encoder: Encoder
+    #: Encoders by input type, where one differs.
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)
     #: Against the fp32 model, if this is another precision of it.
     price: Price | None = None
 
@@ -90,10 +92,12 @@ class Engine:
         places: dict[str, int] = {}
         rows = [places.setdefault(text, len(places)) for text in texts]
         encoded = self._encode(list(places), self.prompts.get(input_type or "", ""))
+        encoder = self.encoders.get(input_type or "", self.encoder)
         tokenized_s = time.perf_counter()
         limit = self.card.max_tokens
         rejections = [_rejection(e, limit, truncate=truncate) for e in encoded]
-        vectors = self._vectors([e.ids if e and not r else None for e, r in zip(encoded, rejections, strict=True)])
+        kept = [e.ids if e and not r else None for e, r in zip(encoded, rejections, strict=True)]
+        vectors = self._vectors(encoder, kept)
         token_counts = np.array([e.token_count if e else 0 for e in encoded], dtype=np.uint32)
         if len(places) < len(rows):
             vectors, token_counts = vectors[rows], token_counts[rows]
@@ -114,13 +118,13 @@ class Engine:
             encoded[i] = one
         return encoded
 
-    def _vectors(self, ids: Sequence[Any]) -> Floats:
+    def _vectors(self, encoder: Encoder, ids: Sequence[Any]) -> Floats:
         """Give float32 (n, dimension): NaN for None, zeros where there is no token to run."""
         vectors = np.zeros((len(ids), self.card.dimension), dtype=np.float32)
         vectors[[i for i, row in enumerate(ids) if row is None]] = np.nan
         filled = [i for i, row in enumerate(ids) if row]
         if filled:
-            vectors[filled] = self.encoder([ids[i] for i in filled])
+            vectors[filled] = encoder([ids[i] for i in filled])
         return vectors
 
 

@@ -1,4 +1,4 @@
-"""From token ids to finished vectors: pad, run, pool, normalise."""
+"""From token ids to finished vectors: pad, run, pool, layers, normalise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from embedmill.errors import InferenceError
 from embedmill_worker.engine.batching import pad
+from embedmill_worker.engine.dense import DenseLayer
 from embedmill_worker.engine.pooling import normalize, pool
 from embedmill_worker.engine.session import Session
 from embedmill_worker.models.files import ModelFiles, Pooling
@@ -23,6 +24,9 @@ class ForwardPass:
 
     files: ModelFiles
     session: Session
+    layers: tuple[DenseLayer, ...] = ()
+    #: Tokens of a prompt at the start of each text that do not count in pooling.
+    skipped: int = 0
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Run one batch.
@@ -37,7 +41,7 @@ class ForwardPass:
             InferenceError: the graph failed, or put out another shape than its files say.
             MemoryError: there is not enough.
         """
-        input_ids, lengths = pad(ids)
+        input_ids, lengths = pad(ids, pad_id=self.files.pad_id, fixed_tokens=self.files.fixed_tokens)
         attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
         output = self.session.run(input_ids, attention_mask)
         expected = input_ids.shape[: 1 if self.files.pooling is Pooling.NONE else 2]
@@ -46,5 +50,7 @@ class ForwardPass:
                 f"its graph put out {output.shape} for {input_ids.shape} tokens, which {self.files.pooling} pooling"
             )
             raise InferenceError(self.files.name, f"{reason} cannot use")
-        vectors = pool(output, lengths, self.files.pooling)
+        vectors = pool(output, lengths, self.files.pooling, skipped=self.skipped)
+        for layer in self.layers:
+            vectors = layer(vectors)
         return normalize(vectors) if self.files.normalize else vectors

@@ -10,21 +10,29 @@ from embedmill.protocol import ModelCard
 from embedmill_worker import environment
 from embedmill_worker.engine import price, probe
 from embedmill_worker.engine.batching import MAX_BATCH_TOKENS
+from embedmill_worker.engine.dense import DenseLayer
 from embedmill_worker.engine.encoder import TransformerEncoder
 from embedmill_worker.engine.engine import Engine
 from embedmill_worker.engine.forward import ForwardPass
 from embedmill_worker.engine.memory import release_free_memory
+from embedmill_worker.engine.session import OnnxSession, Session
 from embedmill_worker.engine.sessions import open_session, runtime
+from embedmill_worker.engine.static import StaticEncoder
 from embedmill_worker.engine.tokenization import TextTokenizer
 from embedmill_worker.engine.verdict import BatchClass, Price, Verdict, VerdictCache
 from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.fingerprint import fingerprint
+from embedmill_worker.models.static import MAX_TOKENS, StaticTable
 
 log = logging.getLogger(__name__)
 
 
 def load(
-    files: ModelFiles, *, cache_dir: Path | None, max_batch_tokens: int = MAX_BATCH_TOKENS, exact: bool = False
+    files: ModelFiles | StaticTable,
+    *,
+    cache_dir: Path | None,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    exact: bool = False,
 ) -> Engine:
     """Load a model, warm it and, the first time on a machine, probe it.
 
@@ -38,6 +46,8 @@ def load(
         ModelLoadError: it cannot be served.
     """
     environment.prepare()
+    if isinstance(files, StaticTable):
+        return _load_static(files, cache_dir=cache_dir)
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
     cache = VerdictCache(
         cache_dir, fingerprint(files), runtime(files.back_end, files.name), max_batch_tokens, f"{exact=}"
@@ -47,11 +57,19 @@ def load(
         if verdict is None:
             verdict = _measured(files, tokenizer, max_batch_tokens, exact=exact)
             cache.store(verdict)
-        forward = _forward_pass(files)
-        dimension = forward([tokenizer.encode(["warm-up"])[0].ids]).shape[1]
+        passes = _forward_passes(files, tokenizer)
+        dimension = passes[""]([tokenizer.encode(["warm-up"])[0].ids]).shape[1]
     except InferenceError as error:
         raise ModelLoadError(files.name, error.reason) from None
     release_free_memory()
+    encoders = {
+        input_type: TransformerEncoder(
+            forward=forward,
+            dimension=dimension,
+            max_batch_tokens=budget(verdict.batch_class, max_batch_tokens, exact=exact),
+        )
+        for input_type, forward in passes.items()
+    }
     return Engine(
         card=ModelCard(
             name=files.name,
@@ -63,14 +81,11 @@ def load(
             precision=files.precision,
             batch_class=str(verdict.batch_class),
         ),
-        runtime=forward.session.runtime,
+        runtime=passes[""].session.runtime,
         prompts=files.prompts,
         tokenizer=tokenizer,
-        encoder=TransformerEncoder(
-            forward=forward,
-            dimension=dimension,
-            max_batch_tokens=budget(verdict.batch_class, max_batch_tokens, exact=exact),
-        ),
+        encoder=encoders.pop(""),
+        encoders=encoders,
         price=verdict.price,
     )
 
@@ -83,7 +98,7 @@ def budget(batch_class: BatchClass, max_batch_tokens: int, *, exact: bool) -> in
 
 def _measured(files: ModelFiles, tokenizer: TextTokenizer, max_batch_tokens: int, *, exact: bool) -> Verdict:
     """Probe a model in a session of its own, so that the memory of these runs goes with it."""
-    forward = _forward_pass(files)
+    forward = _forward_passes(files, tokenizer)[""]
     batch_class, min_cosine = probe.classify(tokenizer, forward, max_batch_tokens=max_batch_tokens)
     used = budget(batch_class, max_batch_tokens, exact=exact)
     return Verdict(
@@ -102,7 +117,7 @@ def _price(
     assert files.reference is not None
     log.info("measuring %s in %s against fp32", files.name, files.precision, extra={"action": "measure_price"})
     ids = [encoded.ids for encoded in tokenizer.encode(price.price_texts())]
-    fp32 = _forward_pass(files.reference)
+    fp32 = _forward_passes(files.reference, tokenizer)[""]
     dimension = fp32(ids[:1]).shape[1]
     return price.measure(
         ids,
@@ -111,5 +126,52 @@ def _price(
     )
 
 
-def _forward_pass(files: ModelFiles) -> ForwardPass:
-    return ForwardPass(files, open_session(files))
+def _forward_passes(files: ModelFiles, tokenizer: TextTokenizer) -> dict[str, ForwardPass]:
+    """One session; under "" the forward pass of texts without an input type, and those of input types that differ."""
+    session = open_session(files)
+    layers = tuple(DenseLayer.load(layer, model=files.name) for layer in files.layers)
+    passes = {}
+    for input_type in ("", "query", "passage"):
+        task_id = files.task_ids.get(input_type)
+        prompt = "" if files.pools_prompt else files.prompts.get(input_type, "")
+        passes[input_type] = ForwardPass(
+            files,
+            session if task_id is None else _with_task(session, task_id, files.name),
+            layers,
+            tokenizer.prefix_tokens(prompt) if prompt else 0,
+        )
+    differs = {kind for kind, one in passes.items() if kind and (files.task_ids or one.skipped != passes[""].skipped)}
+    return {kind: one for kind, one in passes.items() if not kind or kind in differs}
+
+
+def _with_task(session: Session, task_id: int, model: str) -> Session:
+    if not isinstance(session, OnnxSession):
+        raise ModelLoadError(model, "its graph takes a task_id, which ONNX Runtime alone is given; use fp32 or int8")
+    return session.with_task(task_id)
+
+
+def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
+    tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=MAX_TOKENS, adds_special=False)
+    encoder = StaticEncoder(files)
+    cache = VerdictCache(cache_dir, fingerprint(files), encoder.runtime)
+    try:
+        verdict = cache.load() or probe.measure_encoder(tokenizer, encoder)
+    except InferenceError as error:
+        raise ModelLoadError(files.name, error.reason) from None
+    cache.store(verdict)
+    return Engine(
+        card=ModelCard(
+            name=files.name,
+            fingerprint=fingerprint(files),
+            dimension=encoder.dimension,
+            max_tokens=MAX_TOKENS,
+            chars_per_token=verdict.chars_per_token,
+            tokens_per_s=verdict.tokens_per_s,
+            precision=files.precision,
+            batch_class=str(verdict.batch_class),
+        ),
+        runtime=encoder.runtime,
+        prompts={},
+        tokenizer=tokenizer,
+        encoder=encoder,
+    )

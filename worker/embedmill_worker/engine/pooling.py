@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 SMALLEST_NORM: Final = np.float32(1e-12)
 
 
-def pool(output: Floats, lengths: Ints, pooling: Pooling) -> Floats:
+def pool(output: Floats, lengths: Ints, pooling: Pooling, *, skipped: int = 0) -> Floats:
     """Pool token vectors over each text's own tokens.
 
     Every row is computed from its own tokens alone, in their order, so that neither neighbours nor padding can
@@ -26,21 +26,40 @@ def pool(output: Floats, lengths: Ints, pooling: Pooling) -> Floats:
         output: (batch, tokens, dimension), or (batch, dimension) for ``Pooling.NONE``.
         lengths: tokens of each text, at least 1, (batch,); the rest of a row is padding.
         pooling: how.
+        skipped: tokens at the start of each text that do not count; the last one always does.
 
     Returns:
         (batch, dimension).
     """
+    if pooling is Pooling.NONE:
+        return output
+    return np.stack(
+        [
+            _pooled(row[:length], pooling, min(skipped, int(length) - 1))
+            for row, length in zip(output, lengths, strict=True)
+        ]
+    )
+
+
+def _pooled(tokens: Floats, pooling: Pooling, skipped: int) -> Floats:
+    """Pool the token vectors (tokens, dimension) of one text to (dimension,)."""
+    used = tokens[skipped:]
     match pooling:
-        case Pooling.NONE:
-            return output
         case Pooling.CLS:
-            return output[:, 0]
+            return np.asarray(used[0])
+        case Pooling.LAST_TOKEN:
+            return np.asarray(used[-1])
         case Pooling.MAX:
-            return np.stack([row[:length].max(axis=0) for row, length in zip(output, lengths, strict=True)])
+            return np.asarray(used.max(axis=0))
         case Pooling.MEAN:
-            sums: Floats = np.stack([row[:length].sum(axis=0) for row, length in zip(output, lengths, strict=True)])
-            sums /= lengths[:, None].astype(np.float32)
-            return sums
+            return np.asarray(used.sum(axis=0) / np.float32(len(used)))
+        case Pooling.MEAN_SQRT_LEN:
+            return np.asarray(used.sum(axis=0) / np.sqrt(np.float32(len(used))))
+        case Pooling.WEIGHTED_MEAN:
+            weights = np.arange(skipped + 1, len(tokens) + 1, dtype=np.float32)
+            return np.asarray((used * weights[:, None]).sum(axis=0) / weights.sum())
+        case Pooling.NONE:
+            raise ValueError("there are no token vectors to pool")
 
 
 def normalize(vectors: Floats) -> Floats:

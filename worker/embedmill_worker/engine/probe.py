@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from embedmill.errors import InferenceError
 from embedmill_worker.engine.batching import plan
+from embedmill_worker.engine.engine import Encoder
 from embedmill_worker.engine.forward import ForwardPass
 from embedmill_worker.engine.tokenization import TextTokenizer
-from embedmill_worker.engine.verdict import BatchClass
+from embedmill_worker.engine.verdict import BatchClass, Verdict
 
 Floats = npt.NDArray[np.float32]
 Batches = Sequence[Sequence[int]]
@@ -73,6 +74,22 @@ def tokens_per_s(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_to
 def _probe_ids(tokenizer: TextTokenizer) -> list[Sequence[int]]:
     # Without special tokens there is nothing to run for the empty text.
     return [e.ids for e in tokenizer.encode(probe_texts()) if e.ids]
+
+
+def measure_encoder(tokenizer: TextTokenizer, encoder: Encoder) -> Verdict:
+    """Class and time an encoder that takes all texts at once.
+
+    Raises:
+        InferenceError: it failed.
+    """
+    ids = _probe_ids(tokenizer)
+    batch_class, min_cosine = judge(np.concatenate([encoder([row]) for row in ids]), [encoder(ids)])
+    return Verdict(
+        batch_class=batch_class,
+        min_cosine=min_cosine,
+        tokens_per_s=sum(map(len, ids)) / _seconds(lambda: encoder(ids)),
+        chars_per_token=chars_per_token(probe_texts(), tokenizer),
+    )
 
 
 def judge(alone: Floats, batched: Sequence[Floats]) -> tuple[BatchClass, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,9 +14,13 @@ import numpy.typing as npt
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker import environment
 from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.models.graph import KNOWN_INPUTS, TASK_INPUT
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+#: Types of inputs as ONNX Runtime names them, where they are not int64.
+_INTEGERS: Final = {"tensor(int32)": np.int32}
 
 #: Characters of a back end's own words that an error repeats.
 _REASON_CHARS: Final = 300
@@ -69,7 +74,10 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's errors have no other common root
             raise_if_memory(error)
             raise ModelLoadError(model, f"{graph} is no graph that ONNX Runtime loads ({first_line(error)})") from None
-        self._inputs = input_names(model, [node.name for node in self._session.get_inputs()])
+        nodes = self._session.get_inputs()
+        self._inputs = input_names(model, [node.name for node in nodes], also={TASK_INPUT})
+        self._narrow = {node.name: _INTEGERS[node.type] for node in nodes if node.type in _INTEGERS}
+        self._task_id: int | None = None
         self._outputs = [pick_output(model, output, [node.name for node in self._session.get_outputs()])]
 
     @property
@@ -79,13 +87,23 @@ class OnnxSession:
 
     def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Run one batch; see ``Session``."""
+        arrays = feed(self._inputs - {TASK_INPUT}, input_ids, attention_mask)
+        if TASK_INPUT in self._inputs:
+            arrays[TASK_INPUT] = np.array(self._task_id, dtype=np.int64)
+        narrowed = {name: array.astype(self._narrow.get(name, np.int64), copy=False) for name, array in arrays.items()}
         try:
-            (output,) = self._session.run(self._outputs, feed(self._inputs, input_ids, attention_mask))
+            (output,) = self._session.run(self._outputs, narrowed)
         except Exception as error:  # as above; its words may hold token ids
             raise_if_memory(error)
             reason = f"ONNX Runtime failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"
             raise InferenceError(self._model, f"{reason} ({type(error).__name__})") from None
         return np.asarray(output, dtype=np.float32)
+
+    def with_task(self, task_id: int) -> OnnxSession:
+        """Give the same loaded graph with a value for its input ``task_id``."""
+        other = copy.copy(self)
+        other._task_id = task_id
+        return other
 
 
 def runtime() -> str:
@@ -122,14 +140,14 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:_REASON_CHARS] if str(error).strip() else type(error).__name__
 
 
-def input_names(model: str, names: Iterable[str]) -> frozenset[str]:
+def input_names(model: str, names: Iterable[str], also: Set[str] = frozenset()) -> frozenset[str]:
     """Give the names of a graph's inputs.
 
     Raises:
-        ModelLoadError: there are some that cannot be filled.
+        ModelLoadError: there are some that cannot be filled: neither by ``feed`` nor among ``also``.
     """
     found = frozenset(names)
-    if not {"input_ids"} <= found <= {"input_ids", "attention_mask", "token_type_ids"}:
+    if not {"input_ids"} <= found <= KNOWN_INPUTS | also:
         raise ModelLoadError(model, f"its graph takes {', '.join(sorted(found))}; only text encoders can be served")
     return found
 
@@ -147,5 +165,10 @@ def pick_output(model: str, wanted: str, names: Sequence[str]) -> str:
 
 def feed(inputs: frozenset[str], input_ids: Ints, attention_mask: Ints) -> dict[str, Ints]:
     """Give the arrays that a graph with these inputs takes, by name."""
-    known = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": np.zeros_like(input_ids)}
-    return {name: known[name] for name in inputs}
+    known: dict[str, Callable[[], Ints]] = {
+        "input_ids": lambda: input_ids,
+        "attention_mask": lambda: attention_mask,
+        "token_type_ids": lambda: np.zeros_like(input_ids),
+        "position_ids": lambda: np.tile(np.arange(input_ids.shape[1], dtype=np.int64), (len(input_ids), 1)),
+    }
+    return {name: known[name]() for name in inputs}

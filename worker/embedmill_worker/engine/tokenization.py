@@ -24,8 +24,14 @@ class Encoded:
 class TextTokenizer:
     """A ``tokenizer.json`` without the truncation and padding stored in it."""
 
-    def __init__(self, path: Path, *, model: str, max_tokens: int) -> None:
+    def __init__(self, path: Path, *, model: str, max_tokens: int, adds_special: bool = True) -> None:
         """Read the file.
+
+        Args:
+            path: the file.
+            model: its name, for errors.
+            max_tokens: longest input, special tokens included.
+            adds_special: whether texts get the model's special tokens.
 
         Raises:
             ModelLoadError: it cannot be read, or leaves no room for text.
@@ -36,7 +42,8 @@ class TextTokenizer:
             raise ModelLoadError(model, f"{path} cannot be read ({error}); restore it") from None
         self._model = model
         #: Tokens added to every text, such as CLS and SEP.
-        self.special_count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        self.special_count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False) if adds_special else 0
+        self._adds_special = adds_special
         if max_tokens <= self.special_count:
             reason = f"max_tokens is {max_tokens}, and its tokenizer adds {self.special_count} to every text"
             raise ModelLoadError(model, f"{reason}; correct its configuration")
@@ -54,12 +61,17 @@ class TextTokenizer:
         """
         prefixed = [prefix + text for text in texts] if prefix else list(texts)
         try:
-            encodings = self._tokenizer.encode_batch_fast(prefixed)
+            encodings = self._tokenizer.encode_batch_fast(prefixed, add_special_tokens=self._adds_special)
         except MemoryError:
             raise
         except Exception as error:  # tokenizers raises bare Exception; its message may quote the text
             raise InferenceError(self._model, f"the tokenizer failed ({type(error).__name__})") from None
         return [self._encoded(encoding) for encoding in encodings]
+
+    def prefix_tokens(self, prefix: str) -> int:
+        """Count the tokens of a prefix as the start of a text: its own without the special one at its end."""
+        encoding = self._tokenizer.encode(prefix)
+        return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
 
     def _encoded(self, encoding: Encoding) -> Encoded:
         # What truncation cuts off comes back in parts that have special tokens of their own.

@@ -4,5 +4,6 @@ from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.fingerprint import fingerprint
 from embedmill_worker.models.precision import in_precision
 from embedmill_worker.models.registry import KnownModel, known, resolve
+from embedmill_worker.models.static import StaticTable
 
-__all__ = ["KnownModel", "ModelFiles", "Pooling", "fingerprint", "in_precision", "known", "resolve"]
+__all__ = ["KnownModel", "ModelFiles", "Pooling", "StaticTable", "fingerprint", "in_precision", "known", "resolve"]

@@ -4,11 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from embedmill_worker.models import names
+from embedmill_worker.models.names import LayerNames
+
 #: Our graph node for each `hidden_act`: exact erf gelu, and its tanh approximation.
 ACTIVATIONS = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
 
 #: Model types, and how many rows of the position table lie before position 0 relative to `pad_token_id`.
-_POSITION_ROWS = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}
+_POSITION_ROWS = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1, "distilbert": 0, "mpnet": 1}
+
+#: What DistilBERT calls the values that the others call otherwise.
+_DISTILBERT_KEYS = {
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "hidden_act": "activation",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +36,13 @@ class BertConfig:
     position_rows: int
     #: Row of the position table that position 0 uses: 0, or `pad_token_id` + 1 for RoBERTa.
     first_position: int
+    #: Rows of the table of token types; 0 for models without one.
     token_types: int
     epsilon: float
     activation: str
+    names: LayerNames = names.BERT
+    #: Rows of the table of relative attention bias; 0 for models without one.
+    relative_buckets: int = 0
 
     @property
     def max_tokens(self) -> int:
@@ -45,9 +61,16 @@ class BertConfig:
         Raises:
             ValueError: the architecture is not supported, or a value is missing; names which.
         """
+        model_type = config.get("model_type")
+        if model_type == "distilbert":
+            config = {
+                **config,
+                **{ours: config[theirs] for ours, theirs in _DISTILBERT_KEYS.items() if theirs in config},
+            }
         _refuse_unsupported(config)
+        has_types = model_type not in ("distilbert", "mpnet")
         try:
-            is_roberta = _POSITION_ROWS[config["model_type"]] > 0
+            is_roberta = _POSITION_ROWS[str(model_type)] > 0
             return cls(
                 layers=int(config["num_hidden_layers"]),
                 heads=int(config["num_attention_heads"]),
@@ -56,9 +79,11 @@ class BertConfig:
                 vocabulary=int(config["vocab_size"]),
                 position_rows=int(config["max_position_embeddings"]),
                 first_position=int(config.get("pad_token_id", 1)) + 1 if is_roberta else 0,
-                token_types=int(config.get("type_vocab_size", 2)),
+                token_types=int(config.get("type_vocab_size", 2)) if has_types else 0,
                 epsilon=float(config.get("layer_norm_eps", 1e-12)),
                 activation=str(config.get("hidden_act", "gelu")),
+                names={"distilbert": names.DISTILBERT, "mpnet": names.MPNET}.get(str(model_type), names.BERT),
+                relative_buckets=int(config.get("relative_attention_num_buckets", 32)) if model_type == "mpnet" else 0,
             )
         except KeyError as error:
             raise ValueError(f"config.json has no {error}") from None
@@ -66,8 +91,12 @@ class BertConfig:
             raise ValueError(f"config.json has a value of the wrong type ({error})") from None
 
     def __post_init__(self) -> None:
-        sizes = (self.layers, self.heads, self.hidden, self.intermediate, self.vocabulary, self.token_types)
-        if min(sizes) < 1 or self.first_position < 0 or self.max_tokens < 2:
+        sizes = (self.layers, self.heads, self.hidden, self.intermediate, self.vocabulary)
+        if (
+            min(sizes) < 1
+            or min(self.first_position, self.token_types, self.relative_buckets) < 0
+            or self.max_tokens < 2
+        ):
             raise ValueError("config.json has sizes below 1")
         if self.hidden % self.heads:
             raise ValueError(f"hidden_size {self.hidden} is not a multiple of num_attention_heads {self.heads}")
@@ -75,6 +104,11 @@ class BertConfig:
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
+    if model_type not in _POSITION_ROWS and config.get("auto_map"):
+        raise ValueError(
+            f"model_type {model_type!r} is code that comes with the model (auto_map) and is never executed; "
+            "put an ONNX file (model.onnx) into the folder"
+        )
     if model_type not in _POSITION_ROWS:
         raise ValueError(
             f"model_type {model_type!r} is not exported, only {', '.join(_POSITION_ROWS)}; "

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,21 +30,23 @@ class Exported:
     weights_sha256: str
 
 
-def exported_graph(weights: Path, config: BertConfig, *, data_dir: Path) -> Exported:
-    """Returns the graph of a safetensors file; makes it if it is not there or damaged.
+def exported_graph(weights: Sequence[Path], config: BertConfig, *, data_dir: Path) -> Exported:
+    """Returns the graph of a model's safetensors files; makes it if it is not there or damaged.
 
     Raises:
         ValueError: the weights are damaged or do not fit the config.
         OSError: a file cannot be read or written.
     """
     exporter = f"{EXPORTER} layers={config.layers} heads={config.heads} {config.activation} eps={config.epsilon:g}"
-    weights_sha256 = sha256_of(weights)
+    if config.first_position:
+        exporter += f" first={config.first_position}"
+    weights_sha256 = sha256_of(*weights)
     key = hashlib.sha256(f"{weights_sha256} {exporter}".encode()).hexdigest()[:32]
 
     def make(graph: BinaryIO, data: BinaryIO) -> None:
         from embedmill_worker.models.export import export  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
 
-        logger.info("exporting %s to ONNX", weights, extra={"action": "export_model"})
+        logger.info("exporting %s to ONNX", weights[0].parent, extra={"action": "export_model"})
         export(weights, config, graph, data)
 
     graph = made_graph(data_dir / "exports" / key, make)

@@ -14,28 +14,39 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker import environment
 from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
 from embedmill_worker.models.files import ModelFiles, Pooling
-from embedmill_worker.models.folder import files_of_graph
+from embedmill_worker.models.graph_files import files_of_graph
 from embedmill_worker.models.prompts import known_prompts
-from embedmill_worker.models.sentence import SentenceConfig, token_limit
+from embedmill_worker.models.sentence import SentenceConfig, task_ids, token_limit
+from embedmill_worker.models.static import StaticTable, static_table
 
 if TYPE_CHECKING:
     from fastembed.common.model_description import DenseModelDescription
 
-#: fastembed's classes, each with its own rule: how vectors are pooled and whether they are normalised.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """What one of fastembed's classes does with its graphs."""
+
+    pooling: Pooling
+    normalize: bool
+    #: Number or name of the graph's output.
+    output: int | str = 0
+    #: Whether texts are padded to the longest that the model reads.
+    pads_to_longest: bool = False
+
+
 _RULES = {
-    "OnnxTextEmbedding": (Pooling.CLS, True),
-    "PooledNormalizedEmbedding": (Pooling.MEAN, True),
-    "PooledEmbedding": (Pooling.MEAN, False),
-    "BuiltinSentenceEmbedding": (Pooling.NONE, False),
-    "CLIPOnnxEmbedding": (Pooling.NONE, False),
+    "OnnxTextEmbedding": _Rule(pooling=Pooling.CLS, normalize=True),
+    "CLIPOnnxEmbedding": _Rule(pooling=Pooling.NONE, normalize=False),
+    "SiglipOnnxTextEmbedding": _Rule(pooling=Pooling.CLS, normalize=True, output="pooler_output", pads_to_longest=True),
+    "PooledNormalizedEmbedding": _Rule(pooling=Pooling.MEAN, normalize=True),
+    "PooledEmbedding": _Rule(pooling=Pooling.MEAN, normalize=False),
+    "JinaEmbeddingV3": _Rule(pooling=Pooling.MEAN, normalize=True),
+    "BuiltinSentenceEmbedding": _Rule(pooling=Pooling.NONE, normalize=False, output=1),
+    "LastTokenNormalizedEmbedding": _Rule(pooling=Pooling.LAST_TOKEN, normalize=True),
 }
-#: Why the others cannot be served.
-_REFUSALS = {
-    "LastTokenNormalizedEmbedding": "it pools the last token of a decoder",
-    "JinaEmbeddingV3": "its graph wants a task id with every text",
-    "SiglipOnnxTextEmbedding": "it wants texts padded to a fixed length",
-    "StaticTextEmbedding": "it is a table of token vectors, not an ONNX graph",
-}
+#: The class of tables of token vectors, which have no graph.
+_STATIC = "StaticTextEmbedding"
 #: A large file in the hub's cache is named by its sha256.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -68,7 +79,7 @@ def registered_models() -> list[RegisteredModel]:
     ]
 
 
-def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> ModelFiles | None:
+def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> ModelFiles | StaticTable | None:
     """Resolves a name of fastembed's registry, fetching its files if need be; None if it is not there.
 
     The digests of a finished download are written down; files that no longer match are fetched again.
@@ -82,14 +93,16 @@ def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> 
     kind, description = found
     if refusal := _refusal(kind):
         raise ModelLoadError(name, f"{refusal}, which is not supported; `embedmill models list` shows those that are")
+    wanted = _wanted(kind, description)
     hub = data_dir / "hub"
     manifest = hub / "manifests" / f"{description.model.replace('/', '--')}.json"
     try:
-        folder = _recorded_folder(manifest, hub) or _fetched(name, description, manifest, hub, download=download)
-        sentence = _sentence(folder, description.model, *_RULES[kind])
-        return files_of_graph(
-            name, folder / description.model_file, folder / "tokenizer.json", sentence, data_dir=data_dir
+        folder = _recorded_folder(manifest, hub) or _fetched(
+            name, description, wanted, manifest, hub, download=download
         )
+        if kind == _STATIC:
+            return static_table(name, folder, table=description.model_file, normalize=True)
+        return _graph(name, folder, description, _RULES[kind], data_dir=data_dir)
     except (ValueError, OSError) as error:
         raise ModelLoadError(name, f"{error}; if {hub} is deleted, it is fetched again") from error
 
@@ -105,22 +118,55 @@ def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
 
 
 def _refusal(kind: str) -> str:
-    return "" if kind in _RULES else _REFUSALS.get(kind, f"it is embedded by fastembed's {kind}")
+    return "" if kind in (*_RULES, _STATIC) else f"it is embedded by fastembed's {kind}"
 
 
-def _sentence(folder: Path, model: str, pooling: Pooling, normalize: bool) -> SentenceConfig:
+def _wanted(kind: str, description: "DenseModelDescription") -> list[str]:
+    """The files that a model is made of."""
+    configs = ["tokenizer.json"] if kind == _STATIC else ["tokenizer.json", "tokenizer_config.json"]
+    return [description.model_file, *description.additional_files, *configs]
+
+
+def _graph(name: str, folder: Path, description: "DenseModelDescription", rule: _Rule, *, data_dir: Path) -> ModelFiles:
+    from fastembed.common.onnx_external_data import link_external_data  # noqa: PLC0415 (as above)
+
     tokenizer = read_json(folder / "tokenizer_config.json")
     limits = [token_limit(tokenizer.get(key)) for key in ("model_max_length", "max_length")]
     max_tokens = min((limit for limit in limits if limit), default=0)
     if not max_tokens:
         raise ValueError("tokenizer_config.json does not say how long a text may be")
-    return SentenceConfig(
-        pooling=pooling,
+    sentence = SentenceConfig(
+        folder=folder,
+        pooling=rule.pooling,
         is_pooling_stated=True,
-        normalize=normalize,
+        normalize=rule.normalize,
         max_tokens=max_tokens,
-        prompts=known_prompts(model),
+        prompts=known_prompts(description.model),
+        task_ids=task_ids(sorted(description.tasks or {}, key=(description.tasks or {}).__getitem__)),
     )
+    return files_of_graph(
+        name,
+        link_external_data(folder, description.model_file, description.additional_files),
+        folder / "tokenizer.json",
+        sentence,
+        data_dir=data_dir,
+        output=rule.output,
+        fixed_tokens=max_tokens if rule.pads_to_longest else 0,
+        pad_id=_pad_id(folder, tokenizer) if rule.pads_to_longest else 0,
+    )
+
+
+def _pad_id(folder: Path, tokenizer_config: dict[str, Any]) -> int:
+    """The padding token, looked for where fastembed does."""
+    from tokenizers import Tokenizer  # noqa: PLC0415 (only for models that pad to a fixed length)
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    padding = tokenizer.padding or {}
+    stated = padding.get("pad_id", read_json(folder / "config.json").get("pad_token_id"))
+    found = tokenizer.token_to_id(str(tokenizer_config.get("pad_token"))) if stated is None else int(stated)
+    if found is None:
+        raise ValueError("neither tokenizer.json, config.json nor tokenizer_config.json names the padding token")
+    return found
 
 
 def _recorded_folder(manifest: Path, hub: Path) -> Path | None:
@@ -140,7 +186,15 @@ def _recorded(manifest: Path, hub: Path) -> tuple[Path | None, list[Path]]:
     return folder, [path for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]
 
 
-def _fetched(name: str, description: "DenseModelDescription", manifest: Path, hub: Path, *, download: bool) -> Path:
+def _fetched(
+    name: str,
+    description: "DenseModelDescription",
+    wanted: list[str],
+    manifest: Path,
+    hub: Path,
+    *,
+    download: bool,
+) -> Path:
     """Fetches what is missing or damaged; one process at a time."""
     hub.mkdir(parents=True, exist_ok=True)
     with FileLock(hub / ".lock"):
@@ -150,7 +204,6 @@ def _fetched(name: str, description: "DenseModelDescription", manifest: Path, hu
         for path in damaged:
             logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
             _delete(path)
-        wanted = [description.model_file, *description.additional_files, "tokenizer.json", "tokenizer_config.json"]
         folder = _download(name, description, hub, download=download)
         if download and not all((folder / file).is_file() for file in wanted):
             # fastembed takes a cached graph for a complete download; without it, it asks the hub.

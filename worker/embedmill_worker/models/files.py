@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from embedmill.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    from embedmill_worker.models.dense import Dense
 
 #: Hexadecimal characters of a sha256.
 _SHA256_CHARS = 64
@@ -18,6 +22,11 @@ class Pooling(StrEnum):
     MEAN = "mean"
     CLS = "cls"
     MAX = "max"
+    #: The sum over the square root of the length.
+    MEAN_SQRT_LEN = "mean_sqrt_len"
+    #: The mean, each token weighted by its position, from 1.
+    WEIGHTED_MEAN = "weighted_mean"
+    LAST_TOKEN = "last_token"  # noqa: S105 (no password)
     #: The graph itself puts out (batch, dimension).
     NONE = "none"
 
@@ -46,12 +55,21 @@ class ModelFiles:
     #: The graph's output that is used; empty for its first.
     output: str = ""
     pooling: Pooling
-    #: Whether vectors are scaled to L2 length 1.
+    #: Whether the tokens of a prompt count in pooling.
+    pools_prompt: bool = True
+    #: What pooled vectors go through.
+    layers: tuple["Dense", ...] = ()
+    #: Whether vectors are scaled to L2 length 1 at the end.
     normalize: bool
     #: Longest input, special tokens included; longer texts are truncated or rejected.
     max_tokens: int
     #: Prefix by input type, as in {"query": "query: ", "passage": "passage: "}; empty for most models.
     prompts: Mapping[str, str] = field(default_factory=dict)
+    #: Value of the graph's input `task_id` by input type ("": none given); empty for graphs without it.
+    task_ids: Mapping[str, int] = field(default_factory=dict)
+    #: Every text is padded with `pad_id` to so many tokens; 0: to the longest of its batch.
+    fixed_tokens: int = 0
+    pad_id: int = 0
     #: What the arithmetic is done in: "fp32", "bf16", "int8"; "w4" for weights alone…
     precision: str = "fp32"
     back_end: BackEnd = BackEnd.ONNXRUNTIME
@@ -73,3 +91,9 @@ class ModelFiles:
                 raise ModelLoadError(self.name, f"{what} is not {_SHA256_CHARS} lower-case hexadecimal characters")
         object.__setattr__(self, "pooling", Pooling(self.pooling))
         object.__setattr__(self, "prompts", MappingProxyType(dict(self.prompts)))
+        object.__setattr__(self, "task_ids", MappingProxyType(dict(self.task_ids)))
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files in use, by what they are."""
+        return {"graph": self.graph, "tokenizer": self.tokenizer}

@@ -4,17 +4,31 @@ import hashlib
 import json
 
 from embedmill_worker.models.files import ModelFiles
+from embedmill_worker.models.static import MAX_TOKENS, StaticTable
 
 #: Hexadecimal characters kept: 64 bits, enough to tell the models of one deployment apart.
 FINGERPRINT_CHARS = 16
 
 
-def fingerprint(files: ModelFiles) -> str:
+def fingerprint(model: ModelFiles | StaticTable) -> str:
     """Returns 16 hexadecimal characters; equal if and only if two models give the same vectors.
 
     Names and paths do not count: the same files elsewhere have the same fingerprint.
     """
-    parts = {
+    parts = _static_parts(model) if isinstance(model, StaticTable) else _graph_parts(model)
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_CHARS]
+
+
+def _graph_parts(files: ModelFiles) -> dict[str, object]:
+    rare = {
+        "pools_prompt": files.pools_prompt,
+        "layers": [layer.parts for layer in files.layers],
+        "task_ids": dict(files.task_ids),
+        "padding": [files.fixed_tokens, files.pad_id],
+    }
+    usual = {"pools_prompt": True, "layers": [], "task_ids": {}, "padding": [0, 0]}
+    return {
         "weights": files.weights_sha256,
         "tokenizer": files.tokenizer_sha256,
         "output": files.output,
@@ -25,6 +39,16 @@ def fingerprint(files: ModelFiles) -> str:
         "precision": files.precision,
         "back_end": files.back_end.value,
         "exporter": files.exporter,
+        **{name: value for name, value in rare.items() if value != usual[name]},
     }
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_CHARS]
+
+
+def _static_parts(table: StaticTable) -> dict[str, object]:
+    return {
+        "weights": table.weights_sha256,
+        "tokenizer": table.tokenizer_sha256,
+        "normalize": table.normalize,
+        "unknown_id": table.unknown_id,
+        "max_tokens": MAX_TOKENS,
+        "back_end": "numpy",
+    }

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import onnx
 
 #: Inputs the engine can fill.
-KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
+#: A number that says what the vectors are for; given by models that name their tasks.
+TASK_INPUT = "task_id"
 #: What outputs of token vectors are called where a file does not say their rank.
 _TOKEN_OUTPUTS = frozenset({"last_hidden_state", "token_embeddings", "hidden_states"})
 #: What sentence-transformers' ONNX exports call the finished vector.

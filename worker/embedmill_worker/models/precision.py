@@ -6,9 +6,10 @@ from pathlib import Path
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.files import BackEnd, ModelFiles
 from embedmill_worker.models.quantized import quantized_graph
+from embedmill_worker.models.static import StaticTable
 
 
-def in_precision(files: ModelFiles, precision: str, *, data_dir: Path) -> ModelFiles:
+def in_precision(files: ModelFiles | StaticTable, precision: str, *, data_dir: Path) -> ModelFiles | StaticTable:
     """Gives the model as it is asked for; builds its int8 graph if there is none yet.
 
     Args:
@@ -21,6 +22,9 @@ def in_precision(files: ModelFiles, precision: str, *, data_dir: Path) -> ModelF
     """
     if precision in ("", files.precision):
         return files
+    if isinstance(files, StaticTable):
+        reason = f"EMBEDMILL_PRECISION is {precision}, and {files.table.name} is a table in {files.precision}"
+        raise ModelLoadError(files.name, f"{reason}; unset EMBEDMILL_PRECISION")
     if precision == "fp32" or files.precision != "fp32":
         raise ModelLoadError(
             files.name,

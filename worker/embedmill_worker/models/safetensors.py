@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from numpy.typing import NDArray
 _MAX_HEADER_BYTES = 100_000_000
 
 #: How each stored dtype is read. BF16 is the upper half of a float32; numpy has no name for it.
-_STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+_STORED = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I8": "i1",
+    "I64": "<i8",
+    "I32": "<i4",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 class SafetensorsFile:
@@ -43,21 +54,69 @@ class SafetensorsFile:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape.
+
+        Raises:
+            ValueError: there is no such tensor.
+        """
+        return self._entry(name)[1]
+
+    def precision(self, name: str) -> str:
+        """Returns what a tensor is stored as, as in "fp16".
+
+        Raises:
+            ValueError: there is no such tensor.
+        """
+        dtype = self._entry(name)[0]
+        return f"fp{dtype[1:]}" if dtype[0] == "F" else dtype.lower()
+
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Returns a tensor as float32; not copied if it is stored so.
 
         Raises:
             ValueError: there is no such tensor, or it has another shape.
         """
-        if name not in self._entries:
-            raise ValueError(f"tensor {name} is missing")
-        dtype, stored_shape, start = self._entries[name]
+        stored_shape = self.shape(name)
         if stored_shape != shape:
             raise ValueError(f"tensor {name} has shape {stored_shape}, config.json asks for {shape}")
+        return self.mapped(name).astype(np.float32, copy=False)
+
+    def mapped(self, name: str) -> NDArray[Any]:
+        """Returns a tensor as it is stored, mapped from the file; only bf16 is copied, to float32.
+
+        Raises:
+            ValueError: there is no such tensor.
+        """
+        dtype, shape, start = self._entry(name)
         stored: NDArray[Any] = np.frombuffer(self._body, dtype=_STORED[dtype], count=math.prod(shape), offset=start)
         if dtype == "BF16":
             stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32, copy=False).reshape(shape)
+        return stored.reshape(shape)
+
+    def _entry(self, name: str) -> tuple[str, tuple[int, ...], int]:
+        if name not in self._entries:
+            raise ValueError(f"tensor {name} is missing")
+        return self._entries[name]
+
+
+class SafetensorsFiles:
+    """The tensors of one file, or of several that share a model's weights.
+
+    Raises:
+        ValueError: a file is damaged.
+        OSError: a file cannot be opened.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [SafetensorsFile(path) for path in paths]
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in file for file in self._files)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """As `SafetensorsFile.read`."""
+        return next((file for file in self._files if name in file), self._files[0]).read(name, shape)
 
 
 def _checked(name: str, entry: Any, body_bytes: int) -> tuple[str, tuple[int, ...], int]:
