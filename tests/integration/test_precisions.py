@@ -17,12 +17,12 @@ from embedmill_worker.models import in_precision, resolve
 MODEL = "all-MiniLM-L6-v2"
 
 #: Lowest cosine to fp32 that each precision promises on the golden texts.
-MIN_COSINE = {"bf16": 0.9999}
+MIN_COSINE = {"bf16": 0.9999, "int8": 0.995}
 
 needs_bf16 = pytest.mark.skipif(
     instruction_set() not in ("avx512_bf16", "amx_tile"), reason=f"no bf16 arithmetic on this CPU ({instruction_set()})"
 )
-PRECISIONS = [pytest.param("bf16", marks=needs_bf16)]
+PRECISIONS = [pytest.param("bf16", marks=needs_bf16), "int8"]
 
 #: Loads an engine in a fresh process with an empty home, forks it, and says what each process gave and what was left.
 FORKING = """
@@ -111,6 +111,19 @@ def test_bf16_is_close_and_batched_and_exact_bits_are_had_for_the_asking(engines
             some = [texts[i] for i in positions]
             assert exact.embed(some).vectors.tobytes() == alone[positions].tobytes()
             assert (engines("bf16").embed(some).vectors * alone[positions]).sum(axis=1).min() >= MIN_COSINE["bf16"]
+
+
+def test_int8_gives_a_text_the_same_bits_in_any_company(engines, golden):
+    texts = texts_of(golden, 500)
+    int8 = engines("int8")
+    alone = np.concatenate([int8.embed([text]).vectors for text in texts])
+
+    assert int8.card.batch_class == BatchClass.EXACT
+    for seed, chunk in enumerate((500, 70, 7)):
+        order = random.Random(seed).sample(range(len(texts)), len(texts))
+        for start in range(0, len(order), chunk):
+            positions = order[start : start + chunk]
+            assert int8.embed([texts[i] for i in positions]).vectors.tobytes() == alone[positions].tobytes()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -49,5 +49,5 @@ def exported_graph(weights: Sequence[Path], config: BertConfig, *, data_dir: Pat
         logger.info("exporting %s to ONNX", weights[0].parent, extra={"action": "export_model"})
         export(weights, config, graph, data)
 
-    graph = made_graph(data_dir / "exports" / key, make)
+    graph, _ = made_graph(data_dir / "exports" / key, make)
     return Exported(graph=graph, exporter=exporter, weights_sha256=weights_sha256)

@@ -16,8 +16,8 @@ DATA_NAME = "model.onnx.data"
 Maker = Callable[[BinaryIO, BinaryIO], None]
 
 
-def made_graph(folder: Path, make: Maker) -> Path:
-    """Returns the graph of a folder; makes it if it is not there or damaged.
+def made_graph(folder: Path, make: Maker) -> tuple[Path, str]:
+    """Returns the graph of a folder and the sha256 of it all; makes it if it is not there or damaged.
 
     Several processes may ask at once: one makes it, the others wait.
 
@@ -34,7 +34,7 @@ def made_graph(folder: Path, make: Maker) -> Path:
                 with atomic_file(graph) as file, atomic_file(graph.with_name(DATA_NAME)) as data:
                     make(file, data)
                 write_atomically(manifest, json.dumps({"sha256": _digest(graph)}).encode())
-    return graph
+    return graph, _digest(graph)
 
 
 def _is_intact(graph: Path, manifest: Path) -> bool:

@@ -13,18 +13,15 @@ def in_precision(files: ModelFiles | StaticTable, precision: str, *, data_dir: P
     """Gives the model as it is asked for; builds its int8 graph if there is none yet.
 
     Args:
-        files: the model as it was found.
+        files: the model as it was found; a table of vectors has no arithmetic worth a choice and stays as it is.
         precision: "fp32", "bf16" or "int8"; empty for whatever the files are.
         data_dir: where graphs of other precisions are kept.
 
     Raises:
         ModelLoadError: the files do not allow it; says what does.
     """
-    if precision in ("", files.precision):
+    if not isinstance(files, ModelFiles) or precision in ("", files.precision):
         return files
-    if isinstance(files, StaticTable):
-        reason = f"EMBEDMILL_PRECISION is {precision}, and {files.table.name} is a table in {files.precision}"
-        raise ModelLoadError(files.name, f"{reason}; unset EMBEDMILL_PRECISION")
     if precision == "fp32" or files.precision != "fp32":
         raise ModelLoadError(
             files.name,
@@ -37,4 +34,11 @@ def in_precision(files: ModelFiles | StaticTable, precision: str, *, data_dir: P
         quantized = quantized_graph(files, data_dir=data_dir)
     except (ValueError, OSError) as error:
         raise ModelLoadError(files.name, f"no int8 can be made of it ({error}); use fp32") from error
-    return replace(files, graph=quantized.graph, exporter=quantized.exporter, precision=precision, reference=files)
+    return replace(
+        files,
+        graph=quantized.graph,
+        exporter=quantized.exporter,
+        weights_sha256=quantized.sha256,
+        precision=precision,
+        reference=files,
+    )

@@ -23,6 +23,8 @@ class Quantized:
     graph: Path
     #: Who made it, of whose graph.
     exporter: str
+    #: Of the graph and its weights. They are calibrated on this machine: another kind of CPU may make others.
+    sha256: str
 
 
 def quantized_graph(files: ModelFiles, *, data_dir: Path) -> Quantized:
@@ -41,4 +43,5 @@ def quantized_graph(files: ModelFiles, *, data_dir: Path) -> Quantized:
         logger.info("making int8 of %s", files.name, extra={"action": "quantize_model"})
         quantize(files.graph, graph, data)
 
-    return Quantized(graph=made_graph(data_dir / "quantized" / key, make), exporter=exporter)
+    made, sha256 = made_graph(data_dir / "quantized" / key, make)
+    return Quantized(graph=made, exporter=exporter, sha256=sha256)
