@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill_worker.engine.batching import RUN_COST_TOKENS, pad, plan
+from embedmill_worker.engine.batching import RUN_COST_TOKENS, pad, plan, width
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 budgets = st.integers(1, 600)
 
 
-def cost(batches: list[list[int]], token_counts: list[int]) -> int:
-    return sum(max(token_counts[i] for i in batch) * len(batch) + RUN_COST_TOKENS for batch in batches)
+steps = st.sampled_from([1, 4, 16])
+
+
+def cost(batches: list[list[int]], token_counts: list[int], step: int) -> int:
+    return sum(
+        width(max(token_counts[i] for i in batch), len(batch), step) * len(batch) + RUN_COST_TOKENS for batch in batches
+    )
 
 
 @given(lengths, budgets)
@@ -38,8 +43,8 @@ def test_no_text_is_longer_than_one_of_a_later_batch(token_counts: list[int], bu
         assert max(token_counts[i] for i in batch) <= min(token_counts[i] for i in later)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(40, 120))
-def test_no_other_cut_of_the_sorted_texts_costs_less(token_counts: list[int], budget: int) -> None:
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(40, 120), steps)
+def test_no_other_cut_of_the_sorted_texts_costs_less(token_counts: list[int], budget: int, step: int) -> None:
     order = sorted(range(len(token_counts)), key=token_counts.__getitem__)
     cuts = [
         [order[a:b] for a, b in itertools.pairwise((0, *places, len(order)))]
@@ -48,9 +53,19 @@ def test_no_other_cut_of_the_sorted_texts_costs_less(token_counts: list[int], bu
     ]
     allowed = [cut for cut in cuts if all(token_counts[b[-1]] * len(b) <= budget or len(b) == 1 for b in cut)]
 
-    planned = cost(plan(token_counts, max_batch_tokens=budget), token_counts)
+    planned = cost(plan(token_counts, max_batch_tokens=budget, token_step=step), token_counts, step)
 
-    assert planned == min(cost(cut, token_counts) for cut in allowed)
+    assert planned == min(cost(cut, token_counts, step) for cut in allowed)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=30), steps, st.integers(1, 320))
+def test_a_run_has_a_multiple_of_the_step_unless_the_model_reads_no_more(
+    lengths: list[int], step: int, max_tokens: int
+) -> None:
+    padded, _ = pad([[7] * length for length in lengths], token_step=step, max_tokens=max_tokens)
+
+    assert max(lengths) <= padded.shape[1] < max(lengths) + step
+    assert padded.size % step == 0 or padded.shape[1] == max(max(lengths), max_tokens)
 
 
 def test_texts_of_equal_length_fill_batches_in_input_order() -> None:

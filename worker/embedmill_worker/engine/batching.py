@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,7 +19,9 @@ MAX_BATCH_TOKENS: Final = 384
 RUN_COST_TOKENS: Final = 18
 
 
-def plan(token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKENS) -> list[list[int]]:
+def plan(
+    token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKENS, token_step: int = 1
+) -> list[list[int]]:
     """Cut texts, sorted by length, into the batches that cost least: padding weighed against the number of runs.
 
     Against batches filled up to the budget this saves 3 % on chunks of short texts and 2 % on mixed ones.
@@ -26,6 +29,7 @@ def plan(token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKEN
     Args:
         token_counts: tokens of each text, special tokens included, at least 1.
         max_batch_tokens: bound on longest × count of a batch; a longer text makes a batch of its own.
+        token_step: see ``pad``.
 
     Returns:
         Positions, every one exactly once, shortest texts first.
@@ -35,9 +39,12 @@ def plan(token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKEN
     costs, starts = [0], [0]
     for end, position in enumerate(order, start=1):
         longest = token_counts[position]
-        first = end - max(1, max_batch_tokens // longest)
-        cost, start = min((costs[start] - longest * start, start) for start in range(max(0, first), end))
-        costs.append(cost + longest * end + RUN_COST_TOKENS)
+        most = min(end, max(1, max_batch_tokens // longest))
+        cost, start = min(
+            (costs[end - count] + count * width(longest, count, token_step), end - count)
+            for count in range(1, most + 1)
+        )
+        costs.append(cost + RUN_COST_TOKENS)
         starts.append(start)
     batches = []
     end = len(order)
@@ -47,19 +54,40 @@ def plan(token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKEN
     return batches[::-1]
 
 
-def pad(ids: Sequence[Sequence[int]], *, pad_id: int = 0, fixed_tokens: int = 0) -> tuple[Ints, Ints]:
+def width(longest: int, count: int, token_step: int) -> int:
+    """Give the tokens of each of ``count`` rows so that all are a multiple of ``token_step``, at least ``longest``."""
+    if token_step == 1:
+        return longest
+    step = token_step // math.gcd(token_step, count)
+    return -(-longest // step) * step
+
+
+def pad(
+    ids: Sequence[Sequence[int]],
+    *,
+    pad_id: int = 0,
+    fixed_tokens: int = 0,
+    token_step: int = 1,
+    max_tokens: int | None = None,
+) -> tuple[Ints, Ints]:
     """Lay out token ids as a model reads them.
 
     Args:
         ids: token ids of each text.
         pad_id: what rows are filled up with.
         fixed_tokens: tokens a row has at least.
+        token_step: all rows together have a multiple of it, if that leaves them within ``max_tokens``.
+        max_tokens: tokens a row has at most, unless a text has more.
 
     Returns:
         Token ids, int64 (batch, tokens), filled up on the right, and the length of each row, (batch,).
     """
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    padded = np.full((len(ids), lengths.max(initial=fixed_tokens)), pad_id, dtype=np.int64)
+    longest = int(lengths.max(initial=fixed_tokens))
+    tokens = width(longest, max(1, len(ids)), token_step)
+    if max_tokens is not None:
+        tokens = max(longest, min(tokens, max_tokens))
+    padded = np.full((len(ids), tokens), pad_id, dtype=np.int64)
     for row, row_ids in zip(padded, ids, strict=True):
         row[: len(row_ids)] = row_ids
     return padded, lengths

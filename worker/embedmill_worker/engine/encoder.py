@@ -27,6 +27,7 @@ class TransformerEncoder:
         """Give (n, dimension) for the token ids of n texts."""
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         token_counts = [max(len(row), self.forward.files.fixed_tokens) for row in ids]
-        for batch in plan(token_counts, max_batch_tokens=self.max_batch_tokens):
+        token_step = self.forward.session.token_step
+        for batch in plan(token_counts, max_batch_tokens=self.max_batch_tokens, token_step=token_step):
             vectors[batch] = self.forward([ids[i] for i in batch])
         return vectors

@@ -41,7 +41,13 @@ class ForwardPass:
             InferenceError: the graph failed, or put out another shape than its files say.
             MemoryError: there is not enough.
         """
-        input_ids, lengths = pad(ids, pad_id=self.files.pad_id, fixed_tokens=self.files.fixed_tokens)
+        input_ids, lengths = pad(
+            ids,
+            pad_id=self.files.pad_id,
+            fixed_tokens=self.files.fixed_tokens,
+            token_step=self.session.token_step,
+            max_tokens=self.files.max_tokens,
+        )
         attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
         output = self.session.run(input_ids, attention_mask)
         expected = input_ids.shape[: 1 if self.files.pooling is Pooling.NONE else 2]

@@ -34,6 +34,11 @@ class Session(Protocol):
         """What rounds: the back end's version and the CPU's instruction set."""
         ...
 
+    @property
+    def token_step(self) -> int:
+        """A run's padded tokens should be a multiple of it."""
+        ...
+
     def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Run one batch.
 
@@ -53,6 +58,9 @@ class Session(Protocol):
 
 class OnnxSession:
     """A graph in ONNX Runtime."""
+
+    #: It keeps nothing of a shape that it has run.
+    token_step = 1
 
     def __init__(self, graph: Path, *, output: str, model: str) -> None:
         """Load the graph.
