@@ -72,7 +72,7 @@ def exported(tmp_path: Path) -> Path:
     weights.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
     graph = tmp_path / "model.onnx"
     with graph.open("wb") as file, graph.with_name(DATA_NAME).open("wb") as data:
-        exporter.export(weights, BertConfig.parse(CONFIG), file, data)
+        exporter.export((weights,), BertConfig.parse(CONFIG), file, data)
     return graph
 
 
