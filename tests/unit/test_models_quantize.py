@@ -79,7 +79,7 @@ def exported(tmp_path: Path) -> Path:
 def plain(path: Path, *, opset: int, dtype: type = np.float32) -> Path:
     """Word vectors through two dense layers, in operators that every opset has."""
     rng = np.random.default_rng(3)
-    shapes = {"words": (WORDS, HIDDEN), "up": (HIDDEN, INNER), "bias": (INNER,), "down": (INNER, HIDDEN)}
+    shapes = {"words": (WORDS, HIDDEN), "up": (HIDDEN, INNER), "down": (INNER, HIDDEN)}
     weights = [numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(dtype), n) for n, shape in shapes.items()]
     steps = [
         ("Gather", ["words", "input_ids"], "embedded"),
@@ -88,9 +88,12 @@ def plain(path: Path, *, opset: int, dtype: type = np.float32) -> Path:
         ("Tanh", ["biased"], "active"),
         ("MatMul", ["active", "down"], "last_hidden_state"),
     ]
+    nodes = [helper.make_node(op, inputs, [output]) for op, inputs, output in steps]
+    bias = numpy_helper.from_array(rng.normal(0, 0.3, INNER).astype(dtype))
+    nodes.insert(0, helper.make_node("Constant", [], ["bias"], value=bias))
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
-        [helper.make_node(op, inputs, [output]) for op, inputs, output in steps],
+        nodes,
         "plain",
         [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])],
         [helper.make_tensor_value_info("last_hidden_state", kind, ["batch", "tokens", HIDDEN])],
@@ -193,8 +196,8 @@ def test_a_half_precision_graph_is_refused(tmp_path):
 
 def test_a_graph_without_dense_layers_is_refused(tmp_path):
     model = onnx.load(plain(tmp_path / "plain.onnx", opset=17))
-    del model.graph.node[1:]
-    model.graph.node[0].output[0] = "last_hidden_state"
+    del model.graph.node[2:]
+    model.graph.node[1].output[0] = "last_hidden_state"
     onnx.save(model, tmp_path / "bare.onnx")
     with pytest.raises(ValueError, match="no products with constant weights"):
         quantized(tmp_path / "bare.onnx")
@@ -224,7 +227,7 @@ def test_samples_of_the_caller_s_own_decide_the_factors(exported):
 def test_a_graph_without_a_word_table_is_refused_unless_samples_are_given(tmp_path):
     model = onnx.load(plain(tmp_path / "plain.onnx", opset=17))
     model.graph.node.insert(0, helper.make_node("Abs", ["input_ids"], ["ids"]))
-    model.graph.node[1].input[1] = "ids"
+    model.graph.node[2].input[1] = "ids"
     onnx.save(model, tmp_path / "odd.onnx")
     with pytest.raises(ValueError, match="no table of words"):
         quantize(tmp_path / "odd.onnx", io.BytesIO(), io.BytesIO())

@@ -1,6 +1,5 @@
 """An fp32 text encoder to int8, for ONNX Runtime: the same bits for a text in any company; see docs/decisions/0006."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +11,7 @@ from onnx import NodeProto, helper, numpy_helper, version_converter
 
 from embedmill_worker.models.calibration import largest_values, samples_of
 from embedmill_worker.models.graph import GraphFacts
+from embedmill_worker.models.graph_index import GraphIndex
 from embedmill_worker.models.int8_linear import gelu_linear, linear, migration
 from embedmill_worker.models.onnx_writer import FUSED, OnnxWriter
 from embedmill_worker.models.quantized import QUANTIZER
@@ -22,7 +22,6 @@ Floats = npt.NDArray[np.float32]
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
 #: One inner channel in so many, those of the largest values, has a scale apart.
 _OUTLIERS_ONE_IN = 24
-_GELUS = frozenset({"BiasGelu", "FastGelu"})
 
 
 def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence[Sequence[int]] = ()) -> None:
@@ -59,11 +58,8 @@ def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence
     dense = rewriter.dense_inputs()
     if not dense:
         raise ValueError(f"{source.name} has no products with constant weights; it cannot be quantised")
-    graph.write(
-        rewriter.rewrite(largest_values(model, dense, samples or samples_of(model.graph))).SerializeToString(
-            deterministic=True
-        )
-    )
+    largest = largest_values(model, dense, samples or samples_of(model.graph))
+    graph.write(rewriter.rewrite(largest).SerializeToString(deterministic=True))
 
 
 class _Rewriter:
@@ -71,14 +67,8 @@ class _Rewriter:
 
     def __init__(self, model: onnx.ModelProto, writer: OnnxWriter) -> None:
         self._model, self._writer = model, writer
-        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._consumers: dict[str, list[NodeProto]] = defaultdict(list)
-        self._producer: dict[str, NodeProto] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._consumers[name].append(node)
-            for name in node.output:
-                self._producer[name] = node
+        self._index = GraphIndex(model.graph)
+        self._weights, self._consumers = self._index.weights, self._index.consumers
         self._outputs = {value.name for value in model.graph.output}
         self._largest: dict[str, Floats] = {}
         self._done: set[str] = set()  # outputs that a rewritten node of before has put out
@@ -89,7 +79,8 @@ class _Rewriter:
 
     def dense_inputs(self) -> set[str]:
         """Gives the values that are multiplied with constant weights, or come out of an Attention node."""
-        return {node.input[0] for node in self._model.graph.node if self._is_dense(node) or self._is_attention(node)}
+        nodes = self._model.graph.node
+        return {n.input[0] for n in nodes if self._index.is_dense(n) or self._index.is_attention(n)}
 
     def rewrite(self, largest: dict[str, Floats]) -> onnx.ModelProto:
         """Gives the new model, its large weights already written."""
@@ -97,11 +88,11 @@ class _Rewriter:
         for node in self._model.graph.node:
             if node.output[0] in self._done or node.output[0] in self._flat:
                 continue
-            if self._is_attention(node):
+            if self._index.is_attention(node):
                 self._attention(node)
-            elif self._is_feed_forward(node):
+            elif self._index.is_feed_forward(node) and node.input[0] in self._flat:
                 self._feed_forward(node)
-            elif self._is_dense(node):
+            elif self._index.is_dense(node):
                 self._dense(node)
             elif self._is_skip(node):
                 self._skip(node)
@@ -127,29 +118,6 @@ class _Rewriter:
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         return [value for value in self._model.graph.input if value.name not in self._weights]
 
-    def _is_dense(self, node: NodeProto) -> bool:
-        if node.op_type != "MatMul" or node.input[0] in self._weights:
-            return False
-        weight = self._weights.get(node.input[1])
-        return weight is not None and len(weight.dims) == 2 and weight.data_type == onnx.TensorProto.FLOAT
-
-    def _is_attention(self, node: NodeProto) -> bool:
-        """Tells the exporter's attention: behind its embedding layer, with the lengths of rows as mask, no more."""
-        if node.op_type != "Attention" or len(node.input) != 4 or {a.name for a in node.attribute} != {"num_heads"}:
-            return False
-        counter, behind = self._producer.get(node.input[3]), self._consumers[node.output[0]]
-        is_counted = counter is not None and counter.op_type == "EmbedLayerNormalization"
-        return is_counted and len(behind) == 1 and self._is_dense(behind[0])
-
-    def _is_feed_forward(self, node: NodeProto) -> bool:
-        if not self._is_dense(node) or node.input[0] not in self._flat:
-            return False
-        after = self._consumers[node.output[0]]
-        if len(after) != 1 or after[0].op_type not in _GELUS or len(after[0].input) != 2:
-            return False
-        last = self._consumers[after[0].output[0]]
-        return len(last) == 1 and self._is_dense(last[0]) and last[0].input[0] == after[0].output[0]
-
     def _is_skip(self, node: NodeProto) -> bool:
         if node.op_type != "SkipLayerNormalization" or len(node.input) != 5 or len(node.output) != 1:
             return False
@@ -171,7 +139,7 @@ class _Rewriter:
     def _dense(self, node: NodeProto) -> None:
         """All products of one value share its integers."""
         value = node.input[0]
-        nodes = [other for other in self._consumers[value] if self._is_dense(other)]
+        nodes = [other for other in self._consumers[value] if self._index.is_dense(other)]
         weights = [self._weight(other.input[1]) for other in nodes]
         factors = migration(self._largest[value], np.concatenate(weights, axis=1))
         is_flat = value in self._flat
