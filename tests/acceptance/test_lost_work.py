@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-import corpus
+from embedmill_worker import corpus
 import numpy as np
 import psutil
 import pytest

@@ -2,7 +2,7 @@
 
 import random
 
-import corpus
+from embedmill_worker import corpus
 import numpy as np
 import pytest
 
