@@ -122,5 +122,3 @@ def interleave(
             rates[way].append(len(texts) / seconds())
             say(f"  {title} {done + 1}/{rounds}  {way:40} {rates[way][-1]:8.1f} texts/s")
     return rates
-
-

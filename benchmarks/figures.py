@@ -93,7 +93,10 @@ def target_of(figure: Figure) -> Target | None:
 
 def table(figures: Sequence[Figure]) -> str:
     """Lay out figures as a Markdown table; a figure outside its target is marked."""
-    lines = ["| | texts | precision | median | lowest to highest | target |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| | texts | precision | median | lowest to highest | target |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
     for figure in figures:
         target = target_of(figure)
         verdict = "" if target is None else f"{target}{'' if target.is_met(figure.value) else ' **missed**'}"

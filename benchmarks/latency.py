@@ -6,6 +6,7 @@ python benchmarks/run.py latency
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from itertools import chain
 
 from context import Run, open_mills, say
 from figures import Figure
@@ -46,7 +47,7 @@ def measure(run: Run, mill: Mill, precision: str) -> list[Figure]:
                 if job is not None:
                     service += service_times_ms(mill.settings, job)
     chunk_p95 = Percentiles.of(service).p95
-    bound = Percentiles.of(sum(turns["idle"], [])).p99 + SERVICE_TIMES * chunk_p95
+    bound = Percentiles.of([*chain(*turns["idle"])]).p99 + SERVICE_TIMES * chunk_p95
     figures = []
     for state, parts in turns.items():
         for rank in ("p50", "p95", "p99"):
@@ -57,7 +58,7 @@ def measure(run: Run, mill: Mill, precision: str) -> list[Figure]:
                     question="latency",
                     name=f"interactive {rank}, {state}",
                     precision=precision,
-                    value=getattr(Percentiles.of(sum(parts, [])), rank),
+                    value=getattr(Percentiles.of([*chain(*parts)]), rank),
                     low=min(each),
                     high=max(each),
                     unit="ms",

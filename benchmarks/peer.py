@@ -37,7 +37,7 @@ class Peer:
     def __init__(self, run: Run, script: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         assert run.peers_python is not None
         self._script = script
-        self._log = tempfile.TemporaryFile(mode="w+")
+        self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  it lives as long as the process
         self._process = subprocess.Popen(
             [str(run.peers_python), str(SCRIPTS / script), *arguments],
             stdin=subprocess.PIPE,

@@ -17,11 +17,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import chart
 import figures
 import machine
-from context import Run, say
+from context import HERE, Run, say
 
 from embedmill_worker.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
+#: Asked only by name.
+MORE = ("cpu",)
 
 
 def main() -> None:
@@ -62,7 +64,9 @@ def write(out: Path, found: list[figures.Figure], facts: dict[str, object], skip
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; default all")
+    parser.add_argument(
+        "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; only by name: cpu"
+    )
     parser.add_argument("--precision", default="fp32", help="comma-separated; one that the worker refuses is left out")
     parser.add_argument("--corpora", help=f"of the throughput question, of {', '.join(CORPORA)}; default all")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are given")
@@ -70,10 +74,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=500, help="interactive requests, idle and under load each")
     parser.add_argument("--minutes", type=float, default=1.5, help="of load for the memory question")
     parser.add_argument("--peers", type=Path, help="Python of an environment with benchmarks/peers.txt")
-    parser.add_argument("--out", type=Path, default=Path("dist/bench"), help="folder for bench.json, bench.md, speed.svg")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for bench.json, bench.md, speed.svg")
     args = parser.parse_args()
-    if unknown := set(args.questions) - set(QUESTIONS):
-        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(QUESTIONS)}")
+    if unknown := set(args.questions) - {*QUESTIONS, *MORE}:
+        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join((*QUESTIONS, *MORE))}")
     if args.corpora and (unknown := set(args.corpora.split(",")) - set(CORPORA)):
         parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(CORPORA)}")
     return args

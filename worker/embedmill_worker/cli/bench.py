@@ -132,7 +132,9 @@ def _measure(client: EmbeddingClient, settings: ClientSettings, args: argparse.N
 
 def show(report: dict[str, Any]) -> None:
     """Write the report as tables."""
-    print(f"{report['model']}, fingerprint {report['fingerprint']}, {report['runtime']}, {report['children']} processes\n")
+    print(
+        f"{report['model']}, fingerprint {report['fingerprint']}, {report['runtime']}, {report['children']} processes\n"
+    )
     speeds: Sequence[Sequence[Any]] = [
         (name, row["median"], row["min"], row["max"]) for name, row in report["texts_per_s"].items()
     ]
