@@ -1,6 +1,9 @@
 """What the benchmarks and `embedmill bench` compute, without measuring anything."""
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import chart
 import cpu
@@ -10,6 +13,8 @@ import pytest
 
 from embedmill_worker import corpus, pss
 from embedmill_worker.cli.load import Percentiles
+
+HERE = Path(chart.__file__).parent
 
 
 def rates(name, value, corpus="mixed", precision=""):
@@ -141,3 +146,21 @@ def test_a_process_that_has_ended_takes_no_memory(tmp_path):
 )
 def test_a_sample_counts_for_the_innermost_part(stack, part):
     assert cpu.part_of(stack) == part
+
+
+@pytest.mark.parametrize("script", [HERE / "ceiling.py", *sorted((HERE / "peers").glob("*.py"))], ids=lambda p: p.name)
+def test_what_we_are_compared_with_knows_nothing_of_us(script):
+    modules = set()
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+    assert modules
+    assert not [name for name in modules if name.startswith("embedmill")]
+
+
+def test_every_peer_is_pinned():
+    lines = [line for line in (HERE / "peers.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines
+    assert all(re.fullmatch(r"[a-z-]+(\[[a-z]+\])?==[0-9.]+", line) for line in lines)
