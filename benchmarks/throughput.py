@@ -23,7 +23,7 @@ FIRST, SECOND = ("mixed", "short"), ("multilingual", "long")
 SECOND_SHARE, SECOND_ROUNDS = 0.25, 2
 
 #: Texts on which a peer's best options are found.
-TUNING_TEXTS = 200
+TUNING_TEXTS, SECOND_TUNING_TEXTS = 150, 50
 
 DEFAULT = "fastembed, defaults"
 TUNED = "fastembed, tuned"
@@ -105,7 +105,7 @@ def options_of(peer: str, cores: int) -> list[dict[str, object]]:
 
 def peer_ways(run: Run, peers: dict[str, Peer], name: str, texts: Sequence[str], mills: dict[str, Mill]) -> Ways:
     """Find each peer's best options for these texts, and check that it gives our vectors."""
-    trial = corpus.CORPORA[name](TUNING_TEXTS if len(texts) > TUNING_TEXTS else len(texts) // 2, seed=99)
+    trial = corpus.CORPORA[name](TUNING_TEXTS if name in FIRST else SECOND_TUNING_TEXTS, seed=99)
     vector = longest_vector(mills, trial)
     ways: Ways = {}
     for peer_name, peer in peers.items():
