@@ -56,8 +56,9 @@ class Run:
 
     def skip(self, what: str, why: str) -> None:
         """Leave something out, and say so."""
-        self.skipped[what] = why
-        say(f"left out: {what}: {why}")
+        last = why.strip().splitlines()[-1]
+        self.skipped[what] = last
+        say(f"left out: {what}: {last}")
 
 
 def say(message: str) -> None:

@@ -29,15 +29,19 @@ class PinnedEngines:
     def __init__(self, precision: str) -> None:
         context = mp.get_context("spawn")
         self._pipes: list[Connection] = []
+        self._theirs: list[Connection] = []
         self._processes = []
         for core in sorted(os.sched_getaffinity(0)):
             ours, theirs = context.Pipe()
             self._pipes.append(ours)
+            self._theirs.append(theirs)
             self._processes.append(context.Process(target=serve, args=(core, precision, theirs), daemon=True))
 
     def __enter__(self) -> Self:
         for process in self._processes:
             process.start()
+        for pipe in self._theirs:
+            pipe.close()  # so that the end of a process is the end of its pipe
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,7 +51,10 @@ class PinnedEngines:
 
     def refusal(self) -> str:
         """Wait until all are loaded; gives why they are not, if so."""
-        return max(pipe.recv() for pipe in self._pipes)
+        try:
+            return max(pipe.recv() for pipe in self._pipes)
+        except EOFError:
+            return "its process ended"
 
     def seconds(self, texts: Sequence[str]) -> float:
         """Give the seconds of the slowest, each with its share of the texts."""

@@ -18,12 +18,13 @@ from embedmill_worker import corpus
 from embedmill_worker.cli.load import bulk_s
 from embedmill_worker.cli.mill import Mill
 
-#: Corpora that the README shows, and corpora that get a part of the texts and fewer rounds.
+#: Corpora that the README shows, and others, which get fewer rounds and not every peer.
 FIRST, SECOND = ("mixed", "short"), ("multilingual", "long")
-SECOND_SHARE, SECOND_ROUNDS = 0.25, 2
+SECOND_ROUNDS = 2
 
-#: Texts on which a peer's best options are found.
-TUNING_TEXTS, SECOND_TUNING_TEXTS = 150, 50
+#: Texts of a corpus as a multiple of the run's, and texts on which a peer's best options are found.
+SHARES = {"mixed": 1.0, "short": 2.0, "multilingual": 0.25, "long": 0.25}
+TUNING_TEXTS = {"mixed": 150, "short": 300, "multilingual": 50, "long": 50}
 
 DEFAULT = "fastembed, defaults"
 TUNED = "fastembed, tuned"
@@ -40,8 +41,7 @@ def ask(run: Run) -> list[Figure]:
         peers = open_peers(stack, run) if run.peers_python else {}
         for name in run.corpora or (*FIRST, *SECOND):
             is_first = name in FIRST
-            count = run.texts if is_first else max(20, int(run.texts * SECOND_SHARE))
-            texts = corpus.CORPORA[name](count)
+            texts = corpus.CORPORA[name](max(20, int(run.texts * SHARES[name])))
             ways: Ways = {_ours(precision): partial(bulk_s, m.client, texts) for precision, m in mills.items()}
             ways["ceiling"] = partial(ceiling_s, run, texts)
             ways |= peer_ways(run, peers, name, texts, mills)
@@ -105,7 +105,7 @@ def options_of(peer: str, cores: int) -> list[dict[str, object]]:
 
 def peer_ways(run: Run, peers: dict[str, Peer], name: str, texts: Sequence[str], mills: dict[str, Mill]) -> Ways:
     """Find each peer's best options for these texts, and check that it gives our vectors."""
-    trial = corpus.CORPORA[name](TUNING_TEXTS if name in FIRST else SECOND_TUNING_TEXTS, seed=99)
+    trial = corpus.CORPORA[name](TUNING_TEXTS[name], seed=99)
     vector = longest_vector(mills, trial)
     ways: Ways = {}
     for peer_name, peer in peers.items():
