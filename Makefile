@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
@@ -28,8 +29,8 @@ check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests 
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/hadolint Dockerfile
 
-bench: $(VENV)/.dev  ## measure, as ratios within one run
-	$(BIN)/python benchmarks/run.py $(ARGS)
+bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit and against others, in one run of 20 minutes
+	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(ARGS)
 
 soak: $(VENV)/.dev  ## minutes of mixed load, to see whether memory grows
 	$(BIN)/python -m pytest -m soak $(ARGS)
@@ -40,7 +41,7 @@ lock: $(VENV)/.runtime  ## make both lock files anew, with the newest versions t
 	$(UV) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## remove what make made; models in .embedmill stay
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find producer worker tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say that .venv is up to date, so that only the first run, and one after a change of locks, installs.
@@ -56,4 +57,12 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@echo "Adding the tools for tests and checks to $(VENV) (once)"
 	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# What embedmill is compared with stands apart: nothing of it may reach the project's own environment.
+$(PEERS)/.peers: benchmarks/peers.txt
+	@echo "Setting up $(PEERS) for the comparison (once; some minutes, 2 GB)"
+	@$(PEERS)/bin/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install -r benchmarks/peers.txt
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision openvino-telemetry
 	@touch $@

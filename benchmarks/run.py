@@ -1,146 +1,89 @@
-"""End to end through the queue, against the raw ONNX Runtime ceiling and against fastembed, interleaved in one run.
+"""Every question of the benchmarks, as ratios of one run with interleaved repeats: JSON, a Markdown table, a plot.
 
-make bench            python benchmarks/run.py [--rounds 3] [--texts 1000] [--json FILE]
+make bench            all questions; make bench ARGS="throughput --precision fp32,bf16" selects
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import corpus
-import mill
+import chart
+import figures
+import machine
+from context import HERE, Run, say
 
-from embedmill_worker.models import ModelFiles, resolve
-from embedmill_worker.settings import DEFAULT_MODEL, data_dir
+from embedmill_worker.corpus import CORPORA
 
-HERE = Path(__file__).parent
-#: Padded tokens a run in the ceiling: the best of these is taken.
-CEILING_BUDGETS = (384, 512)
-
-
-def script(name: str, *args: str, corpus: list[str]) -> float:
-    """Run a script of this folder on the texts; gives seconds."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / name), *args],
-        input=json.dumps(corpus),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(json.loads(done.stdout)["seconds"])
-
-
-class PeakMemory(threading.Thread):
-    """Samples the worker tree's PSS while something runs."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.pid, self.peak_mb, self._stop_now = pid, 0.0, threading.Event()
-
-    def run(self) -> None:
-        while not self._stop_now.wait(1.0):
-            self.peak_mb = max(self.peak_mb, mill.tree_pss_mb(self.pid))
-
-    def stop(self) -> float:
-        self._stop_now.set()
-        self.join()
-        return self.peak_mb
-
-
-def end_to_end(running: mill.Mill, corpus: list[str]) -> float:
-    start = time.perf_counter()
-    job = running.client.submit(corpus)
-    reply = job.result(600)
-    seconds = time.perf_counter() - start
-    assert len(reply.vectors) == len(corpus)
-    assert not reply.rejected
-    job.delete()
-    return seconds
-
-
-def measure(
-    name: str, corpus: list[str], rounds: int, ways: dict[str, Callable[[list[str]], float]]
-) -> dict[str, float]:
-    """Run every way in turn, several times; gives the medians, texts a second."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for i in range(rounds):
-        for way, run in ways.items():
-            seconds[way].append(run(corpus))
-            print(f"  {name} {i + 1}/{rounds}: {way:22} {len(corpus) / seconds[way][-1]:7.1f} texts/s", flush=True)
-    return {way: len(corpus) / statistics.median(values) for way, values in seconds.items()}
+QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
+#: Asked only by name.
+MORE = ("cpu",)
 
 
 def main() -> None:
+    args = parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = Run(
+        precisions=tuple(args.precision.split(",")),
+        corpora=tuple(args.corpora.split(",")) if args.corpora else (),
+        rounds=args.rounds,
+        texts=args.texts,
+        requests=args.requests,
+        minutes=args.minutes,
+        peers_python=args.peers.absolute() if args.peers else None,
+        folder=args.out,
+    )
+    if run.peers_python is None:
+        run.skip("peers", "no environment was named; `make bench` makes one and names it with --peers")
+    facts = machine.facts(run.peers_python)
+    found: list[figures.Figure] = []
+    began_s = time.monotonic()
+    for name in args.questions or QUESTIONS:
+        say(f"{name} ({time.monotonic() - began_s:.0f} s in)")
+        found += importlib.import_module(name).ask(run)
+        # After every question, so that a run that is stopped leaves what it has found.
+        write(args.out, found, facts, run.skipped)
+    print(figures.table(found))
+    say(f"done in {time.monotonic() - began_s:.0f} s; written to {args.out}")
+
+
+def write(out: Path, found: list[figures.Figure], facts: dict[str, Any], skipped: dict[str, str]) -> None:
+    report = figures.report(found, facts, skipped)
+    (out / "bench.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (out / "bench.md").write_text(figures.table(found) + "\n")
+    if any(f.question == "throughput" for f in found):
+        caption = f"{facts['cpu']}, {facts['cores']} cores; all-MiniLM-L6-v2, at most 256 tokens"
+        if {"avx512_bf16", "amx_bf16"} & set(facts["flags"]):
+            caption += "; fp32 but for OpenVINO, which computes in bf16 on this CPU"
+        (out / "speed.svg").write_text(chart.svg(found, caption))
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are printed")
-    parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; only by name: cpu"
+    )
+    parser.add_argument("--precision", default="fp32", help="comma-separated; one that the worker refuses is left out")
+    parser.add_argument("--corpora", help=f"of the throughput question, of {', '.join(CORPORA)}; default all")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are given")
+    parser.add_argument("--texts", type=int, default=1000, help="texts a round")
+    parser.add_argument("--requests", type=int, default=500, help="interactive requests, idle and under load each")
+    parser.add_argument("--minutes", type=float, default=1.5, help="of load for the memory question")
+    parser.add_argument("--peers", type=Path, help="Python of an environment with benchmarks/peers.txt")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for bench.json, bench.md, speed.svg")
     args = parser.parse_args()
-
-    files = resolve(DEFAULT_MODEL, data_dir=data_dir(os.environ))
-    raw = (str(files.graph), str(files.tokenizer), str(files.max_tokens))
-    corpora = {"mixed": corpus.mixed(args.texts), "short": corpus.short(args.texts)}
-    with peer_folder(files) as folder, mill.running() as running:
-        ways: dict[str, Callable[[list[str]], float]] = {
-            "embedmill": lambda texts: end_to_end(running, texts),
-            "ceiling": lambda texts: min(script("ceiling.py", *raw, str(b), corpus=texts) for b in CEILING_BUDGETS),
-            "fastembed threads=2": lambda texts: script("fastembed_peer.py", folder, "16", "0", corpus=texts),
-            "fastembed parallel=2": lambda texts: script("fastembed_peer.py", folder, "16", "2", corpus=texts),
-        }
-        memory = PeakMemory(running.worker_pid)
-        memory.start()
-        report = {name: measure(name, texts, args.rounds, ways) for name, texts in corpora.items()}
-        peak_mb = memory.stop()
-    print_table(report)
-    print(f"\nworker tree, two children, peak during all of it: {peak_mb:.0f} MB PSS")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"texts_per_s": report, "peak_pss_mb": peak_mb}, indent=2))
-
-
-def peer_folder(files: ModelFiles) -> tempfile.TemporaryDirectory[str]:
-    """Give a folder as fastembed wants one: the same graph and tokenizer, the same limit of tokens."""
-    source = Path(files.tokenizer).parent
-    folder = tempfile.TemporaryDirectory()
-    for path in [*source.iterdir(), *Path(files.graph).parent.iterdir()]:
-        target = Path(folder.name) / path.name
-        if path.is_file() and not target.exists():
-            target.symlink_to(path.resolve())
-    for name, content in {
-        "config.json": {"pad_token_id": 0},
-        "tokenizer_config.json": {"model_max_length": files.max_tokens, "pad_token": "[PAD]"},
-        "special_tokens_map.json": {
-            "pad_token": "[PAD]",
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "unk_token": "[UNK]",
-        },
-    }.items():
-        target = Path(folder.name) / name
-        target.unlink(missing_ok=True)
-        target.write_text(json.dumps(content))
-    return folder
-
-
-def print_table(report: dict[str, dict[str, float]]) -> None:
-    peers = [way for way in next(iter(report.values())) if way != "embedmill"]
-    print("\n| texts | embedmill | " + " | ".join(f"÷ {peer}" for peer in peers) + " |")
-    print("| --- |" + " ---: |" * (1 + len(peers)))
-    for name, rate in report.items():
-        ours = rate["embedmill"]
-        print(f"| {name} | {ours:.0f} texts/s | " + " | ".join(f"{ours / rate[peer]:.2f}" for peer in peers) + " |")
+    if unknown := set(args.questions) - {*QUESTIONS, *MORE}:
+        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join((*QUESTIONS, *MORE))}")
+    if args.corpora and (unknown := set(args.corpora.split(",")) - set(CORPORA)):
+        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(CORPORA)}")
+    return args
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import signal
 import time
 from dataclasses import dataclass
 
-import corpus
 import numpy as np
 import psutil
 import pytest
@@ -15,6 +14,7 @@ import redis
 
 from embedmill import EmbeddingClient, Job
 from embedmill.keys import Keyspace
+from embedmill_worker import corpus
 
 MODEL = "all-MiniLM-L6-v2"
 

@@ -2,12 +2,12 @@
 
 import random
 
-import corpus
 import numpy as np
 import pytest
 
 from embedmill import EmbeddingClient
 from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill_worker import corpus
 
 MODEL = "all-MiniLM-L6-v2"
 

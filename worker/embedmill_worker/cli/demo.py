@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
@@ -16,9 +13,7 @@ from embedmill_worker.cli.terminal import progress, say
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
-    from embedmill.settings import ClientSettings
     from embedmill.vectors import Vectors
-    from embedmill_worker.cli.child import WorkerProcess
     from embedmill_worker.passages import Passage
 
 QUESTIONS: Final = (
@@ -31,7 +26,7 @@ QUESTIONS: Final = (
 #: Passages shown for a question.
 SHOWN: Final = 3
 
-#: Seconds that a worker may take to be ready once its model is here, and the job to be done.
+#: Seconds for reading vectors that are done.
 PATIENCE_S: Final = 600.0
 
 _EPILOG: Final = """\
@@ -57,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Embed the language reference and answer questions from it."""
     from pydoc_data.topics import topics
 
+    from embedmill_worker.cli.mill import throw_away_mill
     from embedmill_worker.cli.models import fetch
     from embedmill_worker.passages import passages
     from embedmill_worker.settings import WorkerSettings
@@ -66,49 +62,12 @@ def run(args: argparse.Namespace) -> int:
     environment["EMBEDMILL_MODEL"] = settings.models[0]
     say(f"preparing {settings.model_names[0]} (fetched once, into {settings.data_dir})")
     fetch(settings.models[0], settings.data_dir.absolute())
-    with mill(environment) as client:
-        found = passages(topics)
-        vectors = report(client, found)
-        answer(client, found, vectors)
-    return 0
-
-
-@contextmanager
-def mill(environment: dict[str, str]) -> Iterator[EmbeddingClient]:
-    """Run a throw-away server and worker; gives a client of theirs."""
-    from embedmill.client import EmbeddingClient
-    from embedmill.settings import ClientSettings
-    from embedmill_worker.cli.child import WorkerProcess
-    from embedmill_worker.valkey import EmbeddedValkey
-
     say("starting a server and a worker")
-    with tempfile.TemporaryDirectory(prefix="embedmill-demo-") as folder, EmbeddedValkey(persistent=False) as server:
-        # Whatever the worker puts aside goes with the folder.
-        own = {**environment, "EMBEDMILL_REDIS_URL": server.url, "TMPDIR": folder}
-        settings = ClientSettings.from_env(environ=own)
-        with (
-            WorkerProcess(own, log=Path(folder) / "worker.log") as worker,
-            EmbeddingClient(server.url, settings.model, namespace=settings.namespace) as client,
-        ):
-            wait_ready(settings, worker)
-            yield client
-
-
-def wait_ready(settings: ClientSettings, worker: WorkerProcess) -> None:
-    """Wait until the worker takes work.
-
-    Raises:
-        ModelLoadError: it ended instead; holds its last words.
-    """
-    from embedmill.errors import ModelLoadError
-    from embedmill.status import wait_for_worker
-
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not wait_for_worker(settings, timeout_s=0.5):
-        if worker.exit_code is not None:
-            raise ModelLoadError(settings.model or "", f"the worker ended; it said: {worker.last_words()}")
-        if time.monotonic() > deadline_s:
-            raise ModelLoadError(settings.model or "", f"the worker was not ready after {PATIENCE_S:.0f} s")
+    with throw_away_mill(environment) as mill:
+        found = passages(topics)
+        vectors = report(mill.client, found)
+        answer(mill.client, found, vectors)
+    return 0
 
 
 def report(client: EmbeddingClient, found: Sequence[Passage]) -> Vectors:

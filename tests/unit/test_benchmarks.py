@@ -1,0 +1,166 @@
+"""What the benchmarks and `embedmill bench` compute, without measuring anything."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import chart
+import cpu
+import figures
+import memory
+import pytest
+
+from embedmill_worker import corpus, pss
+from embedmill_worker.cli.load import Percentiles
+
+HERE = Path(chart.__file__).parent
+
+
+def rates(name, value, corpus="mixed", precision=""):
+    """A figure of the throughput question."""
+    return figures.of_rounds(
+        [value], question="throughput", name=name, unit="texts/s", corpus=corpus, precision=precision
+    )
+
+
+@pytest.mark.parametrize("name", corpus.CORPORA)
+def test_a_corpus_is_the_same_every_time_and_another_with_another_seed(name):
+    make = corpus.CORPORA[name]
+    texts = make(50)
+    assert texts == make(50)
+    assert make(20) == texts[:20]
+    assert texts != make(50, seed=99)
+    assert all(texts)
+
+
+def test_the_multilingual_corpus_holds_seven_scripts_besides_latin_words():
+    text = "".join(corpus.multilingual(300))
+    blocks = {
+        "Cyrillic": "Ѐӿ",
+        "Greek": "ͰϿ",
+        "Arabic": "؀ۿ",
+        "Devanagari": "ऀॿ",
+        "Han": "一鿿",
+        "Hiragana": "ぁゟ",
+        "Hangul": "가힣",
+    }
+    assert {name for name, (low, high) in blocks.items() if any(low <= char <= high for char in text)} == set(blocks)
+
+
+def test_long_texts_are_longer_than_short_ones_ever_are():
+    assert min(len(text.split()) for text in corpus.long(100)) >= 150
+    assert {len(text.split()) for text in corpus.short(500)} == set(range(3, 15))
+
+
+def test_ratios_are_taken_within_a_round_so_that_a_slow_moment_cancels_out():
+    found = figures.ratios([100, 50, 90], [50, 25, 60], question="q", name="n")
+    assert (found.value, found.low, found.high, found.unit) == (2.0, 1.5, 2.0, "×")
+
+
+def test_ratios_of_unequal_rounds_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        figures.ratios([1, 2], [1], question="q", name="n")
+
+
+@pytest.mark.parametrize(("value", "is_met"), [(0.90, True), (0.91, True), (0.89, False)])
+def test_a_ratio_must_reach_its_target(value, is_met):
+    figure = figures.of_rounds(
+        [value], question="throughput", name="embedmill ÷ ceiling", corpus="mixed", precision="fp32", unit="×"
+    )
+    assert figures.target_of(figure).is_met(figure.value) is is_met
+    assert ("**missed**" in figures.table([figure])) is not is_met
+    (row,) = figures.report([figure], {}, {})["figures"]
+    assert (row["target"], row["met"]) == ("≥ 0.9", is_met)
+
+
+def test_a_bound_from_the_same_run_is_an_upper_one():
+    figure = figures.Figure(question="latency", name="p99", value=9.0, low=8.0, high=9.5, unit="ms", bound=8.5)
+    assert "≤ 8.5 **missed**" in figures.table([figure])
+
+
+def test_a_figure_without_a_target_is_in_the_table_and_the_json():
+    figure = rates("ceiling", 1234.5)
+    assert "| ceiling | mixed |  | 1,234 texts/s | 1,234 to 1,234 |  |" in figures.table([figure])
+    report = json.loads(json.dumps(figures.report([figure], {"cores": 2}, {"int8": "refused"})))
+    assert report["figures"][0] == {
+        "question": "throughput",
+        "name": "ceiling",
+        "value": 1234.5,
+        "low": 1234.5,
+        "high": 1234.5,
+        "unit": "texts/s",
+        "corpus": "mixed",
+    }
+    assert report["skipped"] == {"int8": "refused"}
+
+
+def test_the_slope_is_that_of_a_line_through_noise():
+    noisy = [(float(s), 100 + 0.002 * s + (0.1 if s % 2 else -0.1)) for s in range(600)]
+    assert memory.slope(noisy) == pytest.approx(0.002, rel=0.01)
+
+
+def test_the_plot_has_ours_first_and_the_others_by_speed():
+    found = [
+        rates("slow", 5.0),
+        rates("ceiling", 100.0),
+        rates("fast & good", 50.0),
+        rates("embedmill", 95.0, precision="fp32"),
+        rates("embedmill", 900.0, corpus="short", precision="fp32"),
+    ]
+    names = [name for name, _ in chart.bars(found, "mixed")]
+    assert names == ["embedmill, fp32", "raw ONNX Runtime, the ceiling", "fast & good", "slow"]
+    drawn = chart.svg(found, "a machine")
+    assert drawn.count("<rect") == 1 + len(found)
+    assert "fast &amp; good" in drawn
+
+
+def test_percentiles_lie_between_neighbours():
+    found = Percentiles.of([float(i) for i in range(101)])
+    assert (found.p50, found.p95, found.p99) == (50.0, 95.0, 99.0)
+    with pytest.raises(ValueError, match="no values"):
+        Percentiles.of([])
+
+
+def test_a_tree_s_memory_is_that_of_all_its_processes(tmp_path):
+    for pid, children, kib in ((1, "2 3", 1000), (2, "", 500), (3, "4", 500), (4, "", 48), (9, "", 7777)):
+        task = tmp_path / str(pid) / "task" / str(pid)
+        task.mkdir(parents=True)
+        (task / "children").write_text(children)
+        (tmp_path / str(pid) / "smaps_rollup").write_text(f"Rss: 9999 kB\nPss:  {kib} kB\nPss_Dirty: 1 kB\n")
+    assert sorted(pss.tree(1, tmp_path)) == [1, 2, 3, 4]
+    assert pss.tree_mb(1, tmp_path) == pytest.approx(2048 * 1024 / 1e6)
+
+
+def test_a_process_that_has_ended_takes_no_memory(tmp_path):
+    assert pss.tree_mb(1, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("stack", "part"),
+    [
+        ("main (app.py:1);work (embedmill_worker/work.py:9);run (embedmill_worker/engine/session.py:80)", "graph"),
+        ("work (embedmill_worker/work.py:9);pack_reply (embedmill/protocol.py:2)", "codec"),
+        ("loop (celery/worker.py:1);poll (kombu/eventio.py:1)", cpu.REST),
+    ],
+)
+def test_a_sample_counts_for_the_innermost_part(stack, part):
+    assert cpu.part_of(stack) == part
+
+
+@pytest.mark.parametrize("script", [HERE / "ceiling.py", *sorted((HERE / "peers").glob("*.py"))], ids=lambda p: p.name)
+def test_what_we_are_compared_with_knows_nothing_of_us(script):
+    modules = set()
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+    assert modules
+    assert not [name for name in modules if name.startswith("embedmill")]
+
+
+def test_every_peer_is_pinned():
+    lines = [line for line in (HERE / "peers.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines
+    assert all(re.fullmatch(r"[a-z-]+(\[[a-z]+\])?==[0-9.]+", line) for line in lines)
