@@ -38,7 +38,7 @@ from embedmill.errors import (
 )
 from embedmill.flows import JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
-from embedmill.vectors import unpack_binary
+from embedmill.vectors import unpack_binary, unpack_int8
 
 __all__ = [
     "AsyncEmbeddingClient",
@@ -74,5 +74,6 @@ __all__ = [
     "UnknownModelError",
     "signature",
     "unpack_binary",
+    "unpack_int8",
     "vectors_of",
 ]

@@ -3,7 +3,7 @@
 | dtype     | row                                  | back to numbers                                   |
 | float32   | as the model gave it, L2 length 1    |                                                   |
 | float16   | rounded to nearest even              | ``row.astype(np.float32)``                        |
-| int8      | ``round(127 * x)``, |x| at most 1    | ``row / 127``; the scale is the same for all rows |
+| int8      | ``round(127 * x)``; a row longer than 1 is scaled to length 1 first | ``unpack_int8``: ``row / 127`` |
 | binary    | bit i is ``x[i] > 0``, most significant bit first, ``dimension / 8`` uint8 a row | ``unpack_binary`` |
 """
 
@@ -21,6 +21,12 @@ Vectors = npt.NDArray[Any]
 
 #: int8 steps for a component of 1.0.
 INT8_SCALE: Final = 127.0
+
+#: What an infinite component counts as: its square is still a float32.
+LARGEST: Final = 1e15
+
+#: A row of length 1, with room for rounding.
+LONGEST_UNIT: Final = np.float32(1.001)
 
 
 class Dtype(StrEnum):
@@ -77,9 +83,12 @@ def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
         return np.ascontiguousarray(vectors, dtype="<f4").tobytes()
     if dtype is Dtype.FLOAT16:
         return vectors.astype("<f2").tobytes()
-    finite = np.nan_to_num(vectors, nan=0.0)
+    finite = np.nan_to_num(vectors, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
     if dtype is Dtype.INT8:
-        steps: npt.NDArray[np.int8] = np.rint(np.clip(finite, -1, 1) * INT8_SCALE).astype(np.int8)
+        # Only models that do not normalise have longer rows; clipped, they would lose their direction.
+        norms = np.sqrt(np.einsum("ij,ij->i", finite, finite, dtype=np.float32))
+        shortened = finite / np.where(norms > LONGEST_UNIT, norms, np.float32(1))[:, None]
+        steps: npt.NDArray[np.int8] = np.rint(np.clip(shortened, -1, 1) * INT8_SCALE).astype(np.int8)
         return steps.tobytes()
     check_binary(vectors.shape[1])
     bits: npt.NDArray[np.uint8] = np.packbits(finite > 0, axis=1)
@@ -103,6 +112,11 @@ def blank(count: int, dtype: Dtype, dimension: int) -> Vectors:
     """Give (count, columns) rows that mean «no vector»: NaN, or zeros for integer and binary dtypes."""
     fill = np.nan if dtype in (Dtype.FLOAT32, Dtype.FLOAT16) else 0
     return np.full((count, dtype.columns(dimension)), fill, dtype=dtype.numpy)
+
+
+def unpack_int8(vectors: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """Turn int8 rows (n, dimension) into float32 rows of length 1 at most, within half a step of 1 / 127."""
+    return vectors.astype(np.float32) / np.float32(INT8_SCALE)
 
 
 def unpack_binary(vectors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

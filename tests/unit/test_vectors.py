@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embedmill import unpack_binary, vectors
+from embedmill import unpack_binary, unpack_int8, vectors
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.vectors import Dtype
 
@@ -76,7 +76,9 @@ def test_float16_comes_back_within_its_rounding(matrix):
 def test_int8_comes_back_within_half_a_step(matrix):
     back = vectors.from_bytes(vectors.to_bytes(matrix, Dtype.INT8), Dtype.INT8, matrix.shape[1])
     assert back.dtype == np.int8
-    assert np.abs(back / vectors.INT8_SCALE - matrix).max(initial=0) <= 0.5 / vectors.INT8_SCALE + 1e-6
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    expected = matrix / np.where(lengths > 1, lengths, 1)
+    assert np.abs(unpack_int8(back) - expected).max(initial=0) <= 0.5 / vectors.INT8_SCALE + 1e-3
 
 
 @given(matrices.filter(lambda m: m.shape[1] % 8 == 0))
@@ -104,9 +106,18 @@ def test_a_rejected_row_is_nan_or_zeros_whichever_way_it_is_made(dtype):
     assert np.isnan(rows).all() if rows.dtype.kind == "f" else not rows.any()
 
 
-def test_int8_holds_more_than_one_at_its_edge():
+def test_int8_keeps_the_direction_of_rows_that_are_not_normalised():
+    rows = np.array([[3.0, -4.0, 12.0, 0.0], [300, 0, 0, 400], [0.1, 0.2, -0.2, 0.1]], dtype=np.float32)
+    back = unpack_int8(vectors.from_bytes(vectors.to_bytes(rows, Dtype.INT8), Dtype.INT8, 4))
+
+    assert back.dtype == np.float32
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(back, rows / np.where(lengths > 1, lengths, 1), atol=0.5 / 127 + 1e-6)
+
+
+def test_int8_of_endless_components_points_their_way():
     row = np.array([[2.0, -2.0, np.inf, -np.inf]], dtype=np.float32)
-    assert np.frombuffer(vectors.to_bytes(row, Dtype.INT8), np.int8).tolist() == [127, -127, 127, -127]
+    assert np.frombuffer(vectors.to_bytes(row, Dtype.INT8), np.int8).tolist() == [0, 0, 90, -90]
 
 
 @pytest.mark.parametrize(("size", "dimension"), [(7, 2), (4, 0), (4, -4), (1, 1)])
