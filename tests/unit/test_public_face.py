@@ -13,7 +13,7 @@ PACKAGE = Path(embedmill.__file__).parent
 PUBLIC = {
     *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job"),
     *("EmbeddingReply", "JobState", "JobStatus", "Reason", "Rejected", "ReplyPart"),
-    *("signature", "unpack_binary", "vectors_of"),
+    *("signature", "unpack_binary", "unpack_int8", "vectors_of"),
     *("BrokerUnavailableError", "ClientClosedError", "EmbedError", "EngineError", "InferenceError"),
     *("InvalidRequestError",),
     *("InvalidTextError", "JobCancelledError", "JobConflictError", "MessageError", "ModelLoadError"),
