@@ -1,4 +1,4 @@
-"""One text a request, many in flight, against the hand-written worker with one text a task.
+"""One text a request, many in flight, against one job of the same texts and the hand-written worker with one text a task.
 
 python benchmarks/run.py single
 """
@@ -17,6 +17,7 @@ from peer import PeerError, fastembed_folder, handwritten
 
 from embedmill import AsyncEmbeddingClient
 from embedmill_worker import corpus
+from embedmill_worker.cli.load import bulk_s
 from embedmill_worker.cli.mill import Mill
 
 IN_FLIGHT = 256
@@ -39,6 +40,8 @@ def ask(run: Run) -> list[Figure]:
         for name in CORPORA:
             texts = corpus.CORPORA[name](run.texts)
             ways: dict[str, Callable[[], float]] = {p: partial(seconds, mill, texts) for p, mill in mills.items()}
+            jobs = {f"{p}, one job": partial(bulk_s, mill.client, texts) for p, mill in mills.items()}
+            ways |= jobs
             if peer is not None:
                 ways[THEIRS] = partial(peer.seconds, texts, texts_per_task=1, in_flight=IN_FLIGHT)
             rates = interleave(f"single, {name}", texts, run.rounds, ways)
@@ -46,6 +49,8 @@ def ask(run: Run) -> list[Figure]:
             for precision in mills:
                 ours = rates[precision]
                 figures.append(of_rounds(ours, name="one text a request", precision=precision, unit="texts/s", **what))
+                title = "one text a request ÷ one job of them all"
+                figures.append(ratios(ours, rates[f"{precision}, one job"], name=title, precision=precision, **what))
                 if peer is not None:
                     title = "one text a request ÷ hand-written worker"
                     figures.append(ratios(ours, rates[THEIRS], name=title, precision=precision, **what))

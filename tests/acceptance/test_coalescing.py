@@ -2,13 +2,13 @@
 
 import asyncio
 
-import corpus
 import numpy as np
 import pytest
 import redis
 
 from embedmill import AsyncEmbeddingClient, TextsRejectedError
 from embedmill.reply import Reason
+from embedmill_worker import corpus
 
 MODEL = "all-MiniLM-L6-v2"
 
