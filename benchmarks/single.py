@@ -1,4 +1,4 @@
-"""One text a request, many in flight, against one job of the same texts and the hand-written worker with one text a task.
+"""One text a request, many in flight, against one job of them all and the hand-written worker with one text a task.
 
 python benchmarks/run.py single
 """
