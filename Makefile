@@ -29,7 +29,7 @@ check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests 
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/hadolint Dockerfile
 
-bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit and against others, in one run of 20 minutes
+bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit and against others, in one run of half an hour
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(ARGS)
 
 soak: $(VENV)/.dev  ## minutes of mixed load, to see whether memory grows

@@ -70,10 +70,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; only by name: cpu"
     )
-    parser.add_argument("--precision", default="fp32", help="comma-separated; one that the worker refuses is left out")
+    parser.add_argument("--precision", default="fp32,bf16,int8", help="comma-separated; one that the worker refuses is left out")
     parser.add_argument("--corpora", help=f"of the throughput question, of {', '.join(CORPORA)}; default all")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are given")
-    parser.add_argument("--texts", type=int, default=1000, help="texts a round")
+    parser.add_argument("--texts", type=int, default=500, help="texts a round")
     parser.add_argument("--requests", type=int, default=500, help="interactive requests, idle and under load each")
     parser.add_argument("--minutes", type=float, default=1.5, help="of load for the memory question")
     parser.add_argument("--peers", type=Path, help="Python of an environment with benchmarks/peers.txt")
