@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.files import BackEnd, ModelFiles
+from embedmill_worker.models.fasttext_file import FastTextFile
+from embedmill_worker.models.files import BackEnd
+from embedmill_worker.models.model import Model
 from embedmill_worker.models.quantized import quantized_graph
 from embedmill_worker.models.static import StaticTable
 
 
-def in_precision(files: ModelFiles | StaticTable, precision: str, *, data_dir: Path) -> ModelFiles | StaticTable:
+def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
     """Gives the model as it is asked for; builds its int8 graph if there is none yet.
 
     Args:
@@ -22,6 +24,9 @@ def in_precision(files: ModelFiles | StaticTable, precision: str, *, data_dir: P
     """
     if precision in ("", files.precision):
         return files
+    if isinstance(files, FastTextFile):
+        reason = f"EMBEDMILL_PRECISION is {precision}, and fastText is served in fp32 alone"
+        raise ModelLoadError(files.name, f"{reason}; unset EMBEDMILL_PRECISION")
     if isinstance(files, StaticTable):
         reason = f"EMBEDMILL_PRECISION is {precision}, and {files.table.name} is a table in {files.precision}"
         raise ModelLoadError(files.name, f"{reason}; unset EMBEDMILL_PRECISION")
