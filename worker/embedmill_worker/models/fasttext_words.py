@@ -22,7 +22,7 @@ MAX_WORD_BYTES: Final = 65_535
 #: Bytes of an entry besides its word: a zero, an int64 count and an int8 type.
 ENTRY_BYTES: Final = 10
 #: Words from which the index is kept in the data folder: below, it is made in a fifth of a second.
-KEPT_FROM_WORDS: Final = 200_000
+KEPT_FROM_WORDS: Final = 500_000
 #: Part of what the index's folder is called: to be raised when its layout changes.
 _VERSION = 1
 #: Words that are hashed at a time.
@@ -61,7 +61,7 @@ class WordIndex:
 
     @classmethod
     def build(cls, data: mmap.mmap, start: int, words: int, labels: int) -> Self:
-        """Reads a dictionary; 2 million words take two seconds.
+        """Reads a dictionary; 2 million words take 0.8 s.
 
         Raises:
             ValueError: it is damaged.
