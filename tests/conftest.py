@@ -132,12 +132,17 @@ class FastTextWriter:
     ) -> Path:
         """The rows of words hold random numbers, those of n-grams are a hole that reads as zeros."""
         fields = {"magic": 793_712_314, "version": 12, "model": 2, "word_ngrams": 1, "minn": 3, "maxn": 6, "pruned": -1}
-        fields |= {"words": len(words), "labels": len(labels), "total": len(words) + len(labels), "quantised": 0}
+        fields |= {
+            "word_count": len(words),
+            "label_count": len(labels),
+            "total": len(words) + len(labels),
+            "quantised": 0,
+        }
         fields |= {
             "rows": len(words) + bucket,
             "columns": dimension,
             "out_rows": len(words),
-            "bucket": bucket,
+            "stated_bucket": bucket,
         } | changes
         f = {key: int(value) for key, value in fields.items()}
         arguments = (
@@ -149,7 +154,7 @@ class FastTextWriter:
             f["word_ngrams"],
             1,
             f["model"],
-            f["bucket"],
+            f["stated_bucket"],
             f["minn"],
             f["maxn"],
             100,
@@ -158,7 +163,7 @@ class FastTextWriter:
         path = self.folder / name
         with path.open("wb") as file:
             file.write(struct.pack("<2i12id", f["magic"], f["version"], *arguments))
-            file.write(struct.pack("<3i2q", f["total"], f["words"], f["labels"], 100, f["pruned"]))
+            file.write(struct.pack("<3i2q", f["total"], f["word_count"], f["label_count"], 100, f["pruned"]))
             for i, word in enumerate((*words, *labels)):
                 file.write(word + b"\0" + struct.pack("<qb", 7, i >= len(words)))
             file.write(struct.pack("<?2q", f["quantised"], f["rows"], f["columns"]))

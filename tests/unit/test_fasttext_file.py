@@ -53,10 +53,10 @@ def test_vectors_are_not_normalised_and_unknown_words_are_zeros(write_fasttext, 
         ({"pruned": 7}, "pruned"),
         ({"pruned": 0}, "pruned"),
         ({"quantised": 1}, "quantised"),
-        ({"words": -1, "total": -1}, "-1 words"),
-        ({"total": 2**31 - 1, "words": 2**31 - 1}, "2147483647 entries does not fit"),
+        ({"word_count": -1, "total": -1}, "-1 words"),
+        ({"total": 2**31 - 1, "word_count": 2**31 - 1}, "2147483647 entries does not fit"),
         ({"total": 4}, "counts 4 entries, 3 words and 0 labels"),
-        ({"words": 2, "labels": 1}, "does not hold 2 words and then 1 labels"),
+        ({"word_count": 2, "label_count": 1}, "does not hold 2 words and then 1 labels"),
         ({"out_rows": 2**60}, "output matrix, 1152921504606846976 × 4"),
         ({"out_rows": -1}, "output matrix"),
     ],
@@ -86,10 +86,9 @@ def test_words_that_cannot_be_are_refused(write_fasttext, tmp_path, words):
 
 
 def test_quantised_models_are_refused_with_the_way_out(trained_fasttext, tmp_path):
-    official = trained_fasttext("supervised", wordNgrams=1, minn=0, maxn=0).official
+    trained = trained_fasttext("supervised", wordNgrams=3, minn=2, maxn=5)
     path = tmp_path / "small.ftz"
-    shutil.copy(trained_fasttext("supervised", wordNgrams=1, minn=0, maxn=0).path, tmp_path / "whole.bin")
-    reread = type(official)(str(tmp_path / "whole.bin"))
+    reread = type(trained.official)(str(trained.path))
     reread.quantize(qnorm=True)
     reread.save_model(str(path))
     with pytest.raises(ModelLoadError, match=r"name the \.bin that it was made from"):

@@ -191,6 +191,7 @@ def _digest(data: mmap.mmap, index: WordIndex, start: int, end: int) -> str:
     """Takes header and dictionary whole and a sample of the matrix; see docs/decisions/0007."""
     taken = sha256(f"{index.sha256} {len(data)} {start} {end} ".encode())
     last = max(start, end - _PAGE_BYTES)
+    data.madvise(mmap.MADV_RANDOM)  # else each page brings its neighbours along, by the megabyte on some disks
     step = max(_PAGE_BYTES, (last - start) // (_SAMPLED_PAGES - 1))
     for place in (*range(start, last, step), last):
         taken.update(data[place : min(place + _PAGE_BYTES, end)])
