@@ -70,7 +70,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; only by name: cpu"
     )
-    parser.add_argument("--precision", default="fp32,bf16,int8", help="comma-separated; one that the worker refuses is left out")
+    parser.add_argument(
+        "--precision", default="fp32,bf16,int8", help="comma-separated; one that the worker refuses is left out"
+    )
     parser.add_argument("--corpora", help=f"of the throughput question, of {', '.join(CORPORA)}; default all")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are given")
     parser.add_argument("--texts", type=int, default=500, help="texts a round")

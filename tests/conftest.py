@@ -2,10 +2,14 @@
 
 import json
 import os
+import random
 import secrets
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,3 +112,117 @@ def golden() -> Golden:
         vectors=np.load(folder / "vectors.npy"),
         token_counts=[row["token_count"] for row in rows],
     )
+
+
+@dataclass(frozen=True)
+class FastTextWriter:
+    """Writes files as fastText does, from scratch, so that they may be huge, odd or wrong."""
+
+    folder: Path
+
+    def __call__(
+        self,
+        name: str = "made.bin",
+        *,
+        words: tuple[bytes, ...] = (b"</s>", b"river", b"pagi"),
+        labels: tuple[bytes, ...] = (),
+        dimension: int = 4,
+        bucket: int = 20,
+        **changes: int,
+    ) -> Path:
+        """The rows of words hold random numbers, those of n-grams are a hole that reads as zeros."""
+        fields = {"magic": 793_712_314, "version": 12, "model": 2, "word_ngrams": 1, "minn": 3, "maxn": 6, "pruned": -1}
+        fields |= {
+            "word_count": len(words),
+            "label_count": len(labels),
+            "total": len(words) + len(labels),
+            "quantised": 0,
+        }
+        fields |= {
+            "rows": len(words) + bucket,
+            "columns": dimension,
+            "out_rows": len(words),
+            "stated_bucket": bucket,
+        } | changes
+        f = {key: int(value) for key, value in fields.items()}
+        arguments = (
+            dimension,
+            5,
+            5,
+            1,
+            5,
+            f["word_ngrams"],
+            1,
+            f["model"],
+            f["stated_bucket"],
+            f["minn"],
+            f["maxn"],
+            100,
+            1e-4,
+        )
+        path = self.folder / name
+        with path.open("wb") as file:
+            file.write(struct.pack("<2i12id", f["magic"], f["version"], *arguments))
+            file.write(struct.pack("<3i2q", f["total"], f["word_count"], f["label_count"], 100, f["pruned"]))
+            for i, word in enumerate((*words, *labels)):
+                file.write(word + b"\0" + struct.pack("<qb", 7, i >= len(words)))
+            file.write(struct.pack("<?2q", f["quantised"], f["rows"], f["columns"]))
+            matrix = file.tell()
+            rng = np.random.default_rng(3)
+            file.write(rng.normal(size=(len(words), dimension)).astype("<f4").tobytes())
+            file.seek(matrix + (len(words) + bucket) * dimension * 4)
+            file.write(struct.pack("<?2q", False, f["out_rows"], dimension))
+            file.truncate(file.tell() + len(words) * dimension * 4)
+        return path
+
+
+@pytest.fixture
+def write_fasttext(tmp_path: Path) -> FastTextWriter:
+    """Writes fastText files into the test's folder."""
+    return FastTextWriter(tmp_path)
+
+
+@dataclass(frozen=True)
+class TrainedFastText:
+    """A model of the official package and the file that it saved."""
+
+    official: Any
+    path: Path
+
+    def vector(self, text: str) -> np.ndarray | None:
+        """The official vector; None where the package refuses: rows that a model without buckets has not got."""
+        try:
+            return self.official.get_sentence_vector(text)
+        except ValueError:
+            return None
+
+
+#: Words of the trained models: several scripts, a label, the end of a line.
+FASTTEXT_WORDS = ("river", "pagi", "Selamat", "jalan", "toko", "buku", "réunion", "Ünïcode", "данные", "日本語")
+FASTTEXT_WORDS += ("emoji😀", "the", "and", "of", "to", "__label__x", "</s>", "kata-kata")
+
+
+@pytest.fixture(scope="session")
+def trained_fasttext(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainedFastText]:
+    """Trains small models with the official package, each once."""
+    import fasttext
+
+    folder = tmp_path_factory.mktemp("fasttext")
+    rng = random.Random(1)
+    lines = [" ".join(rng.choices(FASTTEXT_WORDS, k=rng.randint(2, 12))) for _ in range(300)]
+    (folder / "plain.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    labelled = [f"__label__{'ab'[i % 2]} {line}" for i, line in enumerate(lines)]
+    (folder / "labelled.txt").write_text("\n".join(labelled) + "\n", "utf-8")
+
+    @cache
+    def train(kind: str, **options: int) -> TrainedFastText:
+        fixed = {"dim": 16, "epoch": 3, "minCount": 1, "bucket": 1_000, "thread": 1, "verbose": 0}
+        if kind == "supervised":
+            official = fasttext.train_supervised(str(folder / "labelled.txt"), **fixed, **options)
+        else:
+            official = fasttext.train_unsupervised(str(folder / "plain.txt"), model=kind, **fixed, **options)
+        path = folder / f"{kind}-{'-'.join(map(str, options.values()))}.bin"
+        official.save_model(str(path))
+        return TrainedFastText(official, path)
+
+    return train

@@ -8,18 +8,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS
+from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_TEXTS
 from embedmill.protocol import ModelCard
 
 #: Tokens that every text has besides its own (CLS and SEP).
 SPECIAL_TOKENS: Final = 2.0
 
-#: Characters that cost as much to tokenize as one token costs in the model. Counts only for texts
-#: far beyond the model's limit, which are tokenized whole to report their length.
-CHARS_PER_TOKENIZED_COST: Final = 400.0
+#: Characters a second that one core tokenizes. Counts for fast models, and for texts far beyond a model's limit, which
+#: are tokenized whole to report their length. So a chunk holds 400,000 characters at most, or one text.
+TOKENIZED_CHARS_PER_S: Final = 1.6e6
 
-#: Tokens of the largest chunk whatever a card says: texts of that cost, in characters of 4 bytes, fit a packed chunk.
-MAX_BUDGET_TOKENS: Final = MAX_CHUNK_BYTES / (4 * CHARS_PER_TOKENIZED_COST) / 2
+#: Most characters that cost as much to tokenize as one token costs in the model, however slow it is.
+MAX_CHARS_PER_COST: Final = 400.0
 
 #: The smallest chunk, as a part of the largest: below it a chunk's round trip through Redis and
 #: Celery (1 to 1.6 ms) shows.
@@ -30,12 +30,13 @@ def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[n
     """Estimate each text's cost in tokens from its length in characters, float64 (n,)."""
     chars = np.asarray(char_counts, dtype=np.float64)
     tokens = np.minimum(chars / card.chars_per_token + SPECIAL_TOKENS, card.max_tokens)
-    return np.asarray(tokens + chars / CHARS_PER_TOKENIZED_COST, dtype=np.float64)
+    chars_per_cost = min(MAX_CHARS_PER_COST, TOKENIZED_CHARS_PER_S / card.tokens_per_s)
+    return np.asarray(tokens + chars / chars_per_cost, dtype=np.float64)
 
 
 def chunk_budget(card: ModelCard) -> float:
     """Give the tokens that one core embeds in ``CHUNK_TARGET_S``."""
-    return min(max(card.tokens_per_s * CHUNK_TARGET_S, 16.0), MAX_BUDGET_TOKENS)
+    return max(card.tokens_per_s * CHUNK_TARGET_S, 16.0)
 
 
 def cut(costs: npt.NDArray[np.float64], *, budget: float, children: int) -> list[npt.NDArray[np.uint32]]:

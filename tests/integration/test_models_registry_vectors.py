@@ -11,7 +11,6 @@ from fastembed import TextEmbedding
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from embedmill.errors import ModelLoadError
 from embedmill_worker.engine import load
 from embedmill_worker.models import StaticTable, fastembed_registry, in_precision, resolve
 from embedmill_worker.models.fastembed_registry import _registry, files_of_registered
@@ -209,13 +208,13 @@ def test_a_folder_of_model2vec_is_served_too(tmp_path):
     np.testing.assert_allclose(raw[0] / np.linalg.norm(raw[0], axis=1, keepdims=True), unit[0], rtol=1e-5)
 
 
-def test_a_static_model_is_refused_in_another_precision(tmp_path):
+def test_a_worker_s_precision_leaves_a_static_model_as_it_is(tmp_path):
     save_tokenizer(tmp_path)
     save_static(tmp_path / "model.safetensors", "any", 8)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "model2vec"}))
     files = resolve(f"mine={tmp_path}", data_dir=tmp_path / "data")
-    with pytest.raises(ModelLoadError, match="a table in fp32"):
-        in_precision(files, "bf16", data_dir=tmp_path)
+    assert in_precision(files, "bf16", data_dir=tmp_path) is files
+    assert files.precision == "fp32"
 
 
 @pytest.mark.parametrize("integer", [TensorProto.INT32, TensorProto.INT64])

@@ -69,15 +69,26 @@ def test_no_text_costs_more_than_the_model_reads_but_for_its_tokenization():
     assert costs.tolist() == [2.0, 102.0 + 1.0, 256.0 + 10.0, 256.0 + 2_500.0]
 
 
-@pytest.mark.parametrize(
-    ("tokens_per_s", "budget"), [(4_000.0, 1_000.0), (1.0, 16.0), (1e9, chunking.MAX_BUDGET_TOKENS)]
-)
+@pytest.mark.parametrize(("tokens_per_s", "budget"), [(4_000.0, 1_000.0), (1.0, 16.0), (1e6, 250_000.0)])
 def test_the_budget_is_the_target_s_worth_of_tokens_within_bounds(tokens_per_s, budget):
     assert CHUNK_TARGET_S == 0.25
     assert chunking.chunk_budget(card(tokens_per_s=tokens_per_s)) == budget
 
 
-@pytest.mark.parametrize("announced", [card(tokens_per_s=1e9), UNKNOWN_CARD], ids=["boasting", "unknown"])
+def test_chunks_of_a_fast_model_are_bounded_by_what_a_core_tokenizes_in_the_target_s_time():
+    fast = card(tokens_per_s=1e6, max_tokens=8_192)
+    costs = chunking.estimate_costs([20_000] * 100, fast)
+    largest = max(len(part) for part in chunking.cut(costs, budget=chunking.chunk_budget(fast), children=1))
+    assert largest * 20_000 <= CHUNK_TARGET_S * chunking.TOKENIZED_CHARS_PER_S
+    short = chunking.estimate_costs([50] * 65_536, fast)
+    assert max(map(len, chunking.cut(short, budget=chunking.chunk_budget(fast), children=2))) == MAX_CHUNK_TEXTS
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [card(tokens_per_s=1e9), card(tokens_per_s=1e6, chars_per_token=1e6), card(tokens_per_s=0.1), UNKNOWN_CARD],
+    ids=["boasting", "fast", "slow", "unknown"],
+)
 def test_the_longest_texts_still_make_chunks_that_a_worker_reads(announced):
     chars = [MAX_TEXT_CHARS] * 12
     costs = chunking.estimate_costs(chars, announced)

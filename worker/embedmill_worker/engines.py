@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from embedmill_worker.engine import Engine, load
 from embedmill_worker.engine.session import runtime
-from embedmill_worker.models import ModelFiles, StaticTable, in_precision, resolve
+from embedmill_worker.models import Model, in_precision, resolve
 from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ class Engines:
             self._load(self._resolve(name))
         return self._loaded[name]
 
-    def _resolve(self, name: str) -> ModelFiles | StaticTable:
+    def _resolve(self, name: str) -> Model:
         spec = next(spec for spec in self._settings.models if spec.partition("=")[0] == name)
         found = resolve(spec, data_dir=self._settings.data_dir)
         return in_precision(found, self._settings.precision, data_dir=self._settings.data_dir)
 
-    def _load(self, files: ModelFiles | StaticTable) -> None:
+    def _load(self, files: Model) -> None:
         log.info("loading %s", files.name, extra={"action": "load_model"})
         self._loaded[files.name] = load(files, cache_dir=self._settings.data_dir / "probes", exact=self._settings.exact)
 

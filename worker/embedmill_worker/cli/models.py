@@ -13,15 +13,16 @@ from embedmill_worker.cli.terminal import progress, say, table
 
 if TYPE_CHECKING:
     from embedmill_worker.engine import Engine
-    from embedmill_worker.models import ModelFiles, StaticTable
+    from embedmill_worker.models import Model
 
 _EPILOG = """\
   # what can be named
   embedmill models list
   # fetch a model now, so that a worker starts without the network
   embedmill models pull sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2
-  # what a model of a folder of yours would be
+  # what a model of a folder of yours would be, or fastText vectors
   embedmill models show mine=/models/mine --json
+  embedmill models show cc=/models/cc.id.300.bin
 """
 
 #: What ``models show`` calls the parts of a price.
@@ -76,7 +77,7 @@ def add(commands: Any) -> None:
         flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
 
 
-def fetch(spec: str, data_dir: Path) -> ModelFiles | StaticTable:
+def fetch(spec: str, data_dir: Path) -> Model:
     """Find a model, fetching it with progress if it is not here.
 
     Raises:
@@ -161,7 +162,7 @@ def _facts(spec: str, precision: str, data_dir: Path) -> dict[str, Any]:
     return describe(files, load(files, cache_dir=data_dir / "probes"))
 
 
-def describe(files: ModelFiles | StaticTable, engine: Engine) -> dict[str, Any]:
+def describe(files: Model, engine: Engine) -> dict[str, Any]:
     """Give what ``models show`` shows."""
     price = engine.price
     told = (

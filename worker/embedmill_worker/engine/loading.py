@@ -8,11 +8,12 @@ from pathlib import Path
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.protocol import ModelCard
 from embedmill_worker import environment
-from embedmill_worker.engine import price, probe
+from embedmill_worker.engine import fasttext_probe, price, probe
 from embedmill_worker.engine.batching import MAX_BATCH_TOKENS
 from embedmill_worker.engine.dense import DenseLayer
 from embedmill_worker.engine.encoder import TransformerEncoder
-from embedmill_worker.engine.engine import Engine
+from embedmill_worker.engine.engine import Engine, Tokenizer
+from embedmill_worker.engine.fasttext import FastTextEncoder, FastTextTokenizer
 from embedmill_worker.engine.forward import ForwardPass
 from embedmill_worker.engine.memory import release_free_memory
 from embedmill_worker.engine.session import OnnxSession, Session
@@ -20,15 +21,18 @@ from embedmill_worker.engine.sessions import open_session, runtime
 from embedmill_worker.engine.static import StaticEncoder
 from embedmill_worker.engine.tokenization import TextTokenizer
 from embedmill_worker.engine.verdict import BatchClass, Price, Verdict, VerdictCache
+from embedmill_worker.models import fasttext_file, static
+from embedmill_worker.models.fasttext_file import FastTextFile
 from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.fingerprint import fingerprint
-from embedmill_worker.models.static import MAX_TOKENS, StaticTable
+from embedmill_worker.models.model import Model
+from embedmill_worker.models.static import StaticTable
 
 log = logging.getLogger(__name__)
 
 
 def load(
-    files: ModelFiles | StaticTable,
+    files: Model,
     *,
     cache_dir: Path | None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -48,6 +52,8 @@ def load(
     environment.prepare()
     if isinstance(files, StaticTable):
         return _load_static(files, cache_dir=cache_dir)
+    if isinstance(files, FastTextFile):
+        return _load_fasttext(files, cache_dir=cache_dir)
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
     cache = VerdictCache(
         cache_dir, fingerprint(files), runtime(files.back_end, files.name), max_batch_tokens, f"{exact=}"
@@ -151,7 +157,7 @@ def _with_task(session: Session, task_id: int, model: str) -> Session:
 
 
 def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
-    tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=MAX_TOKENS, adds_special=False)
+    tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=static.MAX_TOKENS, adds_special=False)
     encoder = StaticEncoder(files)
     cache = VerdictCache(cache_dir, fingerprint(files), encoder.runtime)
     try:
@@ -159,12 +165,33 @@ def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
     except InferenceError as error:
         raise ModelLoadError(files.name, error.reason) from None
     cache.store(verdict)
+    return _table_engine(files, static.MAX_TOKENS, verdict, tokenizer, encoder)
+
+
+def _load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
+    tokenizer = FastTextTokenizer(is_supervised=files.header.is_supervised)
+    encoder = FastTextEncoder(files)
+    cache = VerdictCache(cache_dir, fingerprint(files), encoder.runtime)
+    verdict = cache.load()
+    if verdict is None:
+        verdict = fasttext_probe.measure(files.name, tokenizer, encoder)
+        cache.store(verdict)
+    return _table_engine(files, fasttext_file.MAX_TOKENS, verdict, tokenizer, encoder)
+
+
+def _table_engine(
+    files: StaticTable | FastTextFile,
+    max_tokens: int,
+    verdict: Verdict,
+    tokenizer: Tokenizer,
+    encoder: StaticEncoder | FastTextEncoder,
+) -> Engine:
     return Engine(
         card=ModelCard(
             name=files.name,
             fingerprint=fingerprint(files),
             dimension=encoder.dimension,
-            max_tokens=MAX_TOKENS,
+            max_tokens=max_tokens,
             chars_per_token=verdict.chars_per_token,
             tokens_per_s=verdict.tokens_per_s,
             precision=files.precision,

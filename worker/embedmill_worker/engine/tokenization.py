@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
@@ -15,8 +16,8 @@ from embedmill.errors import InferenceError, ModelLoadError
 class Encoded:
     """One text as the model reads it."""
 
-    #: At most ``max_tokens`` ids, special tokens included.
-    ids: list[int]
+    #: At most ``max_tokens`` ids, special tokens included: what the model's encoder reads.
+    ids: list[Any]
     #: Tokens before truncation, special tokens included.
     token_count: int
 

@@ -1,9 +1,22 @@
 """Models: what is known by name, what a folder holds, and how both become files the engine can run."""
 
+from embedmill_worker.models.fasttext_file import FastTextFile
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.fingerprint import fingerprint
+from embedmill_worker.models.model import Model
 from embedmill_worker.models.precision import in_precision
 from embedmill_worker.models.registry import KnownModel, known, resolve
 from embedmill_worker.models.static import StaticTable
 
-__all__ = ["KnownModel", "ModelFiles", "Pooling", "StaticTable", "fingerprint", "in_precision", "known", "resolve"]
+__all__ = [
+    "FastTextFile",
+    "KnownModel",
+    "Model",
+    "ModelFiles",
+    "Pooling",
+    "StaticTable",
+    "fingerprint",
+    "in_precision",
+    "known",
+    "resolve",
+]

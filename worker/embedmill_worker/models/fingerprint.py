@@ -3,21 +3,33 @@
 import hashlib
 import json
 
+from embedmill_worker.models import fasttext_file, static
+from embedmill_worker.models.fasttext_file import FastTextFile
 from embedmill_worker.models.files import ModelFiles
-from embedmill_worker.models.static import MAX_TOKENS, StaticTable
+from embedmill_worker.models.model import Model
+from embedmill_worker.models.static import StaticTable
 
 #: Hexadecimal characters kept: 64 bits, enough to tell the models of one deployment apart.
 FINGERPRINT_CHARS = 16
 
 
-def fingerprint(model: ModelFiles | StaticTable) -> str:
+def fingerprint(model: Model) -> str:
     """Returns 16 hexadecimal characters; equal if and only if two models give the same vectors.
 
     Names and paths do not count: the same files elsewhere have the same fingerprint.
     """
-    parts = _static_parts(model) if isinstance(model, StaticTable) else _graph_parts(model)
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(_parts(model), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_CHARS]
+
+
+def _parts(model: Model) -> dict[str, object]:
+    match model:
+        case ModelFiles():
+            return _graph_parts(model)
+        case StaticTable():
+            return _static_parts(model)
+        case FastTextFile():
+            return {"weights": model.sha256, "max_tokens": fasttext_file.MAX_TOKENS, "back_end": "numpy"}
 
 
 def _graph_parts(files: ModelFiles) -> dict[str, object]:
@@ -49,6 +61,6 @@ def _static_parts(table: StaticTable) -> dict[str, object]:
         "tokenizer": table.tokenizer_sha256,
         "normalize": table.normalize,
         "unknown_id": table.unknown_id,
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": static.MAX_TOKENS,
         "back_end": "numpy",
     }

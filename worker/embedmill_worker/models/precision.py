@@ -5,11 +5,11 @@ from pathlib import Path
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.files import BackEnd, ModelFiles
+from embedmill_worker.models.model import Model
 from embedmill_worker.models.quantized import quantized_graph
-from embedmill_worker.models.static import StaticTable
 
 
-def in_precision(files: ModelFiles | StaticTable, precision: str, *, data_dir: Path) -> ModelFiles | StaticTable:
+def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
     """Gives the model as it is asked for; builds its int8 graph if there is none yet.
 
     Args:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.fastembed_registry import files_of_registered, registered_models
-from embedmill_worker.models.files import ModelFiles
+from embedmill_worker.models.fasttext_file import fasttext_in, read_fasttext
 from embedmill_worker.models.folder import files_of_folder
-from embedmill_worker.models.static import StaticTable
+from embedmill_worker.models.model import Model
 from embedmill_worker.models.wheel import WHEELS, Progress, find_wheel, wheel_folder
 
 
@@ -56,13 +56,12 @@ def known() -> list[KnownModel]:
     return wheels + registered
 
 
-def resolve(
-    spec: str, *, data_dir: Path, download: bool = True, progress: Progress | None = None
-) -> ModelFiles | StaticTable:
+def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progress | None = None) -> Model:
     """Finds a model, fetches or exports it if need be, and verifies its files.
 
     Args:
-        spec: `name`, `name=folder`, `name=file.onnx`, or a folder alone, which is then called by its last part.
+        spec: `name`, `name=folder`, `name=file.onnx`, `name=file.bin` (fastText), or a folder or fastText file alone,
+            which is then called by its last part.
         data_dir: where downloads, exports and notes are kept.
         download: False to use only what is there.
         progress: called with the model's name, bytes done and bytes in all while something is fetched.
@@ -75,15 +74,21 @@ def resolve(
     if not name or (has_folder and not folder):
         raise ModelLoadError(spec, "write name, name=folder or a folder")
     if has_folder:
-        return files_of_folder(name, Path(folder), data_dir=data_dir)
+        return _files_at(name, Path(folder), data_dir)
     if wheel := find_wheel(name):
         source = wheel_folder(wheel, data_dir=data_dir, download=download, progress=progress)
         return files_of_folder(name, source, data_dir=data_dir)
-    if (path := Path(name).expanduser()).is_dir():
-        return files_of_folder(path.resolve().name, path, data_dir=data_dir)
+    if (path := Path(name).expanduser()).is_dir() or path.suffix == ".bin":
+        return _files_at(path.resolve().name if path.is_dir() else path.stem, path, data_dir)
     if files := files_of_registered(name, data_dir=data_dir, download=download):
         return files
     raise ModelLoadError(name, _unknown(name))
+
+
+def _files_at(name: str, path: Path, data_dir: Path) -> Model:
+    if file := fasttext_in(path.expanduser()):
+        return read_fasttext(name, file, data_dir=data_dir)
+    return files_of_folder(name, path, data_dir=data_dir)
 
 
 def _unknown(name: str) -> str:
