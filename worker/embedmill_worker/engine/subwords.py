@@ -1,4 +1,4 @@
-"""The characters n-grams of many words at once, hashed as fastText does (its `Dictionary::computeSubwords`)."""
+"""The character n-grams of many words at once, hashed as fastText does (its `Dictionary::computeSubwords`)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class WordVectors:
         """``data`` is the mapped file, ``matrix`` its input matrix as bytes, uint8 (rows, 4 × dimension)."""
         self._model, self._data, self._matrix = model, data, matrix
         dimension = model.header.dimension
-        capacity = max(2 * (MAX_TOKENS + 1), _KEPT_BYTES // (4 * dimension))
+        capacity = max(MAX_TOKENS + 1, _KEPT_BYTES // (4 * dimension))
         self._places: dict[bytes, int] = {}
         self._word_bytes = 0
         #: float32 (capacity, dimension); memory is taken as words come.
@@ -52,7 +52,7 @@ class WordVectors:
         self.is_word = np.empty(capacity, dtype=np.bool_)
 
     def places(self, words: Sequence[bytes]) -> Ints:
-        """Give the place of each word, (n,), until the next call; at most half of the capacity may be unknown."""
+        """Give the place of each word, (n,), until the next call; at most ``MAX_TOKENS`` and the end of the line."""
         unknown = [word for word in dict.fromkeys(words) if word not in self._places]
         if unknown:
             if len(self._places) + len(unknown) > len(self.vectors) or self._word_bytes > _KEPT_WORD_BYTES:
