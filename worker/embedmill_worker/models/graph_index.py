@@ -6,6 +6,8 @@ import onnx
 from onnx import NodeProto
 
 _GELUS = frozenset({"BiasGelu", "FastGelu"})
+#: These give rows if all their inputs are rows or weights.
+_ROW_WISE = _GELUS | {"MatMul", "Add", "LayerNormalization"}
 
 
 class GraphIndex:
@@ -15,11 +17,15 @@ class GraphIndex:
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
         self._producers: dict[str, NodeProto] = {}
+        #: Values that are known to be (rows, channels).
+        self.rows: set[str] = set()
         for node in graph.node:
             for name in node.input:
                 self.consumers[name].append(node)
             for name in node.output:
                 self._producers[name] = node
+            if self._gives_rows(node):
+                self.rows.add(node.output[0])
         for value in graph.output:
             self.consumers[value.name].append(NodeProto())  # whoever runs the graph uses it, too
 
@@ -31,19 +37,43 @@ class GraphIndex:
         return weight is not None and len(weight.dims) == 2 and weight.data_type == onnx.TensorProto.FLOAT
 
     def is_attention(self, node: NodeProto) -> bool:
-        """Tells the exporter's attention: behind its embedding layer, with the lengths of rows as mask, no more."""
+        """Tells the exporter's attention, and no other: from rows to rows, with the lengths of texts as mask."""
         if node.op_type != "Attention" or len(node.input) != 4 or {a.name for a in node.attribute} != {"num_heads"}:
             return False
-        counter, behind = self._producers.get(node.input[3]), self.consumers[node.output[0]]
-        is_counted = counter is not None and counter.op_type == "EmbedLayerNormalization"
-        return is_counted and len(behind) == 1 and self.is_dense(behind[0])
+        counter, before, behind = (
+            self._producers.get(node.input[3]),
+            self._producers.get(node.input[0]),
+            self._only_consumer(node.output[0]),
+        )
+        if counter is None or before is None or behind is None or counter.op_type != "EmbedLayerNormalization":
+            return False
+        is_between = self.unfolds_rows(before) and behind.output[0] in self.rows
+        projection = self._only_consumer(behind.output[0])
+        return is_between and projection is not None and self.is_dense(projection)
+
+    def unfolds_rows(self, node: NodeProto) -> bool:
+        """Tells a Reshape of rows, for one consumer alone."""
+        is_reshape = node.op_type == "Reshape" and node.input[0] in self.rows
+        return is_reshape and len(self.consumers[node.output[0]]) == 1
 
     def is_feed_forward(self, node: NodeProto) -> bool:
-        """Tells the first of two dense layers around a fused GELU, and nothing else uses what is between."""
-        if not self.is_dense(node):
+        """Tells the first of two dense layers on rows around a fused GELU, and nothing else uses what is between."""
+        if not self.is_dense(node) or node.input[0] not in self.rows:
             return False
-        after = self.consumers[node.output[0]]
-        if len(after) != 1 or after[0].op_type not in _GELUS or len(after[0].input) != 2:
+        gelu = self._only_consumer(node.output[0])
+        if gelu is None or gelu.op_type not in _GELUS or len(gelu.input) != 2:
             return False
-        last = self.consumers[after[0].output[0]]
-        return len(last) == 1 and self.is_dense(last[0]) and last[0].input[0] == after[0].output[0]
+        last = self._only_consumer(gelu.output[0])
+        return last is not None and self.is_dense(last) and last.input[0] == gelu.output[0]
+
+    def _only_consumer(self, name: str) -> NodeProto | None:
+        return self.consumers[name][0] if len(self.consumers[name]) == 1 else None
+
+    def _gives_rows(self, node: NodeProto) -> bool:
+        if node.op_type == "Reshape":
+            shape = self.weights.get(node.input[1])
+            return shape is not None and list(shape.dims) == [2]
+        if node.op_type not in _ROW_WISE or self.rows.isdisjoint(node.input):
+            return False
+        others = [name for name in node.input if name not in self.rows]
+        return all(name in self.weights and len(self.weights[name].dims) <= 2 for name in others)

@@ -47,8 +47,18 @@ def migration(largest: Floats, weight: Floats) -> Floats:
     return result
 
 
-def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats]) -> list[str]:
-    """Adds products of one value, (rows, inputs), with weights (inputs, outputs); returns (rows, outputs) of each."""
+def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: Sequence[str] = ()) -> list[str]:
+    """Adds products of one value, (rows, inputs), with weights (inputs, outputs).
+
+    Args:
+        writer: takes the nodes.
+        value: name of the value.
+        weights: what it is multiplied with.
+        outputs: names of the products; the writer's own if there are none.
+
+    Returns:
+        Names of the products, (rows, outputs).
+    """
     largest = _row_max(writer, writer.node("Abs", [value]))
     floored = writer.node("Max", [largest, writer.constant(_SMALLEST, np.float32)])
     scale = writer.node("Mul", [floored, writer.constant(1 / 127, np.float32)])
@@ -58,10 +68,10 @@ def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats]) -> list[st
     zeros = writer.node("Expand", [middle, writer.node("Shape", [rows])])
     quantized = writer.node("QuantizeLinear", [value, rows, zeros], axis=0)
     products = []
-    for weight in weights:
+    for weight, output in zip(weights, outputs or [""] * len(weights), strict=True):
         integers, columns = quantize_columns(weight)
         inputs = _product_inputs(writer, quantized, integers, columns)
-        products.append(_scaled(writer, [*inputs, middle], scale))
+        products.append(_scaled(writer, [*inputs, middle], scale, output))
     return products
 
 
@@ -107,8 +117,8 @@ def _product_inputs(writer: OnnxWriter, value: str, integers: npt.NDArray[np.int
     return [value, writer.constant(integers, np.int8), one, writer.constant(columns, np.float32)]
 
 
-def _scaled(writer: OnnxWriter, inputs: list[str], scale: str) -> str:
-    return writer.node("Mul", [writer.node("MatMulIntegerToFloat", inputs, domain=FUSED), scale])
+def _scaled(writer: OnnxWriter, inputs: list[str], scale: str, output: str = "") -> str:
+    return writer.node("Mul", [writer.node("MatMulIntegerToFloat", inputs, domain=FUSED), scale], output=output)
 
 
 def _row_max(writer: OnnxWriter, value: str) -> str:

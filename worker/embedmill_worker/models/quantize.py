@@ -54,7 +54,7 @@ def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence
             reason = f"{source.name} has opset {opset} and cannot be converted to {_CONVERTED_OPSET}"
             raise ValueError(f"{reason}; export it with {_OLDEST_OPSET} or newer") from None
         opset = _CONVERTED_OPSET
-    rewriter = _Rewriter(model, OnnxWriter(data, opset=opset))
+    rewriter = _Rewriter(model, OnnxWriter(data, opset=opset, prefix="int8."))
     dense = rewriter.dense_inputs()
     if not dense:
         raise ValueError(f"{source.name} has no products with constant weights; it cannot be quantised")
@@ -69,16 +69,13 @@ class _Rewriter:
         self._model, self._writer = model, writer
         self._index = GraphIndex(model.graph)
         self._weights, self._consumers = self._index.weights, self._index.consumers
-        self._outputs = {value.name for value in model.graph.output}
         self._largest: dict[str, Floats] = {}
         self._done: set[str] = set()  # outputs that a rewritten node of before has put out
-        self._flat: dict[str, str] = {}  # values that exist, at first, as (rows, channels) only
-        self._widths: dict[str, int] = {}  # their channels
-        self._shapes: dict[tuple[str, int], str] = {}
-        self._embedded = ""
+        self._divided: dict[str, Floats] = {}  # values that come divided by factors
+        self._texts: dict[str, NodeProto] = {}  # attention inputs' Reshape of rows
 
     def dense_inputs(self) -> set[str]:
-        """Gives the values that are multiplied with constant weights, or come out of an Attention node."""
+        """Gives the values that are multiplied with constant weights, or go into attention."""
         nodes = self._model.graph.node
         return {n.input[0] for n in nodes if self._index.is_dense(n) or self._index.is_attention(n)}
 
@@ -86,20 +83,18 @@ class _Rewriter:
         """Gives the new model, its large weights already written."""
         self._largest = largest
         for node in self._model.graph.node:
-            if node.output[0] in self._done or node.output[0] in self._flat:
+            if node.output[0] in self._done:
                 continue
-            if self._index.is_attention(node):
+            if self._is_before_attention(node):
+                self._texts[node.output[0]] = node  # each product has its own, behind it
+            elif self._index.is_attention(node):
                 self._attention(node)
-            elif self._index.is_feed_forward(node) and node.input[0] in self._flat:
+            elif self._index.is_feed_forward(node):
                 self._feed_forward(node)
             elif self._index.is_dense(node):
                 self._dense(node)
-            elif self._is_skip(node):
-                self._skip(node)
             else:
                 self._copy(node)
-        for name in sorted(self._outputs & self._flat.keys()):
-            self._unflattened(name)
         graph = helper.make_graph(
             self._writer.nodes,
             self._model.graph.name,
@@ -118,63 +113,56 @@ class _Rewriter:
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         return [value for value in self._model.graph.input if value.name not in self._weights]
 
-    def _is_skip(self, node: NodeProto) -> bool:
-        if node.op_type != "SkipLayerNormalization" or len(node.input) != 5 or len(node.output) != 1:
-            return False
-        return {*node.input[:2]} <= self._flat.keys() and {*node.input[2:]} <= self._weights.keys()
+    def _is_before_attention(self, node: NodeProto) -> bool:
+        return self._index.unfolds_rows(node) and self._index.is_attention(self._consumers[node.output[0]][0])
 
     def _copy(self, node: NodeProto) -> None:
         for name in node.input:
-            self._unflattened(name)
             if name in self._weights and name not in self._done:
                 self._writer.constant(self._weight(name), self._weight(name).dtype, name)
                 self._done.add(name)
         self._writer.nodes.append(node)
-        if node.op_type == "EmbedLayerNormalization":
-            self._embedded = node.output[0]
-            hidden = self._weights[node.input[2]].dims[1]
-            self._flatten(node.output[0], self._rows(node.output[0], hidden), hidden)
-            self._done.add(node.output[0])
 
     def _dense(self, node: NodeProto) -> None:
         """All products of one value share its integers."""
-        value = node.input[0]
+        writer, value = self._writer, node.input[0]
         nodes = [other for other in self._consumers[value] if self._index.is_dense(other)]
         weights = [self._weight(other.input[1]) for other in nodes]
-        factors = migration(self._largest[value], np.concatenate(weights, axis=1))
-        is_flat = value in self._flat
-        rows = self._flat[value] if is_flat else self._rows(value, len(factors))
-        products = linear(self._writer, self._divided(rows, factors), [factors[:, None] * w for w in weights])
-        for other, product, weight in zip(nodes, products, weights, strict=True):
-            if is_flat:
-                self._flatten(other.output[0], product, weight.shape[1])
-            else:
-                shape = self._shape(value, weight.shape[1])
-                self._writer.node("Reshape", [product, shape], output=other.output[0])
-                self._done.add(other.output[0])
+        outputs = [other.output[0] for other in nodes]
+        self._done |= {*outputs}
+        is_flat = value in self._index.rows
+        rows = value if is_flat else writer.node("Reshape", [value, writer.constant([-1, len(weights[0])], np.int64)])
+        factors = self._divided.get(value)
+        if factors is None:
+            factors = migration(self._largest[value], np.concatenate(weights, axis=1))
+            rows = self._divide(rows, factors)
+        weights = [factors[:, None] * weight for weight in weights]
+        products = linear(writer, rows, weights, outputs if is_flat else ())
+        if is_flat:
+            return
+        for output, product, weight in zip(outputs, products, weights, strict=True):
+            writer.node("Reshape", [product, self._shape(value, weight.shape[1])], output=output)
 
     def _attention(self, node: NodeProto) -> None:
         """Query, key and value are products of their own; the values are scaled for the product behind them."""
         writer, value = self._writer, node.input[0]
         weight, bias = self._weight(node.input[1]).copy(), self._weight(node.input[2]).copy()
         hidden = weight.shape[1] // 3
-        (behind,) = self._consumers[node.output[0]]
-        behind_weight = self._weight(behind.input[1])
-        before_output = migration(self._largest[behind.input[0]], behind_weight)
+        (to_rows,) = self._consumers[node.output[0]]
+        (behind,) = self._consumers[to_rows.output[0]]
+        before_output = migration(self._largest[behind.input[0]], self._weight(behind.input[1]))
         weight[:, 2 * hidden :] /= before_output
         bias[2 * hidden :] /= before_output
+        self._divided[behind.input[0]] = before_output
         factors = migration(self._largest[value], weight)
         parts = np.split(weight * factors[:, None], 3, axis=1)
+        rows, shape = self._texts[value].input
         states = [
-            writer.node("Reshape", [rows, self._shape(self._embedded, hidden)])
-            for rows in linear(writer, self._divided(self._flat[value], factors), parts)
+            writer.node("Reshape", [product, shape]) for product in linear(writer, self._divide(rows, factors), parts)
         ]
         inputs = [*states, writer.constant(bias, np.float32), node.input[3]]
         heads = helper.get_node_attr_value(node, "num_heads")
-        attended = writer.node("MultiHeadAttention", inputs, domain=FUSED, num_heads=heads)
-        (product,) = linear(writer, self._rows(attended, hidden), [behind_weight * before_output[:, None]])
-        self._flatten(behind.output[0], product, behind_weight.shape[1])
-        self._done.add(node.output[0])
+        writer.node("MultiHeadAttention", inputs, output=node.output[0], domain=FUSED, num_heads=heads)
 
     def _feed_forward(self, node: NodeProto) -> None:
         """Inner channels of large values go through apart, so that the others keep fine steps."""
@@ -186,7 +174,7 @@ class _Rewriter:
         cut = len(order) - len(order) // _OUTLIERS_ONE_IN
         slices = [np.sort(part) for part in (order[:cut], order[cut:]) if len(part)]
         factors = migration(self._largest[node.input[0]], weight)
-        divided = self._divided(self._flat[node.input[0]], factors)
+        divided = self._divide(node.input[0], factors)
         states = linear(self._writer, divided, [weight[:, part] * factors[:, None] for part in slices])
         total = ""
         constant = np.zeros(last_weight.shape[1], dtype=np.float32)
@@ -196,46 +184,18 @@ class _Rewriter:
             product, added = gelu_linear(self._writer, active, last_weight[part], float(inner[part].max()))
             total = self._writer.node("Add", [total, product]) if total else product
             constant += added
-        total = self._writer.node("Add", [total, self._writer.constant(constant, np.float32)])
-        self._flatten(last.output[0], total, len(constant))
-        self._done |= {node.output[0], gelu.output[0]}
-
-    def _skip(self, node: NodeProto) -> None:
-        """In three nodes, on rows: ONNX Runtime's fused one took a fifth of an int8 pass, and these far less."""
-        value, residual, scale, shift, bias = (self._flat.get(name, name) for name in node.input)
-        writer = self._writer
-        constants = {name: writer.constant(self._weight(name), np.float32) for name in (scale, shift, bias)}
-        total = writer.node("Add", [writer.node("Add", [value, constants[bias]]), residual])
-        epsilon = helper.get_node_attr_value(node, "epsilon")
-        inputs = [total, constants[scale], constants[shift]]
-        output = writer.node("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
-        self._flatten(node.output[0], output, self._weights[scale].dims[0])
-
-    def _flatten(self, name: str, rows: str, width: int) -> None:
-        """Notes a value of the old graph that the new one has as (rows, channels)."""
-        self._flat[name], self._widths[name] = rows, width
-
-    def _unflattened(self, name: str) -> None:
-        """Adds a noted value in its old shape, (batch, tokens, channels), unless it is there."""
-        if name in self._flat and name not in self._done:
-            shape = self._shape(self._embedded, self._widths[name])
-            self._writer.node("Reshape", [self._flat[name], shape], output=name)
-            self._done.add(name)
+        self._writer.node("Add", [total, self._writer.constant(constant, np.float32)], output=last.output[0])
+        self._done |= {node.output[0], gelu.output[0], last.output[0]}
 
     def _shape(self, value: str, width: int) -> str:
         """Adds the shape of a value, its last axis replaced."""
-        if (value, width) not in self._shapes:
-            writer = self._writer
-            first, end = writer.constant([0], np.int64), writer.constant([-1], np.int64)
-            lead = writer.node("Slice", [writer.node("Shape", [value]), first, end])
-            self._shapes[value, width] = writer.node("Concat", [lead, writer.constant([width], np.int64)], axis=0)
-        return self._shapes[value, width]
+        writer = self._writer
+        first, end = writer.constant([0], np.int64), writer.constant([-1], np.int64)
+        lead = writer.node("Slice", [writer.node("Shape", [value]), first, end])
+        return writer.node("Concat", [lead, writer.constant([width], np.int64)], axis=0)
 
-    def _divided(self, value: str, factors: Floats) -> str:
+    def _divide(self, value: str, factors: Floats) -> str:
         return self._writer.node("Mul", [value, self._writer.constant(1 / factors, np.float32)])
-
-    def _rows(self, value: str, width: int) -> str:
-        return self._writer.node("Reshape", [value, self._writer.constant([-1, width], np.int64)])
 
     def _weight(self, name: str) -> npt.NDArray[np.float32]:
         return numpy_helper.to_array(self._weights[name])

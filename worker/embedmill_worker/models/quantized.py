@@ -11,7 +11,7 @@ from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.made import made_graph
 
 #: Part of the fingerprint: to be raised whenever quantised graphs may give other vectors.
-QUANTIZER = "embedmill-int8/1"
+QUANTIZER = "embedmill-int8/2"
 
 logger = logging.getLogger(__name__)
 
