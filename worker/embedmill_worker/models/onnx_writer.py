@@ -38,22 +38,22 @@ class OnnxWriter:
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike, name: str = "") -> str:
         """Adds a weight, a small one only once; returns its name."""
         # (not ascontiguousarray, which makes a vector of a scalar)
-        array = np.array(value, dtype=np.dtype(dtype).newbyteorder("<"), order="C")
-        raw = array.tobytes()
-        key = (array.dtype.str, array.shape, raw if len(raw) < _DATA_FROM_BYTES else b"")
+        array = np.asarray(value, dtype=np.dtype(dtype).newbyteorder("<"), order="C")
+        raw = array.tobytes() if array.nbytes < _DATA_FROM_BYTES else b""
+        key = (array.dtype.str, array.shape, raw)
         if not name and key[2] and key in self._small:
             return self._small[key]
         name = name or self._fresh("weight")
         tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-        if len(raw) < _DATA_FROM_BYTES:
+        if array.nbytes < _DATA_FROM_BYTES:
             tensor.raw_data = raw
             self._small[key] = name
         else:
             self._data.write(bytes(-self._data.tell() % _PAGE_BYTES))
             tensor.data_location = TensorProto.EXTERNAL
-            for entry, text in (("location", DATA_NAME), ("offset", self._data.tell()), ("length", len(raw))):
+            for entry, text in (("location", DATA_NAME), ("offset", self._data.tell()), ("length", array.nbytes)):
                 tensor.external_data.add(key=entry, value=str(text))
-            self._data.write(raw)
+            self._data.write(array.reshape(-1).view(np.uint8).data)
         self.initializers.append(tensor)
         return name
 
