@@ -29,6 +29,8 @@ class Run:
     precisions: tuple[str, ...] = ("fp32",)
     #: Of the throughput question; empty: all.
     corpora: tuple[str, ...] = ()
+    #: Of the sizing question; empty: all.
+    shapes: tuple[str, ...] = ()
     #: Interleaved repeats.
     rounds: int = 3
     #: Texts of a round.

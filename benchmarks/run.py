@@ -19,12 +19,13 @@ import chart
 import figures
 import machine
 from context import HERE, Run, say
+from standin import SHAPES
 
 from embedmill_worker.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
 #: Asked only by name.
-MORE = ("cpu",)
+MORE = ("cpu", "sizing")
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     run = Run(
         precisions=tuple(args.precision.split(",")),
         corpora=tuple(args.corpora.split(",")) if args.corpora else (),
+        shapes=tuple(args.shapes.split(",")) if args.shapes else (),
         rounds=args.rounds,
         texts=args.texts,
         requests=args.requests,
@@ -68,16 +70,20 @@ def write(out: Path, found: list[figures.Figure], facts: dict[str, Any], skipped
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; only by name: cpu"
+        "questions",
+        nargs="*",
+        metavar="QUESTION",
+        help=f"of {', '.join(QUESTIONS)}; only by name: {', '.join(MORE)}",
     )
     parser.add_argument(
         "--precision", default="fp32,bf16,int8", help="comma-separated; one that the worker refuses is left out"
     )
     parser.add_argument("--corpora", help=f"of the throughput question, of {', '.join(CORPORA)}; default all")
+    parser.add_argument("--shapes", help=f"of the sizing question, of {', '.join(SHAPES)}; default all")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are given")
     parser.add_argument("--texts", type=int, default=500, help="texts a round")
     parser.add_argument("--requests", type=int, default=500, help="interactive requests, idle and under load each")
-    parser.add_argument("--minutes", type=float, default=1.5, help="of load for the memory question")
+    parser.add_argument("--minutes", type=float, default=1.5, help="of load for the memory and sizing questions")
     parser.add_argument("--peers", type=Path, help="Python of an environment with benchmarks/peers.txt")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for bench.json, bench.md, speed.svg")
     args = parser.parse_args()
@@ -85,6 +91,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join((*QUESTIONS, *MORE))}")
     if args.corpora and (unknown := set(args.corpora.split(",")) - set(CORPORA)):
         parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(CORPORA)}")
+    if args.shapes and (unknown := set(args.shapes.split(",")) - set(SHAPES)):
+        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(SHAPES)}")
     return args
 
 

@@ -184,6 +184,7 @@ def test_models_show_names_what_a_worker_serves(mill):
     facts = json.loads(done.stdout)
     assert (facts["name"], facts["dimension"], facts["max_tokens"], facts["precision"]) == (MODEL, 384, 256, "fp32")
     assert facts["class"] in ("exact", "close", "variant")
+    assert facts["tokens_per_s"] > 0
     assert all(os.path.isfile(path) for path in facts["files"].values())  # noqa: PTH113
     settings = ClientSettings(redis_url=mill.redis_url, namespace=mill.namespace)
     assert facts["fingerprint"] in {worker.fingerprint for worker in read_status(settings).workers}

@@ -3,16 +3,23 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import chart
 import cpu
 import figures
+import limit
 import memory
+import numpy as np
 import pytest
+import standin
+from tokenizers import Tokenizer
 
 from embedmill_worker import corpus, pss
 from embedmill_worker.cli.load import Percentiles
+from embedmill_worker.engine import load
+from embedmill_worker.models import resolve
 
 HERE = Path(chart.__file__).parent
 
@@ -164,3 +171,39 @@ def test_every_peer_is_pinned():
     lines = [line for line in (HERE / "peers.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines
     assert all(re.fullmatch(r"[a-z-]+(\[[a-z]+\])?==[0-9.]+", line) for line in lines)
+
+
+def test_a_stand_in_is_a_folder_that_is_exported_like_any_other_and_the_same_every_time(tmp_path):
+    shape = standin.Shape(layers=1, hidden=24, vocabulary=900, max_tokens=64)
+    folder = standin.write(shape, tmp_path / "one")
+    again = standin.write(shape, tmp_path / "two")
+    names = sorted(path.name for path in folder.iterdir())
+    assert [(folder / name).read_bytes() for name in names] == [(again / name).read_bytes() for name in names]
+    weights = np.fromfile(folder / "model.safetensors", dtype=np.uint8)
+    header_bytes = int.from_bytes(weights[:8].tobytes(), "little")
+    assert weights.size == 8 + header_bytes + 4 * shape.parameters
+    engine = load(resolve(f"standin={folder}", data_dir=tmp_path / "data"), cache_dir=None)
+    assert (engine.card.dimension, engine.card.max_tokens) == (24, 64)
+
+
+def test_a_stand_in_s_tokenizer_knows_every_word_of_the_corpora(tmp_path):
+    vocabulary = standin.pieces(900, seed=3)
+    assert len(vocabulary) == len(set(vocabulary)) == 900
+    tokenizer = Tokenizer.from_str(json.dumps(standin.tokenizer(vocabulary)))
+    texts = corpus.multilingual(200)
+    ids = [tokenizer.encode(text).ids for text in texts]
+    assert max(map(max, ids)) < 900
+    assert sum(row.count(vocabulary.index("<unk>")) for row in ids) == 0
+
+
+@pytest.mark.parametrize(("name", "millions"), [("MiniLM-L6", 22.7), ("multilingual-MiniLM-L12", 117.7), ("base", 109)])
+def test_shapes_have_the_parameters_of_what_they_are_named_after(name, millions):
+    assert standin.SHAPES[name].parameters / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_a_limit_is_a_group_that_goes_with_its_block(tmp_path, monkeypatch):
+    (tmp_path / "memory.limit_in_bytes").touch()
+    monkeypatch.setattr(type(tmp_path), "rmdir", shutil.rmtree)  # a real group's files go with it
+    with limit.group(1500, tmp_path) as own:
+        assert (own / "memory.limit_in_bytes").read_text() == "1500000000"
+    assert not own.exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from embedmill_worker.models import export as exporter
 from embedmill_worker.models.bert import BertConfig
 from embedmill_worker.models.calibration import largest_values, random_samples
 from embedmill_worker.models.graph import GraphFacts
+from embedmill_worker.models.initializers import array_of
 from embedmill_worker.models.made import DATA_NAME
 from embedmill_worker.models.quantize import quantize
 
@@ -237,7 +239,7 @@ def test_a_graph_without_a_word_table_is_refused_unless_samples_are_given(tmp_pa
 def test_calibration_sees_the_largest_value_of_each_channel(tmp_path):
     model = onnx.load(plain(tmp_path / "plain.onnx", opset=17))
     words = numpy_helper.to_array(model.graph.initializer[0])
-    seen = largest_values(model, {"embedded"}, [[2, 7, 3], [9]])
+    seen = largest_values(model, tmp_path, {"embedded"}, [[2, 7, 3], [9]])
     assert np.array_equal(seen["embedded"], np.abs(words[[2, 7, 3, 9]]).max(axis=0))
 
 
@@ -245,3 +247,47 @@ def test_random_samples_are_the_same_every_time_and_within_their_bounds():
     assert random_samples(WORDS, max_tokens=POSITIONS) == SAMPLES
     assert {len(sample) for sample in SAMPLES} == {8, 16, 32, POSITIONS}
     assert all(min(sample) >= 0 and max(sample) < WORDS for sample in SAMPLES)
+
+
+def beside(source: Path, place: str) -> Path:
+    """The same graph with its weights in a file of their own."""
+    graph = source.with_name(f"beside-{source.name}")
+    onnx.save(onnx.load(source), graph, save_as_external_data=True, location=place, size_threshold=0)
+    return graph
+
+
+@pytest.mark.parametrize("opset", [12, 17])
+def test_weights_beside_the_graph_make_the_same_int8_as_weights_within(tmp_path, opset):
+    source = plain(tmp_path / "plain.onnx", opset=opset)
+    made = []
+    for graph in (source, beside(source, "weights")):
+        made.append((io.BytesIO(), io.BytesIO()))
+        quantize(graph, *made[-1])
+    assert [file.getvalue() for file in made[0]] == [file.getvalue() for file in made[1]]
+
+
+def test_a_word_table_beside_the_graph_is_never_whole_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.WORDS", 200_000)
+    graph = beside(plain(tmp_path / "plain.onnx", opset=17), "weights")
+    tracemalloc.start()
+    try:
+        with (tmp_path / "int8").open("wb") as file, (tmp_path / "int8.data").open("wb") as data:
+            quantize(graph, file, data)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    table_bytes = 200_000 * HIDDEN * 4
+    assert (tmp_path / "int8.data").stat().st_size >= table_bytes
+    assert peak_bytes < table_bytes / 4
+
+
+def test_weights_outside_the_graph_s_folder_are_refused(tmp_path):
+    graph = beside(plain(tmp_path / "plain.onnx", opset=17), "weights")
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = "../weights"
+    graph.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="lies outside"):
+        array_of(model.graph.initializer[0], tmp_path)
+    with pytest.raises(ValueError, match="cannot run"):
+        quantize(graph, io.BytesIO(), io.BytesIO())

@@ -27,15 +27,22 @@ def tree(pid: int, proc: Path = PROC) -> list[int]:
 
 def tree_mb(pid: int, proc: Path = PROC) -> float:
     """Give the proportional set size of a process and its descendants, MB (10⁶ bytes); 0 where Linux does not tell."""
-    return sum(_of_process_kib(proc / str(each)) for each in tree(pid, proc)) * 1024 / 1e6
+    return sum(process_mb(each, proc) for each in tree(pid, proc))
 
 
-def _of_process_kib(folder: Path) -> int:
+def process_mb(pid: int, proc: Path = PROC, *, counted: str = "Pss") -> float:
+    """Give the proportional set size of one process, MB (10⁶ bytes); 0 where Linux does not tell.
+
+    Args:
+        pid: the process.
+        proc: where Linux tells.
+        counted: ``Pss`` for all of it; ``Pss_Anon`` without mapped files, which Linux drops when memory is short.
+    """
     try:
-        lines = (folder / "smaps_rollup").read_text().splitlines()
+        lines = (proc / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{counted}:")), 0) * 1024 / 1e6
 
 
 class PeakMemory:

@@ -180,6 +180,7 @@ def describe(files: Model, engine: Engine) -> dict[str, Any]:
         "fingerprint": engine.card.fingerprint,
         "dimension": engine.card.dimension,
         "max_tokens": engine.card.max_tokens,
+        "tokens_per_s": round(engine.card.tokens_per_s),
         "precision": engine.card.precision,
         "class": str(engine.card.batch_class),
         **({"price": told} if told else {}),

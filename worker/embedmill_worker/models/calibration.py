@@ -1,6 +1,7 @@
 """How large the values inside a graph become: what int8 factors are chosen by."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -50,13 +51,17 @@ def samples_of(graph: onnx.GraphProto) -> list[list[int]]:
     raise ValueError("the graph has no table of words that input_ids select from; give samples of token ids")
 
 
-def largest_values(model: onnx.ModelProto, names: Iterable[str], samples: Sequence[Sequence[int]]) -> dict[str, Floats]:
+def largest_values(
+    model: onnx.ModelProto, folder: Path, names: Iterable[str], samples: Sequence[Sequence[int]]
+) -> dict[str, Floats]:
     """Runs samples, one by one, and gives the largest absolute value of each channel (last axis) of inner values.
 
-    Takes about 2 s for MiniLM and 40 samples, and the graph's size in memory three times over.
+    Takes about 2 s for MiniLM and 40 samples, and three times what the graph itself holds in memory: weights beside it
+    are mapped.
 
     Args:
-        model: a text encoder with its weights loaded.
+        model: a text encoder.
+        folder: where weights beside it lie.
         names: float32 values of the graph, of any shape (…, channels).
         samples: token ids, special tokens included.
 
@@ -79,6 +84,7 @@ def largest_values(model: onnx.ModelProto, names: Iterable[str], samples: Sequen
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
         inputs = [node.name for node in session.get_inputs()]

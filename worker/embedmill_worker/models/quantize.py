@@ -7,11 +7,12 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, helper, numpy_helper, version_converter
+from onnx import NodeProto, helper, version_converter
 
 from embedmill_worker.models.calibration import largest_values, samples_of
 from embedmill_worker.models.graph import GraphFacts
 from embedmill_worker.models.graph_index import GraphIndex
+from embedmill_worker.models.initializers import array_of
 from embedmill_worker.models.int8_linear import gelu_linear, linear, migration
 from embedmill_worker.models.onnx_writer import FUSED, OnnxWriter
 from embedmill_worker.models.quantized import QUANTIZER
@@ -43,30 +44,32 @@ def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence
     facts = GraphFacts.read(source)
     if facts.precision != "fp32":
         raise ValueError(f"{source.name} is {facts.precision}; only fp32 can be quantised, give that file")
-    model = onnx.load(source)
+    # Weights beside the graph stay there: read whole, they take four times their size on the way.
+    model = onnx.load(source, load_external_data=False)
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
         raise ValueError(f"{source.name} has branches or loops; only plain encoders can be quantised")
     opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 1)
     if opset < _OLDEST_OPSET:
         try:
+            onnx.load_external_data_for_model(model, str(source.parent))
             model = version_converter.convert_version(model, _CONVERTED_OPSET)
         except RuntimeError:
             reason = f"{source.name} has opset {opset} and cannot be converted to {_CONVERTED_OPSET}"
             raise ValueError(f"{reason}; export it with {_OLDEST_OPSET} or newer") from None
         opset = _CONVERTED_OPSET
-    rewriter = _Rewriter(model, OnnxWriter(data, opset=opset, prefix="int8."))
+    rewriter = _Rewriter(model, source.parent, OnnxWriter(data, opset=opset, prefix="int8."))
     dense = rewriter.dense_inputs()
     if not dense:
         raise ValueError(f"{source.name} has no products with constant weights; it cannot be quantised")
-    largest = largest_values(model, dense, samples or samples_of(model.graph))
+    largest = largest_values(model, source.parent, dense, samples or samples_of(model.graph))
     graph.write(rewriter.rewrite(largest).SerializeToString(deterministic=True))
 
 
 class _Rewriter:
     """Goes through the nodes in order, replaces some and copies the others."""
 
-    def __init__(self, model: onnx.ModelProto, writer: OnnxWriter) -> None:
-        self._model, self._writer = model, writer
+    def __init__(self, model: onnx.ModelProto, folder: Path, writer: OnnxWriter) -> None:
+        self._model, self._folder, self._writer = model, folder, writer
         self._index = GraphIndex(model.graph)
         self._weights, self._consumers = self._index.weights, self._index.consumers
         self._largest: dict[str, Floats] = {}
@@ -119,7 +122,8 @@ class _Rewriter:
     def _copy(self, node: NodeProto) -> None:
         for name in node.input:
             if name in self._weights and name not in self._done:
-                self._writer.constant(self._weight(name), self._weight(name).dtype, name)
+                weight = self._weight(name)
+                self._writer.constant(weight, weight.dtype, name)
                 self._done.add(name)
         self._writer.nodes.append(node)
 
@@ -198,4 +202,4 @@ class _Rewriter:
         return self._writer.node("Mul", [value, self._writer.constant(1 / factors, np.float32)])
 
     def _weight(self, name: str) -> npt.NDArray[np.float32]:
-        return numpy_helper.to_array(self._weights[name])
+        return array_of(self._weights[name], self._folder)
