@@ -55,7 +55,7 @@ def test_children_share_weights_tables_and_tokenizer(valkey_binary, tmp_path):
 
 @pytest.mark.soak
 def test_a_multilingual_model_takes_half_of_a_2_gb_machine(valkey_binary, tmp_path):
-    assert peak_mb(standin.SHAPES["multilingual-MiniLM-L12"], tmp_path) < 1_000
+    assert peak_mb(standin.SHAPES["multilingual-MiniLM-L12"], tmp_path) < 2**31 / 1e6 / 2
 
 
 @pytest.mark.skipif(not pss.tree_mb(os.getpid()), reason="only Linux tells what a process takes")
