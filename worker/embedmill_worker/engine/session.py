@@ -132,6 +132,8 @@ def _options(onnxruntime: Any) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Patterns are kept for every shape seen, and with many lengths only grow: 21 MB a child, without them 16.
     options.enable_mem_pattern = False
+    # Without VNNI, sums of two products of bytes may overflow; ONNX Runtime then takes a slower way that cannot.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return options
 
