@@ -290,7 +290,7 @@ def test_a_folder_is_exported_once_and_again_if_the_export_is_damaged(folder, tm
         "fp32",
         POSITIONS,
     )
-    assert files.exporter.startswith("embedmill-bert/2 ")
+    assert files.exporter.startswith("embedmill-bert/3 ")
     made = files.graph.stat().st_ino
     data = files.graph.with_name(DATA_NAME)
     content = {path: path.read_bytes() for path in (files.graph, data)}

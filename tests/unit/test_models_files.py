@@ -75,7 +75,7 @@ def test_prompts_cannot_be_changed_from_outside(files):
         {"max_tokens": 65},
         {"prompts": {"query": "q: "}},
         {"precision": "int8"},
-        {"exporter": "embedmill-bert/2"},
+        {"exporter": "embedmill-bert/3"},
         {"pools_prompt": False},
         {"task_ids": {"query": 1}},
         {"fixed_tokens": 64},

@@ -8,7 +8,7 @@ from embedmill_worker.models import names
 from embedmill_worker.models.names import LayerNames
 
 #: Our graph node for each `hidden_act`: exact erf gelu, and its tanh approximation.
-ACTIVATIONS = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+ACTIVATIONS = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
 
 #: Model types, and how many rows of the position table lie before position 0 relative to `pad_token_id`.
 _POSITION_ROWS = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1, "distilbert": 0, "mpnet": 1}

@@ -110,9 +110,9 @@ class _GraphWriter:
         dense = self._linear(f"{source}{names.attention_output}", config.hidden, config.hidden)
         hidden = self._projected(dense, f"{source}{names.attention_norm}", f"{name}attention", attended, hidden)
         weight, bias = self._linear(f"{source}{names.inner}", config.hidden, config.intermediate)
-        inner = node("MatMul", [hidden, self._weight(f"{name}inner.weight", weight)])
-        inputs = [inner, self._weight(f"{name}inner.bias", bias)]
-        inner = node(ACTIVATIONS[config.activation], inputs, domain=FUSED)
+        inputs = [hidden, self._weight(f"{name}inner.weight", weight), self._weight(f"{name}inner.bias", bias)]
+        # (of MatMul and Add ONNX Runtime would make one node with the activation, which is slower)
+        inner = node(ACTIVATIONS[config.activation], [node("Gemm", inputs)], domain=FUSED)
         dense = self._linear(f"{source}{names.output}", config.intermediate, config.hidden)
         return self._projected(dense, f"{source}{names.output_norm}", f"{name}output", inner, hidden)
 

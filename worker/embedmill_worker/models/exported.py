@@ -12,7 +12,7 @@ from embedmill_worker.models.digest import sha256_of
 from embedmill_worker.models.made import made_graph
 
 #: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
-EXPORTER = "embedmill-bert/2"
+EXPORTER = "embedmill-bert/3"
 #: The graphs' only output, (batch, tokens, hidden).
 OUTPUT = "last_hidden_state"
 

@@ -75,7 +75,7 @@ class ModelFiles:
     back_end: BackEnd = BackEnd.ONNXRUNTIME
     #: The fp32 model that this is another precision of, which tells its price.
     reference: "ModelFiles | None" = None
-    #: Who made the graph, if we did ("embedmill-bert/2"); empty for a graph found as it is.
+    #: Who made the graph, if we did ("embedmill-bert/3"); empty for a graph found as it is.
     exporter: str = ""
     weights_sha256: str
     tokenizer_sha256: str

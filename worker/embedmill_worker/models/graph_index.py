@@ -5,9 +5,9 @@ from collections import defaultdict
 import onnx
 from onnx import NodeProto
 
-_GELUS = frozenset({"BiasGelu", "FastGelu"})
+_GELUS = frozenset({"Gelu", "FastGelu"})
 #: These give rows if all their inputs are rows or weights.
-_ROW_WISE = _GELUS | {"MatMul", "Add", "LayerNormalization"}
+_ROW_WISE = _GELUS | {"MatMul", "Gemm", "Add", "LayerNormalization"}
 
 
 class GraphIndex:
@@ -57,14 +57,15 @@ class GraphIndex:
         return is_reshape and len(self.consumers[node.output[0]]) == 1
 
     def is_feed_forward(self, node: NodeProto) -> bool:
-        """Tells the first of two dense layers on rows around a fused GELU, and nothing else uses what is between."""
-        if not self.is_dense(node) or node.input[0] not in self.rows:
+        """Tells the first of the exporter's two dense layers around a GELU, if nothing else uses what is between."""
+        if node.op_type != "Gemm" or node.attribute or node.input[0] not in self.rows:
             return False
         gelu = self._only_consumer(node.output[0])
-        if gelu is None or gelu.op_type not in _GELUS or len(gelu.input) != 2:
+        if gelu is None or gelu.op_type not in _GELUS or len(gelu.input) != 1:
             return False
         last = self._only_consumer(gelu.output[0])
-        return last is not None and self.is_dense(last) and last.input[0] == gelu.output[0]
+        is_constant = len(node.input) == 3 and {*node.input[1:]} <= self.weights.keys()
+        return is_constant and last is not None and self.is_dense(last)
 
     def _only_consumer(self, name: str) -> NodeProto | None:
         return self.consumers[name][0] if len(self.consumers[name]) == 1 else None

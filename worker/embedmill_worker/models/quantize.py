@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float32]
 
 #: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
+#: Activations that add a bias first.
+_WITH_BIAS = {"Gelu": "BiasGelu", "FastGelu": "FastGelu"}
 #: One inner channel in so many, those of the largest values, has a scale apart.
 _OUTLIERS_ONE_IN = 24
 
@@ -78,9 +80,9 @@ class _Rewriter:
         self._texts: dict[str, NodeProto] = {}  # attention inputs' Reshape of rows
 
     def dense_inputs(self) -> set[str]:
-        """Gives the values that are multiplied with constant weights, or go into attention."""
-        nodes = self._model.graph.node
-        return {n.input[0] for n in nodes if self._index.is_dense(n) or self._index.is_attention(n)}
+        """Gives the values that are multiplied with constant weights."""
+        kinds = (self._index.is_dense, self._index.is_attention, self._index.is_feed_forward)
+        return {node.input[0] for node in self._model.graph.node if any(is_kind(node) for is_kind in kinds)}
 
     def rewrite(self, largest: dict[str, Floats]) -> onnx.ModelProto:
         """Gives the new model, its large weights already written."""
@@ -172,7 +174,7 @@ class _Rewriter:
         """Inner channels of large values go through apart, so that the others keep fine steps."""
         (gelu,) = self._consumers[node.output[0]]
         (last,) = self._consumers[gelu.output[0]]
-        weight, bias, last_weight = (self._weight(name) for name in (node.input[1], gelu.input[1], last.input[1]))
+        weight, bias, last_weight = (self._weight(name) for name in (*node.input[1:], last.input[1]))
         inner = self._largest[last.input[0]]
         order = np.argsort(inner, kind="stable")
         cut = len(order) - len(order) // _OUTLIERS_ONE_IN
@@ -184,7 +186,7 @@ class _Rewriter:
         constant = np.zeros(last_weight.shape[1], dtype=np.float32)
         for state, part in zip(states, slices, strict=True):
             biased = [state, self._writer.constant(bias[part], np.float32)]
-            active = self._writer.node(gelu.op_type, biased, domain=FUSED)
+            active = self._writer.node(_WITH_BIAS[gelu.op_type], biased, domain=FUSED)
             product, added = gelu_linear(self._writer, active, last_weight[part], float(inner[part].max()))
             total = self._writer.node("Add", [total, product]) if total else product
             constant += added
