@@ -63,7 +63,7 @@ def write(out: Path, found: list[figures.Figure], facts: dict[str, Any], skipped
     if any(f.question == "throughput" for f in found):
         caption = f"{facts['cpu']}, {facts['cores']} cores; all-MiniLM-L6-v2, at most 256 tokens"
         if {"avx512_bf16", "amx_bf16"} & set(facts["flags"]):
-            caption += "; fp32 but for OpenVINO, which computes in bf16 on this CPU"
+            caption += "; others in fp32 but for OpenVINO, which computes in bf16 on this CPU"
         (out / "speed.svg").write_text(chart.svg(found, caption))
 
 
