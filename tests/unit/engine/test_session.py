@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.engine.cpu import instruction_set, is_x86_without_vnni
 from embedmill_worker.engine.session import OnnxSession, runtime
 from embedmill_worker.models import ModelFiles
 
@@ -89,6 +89,24 @@ def test_the_widest_instruction_set_is_named(tmp_path: Path, cpuinfo: str, expec
     path.write_text(cpuinfo)
 
     assert instruction_set(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags : avx avx2", True),
+        ("flags : avx avx2 avx512f", True),
+        ("flags : avx2 avx_vnni", False),
+        ("flags : avx2 avx512f avx512_vnni", False),
+        ("Features : asimd", False),
+        ("", False),
+    ],
+)
+def test_bytes_may_overflow_on_x86_without_vnni_alone(tmp_path: Path, flags: str, expected: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(flags)
+
+    assert is_x86_without_vnni(path) is expected
 
 
 def test_the_architecture_is_named_where_the_system_does_not_tell(tmp_path: Path) -> None:

@@ -20,11 +20,27 @@ INSTRUCTION_SETS: Final = (
 )
 
 
-def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+#: Flags of x86 CPUs whose sums of byte products cannot overflow.
+VNNI: Final = ("avx512_vnni", "avx_vnni")
+
+CPUINFO: Final = Path("/proc/cpuinfo")
+
+
+def instruction_set(cpuinfo: Path = CPUINFO) -> str:
     """Give the widest of ``INSTRUCTION_SETS``, or the architecture where the system does not tell."""
+    flags = _flags(cpuinfo)
+    return next((name for name in INSTRUCTION_SETS if name in flags), platform.machine())
+
+
+def is_x86_without_vnni(cpuinfo: Path = CPUINFO) -> bool:
+    """Say whether products of unsigned and signed bytes may overflow in their 16-bit sums."""
+    flags = _flags(cpuinfo)
+    return "avx2" in flags and not any(name in flags for name in VNNI)
+
+
+def _flags(cpuinfo: Path) -> list[str]:
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
-        return platform.machine()
-    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return next((name for name in INSTRUCTION_SETS if name in flags), platform.machine())
+        return []
+    return next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker import environment
-from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.engine.cpu import instruction_set, is_x86_without_vnni
 from embedmill_worker.models.graph import KNOWN_INPUTS, TASK_INPUT
 
 Floats = npt.NDArray[np.float32]
@@ -132,8 +132,8 @@ def _options(onnxruntime: Any) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Patterns are kept for every shape seen, and with many lengths only grow: 21 MB a child, without them 16.
     options.enable_mem_pattern = False
-    # Without VNNI, sums of two products of bytes may overflow; ONNX Runtime then takes a slower way that cannot.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if is_x86_without_vnni():  # the way that cannot overflow takes nearly twice as long where none could
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return options
 

@@ -16,7 +16,7 @@ from embedmill_worker.models.digest import read_json, write_atomically
 log = logging.getLogger(__name__)
 
 #: To be raised whenever the probe changes: verdicts of another version are not believed.
-PROBE_VERSION: Final = 3
+PROBE_VERSION: Final = 5
 
 
 class BatchClass(StrEnum):
