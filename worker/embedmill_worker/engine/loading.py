@@ -160,11 +160,13 @@ def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=static.MAX_TOKENS, adds_special=False)
     encoder = StaticEncoder(files)
     cache = VerdictCache(cache_dir, fingerprint(files), encoder.runtime)
-    try:
-        verdict = cache.load() or probe.measure_encoder(tokenizer, encoder)
-    except InferenceError as error:
-        raise ModelLoadError(files.name, error.reason) from None
-    cache.store(verdict)
+    verdict = cache.load()
+    if verdict is None:
+        try:
+            verdict = probe.measure_encoder(tokenizer, encoder)
+        except InferenceError as error:
+            raise ModelLoadError(files.name, error.reason) from None
+        cache.store(verdict)
     return _table_engine(files, static.MAX_TOKENS, verdict, tokenizer, encoder)
 
 
