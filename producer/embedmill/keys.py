@@ -75,6 +75,11 @@ class Keyspace:
         """Queue of the task ``embedmill.embed``."""
         return f"{self.namespace}.embed"
 
+    @property
+    def unacked(self) -> str:
+        """Deliveries of ``embedmill.embed`` that are not yet acknowledged; Celery's own."""
+        return f"{self.namespace}.unacked"
+
     def worker(self, worker_id: str) -> str:
         """A worker's liveness key."""
         return self.worker_prefix + worker_id

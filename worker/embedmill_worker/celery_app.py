@@ -86,11 +86,15 @@ def build(settings: WorkerSettings) -> Celery:
 def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
     """Give Celery's settings."""
     ns = settings.namespace
-    names = [*(keys.queue(model, lane) for lane in LANES for model in settings.model_names), keys.embed_queue]
+    lanes = [keys.queue(model, lane) for lane in LANES for model in settings.model_names]
+    # A doorbell that is lost is rung again from the record: keeping deliveries of it in Redis would only cost round
+    # trips, fail when Redis is full, and ring for a second time whatever a killed worker had taken.
+    doorbells = [Queue(name, Exchange(ns), routing_key=name, no_ack=True) for name in lanes]
+    tasks = Queue(keys.embed_queue, Exchange(ns), routing_key=keys.embed_queue)
     return {
         "broker_url": broker_url(settings.redis_url),
         "result_backend": broker_url(settings.redis_url),
-        "task_queues": [Queue(name, Exchange(ns), routing_key=name) for name in names],
+        "task_queues": [*doorbells, tasks],
         "task_default_queue": keys.embed_queue,
         "task_create_missing_queues": False,
         "task_serializer": "json",
@@ -116,9 +120,9 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
             "queue_order_strategy": "embedmill_worker.lanes:LaneOrder",
             "priority_steps": [0],
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_key": f"{ns}.unacked",
-            "unacked_index_key": f"{ns}.unacked_index",
-            "unacked_mutex_key": f"{ns}.unacked_mutex",
+            "unacked_key": keys.unacked,
+            "unacked_index_key": f"{keys.unacked}_index",
+            "unacked_mutex_key": f"{keys.unacked}_mutex",
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,

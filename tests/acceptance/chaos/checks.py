@@ -1,0 +1,53 @@
+"""What must be true of Redis and of the workers once everything is done."""
+
+import time
+
+import psutil
+import redis
+
+from embedmill.keys import LANES, Keyspace
+
+#: Seconds for the last traces to go: a deletion that Redis forgot in a crash, a doorbell of a chunk that was rung twice.
+SETTLING_S = 60.0
+
+
+def leftovers(server: redis.Redis, namespace: str, model: str) -> list[str]:
+    """What is left that must not be; empty once all is well, which is waited for."""
+    deadline = time.monotonic() + SETTLING_S
+    while (found := _look(server, Keyspace(namespace), model)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def _look(server: redis.Redis, keys: Keyspace, model: str) -> list[str]:
+    found = []
+    for lane in LANES:
+        counts = server.hgetall(keys.lane(model, lane))
+        found += [f"{lane}: {name.decode()} is {count.decode()}" for name, count in counts.items() if int(count)]
+        if n_active := server.zcard(keys.active(model, lane)):
+            found.append(f"{lane}: {n_active} jobs active")
+        if n_doorbells := server.llen(keys.queue(model, lane)):
+            found.append(f"{lane}: {n_doorbells} doorbells")
+    if n_unacked := server.hlen(keys.unacked):
+        found.append(f"{n_unacked} deliveries not acknowledged")
+    found += [
+        f"{key.decode()} has no time to live"
+        for key in server.scan_iter(f"{keys.namespace}:job:*", count=1_000)
+        if server.ttl(key) == -1
+    ]
+    return found
+
+
+def unexpected_ends(mill, expected: set[int]) -> list[str]:
+    """Workers that ended though no fault ended them."""
+    return [
+        f"worker {w.pid} ended with {w.process.returncode}:\n{w.log[-3000:]}"
+        for w in mill.workers
+        if w.process.poll() is not None and w.pid not in expected
+    ]
+
+
+def zombies(mill) -> list[str]:
+    """Children of live workers that have died without being waited for."""
+    children = [c for w in mill.workers if w.process.poll() is None for c in psutil.Process(w.pid).children()]
+    return [f"child {c.pid} is a zombie" for c in children if c.status() == psutil.STATUS_ZOMBIE]

@@ -1,0 +1,174 @@
+"""What strikes: each fault is done for real to a mill that has work in flight, and says whom it hit."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+import redis
+from chaos.proxy import Proxy
+
+from embedmill.keys import LANES, Keyspace
+from embedmill_worker.valkey import EmbeddedValkey
+
+MODEL = "all-MiniLM-L6-v2"
+
+#: Seconds that a worker is frozen: longer than its liveness key lives, so that others take its chunks meanwhile.
+ZOMBIE_S = 13.0
+
+#: Seconds until work is in flight again after a fault; far beyond what any recovery takes.
+PATIENCE_S = 120.0
+
+
+class Faults:
+    """One mill's faults, drawn from one seed."""
+
+    def __init__(self, mill, valkey: EmbeddedValkey, proxy: Proxy, rng: random.Random) -> None:
+        self._mill, self._valkey, self._proxy, self._rng = mill, valkey, proxy, rng
+        self._keys = Keyspace(mill.namespace)
+        self._later: list[threading.Thread] = []
+        self._frozen: set[int] = set()
+        #: Main processes that a fault ended: every other end of a worker is a bug.
+        self.ended: set[int] = set()
+
+    @property
+    def kinds(self) -> dict[str, Callable[[], str]]:
+        """Every kind of fault by name."""
+        return {
+            "kill child": lambda: self._signal_child(signal.SIGKILL),
+            "stop child": lambda: self._signal_child(signal.SIGTERM),
+            "kill worker": self._kill_worker,
+            "stop worker": self._stop_worker,
+            "freeze worker": self._freeze_worker,
+            "kill connections": self._kill_connections,
+            "kill Redis": self._kill_redis,
+            "freeze Redis": self._freeze_redis,
+            "drop connections": lambda: f"{self._proxy.drop()} connections of the proxy",
+            "delay traffic": self._delay,
+            "swallow traffic": self._swallow,
+        }
+
+    def wait_for_work(self) -> str:
+        """Waits until chunks are under work; gives what is in flight."""
+        deadline = time.monotonic() + PATIENCE_S
+        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+            while time.monotonic() < deadline:
+                with suppress(redis.RedisError):
+                    if said := self._in_flight(server):
+                        return said
+                time.sleep(0.02)
+        raise AssertionError(f"no work was in flight for {PATIENCE_S:.0f} s")
+
+    def _in_flight(self, server: redis.Redis) -> str:
+        jobs = [job for lane in LANES for job in server.zrange(self._keys.active(MODEL, lane), 0, -1)]
+        claims = sum(b":" not in chunk for job in jobs for chunk in server.hkeys(self._keys.claims(job.decode())))
+        return f"{len(jobs)} jobs, {claims} chunks under work" if claims else ""
+
+    def settle(self) -> None:
+        """Waits until every fault that takes a while is over, and undoes what is left of them."""
+        for thread in self._later:
+            thread.join(60)
+        for pid in list(self._frozen):
+            self._thaw(pid)
+        self._proxy.delay_s = 0.0
+        self._proxy.swallows.clear()
+
+    def _after(self, seconds: float, undo: Callable[[], object]) -> None:
+        thread = threading.Timer(seconds, undo)
+        thread.start()
+        self._later.append(thread)
+
+    def _live_workers(self) -> list:
+        return [w for w in self._mill.workers if w.process.poll() is None and w.pid not in self._frozen]
+
+    def _signal_child(self, sig: signal.Signals) -> str:
+        children = [pid for worker in self._live_workers() for pid in _children(worker)]
+        if not children:
+            return "nobody: no child is up"
+        pid = self._rng.choice(children)
+        with suppress(ProcessLookupError):
+            os.kill(pid, sig)
+        return f"child {pid}"
+
+    def _kill_worker(self) -> str:
+        worker = self._rng.choice(self._live_workers())
+        self.ended.add(worker.pid)
+        worker.kill()
+        self._replace(worker)
+        return f"worker {worker.pid} and its children"
+
+    def _replace(self, worker) -> None:
+        self._mill.start_worker(ready=False, EMBEDMILL_REDIS_URL=worker.env["EMBEDMILL_REDIS_URL"])
+
+    def _stop_worker(self) -> str:
+        worker = self._rng.choice(self._live_workers())
+        self.ended.add(worker.pid)
+        worker.process.terminate()
+        self._replace(worker)
+        return f"worker {worker.pid}"
+
+    def _freeze_worker(self) -> str:
+        workers = self._live_workers()
+        if len(workers) < 2:
+            return "nobody: one worker must be left"
+        worker = self._rng.choice(workers)
+        pids = [worker.pid, *_children(worker)]
+        self._frozen.update(pids)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        self._after(ZOMBIE_S, lambda: [self._thaw(pid) for pid in pids])
+        return f"worker {worker.pid} and its children, for {ZOMBIE_S:.0f} s"
+
+    def _thaw(self, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+        self._frozen.discard(pid)
+
+    def _kill_connections(self) -> str:
+        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+            own = server.client_id()
+            others = [int(c["id"]) for c in server.client_list() if int(c["id"]) != own]
+            victims = self._rng.sample(others, k=max(1, len(others) // 3)) if others else []
+            killed = sum(server.client_kill_filter(_id=str(victim)) for victim in victims)
+        return f"{killed} of {len(others)} connections"
+
+    def _kill_redis(self) -> str:
+        pid = self._valkey.pid
+        self._valkey.kill()
+        time.sleep(self._rng.uniform(0, 1.5))
+        self._valkey.restart(60)
+        return f"Redis {pid}"
+
+    def _freeze_redis(self) -> str:
+        seconds = self._rng.uniform(1.0, 6.0)
+        self._valkey.pause()
+        time.sleep(seconds)
+        self._valkey.resume()
+        return f"Redis {self._valkey.pid}, for {seconds:.1f} s"
+
+    def _delay(self) -> str:
+        seconds = self._rng.uniform(0.05, 0.5)
+        self._proxy.delay_s = seconds
+        time.sleep(self._rng.uniform(1.0, 3.0))
+        self._proxy.delay_s = 0.0
+        return f"{self._proxy.connections} connections, {seconds:.2f} s each piece"
+
+    def _swallow(self) -> str:
+        seconds = self._rng.uniform(1.0, 8.0)
+        self._proxy.swallows.set()
+        time.sleep(seconds)
+        if is_cut := self._rng.random() < 0.5:
+            self._proxy.drop()
+        self._proxy.swallows.clear()
+        return f"{self._proxy.connections} connections, for {seconds:.1f} s{', then cut' if is_cut else ''}"
+
+
+def _children(worker) -> list[int]:
+    with suppress(psutil.NoSuchProcess):
+        return worker.children
+    return []
