@@ -7,7 +7,7 @@ import redis
 
 from embedmill.keys import LANES, Keyspace
 
-#: Seconds for the last traces to go: a deletion that Redis forgot in a crash, a doorbell of a chunk that was rung twice.
+#: Seconds for the last traces to go: a deletion that Redis forgot in a crash, a second ring of a chunk.
 SETTLING_S = 60.0
 
 
