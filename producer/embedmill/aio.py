@@ -67,6 +67,7 @@ class AsyncEmbeddingClient:
         truncate: bool = True,
         lane: str = "interactive",
         timeout_s: float = 60.0,
+        block: bool = False,
     ) -> Vectors:
         """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``. Cancelling it cancels the work.
 
@@ -78,7 +79,7 @@ class AsyncEmbeddingClient:
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
-        kind = Kind(model=model, lane=check_lane(lane), options=options)
+        kind = Kind(model=model, lane=check_lane(lane), options=options, block=block)
         return accepted(await self._coalescer.embed(texts, kind, check_seconds("timeout_s", timeout_s)))
 
     async def submit(
@@ -94,13 +95,16 @@ class AsyncEmbeddingClient:
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
+        block: bool = False,
+        timeout_s: float = 60.0,
     ) -> AsyncJob:
         """Store a job of up to 65,536 texts and return at once; see ``EmbeddingClient.submit``."""
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s)
-        return AsyncJob(self, await self._run(self._calls.submit(texts, options, how)))
+        block_s = check_seconds("timeout_s", timeout_s) if block else 0.0
+        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block_s=block_s)
+        return AsyncJob(self, await self._run(self._calls.submit(texts, options, how), CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> AsyncJob:
         """Give the job of this id, submitted by any process; nothing is read until a method is awaited."""

@@ -114,7 +114,8 @@ class Coalescer:
 
     async def _alone(self, values: list[str], kind: Kind, timeout_s: float) -> EmbeddingReply:
         desk = self._desk()
-        task = asyncio.create_task(self._run(values, kind, SubmitOptions(model=kind.model, lane=kind.lane), timeout_s))
+        how = SubmitOptions(model=kind.model, lane=kind.lane, block_s=timeout_s if kind.block else 0.0)
+        task = asyncio.create_task(self._run(values, kind, how, timeout_s))
         desk.tasks.add(task)
         task.add_done_callback(desk.tasks.discard)
         try:
@@ -159,10 +160,14 @@ class Coalescer:
 
     async def _work(self, desk: _Desk, line: _Line, job: _Job) -> None:
         """Have a batch embedded and give each caller its own."""
-        how = SubmitOptions(
-            model=line.kind.model, lane=line.kind.lane, job_id=job.job_id, in_one_chunk=len(job.batch.calls) > 1
-        )
         last_s = max(caller.deadline_s for caller in job.callers) - asyncio.get_running_loop().time()
+        how = SubmitOptions(
+            model=line.kind.model,
+            lane=line.kind.lane,
+            job_id=job.job_id,
+            in_one_chunk=len(job.batch.calls) > 1,
+            block_s=last_s if line.kind.block else 0.0,
+        )
         try:
             reply = await self._run(job.batch.texts, line.kind, how, last_s + AFTER_THE_LAST_S)
             shares = dict(zip(job.batch.calls, job.batch.share_out(reply), strict=True))

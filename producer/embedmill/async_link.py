@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
-from embedmill.flows import Ask, Compute, Flow
+from embedmill.flows import Ask, Compute, Flow, Pause
 from embedmill.link import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -69,10 +69,7 @@ class AsyncLink:
             step = next(flow)
             while True:
                 try:
-                    if isinstance(step, Compute):
-                        replies = await asyncio.to_thread(step.run)
-                    else:
-                        replies = await self._ask(step, deadline_s, outage_s)
+                    replies = await self._do(step, deadline_s, outage_s)
                 except BaseException as error:
                     step = flow.throw(error)
                 else:
@@ -80,6 +77,14 @@ class AsyncLink:
         except StopIteration as end:
             value: T = end.value
             return value
+
+    async def _do(self, step: Ask | Compute | Pause, deadline_s: float, outage_s: float) -> Any:
+        match step:
+            case Compute():
+                return await asyncio.to_thread(step.run)
+            case Pause():
+                return await asyncio.sleep(step.seconds)
+        return await self._ask(step, deadline_s, outage_s)
 
     async def _ask(self, ask: Ask, deadline_s: float, outage_s: float) -> list[Any]:
         patience_s = outage_s if ask.outage_s is None else ask.outage_s

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from embedmill import assembly, flows
+from embedmill import assembly, flows, submission
 from embedmill.assembly import Assembly
-from embedmill.errors import JobCancelledError, QueueError, ResultExpiredError, ResultTimeoutError
+from embedmill.errors import JobCancelledError, QueueError, QueueFullError, ResultExpiredError, ResultTimeoutError
 from embedmill.flows import Compute, Flow, JobRecord, JobState, JobStatus
 from embedmill.keys import Keyspace
-from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
+from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
 from embedmill.reply import EmbeddingReply, Rejected, ReplyPart
 from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings
+from embedmill.submission import Admission
+from embedmill.windows import windows
 
 #: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
 CALL_TIMEOUT_S: Final = 30.0
@@ -43,6 +45,8 @@ class SubmitOptions:
     deadline_s: float | None = None
     #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
     in_one_chunk: bool = False
+    #: Seconds to wait for room when the queue is full; 0: none.
+    block_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_lane(self.lane)
@@ -59,12 +63,20 @@ class Calls:
     def __init__(self, settings: ClientSettings) -> None:
         self.keys = Keyspace(settings.namespace)
         self.outlook = Outlook(settings.model)
+        self._max_queued_tokens = settings.max_queued_tokens
 
     def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
         """Store a job; gives its id."""
+        block_until_s = time.monotonic() + how.block_s
         request = yield from self._prepare(texts, options, how)
-        yield from flows.submit(self.keys, request)
+        yield from self._store(request, block_until_s)
         return request.job_id
+
+    def _store(self, request: JobRequest, block_until_s: float = 0.0) -> Flow[None]:
+        admission = Admission(
+            max_queued_tokens=self._max_queued_tokens, expected_tokens_per_s=self.outlook.tokens_per_s(request.model)
+        )
+        yield from submission.submit(self.keys, request, admission, block_until_s=block_until_s)
 
     def _prepare(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[JobRequest]:
         values = check_texts(texts)
@@ -97,15 +109,23 @@ class Calls:
     ) -> Flow[EmbeddingReply]:
         """Embed texts in windows of one job each: one under work, the next queued behind it. Leaves nothing behind."""
         deadline_s = time.monotonic() + timeout_s
+        block_until_s = deadline_s if how.block_s else 0.0
         values = check_texts(texts)
-        starts = range(0, max(len(values), 1), MAX_JOB_TEXTS)
+        cuts = windows(values)
         replies: list[EmbeddingReply] = []
         open_jobs: list[JobRequest] = []
         try:
-            for start in starts:
-                request = yield from self._prepare(values[start : start + MAX_JOB_TEXTS], options, how)
+            for start, stop in cuts:
+                request = yield from self._prepare(values[start:stop], options, how)
                 open_jobs.append(request)
-                yield from flows.submit(self.keys, request)
+                try:
+                    yield from self._store(request, block_until_s if len(open_jobs) == 1 else 0.0)
+                except QueueFullError:
+                    if len(open_jobs) == 1:
+                        raise
+                    # The job before it takes some of the room: it is fetched and deleted first.
+                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
+                    yield from self._store(request, block_until_s)
                 if len(open_jobs) == 2:
                     replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
             while open_jobs:
@@ -115,7 +135,7 @@ class Calls:
                 yield from self._discard(request)
         if len(replies) == 1:
             return replies[0]
-        reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, starts))
+        reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, [start for start, _ in cuts]))
         return reply
 
     def _collect(self, open_jobs: list[JobRequest], deadline_s: float, timeout_s: float) -> Flow[EmbeddingReply]:
@@ -125,7 +145,7 @@ class Calls:
             try:
                 reply = yield from self._take(request, deadline_s)
             except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
-                yield from flows.submit(self.keys, request)
+                yield from self._store(request)
                 reply = yield from self._take(request, deadline_s)
         except ResultTimeoutError as error:
             raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None

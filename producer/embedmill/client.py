@@ -67,6 +67,7 @@ class EmbeddingClient:
         truncate: bool = True,
         lane: str = "interactive",
         timeout_s: float = 60.0,
+        block: bool = False,
     ) -> Vectors:
         """Embed texts and wait for their vectors.
 
@@ -79,6 +80,7 @@ class EmbeddingClient:
             truncate: False rejects texts longer than the model reads.
             lane: ``interactive`` or ``bulk``.
             timeout_s: seconds for all of it; then the work is cancelled.
+            block: wait for room when the queue is full, instead of QueueFullError at once.
 
         Returns:
             (n, dimension), row i for ``texts[i]``.
@@ -87,13 +89,14 @@ class EmbeddingClient:
             RequestError: before anything was sent.
             TextsRejectedError: some texts have no vector; the others' are in ``error.reply``.
             ResultTimeoutError: not done in time.
+            QueueFullError: there is no room for more work, and none came in time if ``block``.
             BrokerUnavailableError: Redis did not answer in time.
         """
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
-        how = SubmitOptions(model=model, lane=lane)
         timeout_s = check_seconds("timeout_s", timeout_s)
+        how = SubmitOptions(model=model, lane=lane, block_s=timeout_s if block else 0.0)
         return accepted(self._run(self._calls.embed(texts, options, how, timeout_s), timeout_s))
 
     def submit(
@@ -109,6 +112,8 @@ class EmbeddingClient:
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
+        block: bool = False,
+        timeout_s: float = 60.0,
     ) -> Job:
         """Store a job of up to 65,536 texts and return at once.
 
@@ -123,17 +128,21 @@ class EmbeddingClient:
             job_id: your own id; submitting the same id and content again changes nothing. None: a new one.
             ttl_s: seconds that the reply lives, counted from completion.
             deadline_s: seconds after which chunks that nobody has begun are dropped; None: never.
+            block: wait up to ``timeout_s`` for room when the queue is full, instead of QueueFullError at once.
+            timeout_s: see ``block``.
 
         Raises:
             RequestError: before anything was sent.
             JobConflictError: the id is taken by other content.
+            QueueFullError: there is no room for more work; nothing was submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s)
-        return Job(self, self._run(self._calls.submit(texts, options, how)))
+        block_s = check_seconds("timeout_s", timeout_s) if block else 0.0
+        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block_s=block_s)
+        return Job(self, self._run(self._calls.submit(texts, options, how), CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> Job:
         """Give the job of this id, submitted by any process; nothing is read until a method is called."""

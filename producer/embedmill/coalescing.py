@@ -29,6 +29,8 @@ class Kind:
     model: str | None
     lane: str
     options: EmbedOptions
+    #: Whether they wait for room when the queue is full.
+    block: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@
     │   ├── InvalidTextError         a text is not a str
     │   ├── InvalidRequestError      an option has a value that cannot be served
     │   ├── TooManyTextsError        more texts than one job holds
+    │   ├── JobTooLargeError         more bytes than one job holds, or than Redis ever has room for
     │   ├── UnknownModelError        no model, or not one alone, to choose from
     │   └── JobConflictError         the same job id with other content
     ├── QueueError                   between client and worker; the request may be sent again
@@ -82,6 +83,19 @@ class TooManyTextsError(RequestError, ValueError):
         return f"{self.count} texts, but at most {self.limit} fit here; {self.way_out}"
 
 
+class JobTooLargeError(RequestError, ValueError):
+    """One job takes more bytes than it may. Arguments: bytes, limit, the way out."""
+
+    def __init__(self, n_bytes: int, limit: int, way_out: str) -> None:
+        super().__init__(n_bytes, limit, way_out)
+        self.n_bytes = n_bytes
+        self.limit = limit
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"the job takes {self.n_bytes} bytes, but at most {self.limit} may; {self.way_out}"
+
+
 class UnknownModelError(RequestError, LookupError):
     """No model was named and there is not exactly one. Arguments: model asked for, models known."""
 
@@ -128,7 +142,10 @@ class BrokerUnavailableError(QueueError, ConnectionError):
 
 
 class QueueFullError(QueueError):
-    """Redis refused more work. Arguments: queue, amount waiting, limit, unit, seconds to wait or None."""
+    """There is no room for more work now. Arguments: what is full, amount taken, limit, unit, seconds to wait or None.
+
+    A limit of 0: Redis itself refused, without saying by how much.
+    """
 
     def __init__(self, queue: str, depth: int, limit: int, unit: str, retry_after_s: float | None = None) -> None:
         super().__init__(queue, depth, limit, unit, retry_after_s)
@@ -139,8 +156,9 @@ class QueueFullError(QueueError):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
-        retry = f" Try again in {self.retry_after_s:.1f} s." if self.retry_after_s is not None else ""
-        return f"{self.queue} is full: {self.depth} of {self.limit} {self.unit}.{retry}"
+        taken = f"{self.depth} of {self.limit} {self.unit} are taken" if self.limit else self.unit
+        when = f" in {self.retry_after_s:.1f} s" if self.retry_after_s is not None else " once workers drain it"
+        return f"{self.queue} is full: {taken}; nothing was submitted. Try again{when}, or pass block=True."
 
 
 class MessageError(QueueError, ValueError):

@@ -7,16 +7,14 @@ wrong is thrown into the flow, which may clean up with further ``Ask``s.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from embedmill import protocol
-from embedmill.errors import JobConflictError, QueueFullError, ResultExpiredError
+from embedmill.errors import ResultExpiredError
 from embedmill.keys import Keyspace
-from embedmill.limits import RING_WINDOW
 from embedmill.protocol import ChunkReply, EmbedOptions, ModelCard
 from embedmill.reply import Rejected
 from embedmill.request import JobRequest
@@ -25,12 +23,6 @@ from embedmill.workers import WorkerInfo
 
 T = TypeVar("T")
 Command = tuple[str | bytes | int | float, ...]
-
-#: Bytes of staged chunks sent in one round trip, so that no job holds Redis or a socket for long.
-STAGE_BYTES: Final = 4 << 20
-
-#: Seconds that staged texts wait for their submission.
-STAGED_TTL_S: Final = 600
 
 #: Chunk replies fetched in one round trip.
 FETCH_CHUNKS: Final = 16
@@ -63,7 +55,14 @@ class Compute:
     run: Callable[[], Any]
 
 
-Flow = Generator[Ask | Compute, Any, T]
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Seconds to do nothing in."""
+
+    seconds: float
+
+
+Flow = Generator[Ask | Compute | Pause, Any, T]
 
 
 class JobState(StrEnum):
@@ -147,41 +146,6 @@ def look_around(keys: Keyspace) -> Flow[Landscape]:
         (values,) = yield Ask([("MGET", *(keys.worker(i.decode()) for i in ids))])
         workers = [WorkerInfo.from_json(value) for value in values if value]
     return Landscape(cards={card.name: card for card in parsed}, workers=tuple(workers))
-
-
-def submit(keys: Keyspace, request: JobRequest) -> Flow[None]:
-    """Stage a job's texts, then make it visible at once.
-
-    Raises:
-        JobConflictError: the id is taken by other content.
-    """
-    for _ in range(3):
-        outcome = yield from _submit_once(keys, request)
-        if outcome == b"conflict":
-            raise JobConflictError(request.job_id)
-        if outcome != b"unstaged":
-            return
-    raise QueueFullError(f"job {request.job_id}", 0, len(request.payloads), "staged chunks kept by Redis")
-
-
-def _submit_once(keys: Keyspace, request: JobRequest) -> Flow[bytes]:
-    staged = keys.staged(request.job_id, secrets.token_hex(8))
-    commands: list[Command] = []
-    size = 0
-    for chunk, payload in enumerate(request.payloads):
-        commands.append(("HSET", staged, chunk, payload))
-        if chunk == 0:  # at once, so that nothing stays if the connection breaks further on
-            commands.append(("EXPIRE", staged, STAGED_TTL_S))
-        size += len(payload)
-        if size > STAGE_BYTES:
-            yield Ask(commands)
-            commands, size = [], 0
-    job_keys = (*keys.of_job(request.job_id, request.model, request.lane), staged)
-    weights = protocol.pack_weights(request.weights)
-    commands.append(evalsha("submit", job_keys, request.record(), weights, RING_WINDOW))
-    replies = yield Ask(commands)
-    outcome: bytes = replies[-1]
-    return outcome
 
 
 def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[JobRecord]:

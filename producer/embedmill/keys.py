@@ -4,7 +4,10 @@ All under one namespace, by default ``embedmill``:
 
     {ns}:models                       hash    model name → card (JSON). Permanent.
     {ns}:lanes                        set     "model lane" of every lane ever used. Permanent.
-    {ns}:lane:{model}:{lane}          hash    chunks, texts, tokens not yet committed. Permanent.
+    {ns}:lane:{model}:{lane}          hash    chunks, texts, tokens not yet committed, bytes of their
+                                              vectors. Permanent.
+    {ns}:drain:{model}:{lane}         hash    tokens ever drained; drained and clock, ms, at the last sweep, and the
+                                              rate, tokens/s, measured from sweep to sweep. Permanent.
     {ns}:active:{model}:{lane}        zset    job id → submission time, ms; unfinished jobs only
     {ns}:workers                      zset    worker id → last beat, ms
     {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key
@@ -61,6 +64,11 @@ class Keyspace:
         return f"{self.namespace}:workers"
 
     @property
+    def job_prefix(self) -> str:
+        """What stands before a job's id in its record."""
+        return f"{self.namespace}:job:"
+
+    @property
     def worker_prefix(self) -> str:
         """What stands before a worker's id in its liveness key."""
         return f"{self.namespace}:worker:"
@@ -88,6 +96,10 @@ class Keyspace:
         """What a lane has not yet committed."""
         return f"{self.namespace}:lane:{model}:{lane}"
 
+    def drain(self, model: str, lane: str) -> str:
+        """How fast a lane's work is done."""
+        return f"{self.namespace}:drain:{model}:{lane}"
+
     def active(self, model: str, lane: str) -> str:
         """Unfinished jobs of a lane."""
         return f"{self.namespace}:active:{model}:{lane}"
@@ -98,7 +110,7 @@ class Keyspace:
 
     def job(self, job_id: str) -> str:
         """A job's record."""
-        return f"{self.namespace}:job:{job_id}"
+        return self.job_prefix + job_id
 
     def texts(self, job_id: str) -> str:
         """Texts of chunks that are not committed."""
@@ -139,4 +151,5 @@ class Keyspace:
             self.active(model, lane),
             self.queue(model, lane),
             self.lanes,
+            self.drain(model, lane),
         )

@@ -7,6 +7,20 @@ from typing import Final
 #: Texts in one job. ``embed()`` cuts longer inputs into several jobs, ``submit()`` refuses them.
 MAX_JOB_TEXTS: Final = 65_536
 
+#: Bytes of the texts in one job, in UTF-8. ``embed()`` cuts longer inputs, ``submit()`` refuses them.
+MAX_JOB_BYTES: Final = 256 << 20
+
+#: Characters that ``embed()`` puts into one job: never more than MAX_JOB_BYTES.
+MAX_WINDOW_CHARS: Final = MAX_JOB_BYTES // 4
+
+#: Share of Redis's maxmemory that texts, vectors and the vectors to come may take. Interactive work may still be
+#: submitted when bulk has taken its share; the rest is for workers to write what they have begun, and for copies of
+#: pages while the append-only file is rewritten.
+MEMORY_SHARES: Final = {"interactive": 0.8, "bulk": 0.7}
+
+#: Tokens that may wait in one lane unless the client is told otherwise: hours of work for a few cores.
+MAX_QUEUED_TOKENS: Final = 100_000_000
+
 #: Texts in one chunk; bounds the reply of a chunk whatever the model card says.
 MAX_CHUNK_TEXTS: Final = 1_024
 

@@ -27,7 +27,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError, SettingsError
-from embedmill.flows import Ask, Command, Compute, Flow
+from embedmill.flows import Ask, Command, Compute, Flow, Pause
 from embedmill.scripts import text_of
 from embedmill.settings import ClientSettings, mask_url
 
@@ -134,7 +134,7 @@ class Link:
             step = next(flow)
             while True:
                 try:
-                    replies = step.run() if isinstance(step, Compute) else self._ask(step, deadline_s, outage_s)
+                    replies = self._do(step, deadline_s, outage_s)
                 except BaseException as error:
                     step = flow.throw(error)
                 else:
@@ -142,6 +142,14 @@ class Link:
         except StopIteration as end:
             value: T = end.value
             return value
+
+    def _do(self, step: Ask | Compute | Pause, deadline_s: float, outage_s: float) -> Any:
+        match step:
+            case Compute():
+                return step.run()
+            case Pause():
+                return time.sleep(step.seconds)
+        return self._ask(step, deadline_s, outage_s)
 
     def _ask(self, ask: Ask, deadline_s: float, outage_s: float) -> list[Any]:
         patience_s = outage_s if ask.outage_s is None else ask.outage_s
@@ -218,7 +226,7 @@ def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError
 def refused(url_masked: str, error: RedisError) -> QueueError:
     """Map what Redis refuses; its message may quote a command's arguments and is not passed on."""
     if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
-        return QueueFullError("Redis", 0, 0, "bytes free below its maxmemory", None)
+        return QueueFullError("Redis", 0, 0, "it has reached its maxmemory")
     if isinstance(error, REFUSALS):
         return BrokerUnavailableError(url_masked, "it refuses the user or password of the URL")
     code = str(error).split(" ", 1)[0][:32]

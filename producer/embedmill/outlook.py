@@ -63,6 +63,11 @@ class Outlook:
             return UNKNOWN_CARD, 1
         return card, children
 
+    def tokens_per_s(self, model: str) -> float:
+        """Give what the live workers of a model should do; 0: there are none."""
+        card = self._landscape.cards.get(model)
+        return card.tokens_per_s * self._landscape.children(model) if card and self._is_served(model) else 0.0
+
     def dimension(self, model: str) -> int:
         """Give the announced dimension, 0 if there is none."""
         card = self._landscape.cards.get(model)

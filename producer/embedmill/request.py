@@ -12,9 +12,9 @@ import msgpack
 import numpy as np
 
 from embedmill import chunking, protocol
-from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError
+from embedmill.errors import InvalidRequestError, InvalidTextError, JobTooLargeError, TooManyTextsError
 from embedmill.keys import LANES
-from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_BYTES, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
 from embedmill.protocol import Chunk, EmbedOptions, ModelCard
 from embedmill.reply import Reason, Rejected
 from embedmill.vectors import Dtype, check_binary
@@ -24,6 +24,12 @@ _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: A forward pass may take this long beyond 20 times its estimate before its process is killed.
 TIME_LIMIT_FLOOR_S: Final = 10.0
 TIME_LIMIT_FACTOR: Final = 20.0
+
+#: Bytes of a text's reply besides its vector: position, token count and what Redis adds.
+REPLY_OVERHEAD_BYTES: Final = 24
+
+#: Components of a vector of a model that is not announced yet, for estimates.
+GUESSED_DIMENSION: Final = 1_024
 
 #: Three centuries: in milliseconds, and since 1970, still a number that Lua and Redis count exactly.
 MAX_SECONDS: Final = 1e10
@@ -50,6 +56,13 @@ class JobRequest:
     deadline_s: float
     #: Seconds that one chunk may take.
     limit_s: float
+    #: What the vector of one text will take in Redis.
+    row_bytes: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the packed texts."""
+        return sum(map(len, self.payloads))
 
     def record(self) -> bytes:
         """Give the fields of the job's hash, as ``lua/submit.lua`` reads them."""
@@ -65,6 +78,7 @@ class JobRequest:
             "n_rows": self.n_texts,
             "n_chunks": len(self.payloads),
             "n_tokens": sum(tokens for _, tokens in self.weights),
+            "row_bytes": self.row_bytes,
             "ttl_ms": round(self.ttl_s * 1000),
             "unfinished_ttl_ms": UNFINISHED_TTL_S * 1000,
             "deadline_ms": round(self.deadline_s * 1000),
@@ -96,6 +110,13 @@ def check_count(texts: Sequence[str]) -> None:
     if len(texts) > MAX_JOB_TEXTS:
         way_out = "submit several jobs, or use embed() or reindex, which cut longer inputs"
         raise TooManyTextsError(len(texts), MAX_JOB_TEXTS, way_out)
+
+
+def check_bytes(encoded: Sequence[bytes]) -> None:
+    """Raise JobTooLargeError unless one job holds the texts."""
+    n_bytes = sum(map(len, encoded))
+    if n_bytes > MAX_JOB_BYTES:
+        raise JobTooLargeError(n_bytes, MAX_JOB_BYTES, "submit several jobs, or use embed(), which cuts longer inputs")
 
 
 def check_lane(lane: str) -> str:
@@ -155,6 +176,7 @@ def prepare(
     encoded, rejected = _encode(values)
     digest = protocol.digest(model, options, encoded)
     bad = {r.index for r in rejected}
+    check_bytes([text for i, text in enumerate(encoded) if i not in bad])
     positions = np.array([i for i in range(len(values)) if i not in bad], dtype=np.uint32)
     costs = chunking.estimate_costs([len(values[i]) for i in positions], card)
     if in_one_chunk and 0 < len(costs) <= MAX_CHUNK_TEXTS:
@@ -180,7 +202,14 @@ def prepare(
         ttl_s=check_seconds("ttl_s", ttl_s),
         deadline_s=0.0 if deadline_s is None else check_seconds("deadline_s", deadline_s),
         limit_s=TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s,
+        row_bytes=row_bytes(options, card),
     )
+
+
+def row_bytes(options: EmbedOptions, card: ModelCard) -> int:
+    """Give the bytes that the vector of one text will take in Redis."""
+    columns = options.dtype.columns(options.dimensions or card.dimension or GUESSED_DIMENSION)
+    return columns * options.dtype.numpy.itemsize + REPLY_OVERHEAD_BYTES
 
 
 def check_dimensions(options: EmbedOptions, card: ModelCard) -> None:

@@ -26,7 +26,10 @@ def script(name: str) -> Script:
 
 
 #: Names of all scripts.
-NAMES = ("submit", "claim", "commit", "note", "release", "reclaim", "abandon", "cancel", "delete", "beat", "lock")
+NAMES = (
+    *("submit", "claim", "commit", "note", "release", "reclaim", "abandon", "cancel", "delete"),
+    *("beat", "lock", "recount"),
+)
 
 
 def text_of(sha: str) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from embedmill.errors import SettingsError
+from embedmill.limits import MAX_QUEUED_TOKENS
 
 #: Where Redis is when nobody says otherwise.
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -74,6 +75,8 @@ class ClientSettings:
     model: str | None = None
     #: Prefix of every key and queue.
     namespace: str = DEFAULT_NAMESPACE
+    #: Tokens that may wait in one lane before more work for it is refused; 0: any number.
+    max_queued_tokens: int = MAX_QUEUED_TOKENS
 
     def __post_init__(self) -> None:
         check_url(self.redis_url)
@@ -81,6 +84,9 @@ class ClientSettings:
             raise SettingsError(
                 "EMBEDMILL_NAMESPACE", repr(self.namespace), f"a namespace matches {_NAMESPACE.pattern}"
             )
+        if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
+            reason = "give a number of tokens, or 0 for any number"
+            raise SettingsError("EMBEDMILL_MAX_QUEUED_TOKENS", str(self.max_queued_tokens), reason)
         if self.model is not None:
             check_model_name(self.model)
 
@@ -100,6 +106,8 @@ class ClientSettings:
     ) -> ClientSettings:
         """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
 
+        ``EMBEDMILL_MAX_QUEUED_TOKENS`` is read, too.
+
         Raises:
             SettingsError: a value that cannot work.
         """
@@ -108,7 +116,20 @@ class ClientSettings:
             redis_url=redis_url or env.get("EMBEDMILL_REDIS_URL") or DEFAULT_REDIS_URL,
             model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
             namespace=namespace or env.get("EMBEDMILL_NAMESPACE") or DEFAULT_NAMESPACE,
+            max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),
         )
+
+
+def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Read a variable that holds a number from 0; unset or empty: the default.
+
+    Raises:
+        SettingsError: it holds something else.
+    """
+    value = environ.get(name) or str(default)
+    if not value.isascii() or not value.isdecimal():
+        raise SettingsError(name, value, "give a number from 0")
+    return int(value)
 
 
 def first_model(spec: str) -> str | None:

@@ -25,11 +25,11 @@ from embedmill.assembly import Assembly
 from embedmill.client import accepted
 from embedmill.errors import JobConflictError, ResultExpiredError
 from embedmill.flows import JobState, JobStatus
-from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.request import JobRequest
 from embedmill.vectors import Dtype, Vectors
+from embedmill.windows import windows
 
 #: A token of the fake model is so many characters, and it reads so many of them.
 CHARS_PER_TOKEN: Final = 4
@@ -79,15 +79,16 @@ class FakeEmbeddingClient:
         truncate: bool = True,
         lane: str = "interactive",
         timeout_s: float = 60.0,
+        block: bool = False,
     ) -> Vectors:
         """Embed texts; see ``EmbeddingClient.embed``."""
         request.check_seconds("timeout_s", timeout_s)
         values = request.check_texts(texts)
-        starts = range(0, max(len(values), 1), MAX_JOB_TEXTS)
+        cuts = windows(values)
         replies = []
-        for start in starts:
+        for start, stop in cuts:
             job = self.submit(
-                values[start : start + MAX_JOB_TEXTS],
+                values[start:stop],
                 model=model,
                 input_type=input_type,
                 dimensions=dimensions,
@@ -97,7 +98,7 @@ class FakeEmbeddingClient:
             )
             replies.append(job.result(timeout_s))
             job.delete()
-        return accepted(assembly.concatenate(replies, starts))
+        return accepted(assembly.concatenate(replies, [start for start, _ in cuts]))
 
     def submit(
         self,
@@ -112,8 +113,10 @@ class FakeEmbeddingClient:
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
+        block: bool = False,
+        timeout_s: float = 60.0,
     ) -> FakeJob:
-        """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. It never expires."""
+        """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. There is always room, it never expires."""
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import redis
 
-from embedmill import flows, protocol, request, vectors
+from embedmill import flows, protocol, request, submission, vectors
 from embedmill.keys import Keyspace
 from embedmill.link import Link
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
 from embedmill.settings import ClientSettings
+from embedmill.submission import Admission
 from embedmill.workers import WorkerInfo
 from embedmill_worker import announcement, claims
 from embedmill_worker.claims import ChunkRef
@@ -73,7 +74,7 @@ class Bench:
     def submit(self, texts, **how):
         """Stores a job."""
         prepared = self.prepare(texts, **how)
-        self.run(flows.submit(self.keys, prepared))
+        self.run(submission.submit(self.keys, prepared, Admission()))
         return prepared
 
     def status(self, job_id="job"):

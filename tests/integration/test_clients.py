@@ -31,6 +31,7 @@ from embedmill.async_link import AsyncLink
 from embedmill.link import Link
 from embedmill.protocol import Chunk, pack_chunk, unpack_chunk
 from embedmill.reply import Reason
+from embedmill.windows import windows
 
 TEXTS = [f"text {n} " * (n % 7 + 1) for n in range(30)]
 
@@ -168,7 +169,7 @@ def test_texts_of_a_job_that_redis_lost_are_sent_again(client, bench, expected):
 
 
 def test_long_inputs_go_in_windows(client, bench, worker, expected, monkeypatch):
-    monkeypatch.setattr("embedmill.calls.MAX_JOB_TEXTS", 7)
+    monkeypatch.setitem(windows.__kwdefaults__, "max_texts", 7)
     texts = TEXTS * 8  # more than one chunk
     assert np.array_equal(client.embed(texts), expected(texts))
     assert job_keys(bench) == []

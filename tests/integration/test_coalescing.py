@@ -15,7 +15,7 @@ from embedmill import (
     ResultTimeoutError,
     TextsRejectedError,
     UnknownModelError,
-    flows,
+    submission,
 )
 from embedmill.async_link import AsyncLink
 from embedmill.protocol import unpack_chunk
@@ -28,14 +28,14 @@ LARGE = ["a large call"] * 400
 @pytest.fixture
 def sent(monkeypatch):
     """The jobs that were submitted: (options, texts, chunks) of each."""
-    jobs, submit = [], flows.submit
+    jobs, submit = [], submission.submit
 
-    def noted(keys, request):
+    def noted(keys, request, *rest, **block):
         texts = [text for payload in request.payloads for text in unpack_chunk(payload).texts]
         jobs.append((request.options, texts, len(request.payloads)))
-        return submit(keys, request)
+        return submit(keys, request, *rest, **block)
 
-    monkeypatch.setattr(flows, "submit", noted)
+    monkeypatch.setattr(submission, "submit", noted)
     return jobs
 
 

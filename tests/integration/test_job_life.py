@@ -9,7 +9,7 @@ from unittest import mock
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from embedmill import flows
+from embedmill import flows, submission
 from embedmill.errors import JobConflictError
 from embedmill.flows import JobState
 from embedmill.limits import UNFINISHED_TTL_S
@@ -19,6 +19,9 @@ from embedmill_worker.reconciler import Reconciler
 
 #: As in limits, but small, so that a few steps reach it.
 RING_WINDOW = 3
+
+#: What the vector of one text is counted as: eight float32 and its overhead.
+ROW_BYTES = 8 * 4 + 24
 JOB_IDS = ("a", "b")
 LANES = ("interactive", "bulk")
 #: Numbers of chunks; the digits stand in the texts, so that no two contents are the same.
@@ -250,6 +253,7 @@ class JobLife:
                     assert all(value >= 0 for value in values)
                     assert values[0] == (job.size - job.n_done if job.state == "active" else 0)
                     left = {name: left[name] + value for name, value in zip(left, values, strict=True)}
+            left["bytes"] = left["texts"] * ROW_BYTES
             assert {name.decode(): int(value) for name, value in counts.items()} in (left, {})
 
     def check_that_active_jobs_are_listed(self):
@@ -401,7 +405,7 @@ def live_through(bench, steps):
     return life.happened
 
 
-@mock.patch.object(flows, "RING_WINDOW", RING_WINDOW)
+@mock.patch.object(submission, "RING_WINDOW", RING_WINDOW)
 @mock.patch("embedmill_worker.reconciler.YOUNG_JOB_S", 0.0)
 def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, make_bench):
     happened = Counter()

@@ -5,11 +5,12 @@ import random
 
 import pytest
 
-from embedmill import flows, protocol
+from embedmill import flows, protocol, submission
 from embedmill.errors import JobConflictError, MessageError, QueueFullError, ResultExpiredError
 from embedmill.flows import JobState
 from embedmill.limits import RING_WINDOW, UNFINISHED_TTL_S
 from embedmill.protocol import EmbedOptions
+from embedmill.submission import Admission
 from embedmill.vectors import Dtype
 from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef, Late, NotOurs, OtherFingerprint, OtherVersion, Work
@@ -26,9 +27,9 @@ def lane_counts(bench, lane="bulk"):
 
 
 def test_a_half_written_job_is_never_visible(bench, monkeypatch):
-    monkeypatch.setattr(flows, "STAGE_BYTES", 100)
-    submission = flows.submit(bench.keys, bench.prepare(TEXTS))
-    ask = next(submission)
+    monkeypatch.setattr(submission, "STAGE_BYTES", 100)
+    storing = submission.submit(bench.keys, bench.prepare(TEXTS), Admission())
+    ask = next(storing)
     steps = 0
     while True:
         with pytest.raises(ResultExpiredError):
@@ -37,9 +38,9 @@ def test_a_half_written_job_is_never_visible(bench, monkeypatch):
         assert lane_counts(bench) == {}
         assert {name.split(":")[0] for name in bench.key_names()} <= {"staged"}
         replies = bench.run(iter_ask(ask))
-        assert all(0 < bench.redis.pttl(key) <= flows.STAGED_TTL_S * 1000 for key in staged(bench))
+        assert all(0 < bench.redis.pttl(key) <= submission.STAGED_TTL_S * 1000 for key in staged(bench))
         try:
-            ask = submission.send(replies)
+            ask = storing.send(replies)
         except StopIteration:
             break
         steps += 1
@@ -57,22 +58,22 @@ def staged(bench):
 
 
 def test_a_job_whose_texts_were_lost_on_the_way_is_staged_again(bench):
-    submission = flows.submit(bench.keys, bench.prepare(TEXTS))
-    ask = next(submission)
+    storing = submission.submit(bench.keys, bench.prepare(TEXTS), Admission())
+    ask = next(storing)
     without_texts = flows.Ask([c for c in ask.commands if c[0] != "HSET"])
-    again = submission.send(bench.run(iter_ask(without_texts)))
+    again = storing.send(bench.run(iter_ask(without_texts)))
     assert [c[0] for c in again.commands] == [c[0] for c in ask.commands]
     with pytest.raises(StopIteration):
-        submission.send(bench.run(iter_ask(again)))
+        storing.send(bench.run(iter_ask(again)))
     assert bench.status().chunks == 5
 
 
 def test_texts_that_never_stay_are_given_up(bench):
-    submission = flows.submit(bench.keys, bench.prepare(TEXTS))
-    ask = next(submission)
+    storing = submission.submit(bench.keys, bench.prepare(TEXTS), Admission())
+    ask = next(storing)
     with pytest.raises(QueueFullError):
         for _ in range(9):
-            ask = submission.send(bench.run(iter_ask(flows.Ask([ask.commands[-1]]))))
+            ask = storing.send(bench.run(iter_ask(flows.Ask([ask.commands[-1]]))))
 
 
 def test_the_same_id_and_content_again_changes_nothing(bench):

@@ -25,6 +25,7 @@ REPLY = EmbeddingReply(
 #: By parameter name: a value that an error may carry.
 VALUES = {
     "index": 3,
+    "n_bytes": 300_000_000,
     "type_name": "bytes",
     "option": "dimensions",
     "reason": "it is 9, at most 8; ask for less",
@@ -138,5 +139,11 @@ def fields(reply):
 
 
 def test_a_full_queue_says_when_to_try_again():
-    assert "Try again in 1.5 s." in str(example(errors.QueueFullError))
-    assert "Try" not in str(errors.QueueFullError("Redis", 1, 2, "tokens"))
+    assert "9 of 65536 tokens are taken" in str(example(errors.QueueFullError))
+    assert "Try again in 1.5 s," in str(example(errors.QueueFullError))
+    assert "Try again once workers drain it," in str(errors.QueueFullError("Redis", 1, 2, "tokens"))
+
+
+def test_a_redis_that_gives_no_numbers_is_not_quoted_with_zeros():
+    said = str(errors.QueueFullError("Redis", 0, 0, "it has reached its maxmemory"))
+    assert said.startswith("Redis is full: it has reached its maxmemory; nothing was submitted.")

@@ -16,7 +16,8 @@ PUBLIC = {
     *("signature", "unpack_binary", "unpack_int8", "vectors_of"),
     *("BrokerUnavailableError", "ClientClosedError", "EmbedError", "EngineError", "InferenceError"),
     *("InvalidRequestError",),
-    *("InvalidTextError", "JobCancelledError", "JobConflictError", "MessageError", "ModelLoadError"),
+    *("InvalidTextError", "JobCancelledError", "JobConflictError", "JobTooLargeError"),
+    *("MessageError", "ModelLoadError"),
     *("QueueError", "QueueFullError", "RequestError", "ResultError", "ResultExpiredError", "ResultTimeoutError"),
     *("SettingsError", "TextsRejectedError", "TooManyTextsError", "UnknownModelError"),
 }

@@ -21,6 +21,7 @@ from embedmill_worker.concurrency import usable_cpus
 from embedmill_worker.engines import Engines
 from embedmill_worker.liveness import Liveness
 from embedmill_worker.node import Node
+from embedmill_worker.pool import mend_closed_channels
 from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "result_expires": 3_600,
         "result_extended": False,
         "task_track_started": False,
-        "worker_pool": "prefork",
+        "worker_pool": "embedmill_worker.pool:Prefork",
         "worker_concurrency": settings.concurrency or usable_cpus(),
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
@@ -143,6 +144,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def on_init(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
+            mend_closed_channels()
             start(node, sender.hostname)
 
     def on_ready(sender: Any = None, **_: Any) -> None:

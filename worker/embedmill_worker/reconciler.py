@@ -29,6 +29,9 @@ LOCK_TTL_S: Final = 6.0
 #: Jobs younger than this are not looked at: most are over by then.
 YOUNG_JOB_S: Final = 2.0
 
+#: Active jobs of a lane up to which its counters are compared with their records: Redis stands still meanwhile.
+MAX_RECOUNTED_JOBS: Final = 2_000
+
 #: Messages and jobs read in one round trip.
 PAGE: Final = 500
 
@@ -110,6 +113,7 @@ class Reconciler:
         for entry in lanes:
             model, _, lane = entry.decode().rpartition(" ")
             # Queues before records: what is popped in between is found under its claim.
+            yield from self._recount(model, lane)
             queued |= yield from self._queued(self._keys.queue(model, lane))
             chunks += yield from self._open_chunks(model, lane)
         lost, self._suspects = judge(chunks, queued, active, self._suspects)
@@ -119,6 +123,13 @@ class Reconciler:
         if rung:
             log.warning("%d lost chunks were rung again", rung, extra={"action": "reconcile", "chunks": rung})
         return rung
+
+    def _recount(self, model: str, lane: str) -> Flow[None]:
+        """Put the lane's counters right and measure how fast it drains."""
+        counted = (self._keys.lane(model, lane), self._keys.active(model, lane), self._keys.drain(model, lane))
+        (was_wrong,) = yield Ask([evalsha("recount", counted, self._keys.job_prefix, MAX_RECOUNTED_JOBS)])
+        if was_wrong:
+            log.warning("the counters of %s %s were put right", model, lane, extra={"action": "recount"})
 
     def _hold_lock(self) -> Flow[bool]:
         lock_keys, ttl_ms = (self._keys.reconciler_lock,), int(LOCK_TTL_S * 1000)

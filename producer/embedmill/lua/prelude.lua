@@ -1,6 +1,7 @@
--- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in beat.lua and lock.lua.
+-- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in beat, lock and recount.lua.
 local job, texts, weights, claims, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local replies, events, lane, active, queue, lanes = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local drain = KEYS[12]
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -39,8 +40,11 @@ local function keep(key)
   redis.call('PEXPIRE', key, redis.call('PTTL', job))
 end
 
--- Take texts and tokens off the lane. Not HINCRBY by -n: Redis up to 7.0 reads Lua's -0 as no integer.
+-- Take chunks, texts and tokens, and the bytes that the texts' vectors would have taken, off the lane.
+-- Not HINCRBY by -n: Redis up to 7.0 reads Lua's -0 as no integer.
 local function leave_lane(n_chunks, n_texts, n_tokens)
+  local row_bytes = tonumber(redis.call('HGET', job, 'row_bytes')) or 0
+  redis.call('HINCRBY', lane, 'bytes', 0 - n_texts * row_bytes)
   redis.call('HINCRBY', lane, 'chunks', 0 - n_chunks)
   redis.call('HINCRBY', lane, 'texts', 0 - n_texts)
   redis.call('HINCRBY', lane, 'tokens', 0 - n_tokens)

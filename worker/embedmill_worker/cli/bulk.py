@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from embedmill.client import EmbeddingClient, Job
-from embedmill.errors import BrokerUnavailableError, EmbedError, ResultTimeoutError
+from embedmill.errors import BrokerUnavailableError, EmbedError, QueueFullError, ResultTimeoutError
 from embedmill.flows import JobState
 from embedmill.reply import EmbeddingReply
 from embedmill.status import read_status
@@ -22,6 +22,9 @@ from embedmill_worker.cli.terminal import Progress, say
 #: Seconds between two looks at a job, doubling.
 FIRST_PAUSE_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.5
+
+#: Seconds of one wait for room in a full queue.
+ROOM_S: Final = 10.0
 
 #: Seconds after which a job that nobody has begun is worth a look at the workers.
 LONELY_S: Final = 3.0
@@ -66,18 +69,39 @@ class Bulk:
     def run(self, windows: Iterable[Window]) -> Iterator[tuple[Window, EmbeddingReply]]:
         """Give the windows' replies in order."""
         for window in windows:
-            self._submit(window)
+            while not self._submit(window):  # what is open takes some of the room: it is fetched and deleted first
+                yield self._collect()
             if len(self._open) == 2:
                 yield self._collect()
         while self._open:
             yield self._collect()
 
-    def _submit(self, window: Window) -> None:
+    def _submit(self, window: Window) -> bool:
+        """Store a window's job; False: there is no room while another one is open."""
         # Named here, so that an interrupt while it is being stored leaves nothing behind either.
         job = self._client.job(uuid.uuid4().hex)
         self._open.append((window, job))
-        self._client.submit(window.texts, job_id=job.id, ttl_s=TTL_S, **self._options)
-        self._progress.update(self._done)
+        while True:
+            left_s = self._deadline_s - time.monotonic()
+            try:
+                self._client.submit(
+                    window.texts,
+                    job_id=job.id,
+                    ttl_s=TTL_S,
+                    block=len(self._open) == 1,
+                    timeout_s=max(FIRST_PAUSE_S, min(ROOM_S, left_s)),
+                    **self._options,
+                )
+            except QueueFullError as error:
+                if len(self._open) > 1:
+                    self._open.pop()
+                    return False
+                if left_s < ROOM_S:
+                    raise
+                self._warn(f"waiting for room: {error.queue} is full")
+            else:
+                self._progress.update(self._done)
+                return True
 
     def _collect(self) -> tuple[Window, EmbeddingReply]:
         window, job = self._open[0]
@@ -100,14 +124,17 @@ class Bulk:
             now_s = time.monotonic()
             if now_s >= self._deadline_s:
                 raise ResultTimeoutError(job.id, self._timeout_s or 0.0, "It was cancelled.")
-            if status.state is JobState.QUEUED and now_s - began_s > LONELY_S:
-                self._warn(status.model)
+            if status.state is JobState.QUEUED and now_s - began_s > LONELY_S and not self._is_served(status.model):
+                self._warn(f"waiting: no worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}")
             self._progress.update(self._done + status.texts_done)
             time.sleep(min(pause_s, self._deadline_s - now_s))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _warn(self, model: str) -> None:
-        """Say once that nobody works."""
-        if not self._has_warned and not read_status(self._client.settings).serves(model):
+    def _is_served(self, model: str) -> bool:
+        return self._has_warned or read_status(self._client.settings).serves(model)
+
+    def _warn(self, why: str) -> None:
+        """Say once why nothing moves."""
+        if not self._has_warned:
             self._has_warned = True
-            say(f"waiting: no worker serves {model}; start one with EMBEDMILL_MODEL={model}")
+            say(why)

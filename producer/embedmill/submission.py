@@ -1,0 +1,136 @@
+"""A job's way into Redis: asked for room, staged, made visible at once, or refused."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedmill import protocol
+from embedmill.errors import JobConflictError, JobTooLargeError, QueueFullError
+from embedmill.flows import Ask, Command, Flow, Pause, evalsha
+from embedmill.keys import Keyspace
+from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES, RING_WINDOW
+from embedmill.request import JobRequest
+
+#: Bytes of staged chunks sent in one round trip, so that no job holds Redis or a socket for long.
+STAGE_BYTES: Final = 4 << 20
+
+#: Seconds that staged texts wait for their submission.
+STAGED_TTL_S: Final = 600
+
+#: Packed bytes from which a job asks for room before it sends its texts.
+ASK_FIRST_BYTES: Final = 256 << 10
+
+#: Shortest and longest pause between two tries of a job that waits for room.
+SHORTEST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 5.0
+
+#: Pause when nobody can say when there will be room.
+USUAL_PAUSE_S: Final = 1.0
+
+#: Most seconds after which a refused job is advised to try again.
+LONGEST_RETRY_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What a client lets into Redis."""
+
+    #: Tokens that may wait in a lane; 0: any number.
+    max_queued_tokens: int = MAX_QUEUED_TOKENS
+    #: What the live workers should do by their model's card, until it has been measured; 0: there are none.
+    expected_tokens_per_s: float = 0.0
+
+
+def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_until_s: float = 0.0) -> Flow[None]:
+    """Stage a job's texts, then make it visible at once.
+
+    Args:
+        keys: of the namespace.
+        request: the job.
+        admission: how much may be queued.
+        block_until_s: until when, on the monotonic clock, to wait for room.
+
+    Raises:
+        JobConflictError: the id is taken by other content.
+        JobTooLargeError: Redis would not have room for it if it were empty.
+        QueueFullError: there is no room now; nothing is left behind.
+    """
+    while True:
+        try:
+            return (yield from _submit(keys, request, admission))
+        except QueueFullError as full:
+            left_s = block_until_s - time.monotonic()
+            if left_s <= 0:
+                raise
+            wanted_s = USUAL_PAUSE_S if full.retry_after_s is None else full.retry_after_s
+            yield Pause(min(max(wanted_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S, left_s))
+
+
+def _submit(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[None]:
+    if request.n_bytes > ASK_FIRST_BYTES:
+        look = _evalsha(keys, request, admission, "none", unstaged_bytes=request.n_bytes)
+        ((outcome),) = yield Ask([look])
+        if _is_settled(keys, request, admission, outcome):
+            return
+    for _ in range(3):
+        outcome = yield from _stage(keys, request, admission)
+        if _is_settled(keys, request, admission, outcome):
+            return
+    forgot = f"it forgot texts of job {request.job_id} three times while they were stored; it must be noeviction"
+    raise QueueFullError("Redis", 0, 0, forgot)
+
+
+def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[Any]:
+    nonce = secrets.token_hex(8)
+    staged = keys.staged(request.job_id, nonce)
+    commands: list[Command] = []
+    size = 0
+    for chunk, payload in enumerate(request.payloads):
+        commands.append(("HSET", staged, chunk, payload))
+        if chunk == 0:  # at once, so that nothing stays if the connection breaks further on
+            commands.append(("EXPIRE", staged, STAGED_TTL_S))
+        size += len(payload)
+        if size > STAGE_BYTES:
+            yield Ask(commands)
+            commands, size = [], 0
+    commands.append(_evalsha(keys, request, admission, nonce, unstaged_bytes=0))
+    replies = yield Ask(commands)
+    return replies[-1]
+
+
+def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str, *, unstaged_bytes: int) -> Command:
+    job_keys = (*keys.of_job(request.job_id, request.model, request.lane), keys.staged(request.job_id, nonce))
+    weights = protocol.pack_weights(request.weights)
+    limits = (admission.max_queued_tokens, MEMORY_SHARES[request.lane], unstaged_bytes)
+    return evalsha("submit", job_keys, request.record(), weights, RING_WINDOW, *limits)
+
+
+def _is_settled(keys: Keyspace, request: JobRequest, admission: Admission, outcome: Any) -> bool:
+    """Say whether the job is in Redis; raise if it never will be, or not now."""
+    match outcome:
+        case b"submitted" | b"same":
+            return True
+        case b"conflict":
+            raise JobConflictError(request.job_id)
+        case list():
+            raise _refusal(keys.queue(request.model, request.lane), request, admission, outcome)
+    return False
+
+
+def _refusal(
+    queue: str, request: JobRequest, admission: Admission, outcome: Sequence[Any]
+) -> QueueFullError | JobTooLargeError:
+    unit, (taken, limit, asked, waiting) = outcome[0].decode(), map(int, outcome[1:5])
+    if unit == "bytes" and asked > limit:
+        share = MEMORY_SHARES[request.lane]
+        way_out = f"{share:.0%} of Redis's maxmemory, vectors counted: submit smaller jobs or give Redis more memory"
+        return JobTooLargeError(asked, limit, way_out)
+    rate = float(outcome[5]) or admission.expected_tokens_per_s
+    # By how much the lane must shrink; memory is free again only when what waits is embedded and fetched.
+    excess = waiting + asked - limit if unit == "tokens" else waiting
+    retry_after_s = min(LONGEST_RETRY_S, max(SHORTEST_PAUSE_S, excess / rate)) if rate else None
+    return QueueFullError(queue if unit == "tokens" else "Redis", taken, limit, unit, retry_after_s)

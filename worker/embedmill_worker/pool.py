@@ -1,0 +1,48 @@
+"""Celery's prefork pool and kombu's Redis channel, mended where the released ones end a worker that loses Redis.
+
+Each part says which version it was seen in. Both are found by tests that break the connection for real.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.prefork import TaskPool
+from kombu.transport import redis as transport
+from redis.exceptions import ConnectionError
+
+
+class SteadyPool(AsynPool):
+    """A pool that may be registered with the event loop while a dead child has not been replaced yet."""
+
+    def _track_child_process(self, proc: Any, hub: Any) -> None:
+        """Pass over a child whose end has been seen: it has no descriptor, and Celery 5.7.0 ends the worker over it."""
+        if getattr(proc, "_sentinel_poll", proc) is not None:
+            super()._track_child_process(proc, hub)  # type: ignore[misc]
+
+
+class Prefork(TaskPool):
+    """Celery's prefork pool with a SteadyPool."""
+
+    Pool = SteadyPool
+
+
+def mend_closed_channels() -> None:
+    """Let a closed channel raise a connection error, which Celery handles.
+
+    Celery 5.7.0 closes the connection under tasks of ``acks_late``; what is then restored or acknowledged finds a
+    channel without a transport, and the AttributeError ends the worker.
+    """
+    channel: Any = transport.Channel
+    original = channel._connparams
+    if getattr(original, "is_mended", False):
+        return
+
+    def _connparams(self: Any, asynchronous: bool = False) -> Any:
+        if getattr(self.connection, "client", None) is None:
+            raise ConnectionError("the broker's channel is closed")
+        return original(self, asynchronous=asynchronous)
+
+    _connparams.is_mended = True  # type: ignore[attr-defined]
+    channel._connparams = _connparams
