@@ -48,6 +48,18 @@ def unexpected_ends(mill, expected: set[int]) -> list[str]:
 
 
 def zombies(mill) -> list[str]:
-    """Children of live workers that have died without being waited for."""
-    children = [c for w in mill.workers if w.process.poll() is None for c in psutil.Process(w.pid).children()]
-    return [f"child {c.pid} is a zombie" for c in children if c.status() == psutil.STATUS_ZOMBIE]
+    """Children of live workers that have died and are not replaced, though the pool had time to see it."""
+    deadline = time.monotonic() + SETTLING_S
+    while (found := _zombies(mill)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def _zombies(mill) -> list[str]:
+    return [
+        f"child {child.pid} of worker {worker.pid} is a zombie:\n{worker.log[-3000:]}"
+        for worker in mill.workers
+        if worker.process.poll() is None
+        for child in psutil.Process(worker.pid).children()
+        if child.status() == psutil.STATUS_ZOMBIE
+    ]
