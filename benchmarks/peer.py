@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from context import HERE, Run
 
-from embedmill_worker.celery_app import broker_url
+from embedmill_worker.broker import broker_url
 from embedmill_worker.models import ModelFiles
 from embedmill_worker.valkey import EmbeddedValkey
 

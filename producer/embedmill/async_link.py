@@ -9,7 +9,14 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
@@ -22,13 +29,17 @@ from embedmill.link import (
     REPLY_S,
     RETRYABLE,
     T,
+    is_distrust,
     make_pool,
+    master_options,
     raise_first_error,
     refused,
+    sentinel_options,
     unavailable,
     with_text,
 )
-from embedmill.settings import ClientSettings, mask_url
+from embedmill.redis_url import is_sentinel, mask_url, read_sentinel
+from embedmill.settings import ClientSettings
 
 #: Connections a client, apart for calls that wait for vectors, which hold one each, and for all else: however many
 #: wait, others get through. A wait that finds none free ends without news, and what it waits for is looked up.
@@ -61,6 +72,8 @@ class AsyncLink:
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None and pool.pid == os.getpid():
             await pool.connections.disconnect()
+            if isinstance(pool.connections, SentinelConnectionPool):
+                await pool.connections.sentinel_manager.aclose()
 
     async def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
         """Drive a flow to its result; see ``Link.run``."""
@@ -100,7 +113,7 @@ class AsyncLink:
             except REFUSALS as error:
                 raise refused(self._url_masked, error) from None
             except RETRYABLE as error:
-                if _now_s() + pause_s >= give_up_s:
+                if is_distrust(error) or _now_s() + pause_s >= give_up_s:
                     raise unavailable(self._url_masked, error) from None
             except RedisError as error:
                 raise refused(self._url_masked, error) from None
@@ -147,17 +160,26 @@ class AsyncLink:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.pid != os.getpid():
-            connections = ConnectionPool.from_url(
-                self._url,
-                protocol=2,
-                retry=Retry(NoBackoff(), 0),
-                decode_responses=False,
-                max_connections=WAITING_CONNECTIONS + BRIEF_CONNECTIONS,
-                socket_timeout=None,
-                socket_connect_timeout=REPLY_S,
-            )
-            pool = self._pools[loop] = _Pool(pid=os.getpid(), connections=connections)
+            pool = self._pools[loop] = _Pool(pid=os.getpid(), connections=_make_connections(self._url))
         return pool
+
+
+def _make_connections(url: str) -> Any:
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": WAITING_CONNECTIONS + BRIEF_CONNECTIONS,
+        "socket_timeout": None,
+        "socket_connect_timeout": REPLY_S,
+    }
+    if not is_sentinel(url):
+        return ConnectionPool.from_url(url, decode_responses=False, **options)
+    address = read_sentinel(url)
+    told = parse_url(address.direct_url)
+    sentinels = sentinel_options(address, told) | {"retry": options["retry"]}
+    kind = SentinelManagedSSLConnection if address.tls else SentinelManagedConnection
+    manager = Sentinel(address.hosts, sentinel_kwargs=sentinels)
+    return SentinelConnectionPool(address.master, manager, connection_class=kind, **master_options(told), **options)
 
 
 async def _send(connection: Any, commands: Any) -> list[Any]:

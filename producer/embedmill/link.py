@@ -8,11 +8,12 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -25,11 +26,18 @@ from redis.exceptions import (
     TimeoutError,
 )
 from redis.retry import Retry
+from redis.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError, SettingsError
 from embedmill.flows import Ask, Command, Compute, Flow, Pause
+from embedmill.redis_url import FILE_OPTIONS, SentinelAddress, is_sentinel, mask_url, read_sentinel
 from embedmill.scripts import text_of
-from embedmill.settings import ClientSettings, mask_url
+from embedmill.settings import ClientSettings
 
 T = TypeVar("T")
 
@@ -81,29 +89,63 @@ _CONNECTIONS: Final = {
     "redis": _in_time(Connection),
     "rediss": _in_time(SSLConnection),
     "unix": _in_time(UnixDomainSocketConnection),
+    "redis+sentinel": _in_time(SentinelManagedConnection),
+    "rediss+sentinel": _in_time(SentinelManagedSSLConnection),
 }
+
+#: Seconds that one sentinel is waited for; there are others.
+SENTINEL_S: Final = 1.0
 
 
 def make_pool(settings: ClientSettings) -> ConnectionPool:
     """Make an empty pool of connections that keep the caller's deadline.
 
     Raises:
-        SettingsError: the URL has an option that redis-py does not take.
+        SettingsError: the URL has an option that redis-py does not take, or names a file that is not there.
     """
+    url = settings.redis_url
+    connection_class = _CONNECTIONS[url.partition(":")[0]]
+    options = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "max_connections": MAX_CONNECTIONS}
     try:
-        pool = ConnectionPool.from_url(
-            settings.redis_url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=False,
-            max_connections=MAX_CONNECTIONS,
-        )
-        pool.connection_class = _CONNECTIONS[settings.redis_url.partition(":")[0]]
+        if is_sentinel(url):
+            address = read_sentinel(url)
+            told = _checked(url, parse_url(address.direct_url))
+            sentinel = Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address, told))
+            pool: ConnectionPool = SentinelConnectionPool(
+                address.master, sentinel, connection_class=connection_class, **master_options(told), **options
+            )
+        else:
+            _checked(url, parse_url(url))
+            pool = ConnectionPool.from_url(url, decode_responses=False, **options)
+            pool.connection_class = connection_class
         pool.make_connection()  # connects to nothing, but refuses what it does not know
+    except SettingsError:
+        raise
     except (ValueError, TypeError):
         reason = "an option after its ? is unknown or has an unreadable value"
-        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(settings.redis_url), reason) from None
+        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason) from None
     return pool
+
+
+def master_options(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a connection to the master is made with, whatever its address."""
+    return {name: value for name, value in told.items() if name not in ("host", "port", "connection_class")}
+
+
+def sentinel_options(address: SentinelAddress, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a connection to a sentinel is made with: its own login, the master's TLS, and little patience."""
+    tls = {name: value for name, value in told.items() if name.startswith("ssl_")}
+    timeouts = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
+    once = {"retry": Retry(NoBackoff(), 0), "protocol": 2}
+    return {**address.sentinel_login, **tls, **timeouts, **once, **({"ssl": True} if address.tls else {})}
+
+
+def _checked(url: str, told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the options back if the files that they name are there."""
+    for name in FILE_OPTIONS:
+        if name in told and not Path(told[name]).is_file():
+            raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), f"{name} names no file: {told[name]}")
+    return told
 
 
 class Link:
@@ -116,6 +158,9 @@ class Link:
     def close(self) -> None:
         """Close all connections."""
         self._pool.disconnect()
+        if isinstance(self._pool, SentinelConnectionPool):
+            for sentinel in self._pool.sentinel_manager.sentinels:
+                sentinel.close()
 
     def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
         """Drive a flow to its result.
@@ -162,7 +207,7 @@ class Link:
             except REFUSALS as error:
                 raise refused(self._url_masked, error) from None
             except RETRYABLE as error:
-                if time.monotonic() + pause_s >= give_up_s:
+                if is_distrust(error) or time.monotonic() + pause_s >= give_up_s:
                     raise unavailable(self._url_masked, error) from None
             except RedisError as error:
                 raise refused(self._url_masked, error) from None
@@ -214,8 +259,18 @@ def raise_first_error(replies: Sequence[Any]) -> None:
             raise reply
 
 
+def is_distrust(error: BaseException) -> bool:
+    """Say whether a server's certificate was refused: trying again does not mend that."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
 def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
     """Say that Redis did not answer."""
+    if is_distrust(error):
+        reason = "its TLS certificate is not trusted or is made out to another name; name the authority by ssl_ca_certs"
+        return BrokerUnavailableError(url_masked, reason)
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return BrokerUnavailableError(url_masked, "it does not speak TLS on this port; use redis:// if that is right")
     late = isinstance(error, TimeoutError | builtins.TimeoutError)
     reason = "no answer in time" if late else "cannot be reached"
     return BrokerUnavailableError(

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from embedmill.errors import SettingsError
 from embedmill.limits import MAX_QUEUED_TOKENS
+from embedmill.redis_url import check_url, mask_url
 
 #: Where Redis is when nobody says otherwise.
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -20,38 +20,6 @@ DEFAULT_NAMESPACE: Final = "embedmill"
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
-_SCHEMES = ("redis", "rediss", "unix")
-
-
-def mask_url(url: str) -> str:
-    """Give the URL with its password, and those in its query, replaced by ``***``."""
-    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-    rest = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", rest)
-    # Up to the last @: a password that is not percent-encoded may hold any other character.
-    userinfo, at, place = rest.rpartition("@")
-    user = f"{userinfo.partition(':')[0]}:***" if at else ""
-    return f"{scheme}{separator}{user}{at}{place}"
-
-
-def check_url(url: str) -> str:
-    """Give the URL back if it has the form of one that names a Redis.
-
-    Raises:
-        SettingsError: it has not.
-    """
-    reason = "it cannot be read as a URL; percent-encode special characters of its password"
-    unreadable = SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
-    try:
-        parts = urlsplit(url)
-        has_form = parts.port is None or parts.port > 0
-    except ValueError:
-        raise unreadable from None
-    if not has_form or parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
-        raise unreadable
-    if parts.scheme not in _SCHEMES:
-        reason = f"its scheme must be one of {', '.join(_SCHEMES)}, as in {DEFAULT_REDIS_URL}"
-        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
-    return url
 
 
 def check_model_name(name: str) -> str:
@@ -69,7 +37,7 @@ def check_model_name(name: str) -> str:
 class ClientSettings:
     """Where the queue is and which model is meant when a call names none."""
 
-    #: redis://, rediss:// or unix:// URL.
+    #: See ``redis_url.py``.
     redis_url: str = DEFAULT_REDIS_URL
     #: Model for calls that name none; None: the only one that workers announce.
     model: str | None = None

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +136,20 @@ def mill(valkey, data_dir) -> Iterator[Mill]:
             yield shared
         finally:
             close(shared)
+
+
+@pytest.fixture
+def make_mill(data_dir, tmp_path) -> Iterator[Callable[[str], Mill]]:
+    """Makes mills without workers on servers of one's own."""
+    made: list[Mill] = []
+
+    def make(redis_url: str) -> Mill:
+        made.append(new_mill(redis_url, data_dir, tmp_path))
+        return made[-1]
+
+    yield make
+    for mill in made:
+        close(mill)
 
 
 @pytest.fixture

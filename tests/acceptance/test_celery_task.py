@@ -6,7 +6,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient
-from embedmill_worker.celery_app import broker_url
+from embedmill_worker.broker import broker_url
 
 MODEL = "all-MiniLM-L6-v2"
 

@@ -12,7 +12,7 @@ from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient
 from embedmill_worker import corpus
-from embedmill_worker.celery_app import broker_url
+from embedmill_worker.broker import broker_url
 
 MODEL = "all-MiniLM-L6-v2"
 

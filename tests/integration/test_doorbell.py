@@ -7,7 +7,7 @@ from celery import Celery
 from celery.worker.request import Request
 from kombu import Connection, Consumer, Exchange, Queue
 
-from embedmill_worker.celery_app import broker_url
+from embedmill_worker.broker import broker_url
 from embedmill_worker.claims import parse_token
 
 TEXTS = [f"{n:04d} " * 16 for n in range(3)]

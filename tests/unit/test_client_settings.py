@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
 from embedmill.errors import SettingsError
-from embedmill.settings import ClientSettings, first_model, mask_url
+from embedmill.redis_url import mask_url
+from embedmill.settings import ClientSettings, first_model
 from embedmill_worker.settings import DEFAULT_MODEL, WorkerSettings
 
 SECRET = "s3cr3t-zebra"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from functools import cached_property
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
@@ -16,6 +15,7 @@ from embedmill.keys import LANES, Keyspace
 from embedmill.link import Link
 from embedmill.settings import ClientSettings
 from embedmill_worker import embed_task, exit_codes
+from embedmill_worker.broker import broker_settings
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.concurrency import usable_cpus
 from embedmill_worker.engines import Engines
@@ -92,9 +92,9 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
     # trips, fail when Redis is full, and ring for a second time whatever a killed worker had taken.
     doorbells = [Queue(name, Exchange(ns), routing_key=name, no_ack=True) for name in lanes]
     tasks = Queue(keys.embed_queue, Exchange(ns), routing_key=keys.embed_queue)
+    broker = broker_settings(settings.redis_url)
     return {
-        "broker_url": broker_url(settings.redis_url),
-        "result_backend": broker_url(settings.redis_url),
+        **broker,
         "task_queues": [*doorbells, tasks],
         "task_default_queue": keys.embed_queue,
         "task_create_missing_queues": False,
@@ -118,6 +118,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
+            **broker["broker_transport_options"],
             "queue_order_strategy": "embedmill_worker.lanes:LaneOrder",
             "priority_steps": [0],
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
@@ -126,9 +127,6 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
             "unacked_mutex_key": f"{keys.unacked}_mutex",
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
-            "socket_keepalive": True,
-            "socket_connect_timeout": 5,
-            "health_check_interval": 25,
         },
         # A user's own Celery on the same Redis shares no exchange with this one.
         "control_exchange": f"{ns}.control",
@@ -187,15 +185,6 @@ def quieten(**_: Any) -> None:
     """Log no line a chunk: at hundreds of chunks a second it costs more than it tells."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def broker_url(redis_url: str) -> str:
-    """Give the URL as kombu and Celery spell it: ``unix://`` is ``redis+socket://`` there."""
-    parts = urlsplit(redis_url)
-    if parts.scheme != "unix":
-        return redis_url
-    database = next((pair[3:] for pair in parts.query.split("&") if pair.startswith("db=")), "0")
-    return f"redis+socket://{parts.path}?virtual_host={database}"
 
 
 def client_settings(settings: WorkerSettings) -> ClientSettings:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
-from embedmill.settings import ClientSettings, check_model_name, mask_url
+from embedmill.redis_url import mask_url
+from embedmill.settings import ClientSettings, check_model_name
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
 DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
