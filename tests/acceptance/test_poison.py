@@ -1,0 +1,168 @@
+"""Texts that crash, hang, eat memory or raise, for real, in a worker of the tests' own: see poison_app.py."""
+
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from embedmill import EmbeddingClient, Reason, request
+from embedmill.calls import SubmitOptions
+from embedmill.keys import LANES, Keyspace
+from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
+from embedmill.protocol import EmbedOptions
+
+from .conftest import PATIENCE_S, Mill, close, new_mill
+
+MODEL = "all-MiniLM-L6-v2"
+FOLDER = str(Path(__file__).parent)
+CLEAN = [f"text {number} about rivers and lighthouses" for number in range(64)]
+
+log = logging.getLogger(__name__)
+
+#: act, the reason for which its text is rejected, and how many attempts the letter tells.
+KINDS = [
+    ("segfault", Reason.CRASHED, MAX_TEXT_CRASHES),
+    ("eats-native", Reason.CRASHED, MAX_TEXT_CRASHES),
+    ("hangs-with-gil", Reason.CRASHED, MAX_TEXT_CRASHES),
+    ("hangs-without-gil", Reason.CRASHED, MAX_TEXT_CRASHES),
+    ("oom-killer", Reason.WORKERS_LOST, MAX_LOSSES),
+    ("eats-python", Reason.FAILED, 1),
+    ("fails", Reason.FAILED, 1),
+    ("unforeseen", Reason.FAILED, 1),
+]
+
+
+def start_poisoned(mill: Mill, **env: str):
+    path = os.pathsep.join(filter(None, [FOLDER, os.environ.get("PYTHONPATH", "")]))
+    return mill.start_worker(app="poison_app", PYTHONPATH=path, **env)
+
+
+@pytest.fixture(scope="module")
+def poisoned(valkey, data_dir) -> Iterator[Mill]:
+    """A mill with one worker that obeys marked texts and has two children."""
+    with tempfile.TemporaryDirectory() as folder:
+        mill = new_mill(valkey.url, data_dir, Path(folder))
+        try:
+            start_poisoned(mill, EMBEDMILL_CONCURRENCY="2")
+            yield mill
+        finally:
+            close(mill)
+
+
+@pytest.fixture
+def client(poisoned) -> Iterator[EmbeddingClient]:
+    """A client without dead letters; afterwards the worker must be alive, serving, and without work."""
+    with EmbeddingClient(poisoned.redis_url, MODEL, namespace=poisoned.namespace) as made:
+        made.dead.drop_all()
+        yield made
+        assert poisoned.worker.process.poll() is None
+        assert made.embed(["still there"]).shape == (1, 384)
+        server, keys = redis.Redis.from_url(poisoned.redis_url), Keyspace(poisoned.namespace)
+        for lane in LANES:
+            assert {int(count) for count in server.hvals(keys.lane(MODEL, lane))} <= {0}
+
+
+@pytest.fixture(scope="module")
+def clean(poisoned):
+    """The vectors of 64 harmless texts."""
+    with EmbeddingClient(poisoned.redis_url, MODEL, namespace=poisoned.namespace) as made:
+        return one_chunk(made, CLEAN).result(PATIENCE_S).vectors
+
+
+def one_chunk(client: EmbeddingClient, texts: list[str], lane: str = "bulk"):
+    """Submits texts as one chunk, however short its work."""
+    how = SubmitOptions(model=None, lane=lane, in_one_chunk=True)
+    job = client.job(client._run(client._calls.submit(texts, EmbedOptions(), how)))
+    assert job.status().chunks == 1
+    return job
+
+
+def quick_limit(monkeypatch, act):
+    """A chunk that hangs is given up after some seconds, not ten and more."""
+    if act.startswith("hangs"):
+        monkeypatch.setattr(request, "TIME_LIMIT_FLOOR_S", 2.0)
+        monkeypatch.setattr(request, "TIME_LIMIT_FACTOR", 1.0)
+
+
+@pytest.mark.parametrize(("act", "reason", "attempts"), KINDS, ids=[kind[0] for kind in KINDS])
+def test_one_poison_text_is_rejected_and_its_63_neighbours_have_the_vectors_of_a_clean_run(
+    client, clean, poisoned, monkeypatch, act, reason, attempts
+):
+    quick_limit(monkeypatch, act)
+    texts = [*CLEAN[:31], f"☠{act} zebra", *CLEAN[32:]]
+    began = time.monotonic()
+    reply = one_chunk(client, texts).result(PATIENCE_S)
+    log.info(f"{act}: isolated in {time.monotonic() - began:.1f} s")
+    assert [(r.index, r.reason) for r in reply.rejected] == [(31, reason)]
+    kept = [i for i in range(64) if i != 31]
+    assert reply.vectors[kept].tobytes() == clean[kept].tobytes()
+    (letter,) = client.dead.list()
+    assert (letter.index, letter.reason, letter.attempts, letter.text) == (31, reason, attempts, None)
+    assert (letter.model, letter.lane, letter.n_chars) == (MODEL, "bulk", len(texts[31]))
+    assert "zebra" not in poisoned.worker.log
+
+
+def test_two_poison_texts_in_one_chunk_are_both_found(client, clean):
+    texts = ["☠segfault zebra", *CLEAN[1:40], "☠segfault other", *CLEAN[41:]]
+    reply = one_chunk(client, texts).result(PATIENCE_S)
+    assert [(r.index, r.reason) for r in reply.rejected] == [(0, Reason.CRASHED), (40, Reason.CRASHED)]
+    kept = [i for i in range(64) if i not in (0, 40)]
+    assert reply.vectors[kept].tobytes() == clean[kept].tobytes()
+    assert {letter.index for letter in client.dead.list()} == {0, 40}
+
+
+def test_a_poison_text_in_the_interactive_lane_stops_neither_itself_nor_bulk_work(client, clean):
+    bulk = client.submit(CLEAN * 8)
+    reply = one_chunk(client, ["☠segfault zebra"], lane="interactive").result(PATIENCE_S)
+    assert [r.reason for r in reply.rejected] == [Reason.CRASHED]
+    assert bulk.result(PATIENCE_S).rejected == ()
+
+
+def test_a_requeued_poison_text_is_buried_again_and_a_mended_worker_embeds_it(client, poisoned):
+    text = "☠segfault zebra"
+    one_chunk(client, [text]).result(PATIENCE_S)
+    (letter,) = client.dead.list()
+    job = client.dead.requeue(letter.id, text)
+    assert [r.reason for r in job.result(PATIENCE_S).rejected] == [Reason.CRASHED]
+    (again,) = client.dead.list()
+    assert (again.job_id, again.sha256) == (job.id, letter.sha256)
+
+
+def test_a_worker_that_is_told_to_keeps_the_text(valkey, data_dir, tmp_path):
+    mill = new_mill(valkey.url, data_dir, tmp_path)
+    try:
+        start_poisoned(mill, EMBEDMILL_CONCURRENCY="1", EMBEDMILL_KEEP_DEAD_TEXTS="1")
+        with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as client:
+            one_chunk(client, ["☠fails zebra"]).result(PATIENCE_S)
+            (letter,) = client.dead.list()
+            assert letter.text == "☠fails zebra"
+            assert "zebra" not in repr(letter)
+            assert client.dead.requeue(letter.id).result(PATIENCE_S).rejected[0].reason == Reason.FAILED
+    finally:
+        close(mill)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+def test_children_killed_from_outside_are_no_text_s_fault(client, clean, poisoned, sig):
+    job = one_chunk(client, ["☠hangs-without-gil zebra", *CLEAN[1:]])
+    server, keys = redis.Redis.from_url(poisoned.redis_url), Keyspace(poisoned.namespace)
+    for n in range(MAX_TEXT_CRASHES + 1):
+        deadline = time.monotonic() + PATIENCE_S
+        while not (claim := server.hget(keys.claims(job.id), "0")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.kill(int(claim.split()[2]), sig)
+        while server.hget(keys.claims(job.id), "0") == claim:
+            assert time.monotonic() < deadline, poisoned.worker.log
+            time.sleep(0.02)
+    assert not job.status().state.is_over
+    counts = server.hgetall(keys.crashes(job.id))
+    job.cancel()
+    assert set(counts) <= {b"0:lost", b"0:0:lost"}, counts
