@@ -87,9 +87,7 @@ def of_text(text: str, *, keep: bool, **known: Any) -> DeadLetter:
 
 def of_chunk(payload: bytes, **known: Any) -> DeadLetter:
     """Make the letter of a whole chunk as it was stored."""
-    return DeadLetter(
-        index=None, sha256=hashlib.sha256(payload).hexdigest(), n_chars=0, n_bytes=len(payload), **known
-    )
+    return DeadLetter(index=None, sha256=hashlib.sha256(payload).hexdigest(), n_chars=0, n_bytes=len(payload), **known)
 
 
 def check_id(letter_id: str) -> str:
@@ -132,7 +130,9 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
         MessageError: not readable, too large, or nothing that a worker writes.
     """
     values = protocol.unpack_values(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
-    job_id, chunk, index, model, lane, reason, detail, attempts, worker, sha256, n_chars, n_bytes, options, text = values
+    job_id, chunk, index, model, lane, reason, detail, attempts, worker, sha256, n_chars, n_bytes, options, text = (
+        values
+    )
     names = (job_id, model, reason, detail, worker)
     counts = (chunk, attempts, n_chars, n_bytes, 0 if index is None else index)
     if (
@@ -193,7 +193,9 @@ def text_to_requeue(letter: DeadLetter, text: str | None) -> str:
         raise InvalidRequestError("letter_id", way_out)
     if text is None:
         if letter.text is None:
-            kept = f"the text of letter {letter.id} was not kept; pass text=…, text {letter.index} of job {letter.job_id}"
+            kept = (
+                f"the text of letter {letter.id} was not kept; pass text=…, text {letter.index} of job {letter.job_id}"
+            )
             raise InvalidRequestError("text", f"{kept}, or set EMBEDMILL_KEEP_DEAD_TEXTS=1 on workers for later ones")
         return letter.text
     if not isinstance(text, str):

@@ -20,7 +20,7 @@ A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
     {ns}:job:{id}:texts               hash    chunk → packed texts; deleted by the chunk's commit
     {ns}:job:{id}:weights             string  8 bytes a chunk: texts and tokens, uint32 little-endian
     {ns}:job:{id}:claims              hash    chunk → "worker token pid"; "chunk:at" → text under work
-    {ns}:job:{id}:crashes             hash    "chunk" → crashes, "chunk:lost" → losses, "chunk:text", "chunk:text:lost": alone
+    {ns}:job:{id}:crashes             hash    "chunk" → crashes, "chunk:lost" → losses; "chunk:text…": alone
     {ns}:job:{id}:replies             hash    chunk → packed reply
     {ns}:job:{id}:events              stream  c: a chunk's number, or s: the job's last state
     {ns}:job:{id}:staged:{nonce}      hash    texts of a job being submitted, ten minutes
