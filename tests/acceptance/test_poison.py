@@ -1,8 +1,11 @@
 """Texts that crash, hang, eat memory or raise, for real, in a worker of the tests' own: see poison_app.py."""
 
+import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,11 +14,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from embedmill import EmbeddingClient, Reason, request
+from embedmill import EmbeddingClient, Reason, dead_letter, request
 from embedmill.calls import SubmitOptions
 from embedmill.keys import LANES, Keyspace
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.protocol import EmbedOptions
+from embedmill_worker import exit_codes
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
 
@@ -124,7 +128,7 @@ def test_a_poison_text_in_the_interactive_lane_stops_neither_itself_nor_bulk_wor
     assert bulk.result(PATIENCE_S).rejected == ()
 
 
-def test_a_requeued_poison_text_is_buried_again_and_a_mended_worker_embeds_it(client, poisoned):
+def test_a_poison_text_alone_in_its_chunk_is_rejected_and_buried_again_when_it_is_requeued(client):
     text = "☠segfault zebra"
     one_chunk(client, [text]).result(PATIENCE_S)
     (letter,) = client.dead.list()
@@ -166,3 +170,55 @@ def test_children_killed_from_outside_are_no_text_s_fault(client, clean, poisone
     counts = server.hgetall(keys.crashes(job.id))
     job.cancel()
     assert {name: int(count) for name, count in counts.items()} == {b"0:lost": 1, b"0:0:lost": MAX_TEXT_CRASHES}
+
+
+def embedmill(mill, *arguments, **options):
+    command = [sys.executable, "-m", "embedmill_worker.cli", "dead", *arguments]
+    return subprocess.run(command, env=mill.env, capture_output=True, text=True, timeout=PATIENCE_S, **options)
+
+
+def test_the_command_line_lists_shows_requeues_and_drops(client, poisoned, tmp_path):
+    one_chunk(client, ["☠fails zebra", "☠fails quagga"]).result(PATIENCE_S)
+    listed = embedmill(poisoned, "list")
+    assert listed.stdout.splitlines()[0].split()[:4] == ["id", "at", "reason", "attempts"]
+    letters = json.loads(embedmill(poisoned, "list", "--json").stdout)
+    assert [(x["index"], x["reason"], x["is_text_kept"]) for x in letters] == [
+        (1, "failed", False),
+        (0, "failed", False),
+    ]
+    shown = embedmill(poisoned, "show", letters[0]["id"], "--text")
+    assert shown.stdout.endswith("the text was not kept\n")
+    assert "zebra" not in listed.stdout + shown.stdout
+
+    refused = embedmill(poisoned, "requeue", letters[1]["id"])
+    assert (refused.returncode, refused.stdout) == (exit_codes.USAGE, "")
+    assert "was not kept" in refused.stderr
+    (tmp_path / "text.txt").write_text("☠fails zebra", "utf-8")
+    requeued = embedmill(poisoned, "requeue", letters[1]["id"], "--text-file", str(tmp_path / "text.txt"))
+    assert requeued.returncode == exit_codes.OK, requeued.stderr
+    assert client.job(requeued.stdout.strip()).result(PATIENCE_S).rejected[0].reason == Reason.FAILED
+
+    assert embedmill(poisoned, "drop").returncode == exit_codes.USAGE
+    assert embedmill(poisoned, "show", "1-0").returncode == exit_codes.USAGE
+    assert embedmill(poisoned, "drop", letters[0]["id"]).stdout == "dropped 1\n"
+    assert json.loads(embedmill(poisoned, "drop", "--all", "--json").stdout) == {"dropped": 1}
+    assert client.dead.list() == []
+
+
+def test_a_kept_text_is_shown_only_when_asked_for(client, poisoned):
+    known = {
+        "job_id": "j",
+        "chunk": 0,
+        "model": MODEL,
+        "lane": "bulk",
+        "reason": "failed",
+        "detail": "d",
+        "worker": "w",
+    }
+    letter = dead_letter.of_text("zebra", keep=True, index=0, attempts=1, **known)
+    server = redis.Redis.from_url(poisoned.redis_url)
+    letter_id = server.xadd(Keyspace(poisoned.namespace).dead, {"l": dead_letter.pack(letter)}).decode()
+    quiet = [embedmill(poisoned, *command).stdout for command in (("list",), ("show", letter_id), ("list", "--json"))]
+    assert all(letter_id in output and "zebra" not in output for output in quiet)
+    assert embedmill(poisoned, "show", letter_id, "--text").stdout.endswith("\nzebra\n")
+    assert json.loads(embedmill(poisoned, "show", letter_id, "--text", "--json").stdout)["text"] == "zebra"

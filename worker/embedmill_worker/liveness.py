@@ -11,7 +11,6 @@ from embedmill.limits import LIVENESS_PERIOD_S
 from embedmill_worker.node import Node
 from embedmill_worker.reconciler import SWEEP_PERIOD_S
 
-
 #: Seconds between two looks for dead children. Celery looks when a child's pipe closes, which is a moment before the
 #: child can be waited for, and then only every five seconds.
 CHILDREN_PERIOD_S: Final = 0.2
