@@ -8,7 +8,6 @@ import dataclasses
 import os
 import resource
 import signal
-import time
 
 import psutil
 
@@ -56,7 +55,6 @@ ACTS = {
     "hangs-without-gil": lambda: ctypes.CDLL(None).sleep(600),
     "fails": lambda: raise_(InferenceError("m", "torn")),
     "unforeseen": lambda: raise_(RuntimeError("zebra quartz")),
-    "whole-worker": lambda: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(600)),
 }
 
 
