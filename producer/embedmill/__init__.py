@@ -13,11 +13,14 @@ Importing this package reads no environment, opens no connection and loads no mo
 from embedmill.aio import AsyncEmbeddingClient, AsyncJob
 from embedmill.canvas import signature, vectors_of
 from embedmill.client import EmbeddingClient, Job
+from embedmill.dead_letter import DeadLetter
+from embedmill.dead_letters import AsyncDeadLetters, DeadLetters
 from embedmill.errors import (
     BrokerUnavailableError,
     ClientClosedError,
     EmbedError,
     EngineError,
+    FingerprintError,
     InferenceError,
     InvalidRequestError,
     InvalidTextError,
@@ -35,6 +38,7 @@ from embedmill.errors import (
     SettingsError,
     TextsRejectedError,
     TooManyTextsError,
+    UnknownLetterError,
     UnknownModelError,
 )
 from embedmill.flows import JobState, JobStatus
@@ -42,14 +46,18 @@ from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.vectors import unpack_binary, unpack_int8
 
 __all__ = [
+    "AsyncDeadLetters",
     "AsyncEmbeddingClient",
     "AsyncJob",
     "BrokerUnavailableError",
     "ClientClosedError",
+    "DeadLetter",
+    "DeadLetters",
     "EmbedError",
     "EmbeddingClient",
     "EmbeddingReply",
     "EngineError",
+    "FingerprintError",
     "InferenceError",
     "InvalidRequestError",
     "InvalidTextError",
@@ -73,6 +81,7 @@ __all__ = [
     "SettingsError",
     "TextsRejectedError",
     "TooManyTextsError",
+    "UnknownLetterError",
     "UnknownModelError",
     "signature",
     "unpack_binary",

@@ -13,6 +13,7 @@ from embedmill.async_link import AsyncLink
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.client import LAST_MOMENT_S, accepted
 from embedmill.coalescing import Kind
+from embedmill.dead_letters import AsyncDeadLetters
 from embedmill.flows import Flow, JobStatus
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
@@ -47,6 +48,11 @@ class AsyncEmbeddingClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def dead(self) -> AsyncDeadLetters:
+        """The dead letters: texts that the workers gave up."""
+        return AsyncDeadLetters(self)
 
     async def close(self) -> None:
         """End the calls of ``embed`` that wait in the running event loop and close its connections.

@@ -9,6 +9,7 @@ from typing import Final, Self
 from embedmill import flows
 from embedmill.assembly import Missing
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
+from embedmill.dead_letters import DeadLetters
 from embedmill.errors import TextsRejectedError
 from embedmill.flows import Flow, JobStatus
 from embedmill.link import Link, T
@@ -51,6 +52,11 @@ class EmbeddingClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The dead letters: texts that the workers gave up."""
+        return DeadLetters(self)
 
     def close(self) -> None:
         """Close the connections; the client may be used again."""

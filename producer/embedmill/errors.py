@@ -7,7 +7,9 @@
     │   ├── TooManyTextsError        more texts than one job holds
     │   ├── JobTooLargeError         more bytes than one job holds, or than Redis ever has room for
     │   ├── UnknownModelError        no model, or not one alone, to choose from
-    │   └── JobConflictError         the same job id with other content
+    │   ├── JobConflictError         the same job id with other content
+    │   ├── UnknownLetterError       no dead letter of this id
+    │   └── FingerprintError         a worker's: live workers serve another model under the same name
     ├── QueueError                   between client and worker; the request may be sent again
     │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
     │   ├── QueueFullError           Redis has no room for more work
@@ -122,6 +124,36 @@ class JobConflictError(RequestError):
         return (
             f"job {self.job_id} exists with other texts or options; nothing was changed. "
             "Use another id, or delete the job first."
+        )
+
+
+class UnknownLetterError(RequestError, LookupError):
+    """There is no dead letter of this id. Argument: its id."""
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(letter_id)
+        self.letter_id = letter_id
+
+    def __str__(self) -> str:
+        return (
+            f"there is no dead letter {self.letter_id}: it was requeued, dropped, pushed out by newer ones, or is of "
+            "another Redis URL or namespace. List them for those that are there."
+        )
+
+
+class FingerprintError(RequestError):
+    """Live workers serve another fingerprint under the same name. Arguments: model, ours, theirs."""
+
+    def __init__(self, model: str, ours: str, theirs: str) -> None:
+        super().__init__(model, ours, theirs)
+        self.model = model
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model} has fingerprint {self.ours} here and {self.theirs} in live workers: their vectors must not "
+            "be mixed. Use the same files and settings, another model name, or --rollover to replace them."
         )
 
 

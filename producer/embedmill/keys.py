@@ -12,6 +12,7 @@ All under one namespace, by default ``embedmill``:
     {ns}:workers                      zset    worker id → last beat, ms
     {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key
     {ns}:lock:reconciler              string  worker id of the one reconciler
+    {ns}:dead                         stream  l: a dead letter; the newest 10,000, none older than 30 days
 
 A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
 
@@ -19,7 +20,7 @@ A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
     {ns}:job:{id}:texts               hash    chunk → packed texts; deleted by the chunk's commit
     {ns}:job:{id}:weights             string  8 bytes a chunk: texts and tokens, uint32 little-endian
     {ns}:job:{id}:claims              hash    chunk → "worker token pid"; "chunk:at" → text under work
-    {ns}:job:{id}:crashes             hash    "chunk" → crashes, "chunk:lost" → losses, "chunk:text" → crashes alone
+    {ns}:job:{id}:crashes             hash    "chunk" → crashes, "chunk:lost" → losses; "chunk:text…": alone
     {ns}:job:{id}:replies             hash    chunk → packed reply
     {ns}:job:{id}:events              stream  c: a chunk's number, or s: the job's last state
     {ns}:job:{id}:staged:{nonce}      hash    texts of a job being submitted, ten minutes
@@ -77,6 +78,11 @@ class Keyspace:
     def reconciler_lock(self) -> str:
         """Who reconciles."""
         return f"{self.namespace}:lock:reconciler"
+
+    @property
+    def dead(self) -> str:
+        """Dead letters."""
+        return f"{self.namespace}:dead"
 
     @property
     def embed_queue(self) -> str:

@@ -50,8 +50,15 @@ LIVENESS_PERIOD_S: Final = 2.0
 #: Observed crashes of one text alone after which it is rejected.
 MAX_TEXT_CRASHES: Final = 3
 
-#: Lost workers under one chunk after which its texts are rejected.
-MAX_CHUNK_LOSSES: Final = 10
+#: Lost workers and killed children after which what they worked on is rejected: a text, if it was alone, else a chunk.
+MAX_LOSSES: Final = 10
+
+#: Dead letters of a namespace, and seconds that they live. A newer one pushes the oldest out.
+MAX_DEAD_LETTERS: Final = 10_000
+DEAD_LETTER_TTL_S: Final = 30 * 86_400
+
+#: Bytes of UTF-8 of a text that a dead letter may keep; so all letters together take 170 MB at most.
+MAX_KEPT_TEXT_BYTES: Final = 16_384
 
 #: Components of a vector that any model may have.
 MAX_DIMENSION: Final = 65_536

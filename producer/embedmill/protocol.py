@@ -280,6 +280,20 @@ def pack_weights(weights: Iterable[tuple[int, int]]) -> bytes:
     return b"".join(struct.pack("<II", texts, min(tokens, 0xFFFFFFFF)) for texts, tokens in weights)
 
 
+def pack_values(values: Sequence[Any]) -> bytes:
+    """Pack a flat list; compressed when large."""
+    return _pack(list(values))
+
+
+def unpack_values(data: bytes, limit: int, what: str, types: Sequence[tuple[type, ...]]) -> list[Any]:
+    """Read what ``pack_values`` packed, if it has at most ``limit`` bytes and exactly these types.
+
+    Raises:
+        MessageError: it has not.
+    """
+    return _fields(_unpack(data, limit), what, types)
+
+
 def _pack(value: Any) -> bytes:
     packed: bytes = msgpack.packb(value)
     if len(packed) < COMPRESS_FROM_BYTES:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -23,7 +23,9 @@ from embedmill import assembly, request
 from embedmill import vectors as codec
 from embedmill.assembly import Assembly
 from embedmill.client import accepted
+from embedmill.dead_letter import DeadLetter
 from embedmill.errors import JobConflictError, ResultExpiredError
+from embedmill.fake_dead_letters import FakeDeadLetters
 from embedmill.flows import JobState, JobStatus
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
@@ -46,7 +48,9 @@ class _Done:
 class FakeEmbeddingClient:
     """``EmbeddingClient`` in memory: a text's vector depends on model, input type and text alone, and has length 1."""
 
-    def __init__(self, dimension: int = 384, model: str = "fake") -> None:
+    def __init__(self, dimension: int = 384, model: str = "fake", dead_letters: Iterable[DeadLetter] = ()) -> None:
+        #: What stands in for texts that workers gave up: here every text is embedded.
+        self.dead = FakeDeadLetters(self, dead_letters)
         self._card = ModelCard(
             name=model,
             fingerprint="0" * 16,

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from embedmill import (
+    AsyncDeadLetters,
     AsyncEmbeddingClient,
     AsyncJob,
+    DeadLetters,
     EmbeddingClient,
     InvalidRequestError,
     InvalidTextError,
@@ -381,7 +383,9 @@ def test_a_client_may_be_used_after_it_was_closed(client, worker):
 
 
 @pytest.mark.parametrize(
-    ("sync", "awaited"), [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob)], ids=["client", "job"]
+    ("sync", "awaited"),
+    [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob), (DeadLetters, AsyncDeadLetters)],
+    ids=["client", "job", "dead"],
 )
 def test_both_clients_have_the_same_methods_and_arguments(sync, awaited):
     def public(cls):

@@ -39,6 +39,13 @@ class ChunkModel:
     losses: int = 0
     crashes: int = 0
     crashes_alone: dict[int, int] = field(default_factory=dict)
+    losses_alone: dict[int, int] = field(default_factory=dict)
+
+    def lose(self):
+        if self.at is None:
+            self.losses += 1
+        else:
+            self.losses_alone[self.at] = self.losses_alone.get(self.at, 0) + 1
 
 
 @dataclass
@@ -145,13 +152,13 @@ class JobLife:
             self.happened["held"] += 1
             return
         if chunk.holder and chunk.token != ref.token:
-            chunk.losses += 1
+            self.happened["loss alone"] += chunk.at is not None
+            chunk.lose()
             self.happened["loss"] += 1
         chunk.holder, chunk.token, chunk.at = worker, ref.token, None
         assert isinstance(claim, Work)
         assert (claim.losses, claim.crashes) == (chunk.losses, chunk.crashes)
-        if chunk.crashes:
-            assert claim.crashes_alone == chunk.crashes_alone
+        assert (claim.losses_alone, claim.crashes_alone) == (chunk.losses_alone, chunk.crashes_alone)
         self.in_hand.append(InHand(ref, worker, job.incarnation))
         self.happened["claim"] += 1
 
@@ -192,13 +199,16 @@ class JobLife:
         hand = self.pop_hand(pick)
         job = self.job_of(hand.ref, hand.incarnation)
         chunk = job.chunks[hand.ref.chunk] if job else None
-        rung = self.bench.run(claims.release(self.bench.keys, hand.ref.token))
+        was_killed = pick % 2 == 0
+        rung = self.bench.run(claims.release(self.bench.keys, hand.ref.token, was_killed=was_killed))
         is_open = chunk is not None and chunk.reply is None
         assert rung == (is_open and chunk.token in ("", hand.ref.token))
         if rung and chunk.token:
-            self.happened["crash"] += 1
-            chunk.crashes += 1
-            if chunk.at is not None:
+            self.happened["kill" if was_killed else "crash"] += 1
+            chunk.crashes += not was_killed
+            if chunk.at is None or was_killed:
+                chunk.lose()
+            else:
                 self.happened["crash alone"] += 1
                 chunk.crashes_alone[chunk.at] = chunk.crashes_alone.get(chunk.at, 0) + 1
             chunk.holder, chunk.token, chunk.at = "", "", None
@@ -237,8 +247,6 @@ class JobLife:
                 assert not any(hand.ref.token == chunk.token for hand in self.in_hand)
                 self.happened["abandoned"] += 1
                 chunk.holder, chunk.token, chunk.at = "", "", None
-            elif claim and chunk.holder not in self.live and self.at_in_redis(*key) is None:
-                chunk.at = None  # rung again: where the dead process was says nothing any more
 
     # What must hold after every step.
 
@@ -375,7 +383,7 @@ STEPS = [
     *[JobLife.sweep] * 3,
     *[JobLife.start_worker] * 2,
     JobLife.go_on_to_a_text,
-    JobLife.child_dies,
+    *[JobLife.child_dies] * 2,
     JobLife.claim_again,
     JobLife.commit_too_late_or_twice,
     JobLife.worker_dies,
@@ -384,7 +392,7 @@ STEPS = [
     JobLife.cancel,
     JobLife.delete,
 ]
-ENOUGH = ("commit", "unwanted commit", "over", "loss", "crash", "rung again")
+ENOUGH = ("commit", "unwanted commit", "over", "loss", "crash", "kill", "rung again")
 CHECKS = [check for name, check in vars(JobLife).items() if name.startswith("check_that_")]
 
 

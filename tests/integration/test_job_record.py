@@ -8,7 +8,7 @@ import pytest
 from embedmill import flows, protocol, submission
 from embedmill.errors import JobConflictError, MessageError, QueueFullError, ResultExpiredError
 from embedmill.flows import JobState
-from embedmill.limits import RING_WINDOW, UNFINISHED_TTL_S
+from embedmill.limits import MAX_LOSSES, RING_WINDOW, UNFINISHED_TTL_S
 from embedmill.protocol import EmbedOptions
 from embedmill.submission import Admission
 from embedmill.vectors import Dtype
@@ -266,6 +266,48 @@ def test_a_crash_is_counted_under_the_text_that_was_alone(bench):
     assert (claim.crashes, claim.crashes_alone, claim.losses) == (3, {4: 2, 2: 1}, 0)
 
 
+def test_a_kill_is_a_loss_of_the_text_that_was_alone_and_no_crash(bench):
+    bench.submit(TEXTS)
+    ref = bench.pop()
+    bench.claim(ref)
+    for position in (None, 4, 4):
+        if position is not None:
+            bench.run(claims.note_position(bench.keys, ref, position))
+        assert bench.run(claims.release(bench.keys, ref.token, was_killed=True))
+        ref = bench.pop()
+        claim = bench.claim(ref)
+    assert (claim.crashes, claim.crashes_alone, claim.losses, claim.losses_alone) == (0, {}, 1, {4: 2})
+    assert claim.is_suspect
+
+
+def test_a_crash_when_no_text_was_alone_counts_as_a_loss_besides_so_that_it_has_an_end(bench):
+    bench.submit(TEXTS)
+    ref = bench.pop()
+    bench.claim(ref)
+    for _ in range(MAX_LOSSES):
+        assert bench.run(claims.release(bench.keys, ref.token))
+        ref = bench.pop()
+        claim = bench.claim(ref)
+    assert (claim.crashes, claim.losses) == (MAX_LOSSES, MAX_LOSSES)
+
+
+def test_a_text_under_which_whole_workers_are_lost_is_known_and_its_neighbours_are_not_blamed(bench, monkeypatch):
+    sweep = sweeper(bench, monkeypatch)
+    bench.submit(TEXTS[:1])
+    for n in range(MAX_LOSSES + 1):
+        bench.live()
+        bench.live(f"w{n}")
+        ref = bench.pop()
+        claim = bench.claim(ref, f"w{n}")
+        assert claim.is_suspect == (n > 0)
+        if n:
+            bench.run(claims.note_position(bench.keys, ref, 0))
+        bench.die(f"w{n}")
+        assert sweep() == 1
+    claim = bench.claim(bench.pop(), "w")
+    assert (claim.losses, claim.losses_alone) == (1, {0: MAX_LOSSES})
+
+
 def test_a_released_chunk_is_the_next_one(bench):
     bench.submit(TEXTS)
     ref = bench.pop()
@@ -487,6 +529,11 @@ def test_a_full_redis_refuses_new_work_and_finishes_what_it_has(small_valkey, na
     assert bench.doorbells()[0].startswith(lost.job_id)
     assert bench.run(flows.end(bench.keys, f"job{jobs - 1}", "cancel"))
     assert bench.run(flows.end(bench.keys, f"job{jobs - 2}", "delete"))
+    ref = bench.pop()
+    work = bench.claim(ref)
+    assert isinstance(work, Work)
+    assert bench.run(claims.commit(bench.keys, ref, b"reply", [b"a dead letter" * 100]))
+    assert bench.redis.xlen(bench.keys.dead) == 1
     while bench.work():
         pass
     assert all(bench.status(f"job{n}").state is JobState.DONE for n in range(jobs - 2))

@@ -45,6 +45,7 @@ VALUES = {
     "reply": REPLY,
     "name": "EMBEDMILL_MODEL",
     "value": "x",
+    "letter_id": "1-0",
     "ours": "f1",
     "theirs": "f2",
 }

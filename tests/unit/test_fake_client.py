@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill import (
+    DeadLetters,
     EmbeddingClient,
     InvalidRequestError,
     InvalidTextError,
@@ -17,7 +18,10 @@ from embedmill import (
     ResultExpiredError,
     TextsRejectedError,
     TooManyTextsError,
+    UnknownLetterError,
 )
+from embedmill.dead_letter import of_text
+from embedmill.fake_dead_letters import FakeDeadLetters
 from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob
 
 TEXTS = ["Selamat pagi", "good morning", "", "Selamat pagi"]
@@ -27,7 +31,9 @@ def public_methods(kind):
     return {name: member for name, member in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("real", "fake"), [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob)])
+@pytest.mark.parametrize(
+    ("real", "fake"), [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob), (DeadLetters, FakeDeadLetters)]
+)
 def test_the_fake_has_the_methods_and_signatures_of_the_real_one(real, fake):
     ours, theirs = public_methods(fake), public_methods(real)
     assert set(ours) == set(theirs)
@@ -137,3 +143,18 @@ def test_the_same_id_takes_the_same_content_only():
     assert client.submit(["a"], job_id="mine").id == client.submit(["a"], job_id="mine").id
     with pytest.raises(JobConflictError):
         client.submit(["b"], job_id="mine")
+
+
+def test_dead_letters_are_what_the_test_puts_in():
+    known = {"job_id": "j", "chunk": 0, "model": "m", "lane": "bulk", "reason": "crashed", "detail": "", "attempts": 3}
+    letters = [of_text("a", keep=n == 1, id=f"{n}-0", index=n, worker="w", **known) for n in (1, 2)]
+    client = FakeEmbeddingClient(dead_letters=letters)
+    assert [letter.id for letter in client.dead.list()] == ["2-0", "1-0"]
+    assert client.dead.list(limit=1)[0] is client.dead.get("2-0")
+    assert np.array_equal(client.dead.requeue("1-0").result(1).vectors, client.embed(["a"], model="m"))
+    with pytest.raises(InvalidRequestError, match="was not kept"):
+        client.dead.requeue("2-0")
+    with pytest.raises(UnknownLetterError):
+        client.dead.get("1-0")
+    assert client.dead.drop("2-0") is True
+    assert (client.dead.drop("2-0"), client.dead.drop_all(), client.dead.list()) == (False, 0, [])

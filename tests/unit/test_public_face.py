@@ -11,6 +11,7 @@ PACKAGE = Path(embedmill.__file__).parent
 
 #: Fixed: other people's programs depend on it.
 PUBLIC = {
+    *("AsyncDeadLetters", "DeadLetter", "DeadLetters", "FingerprintError", "UnknownLetterError"),
     *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job"),
     *("EmbeddingReply", "JobState", "JobStatus", "Reason", "Rejected", "ReplyPart"),
     *("signature", "unpack_binary", "unpack_int8", "vectors_of"),

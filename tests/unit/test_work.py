@@ -1,15 +1,16 @@
 """A chunk's fate in a child's hands, with an engine made of paper."""
 
 import dataclasses
+import hashlib
 import logging
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from embedmill import protocol, vectors
+from embedmill import dead_letter, protocol, vectors
 from embedmill.errors import InferenceError, InvalidRequestError
-from embedmill.limits import MAX_CHUNK_LOSSES, MAX_TEXT_CRASHES
+from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
 from embedmill.reply import Reason
 from embedmill.vectors import Dtype
@@ -51,6 +52,7 @@ class Record:
     def __init__(self, claim):
         self.claim = claim
         self.committed = None
+        self.letters = []
         self.noted = []
 
     def run(self, flow, **_):
@@ -63,6 +65,7 @@ class Record:
             return None
         assert name == "commit"
         self.committed = protocol.unpack_reply(arguments["reply"])
+        self.letters = [dead_letter.unpack("1-0", letter) for letter in arguments["letters"]]
         return True
 
 
@@ -71,9 +74,11 @@ def packed(texts, options=None):
     return protocol.pack_chunk(chunk), protocol.pack_options(options or EmbedOptions())
 
 
-def work_on(claim, engine=None):
+def work_on(claim, engine=None, *, keeps_texts=False):
     record = Record(claim)
-    work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, engine or PaperEngine())
+    work.Miller(link=record, keys=SimpleNamespace(), worker_id="w", keeps_texts=keeps_texts).work(
+        REF, engine or PaperEngine()
+    )
     return record
 
 
@@ -99,7 +104,11 @@ def test_a_chunk_is_embedded_together_and_committed():
     assert reply.timings_ms == {"queue": 5.0, "tokenization": 1.0, "inference": 2.0}
 
 
-@pytest.mark.parametrize("error", [InferenceError("paper", "torn"), MemoryError()], ids=["engine", "memory"])
+@pytest.mark.parametrize(
+    "error",
+    [InferenceError("paper", "torn"), MemoryError(), RuntimeError("poison"), RecursionError()],
+    ids=lambda error: type(error).__name__,
+)
 def test_one_bad_text_does_not_fail_its_neighbours(error):
     record = work_on(claimed(["a", "poison", "ccc"]), PaperEngine(error))
     assert reasons(record.committed) == {11: Reason.FAILED}
@@ -118,9 +127,59 @@ def test_after_a_crash_texts_go_one_by_one_and_the_culprit_is_known():
 
 def test_a_chunk_under_which_many_workers_were_lost_is_given_up():
     engine = PaperEngine()
-    reply = work_on(claimed(["a", "bb"], losses=MAX_CHUNK_LOSSES), engine).committed
+    reply = work_on(claimed(["a", "bb"], losses=MAX_LOSSES), engine).committed
     assert reasons(reply) == {10: Reason.WORKERS_LOST, 11: Reason.WORKERS_LOST}
     assert engine.calls == []
+
+
+def test_after_a_loss_texts_go_one_by_one_and_the_one_under_which_all_were_lost_is_given_up():
+    engine = PaperEngine()
+    record = work_on(claimed(["a", "bb", "ccc"], losses=1, losses_alone={1: MAX_LOSSES, 2: MAX_LOSSES - 1}), engine)
+    assert reasons(record.committed) == {11: Reason.WORKERS_LOST}
+    assert engine.calls == [["a"], ["ccc"]]
+    assert [(letter.index, letter.attempts) for letter in record.letters] == [(11, MAX_LOSSES)]
+
+
+def told(record):
+    return [(x.index, x.reason, x.attempts, x.n_chars, x.n_bytes, x.text) for x in record.letters]
+
+
+def test_a_text_that_the_workers_gave_up_leaves_a_dead_letter():
+    record = work_on(claimed(["a", "pö", "poison é"], crashes=1, crashes_alone={1: 4}))
+    assert told(record) == [(11, "crashed", 4, 2, 3, None), (12, "failed", 1, 8, 9, None)]
+    (letter, _) = record.letters
+    assert letter.sha256 == hashlib.sha256("pö".encode()).hexdigest()
+    assert (letter.job_id, letter.chunk, letter.model, letter.lane, letter.worker) == ("j", 0, "paper", "bulk", "w")
+
+
+def test_a_letter_holds_its_text_only_if_asked_to_and_if_it_is_short():
+    texts = ["poison", "poison" * 10_000]
+    assert [letter.text for letter in work_on(claimed(texts), keeps_texts=True).letters] == ["poison", None]
+    assert [letter.text for letter in work_on(claimed(texts)).letters] == [None, None]
+
+
+def test_every_text_of_a_chunk_given_up_whole_leaves_a_letter():
+    record = work_on(claimed(["a", "bb"], losses=MAX_LOSSES))
+    assert [(x.index, x.reason, x.attempts) for x in record.letters] == [
+        (10, "workers_lost", MAX_LOSSES),
+        (11, "workers_lost", MAX_LOSSES),
+    ]
+
+
+def test_a_chunk_that_cannot_be_read_or_served_leaves_one_letter():
+    junk = claims.Work(b"\x80junk", packed([])[1], 1.0)
+    for claim in (junk, claimed(["a", "bb"], EmbedOptions(dimensions=9))):
+        (letter,) = work_on(claim).letters
+        assert (letter.index, letter.reason, letter.n_bytes) == (None, "unsupported", len(claim.texts))
+
+
+def test_what_is_the_caller_s_fault_or_came_too_late_leaves_no_letter():
+    assert work_on(claims.Late(*packed(["a"]))).letters == []
+    engine = PaperEngine()
+    plain = engine.embed
+    engine.embed = lambda texts, **how: dataclasses.replace(plain(texts, **how), rejected=((0, "too_long", "9 > 8"),))
+    record = work_on(claimed(["a"]), engine)
+    assert (reasons(record.committed), record.letters) == ({10: "too_long"}, [])
 
 
 def test_what_came_too_late_is_rejected_unembedded():

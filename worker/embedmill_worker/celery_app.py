@@ -151,7 +151,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
-            node.release(task_id)
+            node.release(task_id, was_killed=was_killed(exception))
 
     def on_shutdown(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
@@ -170,6 +170,15 @@ def connect_signals(app: Celery, node: Node) -> None:
 
 #: What Celery's main process reports when a child is gone. Children report everything else themselves.
 LOST_CHILD: Final = ("WorkerLostError", "TimeLimitExceeded", "Terminated")
+
+#: Signals that somebody else sends: an operator, a supervisor, the kernel short of memory.
+KILLS: Final = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SystemExit", "KeyboardInterrupt")
+
+
+def was_killed(error: Any) -> bool:
+    """Say whether a lost child was killed from outside rather than crashed or too slow, by what billiard says of it."""
+    name, said = type(error).__name__, str(error)
+    return name == "Terminated" or (name == "WorkerLostError" and any(kill in said for kill in KILLS))
 
 
 def start(node: Node, hostname: str) -> None:

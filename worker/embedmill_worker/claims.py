@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from embedmill.flows import Ask, Flow, evalsha
 from embedmill.keys import Keyspace
+from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
 from embedmill.protocol import PROTOCOL_VERSION
 
 
@@ -31,11 +32,18 @@ class Work:
     texts: bytes
     options: bytes
     waited_ms: float
-    #: Workers lost under this chunk so far.
-    losses: int
-    #: Crashes seen under this chunk so far, and by position in it when a text was alone.
+    #: Workers lost and children killed under this chunk so far, while no text was alone.
+    losses: int = 0
+    #: Crashes seen under this chunk so far.
     crashes: int = 0
+    #: By position in the chunk: crashes and losses while a text was alone.
     crashes_alone: Mapping[int, int] = field(default_factory=dict)
+    losses_alone: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether something has gone wrong under it: then its texts are embedded one by one."""
+        return bool(self.losses or self.crashes or self.crashes_alone or self.losses_alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
     ((what, *rest),) = yield Ask([evalsha("claim", job_keys, *args)])
     match what:
         case b"work":
-            crashes, alone = _crashes(ref.chunk, rest[4])
-            return Work(rest[0], rest[1], float(rest[2]), int(rest[3]), crashes, alone)
+            return Work(rest[0], rest[1], float(rest[2]), **_counts(ref.chunk, rest[3]))
         case b"late":
             return Late(rest[0], rest[1])
         case b"fingerprint":
@@ -90,10 +97,11 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
     return NotOurs(what.decode())
 
 
-def commit(keys: Keyspace, ref: ChunkRef, reply: bytes) -> Flow[bool]:
-    """Store a reply. Gives False if it was not wanted any more."""
-    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    (outcome,) = yield Ask([evalsha("commit", job_keys, ref.chunk, reply, ref.token)])
+def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
+    """Store a reply and the dead letters of its texts. Gives False if they were not wanted any more."""
+    commit_keys = (*keys.of_job(ref.job_id, ref.model, ref.lane), keys.dead)
+    bounds = (MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
+    (outcome,) = yield Ask([evalsha("commit", commit_keys, ref.chunk, reply, ref.token, *bounds, *letters)])
     return bool(outcome == b"committed")
 
 
@@ -102,8 +110,8 @@ def note_position(keys: Keyspace, ref: ChunkRef, position: int) -> Flow[None]:
     yield Ask([evalsha("note", keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, ref.token, position)])
 
 
-def release(keys: Keyspace, token: str) -> Flow[bool]:
-    """A child died or was stopped under the doorbell ``token``: count the crash and ring again."""
+def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[bool]:
+    """A child died under the doorbell ``token``: count the crash, or the loss if it was killed, and ring again."""
     parsed = parse_token(token)
     if parsed is None:
         return False
@@ -112,7 +120,7 @@ def release(keys: Keyspace, token: str) -> Flow[bool]:
     if found[0] is None:
         return False
     job_keys = keys.of_job(job_id, found[0].decode(), found[1].decode())
-    (rung,) = yield Ask([evalsha("release", job_keys, chunk, token)])
+    (rung,) = yield Ask([evalsha("release", job_keys, chunk, token, "killed" if was_killed else "crashed")])
     return bool(rung)
 
 
@@ -130,15 +138,19 @@ def parse_token(token: str) -> tuple[str, int] | None:
     return parts[0], int(parts[1])
 
 
-def _crashes(chunk: int, flat: list[Any]) -> tuple[int, dict[int, int]]:
-    """Pick this chunk's counts from the job's crash hash: «chunk» and «chunk:position»."""
-    total, alone = 0, {}
+def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
+    """Pick this chunk's counts from the job's crash hash, as ``lua/release.lua`` writes it."""
+    counts: dict[str, Any] = {"crashes_alone": {}, "losses_alone": {}}
     for name, value in zip(flat[::2], flat[1::2], strict=True):
-        number, _, position = name.decode().partition(":")
-        if int(number) != chunk:
-            continue
-        if not position:
-            total = int(value)
-        elif position.isdecimal():
-            alone[int(position)] = int(value)
-    return total, alone
+        match name.decode().split(":"):
+            case [number, *_] if int(number) != chunk:
+                continue
+            case [_]:
+                counts["crashes"] = int(value)
+            case [_, "lost"]:
+                counts["losses"] = int(value)
+            case [_, position]:
+                counts["crashes_alone"][int(position)] = int(value)
+            case [_, position, "lost"]:
+                counts["losses_alone"][int(position)] = int(value)
+    return counts

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from embedmill.errors import BrokerUnavailableError, EmbedError, ModelLoadError, RequestError, SettingsError
+from embedmill.errors import (
+    BrokerUnavailableError,
+    EmbedError,
+    FingerprintError,
+    ModelLoadError,
+    RequestError,
+    SettingsError,
+)
 
 OK: Final = 0
 #: Something unforeseen.
@@ -29,13 +36,12 @@ INTERRUPTED: Final = 130
 
 def of(error: EmbedError) -> int:
     """Give the code for an error."""
-    if type(error).__name__ == "FingerprintError":
-        return FINGERPRINT
     kinds: tuple[tuple[type[Exception], int], ...] = (
         (SettingsError, SETTINGS),
         (BrokerUnavailableError, BROKER),
         (ModelLoadError, MODEL),
         (TimeoutError, TIMEOUT),
+        (FingerprintError, FINGERPRINT),
         (RequestError, USAGE),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), FAILURE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from celery import bootsteps
 from celery.worker import state
@@ -10,6 +10,10 @@ from celery.worker import state
 from embedmill.limits import LIVENESS_PERIOD_S
 from embedmill_worker.node import Node
 from embedmill_worker.reconciler import SWEEP_PERIOD_S
+
+#: Seconds between two looks for dead children. Celery looks when a child's pipe closes, which is a moment before the
+#: child can be waited for, and then only every five seconds.
+CHILDREN_PERIOD_S: Final = 0.2
 
 
 class Liveness(bootsteps.StartStopStep):
@@ -34,6 +38,8 @@ class Liveness(bootsteps.StartStopStep):
             consumer.timer.call_repeatedly(LIVENESS_PERIOD_S, self._beat, (consumer,)),
             consumer.timer.call_repeatedly(SWEEP_PERIOD_S, self.node.sweep),
         ]
+        if look := getattr(consumer.pool, "maintain_pool", None):
+            self._timers.append(consumer.timer.call_repeatedly(CHILDREN_PERIOD_S, look))
 
     def stop(self, consumer: Any) -> None:
         """Stop the timers; the liveness key outlives them for a while."""

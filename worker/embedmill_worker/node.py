@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from embedmill.errors import BrokerUnavailableError, QueueError, RequestError, UnknownModelError
+from embedmill.errors import BrokerUnavailableError, FingerprintError, QueueError, UnknownModelError
 from embedmill.flows import Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link, T
@@ -32,22 +32,6 @@ START_PAUSE_S: Final = 2.0
 
 #: How spawned children learn their worker's id.
 WORKER_ID_ENV: Final = "EMBEDMILL_WORKER_ID"
-
-
-class FingerprintError(RequestError):
-    """Live workers serve another fingerprint under the same name. Arguments: model, ours, theirs."""
-
-    def __init__(self, model: str, ours: str, theirs: str) -> None:
-        super().__init__(model, ours, theirs)
-        self.model = model
-        self.ours = ours
-        self.theirs = theirs
-
-    def __str__(self) -> str:
-        return (
-            f"{self.model} has fingerprint {self.ours} here and {self.theirs} in live workers: their vectors must not "
-            "be mixed. Use the same files and settings, another model name, or --rollover to replace them."
-        )
 
 
 class Node:
@@ -118,10 +102,16 @@ class Node:
         """Look for lost work."""
         self._quietly(self._reconciler.sweep(), "sweep")
 
-    def release(self, token: str) -> None:
-        """A child is gone: give its chunk back. If Redis does not answer, the reconciler finds it."""
-        if self._quietly(claims.release(self._keys, token), "release"):
-            log.warning("a child died under chunk %s; it was rung again", token, extra={"action": "release"})
+    def release(self, token: str, *, was_killed: bool) -> None:
+        """A child is gone: give its chunk back. If Redis does not answer, the reconciler finds it.
+
+        Args:
+            token: of the doorbell under which it died.
+            was_killed: by somebody else's signal, and not by a crash of its own or its time limit.
+        """
+        if self._quietly(claims.release(self._keys, token, was_killed=was_killed), "release"):
+            how = "was killed" if was_killed else "died"
+            log.warning("a child %s under chunk %s; it was rung again", how, token, extra={"action": "release"})
 
     def leave(self) -> None:
         """Say good-bye, so that nobody waits for the liveness key to expire."""
@@ -129,7 +119,13 @@ class Node:
 
     def work(self, ref: ChunkRef) -> None:
         """Work on one doorbell, in a child."""
-        Miller(link=self._link, keys=self._keys, worker_id=self._worker_id).work(ref, self._engines.get(ref.model))
+        miller = Miller(
+            link=self._link,
+            keys=self._keys,
+            worker_id=self._worker_id,
+            keeps_texts=self._settings.keep_dead_texts,
+        )
+        miller.work(ref, self._engines.get(ref.model))
 
     def engine(self, model: str | None) -> Engine:
         """Give a served model; None: the default one.

@@ -36,6 +36,8 @@ class WorkerSettings:
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
     #: Serve although live workers have another fingerprint under the same model name.
     rollover: bool = False
+    #: Put the texts themselves into dead letters, where everybody who reads this Redis can read them for 30 days.
+    keep_dead_texts: bool = False
 
     def __post_init__(self) -> None:
         ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
@@ -76,6 +78,7 @@ class WorkerSettings:
             concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),
             data_dir=data_dir(env),
             rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
+            keep_dead_texts=_is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
         )
 
 

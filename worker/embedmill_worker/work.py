@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from embedmill import protocol, vectors
-from embedmill.errors import InferenceError, InvalidRequestError, MessageError
+from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.flows import look_around
 from embedmill.keys import Keyspace
-from embedmill.limits import MAX_CHUNK_LOSSES, MAX_TEXT_CRASHES
+from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.link import Link
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
 from embedmill.reply import Reason, Rejected
-from embedmill_worker import claims
+from embedmill_worker import burial, claims
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embeddings, Engine
 
@@ -39,6 +39,8 @@ class Miller:
     link: Link
     keys: Keyspace
     worker_id: str
+    #: Whether dead letters hold their texts.
+    keeps_texts: bool = False
 
     def work(self, ref: ChunkRef, engine: Engine) -> None:
         """Do what the doorbell asks for; nothing if there is nothing to do."""
@@ -67,12 +69,16 @@ class Miller:
             case claims.NotOurs(why):
                 log.debug("chunk %s is %s", ref.token, why, extra={"action": "not_ours"})
                 return
-        packed = protocol.pack_reply(reply)
-        self.link.run(claims.commit(self.keys, ref, packed), timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+        letters: list[bytes] = []
+        is_unreadable = not len(reply.indices)
+        if isinstance(claim, claims.Work) and (reply.rejected or is_unreadable):
+            letters = burial.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
+        commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
+        self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
 
     def _embed(self, ref: ChunkRef, engine: Engine, work: claims.Work) -> ChunkReply:
-        if work.losses >= MAX_CHUNK_LOSSES:
-            detail = f"{work.losses} workers were lost while they worked on its chunk"
+        if work.losses >= MAX_LOSSES:
+            detail = f"{work.losses} processes were lost while they worked on its chunk"
             return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
         try:
             options = protocol.unpack_options(work.options)
@@ -81,14 +87,14 @@ class Miller:
         except (MessageError, InvalidRequestError) as error:
             return _reject_all(work.texts, work.options, engine, Reason.UNSUPPORTED, str(error))
         embeddings = None
-        if not work.crashes:
+        if not work.is_suspect:
             embeddings = _try_together(engine, chunk.texts, options)
         if embeddings is None:
 
             def before(position: int) -> None:
                 self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S)
 
-            embeddings = embed_alone(engine, chunk.texts, options, work.crashes_alone, before)
+            embeddings = embed_alone(engine, chunk.texts, options, work, before)
         return to_reply(embeddings, chunk, options, engine, work.waited_ms)
 
     def _is_served(self, model: str, fingerprint: str) -> bool:
@@ -108,7 +114,7 @@ def _try_together(engine: Engine, texts: Sequence[str], options: EmbedOptions) -
     """Embed a chunk in planned batches; None if the engine failed and the culprit must be found."""
     try:
         return engine.embed(texts, input_type=options.input_type, truncate=options.truncate)
-    except (InferenceError, MemoryError) as error:
+    except Exception as error:  # whatever it is: its message may hold a text and is not passed on
         log.warning(
             "a chunk of %d texts failed (%s): one by one",
             len(texts),
@@ -122,7 +128,7 @@ def embed_alone(
     engine: Engine,
     texts: Sequence[str],
     options: EmbedOptions,
-    crashes: Mapping[int, int],
+    work: claims.Work,
     before: Callable[[int], None],
 ) -> Embeddings:
     """Embed text by text, so that whatever fails or crashes is one text's fault.
@@ -131,14 +137,13 @@ def embed_alone(
         engine: the model.
         texts: the chunk's.
         options: the job's.
-        crashes: how often a text crashed its process when it was alone, by position.
+        work: what went wrong before, by position.
         before: called with each position before its forward pass.
     """
     parts = []
     for position, text in enumerate(texts):
-        if crashes.get(position, 0) >= MAX_TEXT_CRASHES:
-            detail = f"its process died {crashes[position]} times while it was embedded alone"
-            parts.append(_no_embedding(engine, Reason.CRASHED, detail))
+        if verdict := _given_up(work, position):
+            parts.append(_no_embedding(engine, *verdict))
             continue
         before(position)
         parts.append(_embed_one(engine, text, options))
@@ -152,10 +157,20 @@ def embed_alone(
     )
 
 
+def _given_up(work: claims.Work, position: int) -> tuple[Reason, str] | None:
+    """Give reason and detail if a text is not tried again."""
+    crashes, losses = work.crashes_alone.get(position, 0), work.losses_alone.get(position, 0)
+    if crashes >= MAX_TEXT_CRASHES:
+        return Reason.CRASHED, f"its process died {crashes} times while it was embedded alone"
+    if losses >= MAX_LOSSES:
+        return Reason.WORKERS_LOST, f"its process was killed or lost {losses} times while it was embedded alone"
+    return None
+
+
 def _embed_one(engine: Engine, text: str, options: EmbedOptions) -> Embeddings:
     try:
         return engine.embed([text], input_type=options.input_type, truncate=options.truncate)
-    except (InferenceError, MemoryError) as error:
+    except Exception as error:
         return _no_embedding(engine, Reason.FAILED, f"the engine failed on it alone ({type(error).__name__})")
 
 

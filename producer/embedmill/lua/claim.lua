@@ -6,7 +6,7 @@
 --   {'version', v}                the record speaks another protocol version
 --   {'fingerprint', pinned, texts, options}      not claimed: the job is pinned to another fingerprint
 --   {'late', texts, options}      claimed, but its deadline has passed
---   {'work', texts, options, ms waited, losses, {crash fields}}      claimed
+--   {'work', texts, options, ms waited, {crash fields}}      claimed
 local chunk, worker, token, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local record = redis.call('HMGET', job, 'state', 'v', 'fingerprint', 'deadline_ms', 'options', 'created_ms')
 if record[1] ~= 'active' then return {'over'} end
@@ -21,18 +21,13 @@ if claim then holder, held = string.match(claim, '^(%S+) (%S+)') end
 local is_lost = holder and held ~= token
 if is_lost and redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
 if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3], payload, record[5]} end
+local at = redis.call('HGET', claims, chunk .. ':at')
 redis.call('HDEL', claims, chunk .. ':at')
 if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
-if is_lost then
-  redis.call('HINCRBY', crashes, chunk .. ':lost', 1)
-  keep(crashes)
-end
+if is_lost then lose(chunk, at) end
 redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
 keep(claims)
 
 local now = now_ms()
 if tonumber(record[4]) > 0 and now > tonumber(record[4]) then return {'late', payload, record[5]} end
-local lost = redis.call('HGET', crashes, chunk .. ':lost') or 0
-local seen = {}
-if redis.call('HEXISTS', crashes, chunk) == 1 then seen = redis.call('HGETALL', crashes) end
-return {'work', payload, record[5], now - record[6], tonumber(lost), seen}
+return {'work', payload, record[5], now - record[6], redis.call('HGETALL', crashes)}

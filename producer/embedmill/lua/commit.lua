@@ -1,4 +1,5 @@
--- Store a chunk's reply and its event, drop its texts, ring the next chunk: all or nothing. ARGV: chunk, reply, token.
+-- Store a chunk's reply, its dead letters and its event, drop its texts, ring the next chunk: all or nothing.
+-- KEYS: the dead letters' is the last. ARGV: chunk, reply, token, dead letters to keep at most, their ttl in ms, letters….
 -- Gives: committed, or duplicate (the first commit wins), or over (cancelled, deleted, expired or another job by now:
 -- nothing is written).
 local chunk, reply, token = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -14,6 +15,11 @@ leave_lane(1, n_texts, n_tokens)
 redis.call('HINCRBY', drain, 'drained', n_tokens)
 redis.call('HDEL', claims, chunk, chunk .. ':at')
 redis.call('HSET', replies, chunk, reply)
+for i = 6, #ARGV do redis.call('XADD', KEYS[#KEYS], 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
+if #ARGV > 5 then
+  redis.call('XTRIM', KEYS[#KEYS], 'MINID', now_ms() - ARGV[5])
+  redis.call('PEXPIRE', KEYS[#KEYS], ARGV[5])
+end
 redis.call('XADD', events, '*', 'c', chunk)
 if redis.call('HINCRBY', job, 'done', 1) == tonumber(record[2]) then
   finish('done')

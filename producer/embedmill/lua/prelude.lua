@@ -40,6 +40,12 @@ local function keep(key)
   redis.call('PEXPIRE', key, redis.call('PTTL', job))
 end
 
+-- Count a loss under the text that was alone, if one was, else under its chunk.
+local function lose(chunk, at)
+  redis.call('HINCRBY', crashes, chunk .. (at and ':' .. at or '') .. ':lost', 1)
+  keep(crashes)
+end
+
 -- Take chunks, texts and tokens, and the bytes that the texts' vectors would have taken, off the lane.
 -- Not HINCRBY by -n: Redis up to 7.0 reads Lua's -0 as no integer.
 local function leave_lane(n_chunks, n_texts, n_tokens)

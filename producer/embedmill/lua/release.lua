@@ -1,5 +1,6 @@
 -- A child died or was stopped under a chunk: give the claim back, count the crash, make the chunk the next one rung.
--- ARGV: chunk, token. Gives 1 if the chunk was rung, 0 if it is committed or held by somebody else.
+-- ARGV: chunk, token, how: 'crashed' or 'killed'. A crash is the chunk's, and the text's that was alone; a kill is a loss
+-- of one or the other. A crash when no text was alone counts as a loss besides, so that nothing goes on for ever. Gives 1 if the chunk was rung, 0 if it is committed or held by somebody else.
 local chunk, token = ARGV[1], ARGV[2]
 if redis.call('HGET', job, 'state') ~= 'active' or redis.call('HEXISTS', texts, chunk) == 0 then return 0 end
 if not has_rung(token) then return 0 end
@@ -8,8 +9,8 @@ if claim then
   if string.match(claim, '^%S+ (%S+)') ~= token then return 0 end
   local at = redis.call('HGET', claims, chunk .. ':at')
   redis.call('HDEL', claims, chunk, chunk .. ':at')
-  redis.call('HINCRBY', crashes, chunk, 1)
-  if at then redis.call('HINCRBY', crashes, chunk .. ':' .. at, 1) end
+  if ARGV[3] == 'crashed' then redis.call('HINCRBY', crashes, chunk, 1) end
+  if at and ARGV[3] == 'crashed' then redis.call('HINCRBY', crashes, chunk .. ':' .. at, 1) else lose(chunk, at) end
   keep(crashes)
 end
 ring(tonumber(chunk), 'RPUSH')

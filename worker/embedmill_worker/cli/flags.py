@@ -119,6 +119,7 @@ def worker_flags(parser: argparse.ArgumentParser) -> None:
         flag(parser, name, env, metavar, text)
     switch(parser, "--exact", "EMBEDMILL_EXACT", "bf16: one text at a time, so that no bit depends on a batch")
     switch(parser, "--rollover", "EMBEDMILL_ROLLOVER", "serve although live workers have another fingerprint")
+    switch(parser, "--keep-dead-texts", "EMBEDMILL_KEEP_DEAD_TEXTS", "dead letters hold their texts, for 30 days")
     flag(
         parser,
         "--log-level",
@@ -133,7 +134,7 @@ def worker_flags(parser: argparse.ArgumentParser) -> None:
 def worker_environment(args: argparse.Namespace) -> dict[str, str]:
     """Give the environment of a worker with these flags."""
     environment = dict(os.environ)
-    for name in ("exact", "rollover"):
+    for name in ("exact", "rollover", "keep_dead_texts"):
         environment[f"EMBEDMILL_{name.upper()}"] = "1" if getattr(args, name, False) else ""
     for name, env, _, _ in _WORKER_FLAGS:
         value = getattr(args, name[2:].replace("-", "_"), None)

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from embedmill_worker.cli import bench, demo, embed, models, status, up, worker
+from embedmill_worker.cli import bench, dead, demo, embed, models, status, up, worker
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, status, models, bench)
+COMMANDS: Final = (up, demo, worker, embed, dead, status, models, bench)
 
 _EPILOG: Final = """\
 examples:

@@ -1,0 +1,207 @@
+"""A dead letter: what is kept of a text that the workers gave up. No I/O here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from embedmill import protocol
+from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.keys import LANES
+from embedmill.limits import MAX_JOB_TEXTS, MAX_KEPT_TEXT_BYTES
+from embedmill.protocol import EmbedOptions
+
+#: Bytes of one packed letter: a kept text, compressed or not, and what is said of it.
+MAX_LETTER_BYTES: Final = MAX_KEPT_TEXT_BYTES + 8_192
+
+#: ``reason`` of a letter that cannot be read.
+UNREADABLE: Final = "unreadable"
+
+#: Ids are those of a Redis stream: milliseconds since 1970 by Redis's clock, and a number within them.
+_ID: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+#: Characters of a name or a detail.
+_MAX_NAME_CHARS: Final = 512
+
+_NONE: Final = type(None)
+_TYPES: Final = (
+    *((str,), (int,), (int, _NONE), (str,), (str,), (str,), (str,), (int,), (str,)),
+    *((str,), (int,), (int,), (bytes,), (str, _NONE)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A text, or a whole chunk, that the workers gave up. Holds the text only if a worker was told to keep it."""
+
+    #: "" until Redis has given it one.
+    id: str = ""
+    job_id: str
+    chunk: int
+    #: Position in the job; None: the whole chunk, which could not be read or not be served.
+    index: int | None
+    model: str
+    lane: str
+    #: One of ``Reason``: crashed, workers_lost, failed or unsupported; or ``unreadable``: the letter itself is.
+    reason: str
+    detail: str
+    #: Crashes, losses or failures that were seen under it.
+    attempts: int
+    #: The worker that gave it up.
+    worker: str
+    #: Hexadecimal, of the text's UTF-8; of a whole chunk: of its bytes as they were stored.
+    sha256: str
+    #: 0 for a whole chunk.
+    n_chars: int
+    n_bytes: int
+    options: EmbedOptions = field(default_factory=EmbedOptions)
+    #: Only if a worker was told to keep texts, and it is not too long.
+    text: str | None = field(default=None, repr=False)
+
+    @property
+    def at_ms(self) -> int:
+        """When it was written: milliseconds since 1970, by Redis's clock."""
+        return int(self.id.partition("-")[0] or 0)
+
+
+def of_text(text: str, *, keep: bool, **known: Any) -> DeadLetter:
+    """Make the letter of a text; ``known`` is what else there is to say.
+
+    Args:
+        text: stays out of the letter but for its hash and its lengths,
+        keep: unless this is true and it is not longer than ``MAX_KEPT_TEXT_BYTES``.
+        known: the other fields.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    return DeadLetter(
+        sha256=hashlib.sha256(data).hexdigest(),
+        n_chars=len(text),
+        n_bytes=len(data),
+        text=text if keep and len(data) <= MAX_KEPT_TEXT_BYTES else None,
+        **known,
+    )
+
+
+def of_chunk(payload: bytes, **known: Any) -> DeadLetter:
+    """Make the letter of a whole chunk as it was stored."""
+    return DeadLetter(index=None, sha256=hashlib.sha256(payload).hexdigest(), n_chars=0, n_bytes=len(payload), **known)
+
+
+def check_id(letter_id: str) -> str:
+    """Give the id back.
+
+    Raises:
+        InvalidRequestError: no letter has such an id.
+    """
+    if not isinstance(letter_id, str) or not _ID.fullmatch(letter_id):
+        raise InvalidRequestError("letter_id", "an id looks like 1764000000000-0; list() gives them")
+    return letter_id
+
+
+def pack(letter: DeadLetter) -> bytes:
+    """Pack a letter without its id, which Redis gives it."""
+    return protocol.pack_values(
+        [
+            letter.job_id,
+            letter.chunk,
+            letter.index,
+            letter.model,
+            letter.lane,
+            str(letter.reason),
+            letter.detail[:_MAX_NAME_CHARS],
+            letter.attempts,
+            letter.worker[:_MAX_NAME_CHARS],
+            letter.sha256,
+            letter.n_chars,
+            letter.n_bytes,
+            protocol.pack_options(letter.options),
+            letter.text,
+        ]
+    )
+
+
+def unpack(letter_id: str, data: bytes) -> DeadLetter:
+    """Read a letter.
+
+    Raises:
+        MessageError: not readable, too large, or nothing that a worker writes.
+    """
+    values = protocol.unpack_values(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
+    job_id, chunk, index, model, lane, reason, detail, attempts, worker, sha256, n_chars, n_bytes, options, text = (
+        values
+    )
+    names = (job_id, model, reason, detail, worker)
+    counts = (chunk, attempts, n_chars, n_bytes, 0 if index is None else index)
+    if (
+        any(len(name) > _MAX_NAME_CHARS for name in names)
+        or any(not 0 <= count < 1 << 32 for count in counts)
+        or (index is not None and index >= MAX_JOB_TEXTS)
+        or lane not in LANES
+        or not _SHA256.fullmatch(sha256)
+        or (text is not None and len(text) > MAX_KEPT_TEXT_BYTES)
+    ):
+        raise MessageError("a dead letter has a field with a value that no worker writes")
+    return DeadLetter(
+        id=letter_id,
+        job_id=job_id,
+        chunk=chunk,
+        index=index,
+        model=model,
+        lane=lane,
+        reason=reason,
+        detail=detail,
+        attempts=attempts,
+        worker=worker,
+        sha256=sha256,
+        n_chars=n_chars,
+        n_bytes=n_bytes,
+        options=protocol.unpack_options(options),
+        text=text,
+    )
+
+
+def unreadable(letter_id: str, why: str) -> DeadLetter:
+    """Give what can be said of a letter that cannot be read, so that it hides no other and can be dropped."""
+    return DeadLetter(
+        id=letter_id,
+        job_id="",
+        chunk=0,
+        index=None,
+        model="",
+        lane="",
+        reason=UNREADABLE,
+        detail=why,
+        attempts=0,
+        worker="",
+        sha256="",
+        n_chars=0,
+        n_bytes=0,
+    )
+
+
+def text_to_requeue(letter: DeadLetter, text: str | None) -> str:
+    """Give the text that the letter is about: the kept one, or the caller's if it is the same.
+
+    Raises:
+        InvalidRequestError: there is none, or another one.
+    """
+    if letter.index is None:
+        way_out = f"letter {letter.id} is about a whole chunk of job {letter.job_id}; submit its texts again"
+        raise InvalidRequestError("letter_id", way_out)
+    if text is None:
+        if letter.text is None:
+            kept = (
+                f"the text of letter {letter.id} was not kept; pass text=…, text {letter.index} of job {letter.job_id}"
+            )
+            raise InvalidRequestError("text", f"{kept}, or set EMBEDMILL_KEEP_DEAD_TEXTS=1 on workers for later ones")
+        return letter.text
+    if not isinstance(text, str):
+        raise InvalidRequestError("text", f"{type(text).__name__} is not str")
+    sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    if sha256 != letter.sha256:
+        short = f"{len(text)} characters of sha256 {sha256[:12]}…, the letter's text has {letter.n_chars}"
+        raise InvalidRequestError("text", f"{short} and {letter.sha256[:12]}…; pass it as it was submitted")
+    return text

@@ -1,0 +1,150 @@
+"""``embedmill dead``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from embedmill_worker.cli import flags
+from embedmill_worker.cli.terminal import table
+
+if TYPE_CHECKING:
+    from embedmill.client import EmbeddingClient
+    from embedmill.dead_letter import DeadLetter
+
+_EPILOG: Final = """\
+  # which texts the workers gave up, and why
+  embedmill dead list
+  # try one again, from the file that holds the text
+  embedmill dead requeue 1764000000000-0 --text-file text.txt
+
+exit codes: 0, 2 no letter of this id, or another text, 4 Redis does not answer
+"""
+
+_LIST_EPILOG: Final = """\
+  # the newest ten, for scripts
+  embedmill dead list --limit 10 --json
+"""
+
+_SHOW_EPILOG: Final = """\
+  # everything but the text
+  embedmill dead show 1764000000000-0
+  # with the text, if a worker was told to keep it
+  embedmill dead show 1764000000000-0 --text
+"""
+
+_REQUEUE_EPILOG: Final = """\
+  # the text was kept: EMBEDMILL_KEEP_DEAD_TEXTS=1 on the worker
+  embedmill dead requeue 1764000000000-0
+  # it was not: it must be the same, to the byte
+  embedmill dead requeue 1764000000000-0 --text-file text.txt
+"""
+
+_DROP_EPILOG: Final = """\
+  embedmill dead drop 1764000000000-0 1764000000001-0
+  embedmill dead drop --all
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command and its own commands."""
+    text = "list, show, requeue and drop texts that the workers gave up"
+    parser = flags.command(commands, "dead", _list, help=text, epilog=_EPILOG)
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = flags.command(actions, "list", _list, help="list the newest dead letters", epilog=_LIST_EPILOG)
+    flags.flag(listing, "--limit", "EMBEDMILL_LIMIT", "N", "at most so many", type=flags.number, default="100")
+    show = flags.command(actions, "show", _show, help="show a dead letter", epilog=_SHOW_EPILOG)
+    flags.switch(show, "--text", "EMBEDMILL_SHOW_TEXT", "show the text, if it was kept")
+    text = "submit a text again as a job of its own and drop its letter; writes the job's id"
+    requeue = flags.command(actions, "requeue", _requeue, help=text, epilog=_REQUEUE_EPILOG)
+    text = "file with the text, - for stdin; needed if it was not kept"
+    flags.flag(requeue, "--text-file", "EMBEDMILL_TEXT_FILE", "FILE", text)
+    drop = flags.command(actions, "drop", _drop, help="forget dead letters", epilog=_DROP_EPILOG)
+    drop.add_argument("ids", metavar="ID", nargs="*", help="the letters")
+    flags.switch(drop, "--all", "EMBEDMILL_DROP_ALL", "all of them")
+    for action in (show, requeue):
+        action.add_argument("id", metavar="ID", help="the letter's id")
+    for action in (listing, show, requeue, drop):
+        flags.client_flags(action)
+        flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
+
+
+def _client(args: argparse.Namespace) -> closing[EmbeddingClient]:
+    from embedmill.client import EmbeddingClient
+
+    return closing(EmbeddingClient(args.redis_url, args.model, namespace=args.namespace))
+
+
+def _list(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        letters = client.dead.list(limit=args.limit)
+    if args.json:
+        print(json.dumps([facts(letter) for letter in letters], indent=2))
+        return 0
+    rows = [
+        (x.id, _when(x), x.reason, x.attempts, x.model, x.lane, x.job_id, _place(x), x.n_chars, x.sha256[:12])
+        for x in letters
+    ]
+    table(("id", "at", "reason", "attempts", "model", "lane", "job", "text", "characters", "sha256"), rows)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        letter = client.dead.get(args.id)
+    known = facts(letter, with_text=args.text)
+    if args.json:
+        print(json.dumps(known, indent=2))
+        return 0
+    text = known.pop("text", None)
+    for name, value in known.items():
+        print(f"{name}: {value}")
+    if args.text:
+        print()
+        print("the text was not kept" if text is None else text)
+    return 0
+
+
+def _requeue(args: argparse.Namespace) -> int:
+    text = None
+    if args.text_file:
+        data = sys.stdin.buffer.read() if args.text_file == "-" else Path(args.text_file).read_bytes()
+        text = data.decode("utf-8", "surrogateescape")
+    with _client(args) as client:
+        job = client.dead.requeue(args.id, text)
+    print(json.dumps({"job_id": job.id}) if args.json else job.id)
+    return 0
+
+
+def _drop(args: argparse.Namespace) -> int:
+    from embedmill.errors import InvalidRequestError
+
+    if bool(args.ids) == args.all:
+        raise InvalidRequestError("dead drop", "name the letters, or give --all")
+    with _client(args) as client:
+        dropped = client.dead.drop_all() if args.all else sum(client.dead.drop(letter_id) for letter_id in args.ids)
+    print(json.dumps({"dropped": dropped}) if args.json else f"dropped {dropped}")
+    return 0
+
+
+def facts(letter: DeadLetter, *, with_text: bool = False) -> dict[str, Any]:
+    """Give what a letter says, for JSON; the text only if it is asked for."""
+    from dataclasses import asdict
+
+    known = asdict(letter)
+    text = known.pop("text")
+    known = {"id": known.pop("id"), "at_ms": letter.at_ms, **known, "is_text_kept": text is not None}
+    return known | {"text": text} if with_text else known
+
+
+def _when(letter: DeadLetter) -> str:
+    return datetime.fromtimestamp(letter.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _place(letter: DeadLetter) -> str:
+    return f"chunk {letter.chunk}" if letter.index is None else str(letter.index)
