@@ -88,6 +88,7 @@ class Coalescer:
 
         Raises:
             ClientClosedError: the client was closed first.
+            QueueFullError: more waits in this client than one job may hold, and the caller does not ``block``.
             others: see ``EmbeddingClient.embed``, but for rejected texts, which are in the reply.
         """
         values = check_texts(texts)
@@ -129,6 +130,8 @@ class Coalescer:
     async def _together(self, call: Call, kind: Kind, timeout_s: float) -> EmbeddingReply:
         desk, loop = self._desk(), asyncio.get_running_loop()
         line = desk.lines.setdefault(kind, _Line(kind=kind))
+        if not kind.block:
+            line.gathering.check_room(call, self._calls.outlook.tokens_per_s(kind.model))
         caller = _Caller(call=call, deadline_s=loop.time() + timeout_s, reply=loop.create_future())
         line.callers[call] = caller
         line.gathering.add(call)

@@ -124,12 +124,12 @@ class Calls:
                     if len(open_jobs) == 1:
                         raise
                     # The job before it takes some of the room: it is fetched and deleted first.
-                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
+                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
                     yield from self._store(request, block_until_s)
                 if len(open_jobs) == 2:
-                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
+                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
             while open_jobs:
-                replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s)))
+                replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
         finally:
             for request in open_jobs:
                 yield from self._discard(request)
@@ -138,14 +138,16 @@ class Calls:
         reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, [start for start, _ in cuts]))
         return reply
 
-    def _collect(self, open_jobs: list[JobRequest], deadline_s: float, timeout_s: float) -> Flow[EmbeddingReply]:
+    def _collect(
+        self, open_jobs: list[JobRequest], deadline_s: float, timeout_s: float, block_until_s: float
+    ) -> Flow[EmbeddingReply]:
         """Wait for the first open job, take its reply and delete it."""
         request = open_jobs[0]
         try:
             try:
                 reply = yield from self._take(request, deadline_s)
             except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
-                yield from self._store(request)
+                yield from self._store(request, block_until_s)
                 reply = yield from self._take(request, deadline_s)
         except ResultTimeoutError as error:
             raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None

@@ -13,7 +13,8 @@ from typing import Final
 
 from embedmill import assembly, chunking
 from embedmill.chunking import MIN_CHUNK_SHARE
-from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.errors import QueueFullError
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
 from embedmill.protocol import EmbedOptions, ModelCard
 from embedmill.reply import EmbeddingReply
 
@@ -64,6 +65,11 @@ class Call:
     #: Estimated.
     tokens: int
 
+    @property
+    def chars(self) -> int:
+        """Characters of the texts."""
+        return sum(map(len, self.texts))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -93,9 +99,9 @@ class Gathering:
 
     def __init__(self) -> None:
         self.in_flight = 0
-        #: Oldest first. What waits is what its callers hold: it needs no bound of its own.
+        #: Oldest first.
         self._waiting: dict[Call, None] = {}
-        self._tokens = 0
+        self._tokens = self._texts = self._chars = 0
 
     @property
     def waiting(self) -> int:
@@ -107,17 +113,28 @@ class Gathering:
         """Whether nothing waits and nothing is in flight."""
         return not self.in_flight and not self._waiting
 
+    def check_room(self, call: Call, tokens_per_s: float) -> None:
+        """Raise QueueFullError if more would wait than one job may hold: all workers' work for a minute and more."""
+        limits = (
+            (self._texts, len(call.texts), MAX_JOB_TEXTS, "texts"),
+            (self._chars, call.chars, MAX_WINDOW_CHARS, "characters"),
+        )
+        for waiting, asked, limit, unit in limits:
+            if waiting and waiting + asked > limit:
+                retry_after_s = self._tokens / tokens_per_s if tokens_per_s else None
+                raise QueueFullError("this client", waiting, limit, unit, retry_after_s)
+
     def add(self, call: Call) -> None:
         """Let a call wait."""
         self._waiting[call] = None
-        self._tokens += call.tokens
+        self._count(call, 1)
 
     def withdraw(self, call: Call) -> bool:
         """Take back a call; False: it does not wait any more."""
         if call not in self._waiting:
             return False
         del self._waiting[call]
-        self._tokens -= call.tokens
+        self._count(call, -1)
         return True
 
     def next_batch(self, capacity: Capacity) -> Batch | None:
@@ -141,6 +158,11 @@ class Gathering:
     def end_batch(self) -> None:
         """Note that a batch is over, however it ended."""
         self.in_flight -= 1
+
+    def _count(self, call: Call, sign: int) -> None:
+        self._tokens += sign * call.tokens
+        self._texts += sign * len(call.texts)
+        self._chars += sign * call.chars
 
     def _share_tokens(self, capacity: Capacity) -> float:
         """Give the tokens of the next batch: an equal share of what waits for each free place, or for each child.

@@ -63,10 +63,11 @@ class Outlook:
             return UNKNOWN_CARD, 1
         return card, children
 
-    def tokens_per_s(self, model: str) -> float:
+    def tokens_per_s(self, model: str | None) -> float:
         """Give what the live workers of a model should do; 0: there are none."""
-        card = self._landscape.cards.get(model)
-        return card.tokens_per_s * self._landscape.children(model) if card and self._is_served(model) else 0.0
+        name = model or self._default_model or ""
+        card = self._landscape.cards.get(name)
+        return card.tokens_per_s * self._landscape.children(name) if card and self._is_served(name) else 0.0
 
     def dimension(self, model: str) -> int:
         """Give the announced dimension, 0 if there is none."""

@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.limits import MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS, MAX_DIMENSION, MAX_JOB_TEXTS, MAX_REPLY_BYTES
+from embedmill.limits import (
+    MAX_CHUNK_BYTES,
+    MAX_CHUNK_TEXTS,
+    MAX_DIMENSION,
+    MAX_JOB_TEXTS,
+    MAX_REPLY_BYTES,
+    MAX_TEXT_CHARS,
+)
 from embedmill.reply import Rejected
 from embedmill.vectors import Dtype
 
@@ -196,6 +203,9 @@ def unpack_chunk(data: bytes) -> Chunk:
     packed_indices, texts = _fields(_unpack(data, MAX_CHUNK_BYTES), "a chunk", _CHUNK_TYPES)
     if len(texts) > MAX_CHUNK_TEXTS or not all(type(text) is str for text in texts):
         raise MessageError(f"a chunk holds at most {MAX_CHUNK_TEXTS} texts, all of them str")
+    longest = max(map(len, texts), default=0)
+    if longest > MAX_TEXT_CHARS:
+        raise MessageError(f"a chunk holds a text of {longest} characters, limit {MAX_TEXT_CHARS}")
     indices = _array(packed_indices, "<u4", len(texts))
     return Chunk(indices=indices.astype(np.uint32), texts=tuple(texts))
 

@@ -59,10 +59,12 @@ def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_u
         JobTooLargeError: Redis would not have room for it if it were empty.
         QueueFullError: there is no room now; nothing is left behind.
     """
+    asks_first = request.n_bytes > ASK_FIRST_BYTES
     while True:
         try:
-            return (yield from _submit(keys, request, admission))
+            return (yield from _submit(keys, request, admission, asks_first=asks_first))
         except QueueFullError as full:
+            asks_first = True
             left_s = block_until_s - time.monotonic()
             if left_s <= 0:
                 raise
@@ -70,10 +72,10 @@ def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_u
             yield Pause(min(max(wanted_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S, left_s))
 
 
-def _submit(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[None]:
-    if request.n_bytes > ASK_FIRST_BYTES:
-        look = _evalsha(keys, request, admission, "none", unstaged_bytes=request.n_bytes)
-        ((outcome),) = yield Ask([look])
+def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_first: bool) -> Flow[None]:
+    if asks_first:
+        look = _evalsha(keys, request, admission, "none", unstaged_bytes=max(1, request.n_bytes))
+        (outcome,) = yield Ask([look])
         if _is_settled(keys, request, admission, outcome):
             return
     for _ in range(3):
@@ -86,6 +88,14 @@ def _submit(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[N
 
 def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[Any]:
     nonce = secrets.token_hex(8)
+    try:
+        return (yield from _send(keys, request, admission, nonce))
+    except QueueFullError:  # Redis itself is full: what has been staged must not fill it for ten minutes
+        yield Ask([("UNLINK", keys.staged(request.job_id, nonce))])
+        raise
+
+
+def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str) -> Flow[Any]:
     staged = keys.staged(request.job_id, nonce)
     commands: list[Command] = []
     size = 0
@@ -130,7 +140,8 @@ def _refusal(
         way_out = f"{share:.0%} of Redis's maxmemory, vectors counted: submit smaller jobs or give Redis more memory"
         return JobTooLargeError(asked, limit, way_out)
     rate = float(outcome[5]) or admission.expected_tokens_per_s
-    # By how much the lane must shrink; memory is free again only when what waits is embedded and fetched.
+    # By how much the lane must shrink; memory is free again only when what waits is embedded and fetched. If nothing
+    # waits, all of it is replies, of which nobody knows when they are fetched.
     excess = waiting + asked - limit if unit == "tokens" else waiting
-    retry_after_s = min(LONGEST_RETRY_S, max(SHORTEST_PAUSE_S, excess / rate)) if rate else None
+    retry_after_s = min(LONGEST_RETRY_S, max(SHORTEST_PAUSE_S, excess / rate)) if rate and excess > 0 else None
     return QueueFullError(queue if unit == "tokens" else "Redis", taken, limit, unit, retry_after_s)

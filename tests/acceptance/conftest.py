@@ -170,3 +170,19 @@ def durable_mill(own_valkey, data_dir, tmp_path) -> Iterator[Mill]:
         yield own
     finally:
         close(own)
+
+
+@pytest.fixture
+def make_mill(data_dir, tmp_path) -> Iterator[Callable[[str], Mill]]:
+    """Makes mills without workers on servers that the test starts itself."""
+    made: list[Mill] = []
+
+    def make(redis_url: str) -> Mill:
+        made.append(new_mill(redis_url, data_dir, tmp_path))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for mill in made:
+            close(mill)

@@ -251,3 +251,17 @@ def test_ctrl_c_in_the_demo_leaves_nothing(home):
         assert b"Traceback" not in process.stderr.read()
     assert processes_of(home) == []
     assert not os.listdir(home["TMPDIR"])  # noqa: PTH208
+
+
+def test_embed_waits_for_room_in_a_full_lane(own_mill, tmp_path):
+    env = {**own_mill.env, "EMBEDMILL_MODEL": MODEL, "EMBEDMILL_MAX_QUEUED_TOKENS": "1"}
+    (tmp_path / "texts.txt").write_text("one\ntwo\n", "utf-8")
+    with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
+        before = client.submit(["what fills the lane"])
+        command = [*COMMAND, "embed", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "out.npy")]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        own_mill.start_worker(EMBEDMILL_MODEL=MODEL)  # which takes longer than the command to find the lane full
+        _, said = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, said
+        assert before.result(PATIENCE_S).rejected == ()
+    assert np.load(tmp_path / "out.npy").shape == (2, 384)

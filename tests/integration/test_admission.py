@@ -229,6 +229,58 @@ def test_retry_after_follows_the_measured_drain_rate(bench):
     assert caught.value.retry_after_s == pytest.approx((tokens - first.weights[0][1]) / rate, rel=0.2)
 
 
+def test_a_rate_that_nobody_has_measured_for_half_a_minute_is_no_time_to_try_again(bench):
+    store(bench, TEXTS, job_id="one")
+    seconds, _ = bench.redis.time()
+    for age_s, wanted in ((5, True), (60, False)):
+        measured = {"rate": "100.0", "counted_ms": (seconds - age_s) * 1000}
+        bench.redis.hset(bench.keys.drain("paper", "bulk"), mapping=measured)
+        with pytest.raises(QueueFullError) as caught:
+            store(bench, TEXTS, job_id="two", max_queued_tokens=1)
+        assert (caught.value.retry_after_s is not None) == wanted
+
+
+def test_a_waiting_job_asks_for_room_before_it_sends_its_texts_again(bench):
+    store(bench, TEXTS, job_id="before")
+    waiting = submission.submit(
+        bench.keys, bench.prepare(TEXTS), Admission(max_queued_tokens=1), block_until_s=float("inf")
+    )
+    ask, sent = next(waiting), []
+    for _ in range(8):
+        if isinstance(ask, flows.Pause):
+            assert submission.SHORTEST_PAUSE_S <= ask.seconds <= submission.LONGEST_PAUSE_S
+            ask = waiting.send(None)
+        else:
+            sent.append({command[0] for command in ask.commands})
+            ask = waiting.send(bench.link.run(answer(ask), timeout_s=10))
+    assert [("HSET" in names) for names in sent] == [True, False, False, False]
+    waiting.close()
+
+
+def answer(ask):
+    return (yield ask)
+
+
+def test_texts_that_a_full_redis_took_in_part_are_dropped_at_once(small_valkey, namespace, make_bench, monkeypatch):
+    monkeypatch.setattr(submission, "STAGE_BYTES", 100_000)
+    monkeypatch.setattr(submission, "ASK_FIRST_BYTES", 1 << 30)  # as if it filled up while the texts were sent
+    bench = make_bench(small_valkey.url, namespace)
+    texts = [incompressible(n, 900_000) for n in range(30)]
+    with pytest.raises(QueueFullError, match="it has reached its maxmemory; nothing was submitted"):
+        store(bench, texts, job_id="one")
+    assert bench.redis.keys(f"{namespace}:*") == []
+    bench.close()
+
+
+def test_a_chunk_without_a_weight_is_committed_and_its_job_ends_with_counters_at_zero(bench):
+    bench.submit(TEXTS)
+    bench.redis.set(f"{bench.keys.job('job')}:weights", b"short", keepttl=True)
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+    assert set(counts(bench).values()) == {0}
+
+
 def test_nobody_who_drains_is_no_time_to_try_again(bench):
     store(bench, TEXTS, job_id="one")
     with pytest.raises(QueueFullError) as caught:

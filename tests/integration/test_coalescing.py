@@ -12,6 +12,7 @@ from embedmill import (
     BrokerUnavailableError,
     ClientClosedError,
     InvalidTextError,
+    QueueFullError,
     ResultTimeoutError,
     TextsRejectedError,
     UnknownModelError,
@@ -279,3 +280,21 @@ def test_both_sides_of_a_fork_may_gather(bench, tmp_path, expected):
     for side in ("parent", "child"):
         texts = [f"{which} {n}" for which in ("before", side) for n in range(30)]
         assert np.array_equal(np.load(tmp_path / f"{side}.npy"), expected(texts))
+
+
+def test_calls_beyond_what_may_wait_in_a_client_are_refused_and_those_that_block_wait(bench, expected, monkeypatch):
+    monkeypatch.setattr("embedmill.coalescing.MAX_JOB_TEXTS", 3)
+
+    async def use(client):
+        first = called(client, "ab")  # in flight
+        await until_stored(bench, 2)
+        waiting = called(client, "cde")
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="this client is full: 3 of 3 texts are taken"):
+            await client.embed(["f"])
+        patient = called(client, "fg", block=True)
+        await asyncio.sleep(0)
+        with bench.worker():
+            return await asyncio.gather(*first, *waiting, *patient)
+
+    assert np.array_equal(np.concatenate(run(bench, use)), expected("abcdefg"))

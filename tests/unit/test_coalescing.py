@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill.coalescing import Batch, Call, Capacity, Gathering
-from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.errors import QueueFullError
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
 from embedmill.protocol import UNKNOWN_CARD
 from embedmill.reply import EmbeddingReply, Reason, Rejected
 
@@ -190,3 +191,28 @@ def test_a_chunk_s_worth_of_tiny_calls_is_bounded_in_texts():
     gathering.in_flight = 3
     (batch,) = drain(gathering, Capacity(children=2, budget_tokens=1e6))
     assert len(batch.calls) == 1
+
+
+def test_no_more_waits_than_one_job_may_hold():
+    gathering = Gathering()
+    for _ in range(MAX_JOB_TEXTS // MAX_CHUNK_TEXTS):
+        one = call("full", tokens=10, texts=MAX_CHUNK_TEXTS)
+        gathering.check_room(one, 0.0)
+        gathering.add(one)
+    with pytest.raises(QueueFullError) as caught:
+        gathering.check_room(call("more"), tokens_per_s=64.0)
+    refused = caught.value
+    assert (refused.depth, refused.limit, refused.unit) == (MAX_JOB_TEXTS, MAX_JOB_TEXTS, "texts")
+    assert refused.retry_after_s == 10.0
+    gathering.withdraw(one)
+    gathering.check_room(one, 0.0)
+
+
+def test_no_more_characters_wait_than_one_job_may_hold():
+    long = Call(texts=["x" * MAX_WINDOW_CHARS], tokens=10)
+    gathering = Gathering()
+    gathering.check_room(long, 0.0)  # where nothing waits there is always room
+    gathering.add(long)
+    with pytest.raises(QueueFullError, match=f"{MAX_WINDOW_CHARS} of {MAX_WINDOW_CHARS} characters") as caught:
+        gathering.check_room(call("more"), 0.0)
+    assert caught.value.retry_after_s is None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embedmill import protocol
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.limits import MAX_CHUNK_TEXTS, MAX_DIMENSION, MAX_JOB_TEXTS
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_DIMENSION, MAX_JOB_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
 from embedmill.reply import Reason, Rejected
 from embedmill.vectors import Dtype
@@ -246,6 +246,12 @@ def test_a_frame_over_its_limit_is_refused_unread():
 def test_what_another_protocol_wrote_is_refused():
     with pytest.raises(MessageError, match="not written by this protocol"):
         protocol.unpack_chunk(b"\x80\x04\x95 a pickle, for example")
+
+
+def test_a_chunk_holds_no_text_that_no_client_would_send():
+    chunk = protocol.Chunk(indices=np.zeros(1, dtype=np.uint32), texts=("x" * (MAX_TEXT_CHARS + 1),))
+    with pytest.raises(MessageError, match="1000001 characters, limit 1000000"):
+        protocol.unpack_chunk(protocol.pack_chunk(chunk))
 
 
 def test_a_chunk_holds_no_more_texts_than_it_may():

@@ -10,11 +10,11 @@ import pytest
 
 from embedmill import dead_letter, protocol, vectors
 from embedmill.errors import InferenceError, InvalidRequestError
-from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
+from embedmill.limits import MAX_LOSSES, MAX_TEXT_CHARS, MAX_TEXT_CRASHES
 from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
 from embedmill.reply import Reason
 from embedmill.vectors import Dtype
-from embedmill_worker import claims, work
+from embedmill_worker import claims, embed_task, work
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embeddings
 
@@ -226,3 +226,22 @@ def test_no_text_is_logged(caplog):
     work_on(claimed(["a", "poison zebra"]), PaperEngine(MemoryError("zebra")))
     assert caplog.records
     assert "zebra" not in caplog.text
+
+
+def test_an_oversized_text_reaches_the_engine_by_no_way():
+    huge, engine = "x" * (MAX_TEXT_CHARS + 1), PaperEngine()
+    record = work_on(claimed(["fine", huge]), engine)
+    assert engine.calls == []
+    assert len(record.committed.indices) == 0  # the client rejects the rows that never came
+    with pytest.raises(InvalidRequestError, match=r"texts\[0\]: 1000001 characters, limit 1000000"):
+        embed_task.embed(engine, [huge], input_type=None, dimensions=None, dtype="float32", truncate=True)
+    assert engine.calls == []
+
+
+def test_oversized_options_are_refused_unread():
+    engine = PaperEngine()
+    claim = claimed(["fine"])
+    record = work_on(dataclasses.replace(claim, options=bytes(1 << 20)), engine)
+    assert engine.calls == []
+    assert [r.reason for r in record.committed.rejected] == [Reason.UNSUPPORTED]
+    assert "1048576 bytes, limit 4096" in record.committed.rejected[0].detail

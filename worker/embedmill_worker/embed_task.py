@@ -7,7 +7,7 @@ from typing import Any
 
 from embedmill import chunking, vectors
 from embedmill.errors import InvalidRequestError, TooManyTextsError
-from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol import EmbedOptions
 from embedmill.request import check_texts
 from embedmill.vectors import Dtype
@@ -37,7 +37,7 @@ def embed(
     options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate)
     check_servable(options, engine)
     check_cost(engine, values)
-    _check_unicode(values)
+    _check_texts(values)
     embeddings = engine.embed(values, input_type=options.input_type, truncate=options.truncate)
     rows = vectors.cut(embeddings.vectors, options.dimensions)
     return {
@@ -61,8 +61,11 @@ def check_cost(engine: Engine, texts: Sequence[str]) -> None:
         raise TooManyTextsError(len(texts), fit, "use EmbeddingClient.submit, which cuts a job into chunks")
 
 
-def _check_unicode(texts: Sequence[str]) -> None:
+def _check_texts(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
+        if len(text) > MAX_TEXT_CHARS:
+            reason = f"{len(text)} characters, limit {MAX_TEXT_CHARS}; split it"
+            raise InvalidRequestError(f"texts[{index}]", reason)
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -7,7 +7,9 @@ local record = redis.call('HMGET', job, 'state', 'n_chunks', 'rung', 'unfinished
 if record[1] ~= 'active' or not has_rung(token) then return 'over' end
 if redis.call('HDEL', texts, chunk) == 0 then return 'duplicate' end
 
-local n_texts, n_tokens = struct.unpack('<I4I4', redis.call('GETRANGE', weights, chunk * 8, chunk * 8 + 7))
+-- An error here would leave a chunk that has no texts and no reply: what is not there weighs nothing.
+local n_texts, n_tokens, weight = 0, 0, redis.call('GETRANGE', weights, chunk * 8, chunk * 8 + 7)
+if #weight == 8 then n_texts, n_tokens = struct.unpack('<I4I4', weight) end
 redis.call('HINCRBY', job, 'left_chunks', -1)
 redis.call('HINCRBY', job, 'left_texts', 0 - n_texts)
 redis.call('HINCRBY', job, 'left_tokens', 0 - n_tokens)

@@ -19,18 +19,23 @@ local function promised_bytes()
   return sum
 end
 
+-- Tokens/s at the last sweep. One that no reconciler has looked at for half a minute is past: the workers are gone.
+local function drain_rate()
+  local seen = redis.call('HMGET', drain, 'rate', 'counted_ms')
+  return seen[1] and seen[2] and now_ms() - seen[2] < 30000 and seen[1] or '0'
+end
+
 local function no_room(unstaged_bytes)
   local waiting = math.max(0, tonumber(redis.call('HGET', lane, 'tokens')) or 0)
-  local rate = redis.call('HGET', drain, 'rate') or '0'
   local max_tokens = tonumber(ARGV[4])
   if max_tokens > 0 and waiting > 0 and waiting + record.n_tokens > max_tokens then
-    return {'tokens', waiting, max_tokens, record.n_tokens, waiting, rate}
+    return {'tokens', waiting, max_tokens, record.n_tokens, waiting, drain_rate()}
   end
   local info = redis.call('INFO', 'memory')
   local limit = math.floor(tonumber(string.match(info, 'maxmemory:(%d+)')) * tonumber(ARGV[5]))
   local taken = tonumber(string.match(info, 'used_memory:(%d+)')) + promised_bytes()
   local asked = record.n_texts * record.row_bytes + unstaged_bytes
-  if limit > 0 and taken + asked > limit then return {'bytes', taken, limit, asked, waiting, rate} end
+  if limit > 0 and taken + asked > limit then return {'bytes', taken, limit, asked, waiting, drain_rate()} end
 end
 
 local digest = redis.call('HGET', job, 'digest')
