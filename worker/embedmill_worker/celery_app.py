@@ -19,7 +19,7 @@ from embedmill_worker import embed_task, exit_codes
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.concurrency import usable_cpus
 from embedmill_worker.engines import Engines
-from embedmill_worker.liveness import Liveness
+from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
 from embedmill_worker.pool import mend_closed_channels
 from embedmill_worker.settings import WorkerSettings
@@ -57,6 +57,7 @@ def build(settings: WorkerSettings) -> Celery:
     lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
     node = Node(settings, Engines(settings), keys, Link(client_settings(settings)))
     app.steps["consumer"].add(Liveness.of(node))
+    app.conf.worker_consumer = PatientConsumer.of(node)
 
     @app.task(name="embedmill.chunk", shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
     def chunk(self: Any, job_id: str, number: int) -> None:
@@ -128,7 +129,10 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
             "socket_connect_timeout": 5,
-            "health_check_interval": 25,
+            # A connection that a firewall has dropped silently is found within brpop's 1 s and twice the interval; what
+            # is written to it meanwhile waits no longer than the timeout.
+            "socket_timeout": 10,
+            "health_check_interval": 8,
         },
         # A user's own Celery on the same Redis shares no exchange with this one.
         "control_exchange": f"{ns}.control",
@@ -142,9 +146,12 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
 def connect_signals(app: Celery, node: Node) -> None:
     """Tie the node's life to the worker's. Handlers are held by the app, so they live as long as it does."""
 
+    workers: list[Any] = []
+
     def on_init(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
             mend_closed_channels()
+            workers.append(sender)
             start(node, sender.hostname)
 
     def on_ready(sender: Any = None, **_: Any) -> None:
@@ -155,6 +162,11 @@ def connect_signals(app: Celery, node: Node) -> None:
         if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
             node.release(task_id)
 
+    def on_stopping(sender: Any = None, **_: Any) -> None:
+        for worker in workers:
+            if worker.hostname == sender:
+                end_after_grace(node, worker.pool)
+
     def on_shutdown(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
             node.leave()
@@ -163,6 +175,7 @@ def connect_signals(app: Celery, node: Node) -> None:
         (signals.worker_init, on_init),
         (signals.worker_ready, on_ready),
         (signals.task_failure, on_failure),
+        (signals.worker_shutting_down, on_stopping),
         (signals.worker_shutdown, on_shutdown),
         (signals.after_setup_logger, quieten),
     ]
