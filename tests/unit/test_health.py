@@ -80,7 +80,9 @@ def test_the_probe_loads_neither_client_nor_worker():
 
 
 def test_the_documented_exit_codes_are_those_of_the_code():
-    page = (REPOSITORY / "docs" / "operations.md").read_text("utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    page = (
+        (REPOSITORY / "docs" / "operations.md").read_text("utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    )
     rows = re.findall(r"^\| +(\d+) \| (.+) \|$", page, re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == exit_codes.MEANINGS
     names = [name for name, value in vars(exit_codes).items() if name.isupper() and type(value) is int]

@@ -131,7 +131,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             # A connection that a firewall has dropped silently is found within brpop's 1 s and twice the interval; what
             # is written to it meanwhile waits no longer than the timeout.
-            "socket_timeout": 10,
+            "socket_timeout": 5,
             "health_check_interval": 8,
         },
         # A user's own Celery on the same Redis shares no exchange with this one.

@@ -15,8 +15,9 @@ from typing import Final
 #: Names the file; nothing is written if it is not set.
 HEALTH_FILE_ENV: Final = "EMBEDMILL_HEALTH_FILE"
 
-#: Seconds without a beat after which the main process no longer counts as live: 8 beats.
-LIVE_FOR_S: Final = 16.0
+#: Seconds without a beat after which the main process no longer counts as live. Celery waits for a frozen Redis in
+#: several calls of 5 s each before it says so.
+LIVE_FOR_S: Final = 25.0
 
 #: Seconds since Redis last answered after which a worker no longer counts as ready.
 REACHED_FOR_S: Final = 16.0

@@ -108,9 +108,7 @@ def end_after_grace(node: Node, pool: Any) -> None:
     """Let a stopping worker finish what it has begun, but not for ever: Celery keeps no time limit while it stops."""
 
     def end() -> None:
-        log.critical(
-            "this worker did not finish within its %.0f s of grace", node.grace_s, extra={"action": "exit"}
-        )
+        log.critical("this worker did not finish within its %.0f s of grace", node.grace_s, extra={"action": "exit"})
         end_now(node, pool, exit_codes.GRACE)
 
     timer = threading.Timer(node.grace_s, end)
@@ -132,7 +130,9 @@ class PatientConsumer(Consumer):
         """Connect, however long it takes, and go on telling so."""
         ensure = conn.ensure_connection
 
-        def ensure_connection(errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any) -> Any:
+        def ensure_connection(
+            errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any
+        ) -> Any:
             def each_second() -> None:
                 self.node.tell("Redis cannot be reached")
                 if callback is not None:

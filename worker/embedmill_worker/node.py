@@ -148,9 +148,7 @@ class Node:
         try:
             health.write(self._settings.health_file, said)
         except OSError as error:
-            log.warning(
-                "the health file cannot be written: %s", error.strerror, extra={"action": "health"}
-            )
+            log.warning("the health file cannot be written: %s", error.strerror, extra={"action": "health"})
 
     def sweep(self) -> None:
         """Look for lost work."""

@@ -15,8 +15,7 @@ from embedmill_worker.cli.terminal import say
 
 COMMANDS: Final = (up, demo, worker, embed, status, health, models, bench)
 
-_EPILOG: Final = (
-    """\
+_EPILOG: Final = """\
 examples:
   # a server and a worker on this machine, until Ctrl-C
   embedmill up
@@ -26,9 +25,7 @@ examples:
   embedmill embed corpus.txt --output vectors.npy
 
 exit codes:
-"""
-    + "".join(f"  {code:3d}  {meaning}\n" for code, meaning in exit_codes.MEANINGS.items())
-)
+""" + "".join(f"  {code:3d}  {meaning}\n" for code, meaning in exit_codes.MEANINGS.items())
 
 
 def parser() -> argparse.ArgumentParser:
