@@ -53,6 +53,7 @@ def watched(own_mill, tmp_path):
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.soak
 def test_a_worker_whose_consumer_was_cancelled_is_found_and_ends_itself(own_mill, watched, client):
     assert (probe(watched, "live"), probe(watched, "ready")) == (exit_codes.OK, exit_codes.OK)
     command = [sys.executable, "-m", "celery", "-A", "embedmill_worker.app", "control", "cancel_consumer"]
@@ -67,6 +68,7 @@ def test_a_worker_whose_consumer_was_cancelled_is_found_and_ends_itself(own_mill
     assert np.isfinite(job.result(60).vectors).all()
 
 
+@pytest.mark.soak
 def test_a_worker_whose_children_are_frozen_is_found_and_ends_itself(own_mill, watched, client):
     for pid in watched.children:
         os.kill(pid, signal.SIGSTOP)
@@ -78,6 +80,7 @@ def test_a_worker_whose_children_are_frozen_is_found_and_ends_itself(own_mill, w
     assert job.result(60).rejected == ()
 
 
+@pytest.mark.soak
 def test_a_frozen_main_process_is_found(own_mill, watched):
     os.kill(watched.pid, signal.SIGSTOP)
     eventually(lambda: probe(watched, "live") == exit_codes.UNHEALTHY and states(own_mill) == [])
@@ -85,6 +88,7 @@ def test_a_frozen_main_process_is_found(own_mill, watched):
     eventually(lambda: probe(watched, "ready") == exit_codes.OK)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("how", ["down", "frozen"])
 def test_a_worker_without_redis_stays_live_and_is_ready_again_with_it(durable_mill, own_valkey, tmp_path, how):
     worker = durable_mill.start_worker(EMBEDMILL_HEALTH_FILE=str(tmp_path / "health.json"))

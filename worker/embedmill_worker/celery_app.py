@@ -82,6 +82,7 @@ def build(settings: WorkerSettings) -> Celery:
         )
 
     connect_signals(app, node)
+    bound_stop(app, node)
     return app
 
 
@@ -146,12 +147,9 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
 def connect_signals(app: Celery, node: Node) -> None:
     """Tie the node's life to the worker's. Handlers are held by the app, so they live as long as it does."""
 
-    workers: list[Any] = []
-
     def on_init(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
             mend_closed_channels()
-            workers.append(sender)
             start(node, sender.hostname)
 
     def on_ready(sender: Any = None, **_: Any) -> None:
@@ -162,11 +160,6 @@ def connect_signals(app: Celery, node: Node) -> None:
         if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
             node.release(task_id)
 
-    def on_stopping(sender: Any = None, **_: Any) -> None:
-        for worker in workers:
-            if worker.hostname == sender:
-                end_after_grace(node, worker.pool)
-
     def on_shutdown(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
             node.leave()
@@ -175,12 +168,28 @@ def connect_signals(app: Celery, node: Node) -> None:
         (signals.worker_init, on_init),
         (signals.worker_ready, on_ready),
         (signals.task_failure, on_failure),
-        (signals.worker_shutting_down, on_stopping),
         (signals.worker_shutdown, on_shutdown),
         (signals.after_setup_logger, quieten),
     ]
     for signal, handler in handlers:
         signal.connect(handler, weak=False)
+
+
+def bound_stop(app: Celery, node: Node) -> None:
+    """Let no stop of this app's worker take longer than its grace period."""
+    workers: list[Any] = []
+
+    def on_init(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            workers.append(sender)
+
+    def on_stopping(sender: Any = None, **_: Any) -> None:
+        for worker in workers:
+            if worker.hostname == sender:
+                end_after_grace(node, worker.pool)
+
+    signals.worker_init.connect(on_init, weak=False)
+    signals.worker_shutting_down.connect(on_stopping, weak=False)
 
 
 #: What Celery's main process reports when a child is gone. Children report everything else themselves.
