@@ -19,7 +19,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nolo
 COPY --from=build /opt/embedmill /opt/embedmill
 ENV PATH=/opt/embedmill/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    EMBEDMILL_DATA_DIR=/data
+    EMBEDMILL_DATA_DIR=/data \
+    EMBEDMILL_HEALTH_FILE=/tmp/embedmill-health.json
 USER 10001
 WORKDIR /data
 ARG MODEL=
@@ -28,6 +29,6 @@ RUN if [ -n "${MODEL}" ]; then embedmill models pull "${MODEL}"; fi
 ENV EMBEDMILL_MODEL=${MODEL}
 VOLUME /data
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD ["embedmill", "status", "--wait", "1"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD ["embedmill", "health", "--live"]
 ENTRYPOINT ["embedmill"]
 CMD ["worker"]

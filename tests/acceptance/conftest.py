@@ -139,20 +139,6 @@ def mill(valkey, data_dir) -> Iterator[Mill]:
 
 
 @pytest.fixture
-def make_mill(data_dir, tmp_path) -> Iterator[Callable[[str], Mill]]:
-    """Makes mills without workers on servers of one's own."""
-    made: list[Mill] = []
-
-    def make(redis_url: str) -> Mill:
-        made.append(new_mill(redis_url, data_dir, tmp_path))
-        return made[-1]
-
-    yield make
-    for mill in made:
-        close(mill)
-
-
-@pytest.fixture
 def own_mill(valkey, data_dir, tmp_path) -> Iterator[Mill]:
     """A mill for one test alone, on the shared server, without workers yet."""
     own = new_mill(valkey.url, data_dir, tmp_path)

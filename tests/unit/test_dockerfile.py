@@ -48,7 +48,7 @@ def test_data_is_outside_the_image() -> None:
 
 def test_the_image_says_whether_it_is_well() -> None:
     (check,) = instructions("HEALTHCHECK")
-    assert check.endswith('CMD ["embedmill", "status", "--wait", "1"]')
+    assert check.endswith('CMD ["embedmill", "health", "--live"]')
 
 
 def test_everything_copied_is_let_through_and_nothing_else_is() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embedmill.flows import Ask, Flow, evalsha, look_around
-from embedmill.keys import Keyspace
+from embedmill.keys import LANES, Keyspace
 from embedmill.limits import LIVENESS_TTL_S
 from embedmill.protocol import ModelCard
 from embedmill.workers import WorkerInfo
@@ -28,11 +28,14 @@ def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
     yield Ask([("HSET", keys.models, card.name, card.to_json()) for card in cards])
 
 
-def beat(keys: Keyspace, info: WorkerInfo) -> Flow[None]:
-    """Renew a worker's liveness key."""
+def beat(keys: Keyspace, info: WorkerInfo, models: Sequence[str]) -> Flow[int]:
+    """Renew a worker's liveness key; gives the messages in its queues."""
     ttl_ms = int(LIVENESS_TTL_S * 1000)
     beat_keys = (keys.worker(info.worker_id), keys.workers)
-    yield Ask([evalsha("beat", beat_keys, info.to_json(), ttl_ms, info.worker_id)])
+    queues = [keys.queue(model, lane) for model in models for lane in LANES] + [keys.embed_queue]
+    renew = evalsha("beat", beat_keys, info.to_json(), ttl_ms, info.worker_id)
+    _, *waiting = yield Ask([renew, *(("LLEN", queue) for queue in queues)])
+    return sum(map(int, waiting))
 
 
 def leave(keys: Keyspace, worker_id: str) -> Flow[None]:

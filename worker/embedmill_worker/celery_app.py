@@ -19,7 +19,7 @@ from embedmill_worker.broker import broker_settings
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.concurrency import usable_cpus
 from embedmill_worker.engines import Engines
-from embedmill_worker.liveness import Liveness
+from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
 from embedmill_worker.pool import mend_closed_channels
 from embedmill_worker.settings import WorkerSettings
@@ -57,6 +57,7 @@ def build(settings: WorkerSettings) -> Celery:
     lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
     node = Node(settings, Engines(settings), keys, Link(client_settings(settings)))
     app.steps["consumer"].add(Liveness.of(node))
+    app.conf.worker_consumer = PatientConsumer.of(node)
 
     @app.task(name="embedmill.chunk", shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
     def chunk(self: Any, job_id: str, number: int) -> None:
@@ -81,6 +82,7 @@ def build(settings: WorkerSettings) -> Celery:
         )
 
     connect_signals(app, node)
+    bound_stop(app, node)
     return app
 
 
@@ -166,6 +168,23 @@ def connect_signals(app: Celery, node: Node) -> None:
     ]
     for signal, handler in handlers:
         signal.connect(handler, weak=False)
+
+
+def bound_stop(app: Celery, node: Node) -> None:
+    """Let no stop of this app's worker take longer than its grace period."""
+    workers: list[Any] = []
+
+    def on_init(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            workers.append(sender)
+
+    def on_stopping(sender: Any = None, **_: Any) -> None:
+        for worker in workers:
+            if worker.hostname == sender:
+                end_after_grace(node, worker.pool)
+
+    signals.worker_init.connect(on_init, weak=False)
+    signals.worker_shutting_down.connect(on_stopping, weak=False)
 
 
 #: What Celery's main process reports when a child is gone. Children report everything else themselves.

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from embedmill.errors import (
-    BrokerUnavailableError,
-    EmbedError,
-    FingerprintError,
-    ModelLoadError,
-    RequestError,
-    SettingsError,
-)
+if TYPE_CHECKING:
+    from embedmill.errors import EmbedError
 
 OK: Final = 0
 #: Something unforeseen.
@@ -30,12 +24,43 @@ FINGERPRINT: Final = 6
 REJECTED: Final = 7
 #: It was not done in time.
 TIMEOUT: Final = 8
+#: A probe found a worker that is not well.
+UNHEALTHY: Final = 9
+#: A worker took no more work although there was some, and ended itself to be started anew.
+STALLED: Final = 10
+#: A worker that was asked to stop did not finish within its grace period.
+GRACE: Final = 11
 #: Ctrl-C.
 INTERRUPTED: Final = 130
+
+#: What each code means; docs/operations.md says the same.
+MEANINGS: Final = {
+    OK: "done",
+    FAILURE: "something unforeseen",
+    USAGE: "a flag or an argument that cannot work",
+    SETTINGS: "a setting that cannot work",
+    BROKER: "Redis is down, frozen or refuses",
+    MODEL: "a model cannot be loaded",
+    FINGERPRINT: "live workers serve another fingerprint under the same model name",
+    REJECTED: "some texts were rejected; the others were embedded",
+    TIMEOUT: "not done in time",
+    UNHEALTHY: "a probe found the worker not well",
+    STALLED: "the worker took no more work and ended itself, to be started anew",
+    GRACE: "the worker did not finish within its grace period; its work runs elsewhere",
+    INTERRUPTED: "Ctrl-C",
+}
 
 
 def of(error: EmbedError) -> int:
     """Give the code for an error."""
+    from embedmill.errors import (  # noqa: PLC0415  the probe wants the codes without the client
+        BrokerUnavailableError,
+        FingerprintError,
+        ModelLoadError,
+        RequestError,
+        SettingsError,
+    )
+
     kinds: tuple[tuple[type[Exception], int], ...] = (
         (SettingsError, SETTINGS),
         (BrokerUnavailableError, BROKER),

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from celery import bootsteps
 from celery.worker import state
+from celery.worker.consumer import Consumer
 
 from embedmill.limits import LIVENESS_PERIOD_S
+from embedmill_worker import exit_codes, health
 from embedmill_worker.node import Node
 from embedmill_worker.reconciler import SWEEP_PERIOD_S
+from embedmill_worker.stall import STALL_GRACE_S, Beat, StallWatch
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks for dead children. Celery looks when a child's pipe closes, which is a moment before the
 #: child can be waited for, and then only every five seconds.
@@ -25,6 +36,9 @@ class Liveness(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._timers: list[Any] = []
+        self._watch = StallWatch()
+        self._waiting: int | None = None
+        self._stalled_since_s: float | None = None
 
     @classmethod
     def of(cls, node: Node) -> type[Liveness]:
@@ -33,6 +47,7 @@ class Liveness(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Beat at once, then regularly."""
+        self._watch = StallWatch()
         self._beat(consumer)
         self._timers = [
             consumer.timer.call_repeatedly(LIVENESS_PERIOD_S, self._beat, (consumer,)),
@@ -51,5 +66,85 @@ class Liveness(bootsteps.StartStopStep):
 
     def _beat(self, consumer: Any) -> None:
         children = getattr(consumer.pool, "num_processes", None) or 1
-        active = [request.id for request in list(state.active_requests)]
-        self.node.beat(state="ready", children=children, active=active)
+        active = list(state.active_requests)
+        limits_s = {request.id: float((request.time_limits or (0,))[0] or 0) for request in active}
+        now_s = time.monotonic()
+        reason = self._watch.judge(
+            Beat(
+                at_s=now_s,
+                children=children,
+                begun=sum(state.total_count.values()),
+                active=limits_s,
+                taken=len(set(state.reserved_requests) - set(active)),
+                waiting=self._waiting,
+            )
+        )
+        said = health.STALLED if reason else health.READY
+        self._waiting = self.node.beat(state=said, reason=reason, children=children, active=limits_s)
+        self._react(reason, now_s, consumer)
+
+    def _react(self, reason: str, now_s: float, consumer: Any) -> None:
+        if not reason:
+            self._stalled_since_s = None
+            return
+        if self._stalled_since_s is None:
+            self._stalled_since_s = now_s
+            log.error(
+                "this worker is stalled: %s; it ends itself in %.0f s unless it goes on",
+                reason,
+                STALL_GRACE_S,
+                extra={"action": "stalled"},
+            )
+        if now_s - self._stalled_since_s >= STALL_GRACE_S:
+            log.critical("this worker ends itself: %s", reason, extra={"action": "exit"})
+            end_now(self.node, consumer.pool, exit_codes.STALLED)
+
+
+def end_now(node: Node, pool: Any, code: int) -> None:
+    """End this worker, whatever its children do: its claims are dead at once, and no crash is laid to their texts."""
+    node.leave()
+    for child in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
+        with suppress(OSError, TypeError):
+            os.kill(child.pid, signal.SIGKILL)
+    logging.shutdown()
+    os._exit(code)
+
+
+def end_after_grace(node: Node, pool: Any) -> None:
+    """Let a stopping worker finish what it has begun, but not for ever: Celery keeps no time limit while it stops."""
+
+    def end() -> None:
+        log.critical("this worker did not finish within its %.0f s of grace", node.grace_s, extra={"action": "exit"})
+        end_now(node, pool, exit_codes.GRACE)
+
+    timer = threading.Timer(node.grace_s, end)
+    timer.daemon = True
+    timer.start()
+
+
+class PatientConsumer(Consumer):
+    """Celery's consumer, which is live while it waits for Redis: a restart would mend nothing."""
+
+    node: ClassVar[Node]
+
+    @classmethod
+    def of(cls, node: Node) -> type[PatientConsumer]:
+        """Give the class for one node."""
+        return type("NodeConsumer", (cls,), {"node": node})
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long it takes, and go on telling so."""
+        ensure = conn.ensure_connection
+
+        def ensure_connection(
+            errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any
+        ) -> Any:
+            def each_second() -> None:
+                self.node.tell("Redis cannot be reached")
+                if callback is not None:
+                    callback()
+
+            return ensure(errback, max_retries, callback=each_second, **options)
+
+        conn.ensure_connection = ensure_connection
+        return super().ensure_connected(conn)

@@ -14,10 +14,11 @@ from embedmill.flows import Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link, T
 from embedmill.workers import WorkerInfo
-from embedmill_worker import announcement, claims
+from embedmill_worker import announcement, claims, health
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Engine
 from embedmill_worker.engines import Engines
+from embedmill_worker.health import Health
 from embedmill_worker.reconciler import Reconciler
 from embedmill_worker.settings import WorkerSettings
 from embedmill_worker.work import Miller
@@ -45,6 +46,8 @@ class Node:
         self._worker_id = os.environ.get(WORKER_ID_ENV, "")
         self._name = ""
         self._took_s = 0.0
+        self._state = health.STARTING
+        self._reached_at_s = 0.0
         self._reconciler = Reconciler(keys, self._worker_id)
 
     def start(self, name: str) -> None:
@@ -58,6 +61,7 @@ class Node:
         self._worker_id = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
         os.environ[WORKER_ID_ENV] = self._worker_id
         self._name = name
+        self.tell()
         self._reconciler = Reconciler(self._keys, self._worker_id)
         self._engines.load_all()
         cards = [engine.card for engine in self._engines]
@@ -84,8 +88,23 @@ class Node:
                 extra={"action": "model_ready"},
             )
 
-    def beat(self, *, state: str, children: int, active: Iterable[str]) -> None:
-        """Renew the liveness key; a Redis that does not answer is tried again at the next beat."""
+    @property
+    def name(self) -> str:
+        """Celery's node name; "" before the start."""
+        return self._name
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds from SIGTERM until what still runs is given up."""
+        return self._settings.grace_s
+
+    def beat(self, *, state: str, reason: str = "", children: int, active: Iterable[str]) -> int | None:
+        """Renew the liveness key; a Redis that does not answer is tried again at the next beat.
+
+        Returns:
+            Messages in this worker's queues; None: Redis did not answer.
+        """
+        self._state = state
         info = WorkerInfo(
             worker_id=self._worker_id,
             name=self._name,
@@ -96,7 +115,24 @@ class Node:
             models={engine.card.name: engine.card.fingerprint for engine in self._engines},
             active=tuple(active),
         )
-        self._quietly(announcement.beat(self._keys, info), "beat")
+        waiting = self._quietly(announcement.beat(self._keys, info, self._settings.model_names), "beat")
+        if waiting is not None:
+            self._reached_at_s = health.now_s()
+        self.tell(reason)
+        return waiting
+
+    def tell(self, reason: str = "") -> None:
+        """Write the health file, if one is wanted."""
+        if self._settings.health_file is None:
+            return
+        now_s = health.now_s()
+        said = Health(
+            pid=os.getpid(), state=self._state, beat_at_s=now_s, reached_at_s=self._reached_at_s, reason=reason
+        )
+        try:
+            health.write(self._settings.health_file, said)
+        except OSError as error:
+            log.warning("the health file cannot be written: %s", error.strerror, extra={"action": "health"})
 
     def sweep(self) -> None:
         """Look for lost work."""
@@ -115,6 +151,8 @@ class Node:
 
     def leave(self) -> None:
         """Say good-bye, so that nobody waits for the liveness key to expire."""
+        self._state = health.STOPPING
+        self.tell()
         self._quietly(announcement.leave(self._keys, self._worker_id), "leave")
 
     def work(self, ref: ChunkRef) -> None:

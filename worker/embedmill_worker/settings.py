@@ -10,10 +10,14 @@ from typing import Final
 
 from embedmill.errors import SettingsError
 from embedmill.redis_url import mask_url
-from embedmill.settings import ClientSettings, check_model_name
+from embedmill.settings import ClientSettings, check_model_name, whole_number
+from embedmill_worker.health import HEALTH_FILE_ENV
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
 DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
+
+#: Seconds that a worker has to finish what it has begun: more than any task's time limit.
+DEFAULT_GRACE_S: Final = 80.0
 
 PRECISIONS: Final = ("fp32", "bf16", "int8")
 
@@ -38,6 +42,10 @@ class WorkerSettings:
     rollover: bool = False
     #: Put the texts themselves into dead letters, where everybody who reads this Redis can read them for 30 days.
     keep_dead_texts: bool = False
+    #: Where its health is written; None: nowhere.
+    health_file: Path | None = None
+    #: Seconds from SIGTERM until what still runs is given up.
+    grace_s: float = DEFAULT_GRACE_S
 
     def __post_init__(self) -> None:
         ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
@@ -79,6 +87,8 @@ class WorkerSettings:
             data_dir=data_dir(env),
             rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
             keep_dead_texts=_is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
+            health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
+            grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
         )
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from embedmill_worker.cli.program import main
+from embedmill_worker.cli import main
 
 sys.exit(main())

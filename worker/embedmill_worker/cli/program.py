@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from embedmill_worker.cli import bench, dead, demo, embed, models, status, up, worker
+from embedmill_worker import exit_codes
+from embedmill_worker.cli import bench, dead, demo, embed, health, models, status, up, worker
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, dead, status, models, bench)
+COMMANDS: Final = (up, demo, worker, embed, dead, status, health, models, bench)
 
 _EPILOG: Final = """\
 examples:
@@ -23,9 +24,8 @@ examples:
   # a vector for every line of a file
   embedmill embed corpus.txt --output vectors.npy
 
-exit codes: 0 done, 1 unforeseen, 2 usage, 3 setting, 4 Redis, 5 model, 6 fingerprint, 7 texts rejected,
-8 not done in time, 130 interrupted
-"""
+exit codes:
+""" + "".join(f"  {code:3d}  {meaning}\n" for code, meaning in exit_codes.MEANINGS.items())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,14 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
         return _run(args)
     except KeyboardInterrupt:
-        from embedmill_worker import exit_codes
-
         return exit_codes.INTERRUPTED
 
 
 def _run(args: argparse.Namespace) -> int:
     from embedmill.errors import EmbedError
-    from embedmill_worker import exit_codes
 
     try:
         code: int = args.run(args)

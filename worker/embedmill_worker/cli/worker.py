@@ -15,7 +15,8 @@ _EPILOG = """\
   EMBEDMILL_MODEL=mine=/models/mine embedmill worker --concurrency 2
 
 the same, from Celery's own command line: celery -A embedmill_worker.app worker
-exit codes: 0 stopped as asked, 3 setting, 5 model cannot be loaded, 6 live workers serve another fingerprint
+exit codes: 0 stopped as asked, 3 setting, 5 model cannot be loaded, 6 live workers serve another fingerprint,
+10 it took no more work and ended itself, 11 it did not finish within its grace period
 """
 
 
