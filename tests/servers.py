@@ -78,10 +78,10 @@ class Watched:
     sentinels: list[Server] = field(default_factory=list)
 
     def __enter__(self) -> "Watched":
-        login = ["--requirepass", self.password, "--masterauth", self.password]
+        login = ["--requirepass", self.password, "--masterauth", self.password, "--repl-diskless-sync-delay", "0"]
         master, replica = free_port(), free_port()
         self.servers.append(start(self.binary, self.folder / "master", master, *login))
-        follow = ["--replicaof", "127.0.0.1", str(master), "--repl-diskless-sync-delay", "0"]
+        follow = ["--replicaof", "127.0.0.1", str(master)]
         self.servers.append(start(self.binary, self.folder / "replica", replica, *login, *follow))
         self._wait(
             lambda: self.servers[1].client(password=self.password).info("replication")["master_link_status"] == "up"

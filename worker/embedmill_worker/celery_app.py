@@ -105,6 +105,11 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "accept_content": ["json", "msgpack"],
         "result_accept_content": ["json", "msgpack"],
         "result_expires": 3_600,
+        # A result of embedmill.embed waits for a Redis that restarts; without this it would become a failure.
+        "result_backend_always_retry": True,
+        "result_backend_base_sleep_between_retries_ms": 100,
+        "result_backend_max_sleep_between_retries_ms": 1_000,
+        "result_backend_max_retries": 60,
         "result_extended": False,
         "task_track_started": False,
         "worker_pool": "embedmill_worker.pool:Prefork",
