@@ -12,6 +12,8 @@ from pathlib import Path
 
 import redis
 import trustme
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from embedmill_worker.tether import tethered
 
@@ -34,7 +36,7 @@ class Server:
 
     def client(self, **options) -> redis.Redis:
         """A plain connection to it."""
-        return redis.Redis(port=self.port, socket_timeout=5, **options)
+        return redis.Redis("127.0.0.1", self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0), **options)
 
     def kill(self) -> None:
         """Ends it as a crash would."""
