@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,8 +46,11 @@ def client(own_mill):
 
 
 @pytest.fixture
-def watched(own_mill, tmp_path):
-    worker = own_mill.start_worker(EMBEDMILL_HEALTH_FILE=str(tmp_path / "health.json"), EMBEDMILL_GRACE_S="3")
+def watched(request, own_mill, tmp_path):
+    app = getattr(request, "param", "embedmill_worker.app")
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    health = {"EMBEDMILL_HEALTH_FILE": str(tmp_path / "health.json"), "EMBEDMILL_GRACE_S": "3", "PYTHONPATH": path}
+    worker = own_mill.start_worker(app=app, **health)
     yield worker
     for pid in [worker.pid, *worker.children] if worker.process.poll() is None else []:
         with suppress(ProcessLookupError):
@@ -54,9 +58,10 @@ def watched(own_mill, tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("watched", ["remote_app"], indirect=True)
 def test_a_worker_whose_consumer_was_cancelled_is_found_and_ends_itself(own_mill, watched, client):
     assert (probe(watched, "live"), probe(watched, "ready")) == (exit_codes.OK, exit_codes.OK)
-    command = [sys.executable, "-m", "celery", "-A", "embedmill_worker.app", "control", "cancel_consumer"]
+    command = [sys.executable, "-m", "celery", "-A", "remote_app", "control", "cancel_consumer"]
     subprocess.run([*command, f"{own_mill.namespace}.{MODEL}.bulk"], env=watched.env, check=True, capture_output=True)
     job = client.submit(["a text that nobody takes"])
     eventually(lambda: probe(watched, "live") == exit_codes.UNHEALTHY)

@@ -34,10 +34,11 @@ EMBED_TIME_LIMIT_S: Final = 60
 
 
 class QuietWorker(Worker):
-    """Celery's worker without mingle and gossip, which cost a second at the start and leak queues."""
+    """Celery's worker without mingle and gossip, which cost a second at the start and leak queues, and without events."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "without_gossip": True, "without_mingle": True})
+        quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        super().__init__(*args, **{**options, **quiet})
 
 
 class EmbedmillCelery(Celery):
@@ -117,6 +118,8 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
         "worker_send_task_events": False,
+        # Whoever can write to Redis could stop workers by it. ``embedmill status`` tells what they do.
+        "worker_enable_remote_control": False,
         "worker_proc_alive_timeout": 120,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": True,
