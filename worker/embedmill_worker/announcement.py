@@ -28,11 +28,11 @@ def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
     yield Ask([("HSET", keys.models, card.name, card.to_json()) for card in cards])
 
 
-def beat(keys: Keyspace, info: WorkerInfo, models: Sequence[str]) -> Flow[int]:
+def beat(keys: Keyspace, info: WorkerInfo) -> Flow[int]:
     """Renew a worker's liveness key; gives the messages in its queues."""
     ttl_ms = int(LIVENESS_TTL_S * 1000)
     beat_keys = (keys.worker(info.worker_id), keys.workers)
-    queues = [keys.queue(model, lane) for model in models for lane in LANES] + [keys.embed_queue]
+    queues = [keys.queue(model, lane) for model in info.models for lane in LANES] + [keys.embed_queue]
     renew = evalsha("beat", beat_keys, info.to_json(), ttl_ms, info.worker_id)
     _, *waiting = yield Ask([renew, *(("LLEN", queue) for queue in queues)])
     return sum(map(int, waiting))

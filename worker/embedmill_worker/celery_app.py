@@ -34,7 +34,7 @@ EMBED_TIME_LIMIT_S: Final = 60
 
 
 class QuietWorker(Worker):
-    """Celery's worker without mingle and gossip, which cost a second at the start and leak queues, and without events."""
+    """Celery's worker without mingle and gossip, which cost a second at start and leak queues, and without events."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}

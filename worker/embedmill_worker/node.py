@@ -115,7 +115,7 @@ class Node:
             models={engine.card.name: engine.card.fingerprint for engine in self._engines},
             active=tuple(active),
         )
-        waiting = self._quietly(announcement.beat(self._keys, info, self._settings.model_names), "beat")
+        waiting = self._quietly(announcement.beat(self._keys, info), "beat")
         if waiting is not None:
             self._reached_at_s = health.now_s()
         self.tell(reason)
