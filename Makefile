@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --upgrade --system-certs
+# Of the tests: many wait for processes of their own, so a few more than CPUs pay.
+PROCESSES ?= 3
 # Passed on to the command of a target, as in: make test ARGS="-k valkey -x"
 ARGS ?=
 
@@ -20,7 +22,7 @@ demo: $(VENV)/.runtime  ## embed real text on this machine: server, worker and c
 	$(BIN)/embedmill demo $(ARGS)
 
 test: $(VENV)/.dev  ## the whole test suite, without the soak
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(PROCESSES) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests are worth running
 	$(BIN)/ruff format --check .

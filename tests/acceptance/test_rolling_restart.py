@@ -91,4 +91,4 @@ def test_a_worker_busy_with_a_late_acknowledged_task_outlives_a_restart_of_redis
     vectors = np.frombuffer(result()["vectors"], dtype="<f4")
     with EmbeddingClient(durable_mill.redis_url, MODEL, namespace=durable_mill.namespace) as client:
         assert client.embed([text]).tobytes() == vectors.tobytes()
-    assert "Connection to broker lost" in worker.log
+    assert worker.log.count("Connected to") > 1  # it lost Redis and found it again
