@@ -30,6 +30,9 @@ CLEAN_UP_S: Final = 1.0
 #: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
 EMBED_TTL_S: Final = 600.0
 
+#: How often ``embed`` submits a job again that Redis has lost.
+MAX_RESUBMISSIONS: Final = 5
+
 #: Characters up to which a job is prepared where it is asked for: that takes less time than handing it to a thread.
 BRIEF_CHARS: Final = 32_768
 
@@ -64,17 +67,20 @@ class Calls:
         self.keys = Keyspace(settings.namespace)
         self.outlook = Outlook(settings.model)
         self._max_queued_tokens = settings.max_queued_tokens
+        self._wait_replicas = settings.wait_replicas
 
     def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
         """Store a job; gives its id."""
         block_until_s = time.monotonic() + how.block_s
         request = yield from self._prepare(texts, options, how)
-        yield from self._store(request, block_until_s)
+        yield from self._store(request, block_until_s, replicas=self._wait_replicas)
         return request.job_id
 
-    def _store(self, request: JobRequest, block_until_s: float = 0.0) -> Flow[None]:
+    def _store(self, request: JobRequest, block_until_s: float = 0.0, *, replicas: int = 0) -> Flow[None]:
         admission = Admission(
-            max_queued_tokens=self._max_queued_tokens, expected_tokens_per_s=self.outlook.tokens_per_s(request.model)
+            max_queued_tokens=self._max_queued_tokens,
+            expected_tokens_per_s=self.outlook.tokens_per_s(request.model),
+            replicas=replicas,
         )
         yield from submission.submit(self.keys, request, admission, block_until_s=block_until_s)
 
@@ -84,6 +90,7 @@ class Calls:
         if self.outlook.is_stale():
             self.outlook.update((yield from flows.look_around(self.keys)))
         name, card, children = self.outlook.choose(how.model)
+        self.outlook.check_protocol(name)
 
         def make() -> JobRequest:
             return prepare(
@@ -143,12 +150,17 @@ class Calls:
     ) -> Flow[EmbeddingReply]:
         """Wait for the first open job, take its reply and delete it."""
         request = open_jobs[0]
+        losses = 0
         try:
-            try:
-                reply = yield from self._take(request, deadline_s)
-            except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
-                yield from self._store(request, block_until_s)
-                reply = yield from self._take(request, deadline_s)
+            while True:
+                try:
+                    reply = yield from self._take(request, deadline_s)
+                    break
+                except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
+                    losses += 1
+                    if losses > MAX_RESUBMISSIONS:
+                        raise
+                    yield from self._store(request, block_until_s)
         except ResultTimeoutError as error:
             raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None
         open_jobs.pop(0)

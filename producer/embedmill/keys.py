@@ -11,7 +11,7 @@ All under one namespace, by default ``embedmill``:
     {ns}:active:{model}:{lane}        zset    job id → submission time, ms; unfinished jobs only
     {ns}:workers                      zset    worker id → last beat, ms
     {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key
-    {ns}:lock:reconciler              string  worker id of the one reconciler
+    {ns}:lock:reconciler              string  worker id of the one reconciler; .v2, … for later protocol versions
     {ns}:dead                         stream  l: a dead letter; the newest 10,000, none older than 30 days
 
 A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
@@ -27,7 +27,7 @@ A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
 
 Celery's own, all under the namespace as well:
 
-    {ns}.{model}.{lane}               list    doorbells of a lane
+    {ns}.{model}.{lane}               list    doorbells of a lane; .v2, … for later protocol versions
     {ns}.embed                        list    messages of the task embedmill.embed
     {ns}.unacked, .unacked_index, .unacked_mutex      deliveries not yet acknowledged
     _kombu.binding.{ns}*              set     kombu's queue tables. Permanent.
@@ -39,8 +39,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from embedmill import protocol
+
 #: The lanes, in the order in which a worker serves them.
 LANES: Final = ("interactive", "bulk")
+
+
+def _of_version() -> str:
+    """Give what tells the queues and the reconciler of this protocol version from those of the first."""
+    return "" if protocol.PROTOCOL_VERSION == 1 else f".v{protocol.PROTOCOL_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,8 @@ class Keyspace:
 
     @property
     def reconciler_lock(self) -> str:
-        """Who reconciles."""
-        return f"{self.namespace}:lock:reconciler"
+        """Who reconciles the jobs of this protocol version."""
+        return f"{self.namespace}:lock:reconciler{_of_version()}"
 
     @property
     def dead(self) -> str:
@@ -111,8 +118,8 @@ class Keyspace:
         return f"{self.namespace}:active:{model}:{lane}"
 
     def queue(self, model: str, lane: str) -> str:
-        """Doorbells of a lane: the name of its Celery queue."""
-        return f"{self.namespace}.{model}.{lane}"
+        """Doorbells of a lane: the name of its Celery queue. Each protocol version has its own."""
+        return f"{self.namespace}.{model}.{lane}{_of_version()}"
 
     def job(self, job_id: str) -> str:
         """A job's record."""

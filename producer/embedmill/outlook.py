@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from embedmill.errors import InvalidRequestError, SettingsError, UnknownModelError
+from embedmill.errors import InvalidRequestError, ProtocolVersionError, SettingsError, UnknownModelError
 from embedmill.flows import JobState, JobStatus, Landscape
-from embedmill.protocol import UNKNOWN_CARD, ModelCard
+from embedmill.protocol import PROTOCOL_VERSION, UNKNOWN_CARD, ModelCard
 from embedmill.settings import check_model_name
 
 #: Seconds after which the cards and workers are read again.
@@ -63,6 +63,12 @@ class Outlook:
             return UNKNOWN_CARD, 1
         return card, children
 
+    def check_protocol(self, model: str) -> None:
+        """Raise ProtocolVersionError if workers serve the model and none of them reads what this client writes."""
+        spoken = {worker.protocol for worker in self._landscape.workers if model in worker.models}
+        if spoken and PROTOCOL_VERSION not in spoken:
+            raise ProtocolVersionError(model, PROTOCOL_VERSION, tuple(sorted(spoken)))
+
     def tokens_per_s(self, model: str | None) -> float:
         """Give what the live workers of a model should do; 0: there are none."""
         name = model or self._default_model or ""
@@ -78,6 +84,10 @@ class Outlook:
         """Say why a job may not be done."""
         if status.state is JobState.QUEUED and not self._is_served(status.model):
             return f"No worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}."
+        try:
+            self.check_protocol(status.model)
+        except ProtocolVersionError as error:
+            return f"{status.chunks_done} of {status.chunks} chunks are done; {error}"
         return f"{status.chunks_done} of {status.chunks} chunks are done."
 
     def hint_unsent(self, model: str | None, in_flight: int) -> str:

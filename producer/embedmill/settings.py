@@ -45,6 +45,8 @@ class ClientSettings:
     namespace: str = DEFAULT_NAMESPACE
     #: Tokens that may wait in one lane before more work for it is refused; 0: any number.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
+    #: Replicas that must have a job before ``submit`` returns.
+    wait_replicas: int = 0
 
     def __post_init__(self) -> None:
         check_url(self.redis_url)
@@ -55,6 +57,8 @@ class ClientSettings:
         if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
             reason = "give a number of tokens, or 0 for any number"
             raise SettingsError("EMBEDMILL_MAX_QUEUED_TOKENS", str(self.max_queued_tokens), reason)
+        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
+            raise SettingsError("EMBEDMILL_WAIT_REPLICAS", str(self.wait_replicas), "give a number from 0")
         if self.model is not None:
             check_model_name(self.model)
 
@@ -74,7 +78,7 @@ class ClientSettings:
     ) -> ClientSettings:
         """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
 
-        ``EMBEDMILL_MAX_QUEUED_TOKENS`` is read, too.
+        ``EMBEDMILL_MAX_QUEUED_TOKENS`` and ``EMBEDMILL_WAIT_REPLICAS`` are read, too.
 
         Raises:
             SettingsError: a value that cannot work.
@@ -84,6 +88,7 @@ class ClientSettings:
             redis_url=redis_url or env.get("EMBEDMILL_REDIS_URL") or DEFAULT_REDIS_URL,
             model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
             namespace=namespace or env.get("EMBEDMILL_NAMESPACE") or DEFAULT_NAMESPACE,
+            wait_replicas=whole_number(env, "EMBEDMILL_WAIT_REPLICAS", 0),
             max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),
         )
 

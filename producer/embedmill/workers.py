@@ -26,6 +26,8 @@ class WorkerInfo:
     models: Mapping[str, str]
     #: Ids of the Celery tasks under work: claims of other ids have lost their process.
     active: tuple[str, ...] = field(default=())
+    #: Version of the records that it reads and writes; the first ones did not say.
+    protocol: int = 1
 
     def to_json(self) -> str:
         """Give the entry as the worker writes it."""
@@ -46,7 +48,7 @@ class WorkerInfo:
         except (ValueError, TypeError, RecursionError) as error:
             raise MessageError(f"unreadable worker entry ({type(error).__name__})") from None
         strings = (worker.worker_id, worker.name, worker.host, worker.state, *worker.active)
-        numbers = (worker.pid, worker.children)
+        numbers = (worker.pid, worker.children, worker.protocol)
         if not (
             all(type(value) is str for value in strings)
             and all(type(value) is int for value in numbers)

@@ -170,6 +170,27 @@ def test_texts_of_a_job_that_redis_lost_are_sent_again(client, bench, expected):
     assert job_keys(bench) == []
 
 
+def test_texts_that_redis_loses_again_and_again_are_sent_again_until_the_client_gives_up(client, bench, expected):
+    lost = []
+
+    def lose(times):
+        while len(lost) < times:
+            jobs = bench.redis.zrange(bench.keys.active("paper", "interactive"), 0, -1)
+            if jobs and bench.run(_end(bench, jobs[0].decode(), "delete")):
+                lost.append(jobs[0])
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=lose, args=(3,))
+    thread.start()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.embed, ["kept"])
+        thread.join()
+        with bench.worker():
+            assert np.array_equal(waiting.result(60), expected(["kept"]))
+    assert len(set(lost)) == 1  # always under the same id
+    assert job_keys(bench) == []
+
+
 def test_long_inputs_go_in_windows(client, bench, worker, expected, monkeypatch):
     monkeypatch.setitem(windows.__kwdefaults__, "max_texts", 7)
     texts = TEXTS * 8  # more than one chunk

@@ -48,6 +48,8 @@ VALUES = {
     "letter_id": "1-0",
     "ours": "f1",
     "theirs": "f2",
+    "replicas": 0,
+    "wanted": 1,
 }
 
 

@@ -54,6 +54,8 @@ class Record:
         self.committed = None
         self.letters = []
         self.noted = []
+        #: How many texts are embedded alone before the claim is gone.
+        self.stands_for = 1_000
 
     def run(self, flow, **_):
         name, arguments = flow.gi_code.co_name, flow.gi_frame.f_locals
@@ -62,7 +64,7 @@ class Record:
             return self.claim
         if name == "note_position":
             self.noted.append(arguments["position"])
-            return None
+            return len(self.noted) <= self.stands_for
         assert name == "commit"
         self.committed = protocol.unpack_reply(arguments["reply"])
         self.letters = [dead_letter.unpack("1-0", letter) for letter in arguments["letters"]]
@@ -123,6 +125,15 @@ def test_after_a_crash_texts_go_one_by_one_and_the_culprit_is_known():
     assert reasons(record.committed) == {11: Reason.CRASHED}
     assert engine.calls == [["a"], ["ccc"]]
     assert record.noted == [0, 2]
+
+
+def test_a_chunk_that_is_not_wanted_any_more_is_left_at_the_next_text():
+    engine = PaperEngine()
+    record = Record(claimed(["a", "bb", "ccc"], crashes=1))
+    record.stands_for = 1
+    work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, engine)
+    assert engine.calls == [["a"]]
+    assert record.committed is None
 
 
 def test_a_chunk_under_which_many_workers_were_lost_is_given_up():

@@ -105,9 +105,14 @@ def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes]
     return bool(outcome == b"committed")
 
 
-def note_position(keys: Keyspace, ref: ChunkRef, position: int) -> Flow[None]:
-    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it."""
-    yield Ask([evalsha("note", keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, ref.token, position)])
+def note_position(keys: Keyspace, ref: ChunkRef, position: int) -> Flow[bool]:
+    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it.
+
+    Gives False if the claim does not stand any more: the job was cancelled or deleted, or somebody else has the chunk.
+    """
+    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
+    (stands,) = yield Ask([evalsha("note", job_keys, ref.chunk, ref.token, position)])
+    return bool(stands)
 
 
 def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[bool]:

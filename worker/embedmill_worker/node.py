@@ -13,6 +13,7 @@ from embedmill.errors import BrokerUnavailableError, FingerprintError, QueueErro
 from embedmill.flows import Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link, T
+from embedmill.protocol import PROTOCOL_VERSION
 from embedmill.workers import WorkerInfo
 from embedmill_worker import announcement, claims, health
 from embedmill_worker.claims import ChunkRef
@@ -114,6 +115,7 @@ class Node:
             children=children,
             models={engine.card.name: engine.card.fingerprint for engine in self._engines},
             active=tuple(active),
+            protocol=PROTOCOL_VERSION,
         )
         waiting = self._quietly(announcement.beat(self._keys, info), "beat")
         if waiting is not None:

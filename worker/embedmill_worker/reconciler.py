@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from embedmill import protocol
 from embedmill.flows import Ask, Flow, evalsha, look_around
 from embedmill.keys import Keyspace
 from embedmill.workers import WorkerInfo
@@ -155,6 +156,7 @@ class Reconciler:
             start += PAGE
 
     def _open_chunks(self, model: str, lane: str) -> Flow[list[OpenChunk]]:
+        """Read the chunks of this protocol version's jobs; workers of other versions look after theirs."""
         ((seconds, micros),) = yield Ask([("TIME",)])
         old_ms = int(seconds) * 1000 + int(micros) // 1000 - int(YOUNG_JOB_S * 1000)
         active = self._keys.active(model, lane)
@@ -166,16 +168,18 @@ class Reconciler:
                 command
                 for job_id in ids
                 for command in (
-                    ("HGET", self._keys.job(job_id), "rung"),
+                    ("HMGET", self._keys.job(job_id), "rung", "v"),
                     ("HKEYS", self._keys.texts(job_id)),
                     ("HGETALL", self._keys.claims(job_id)),
                 )
             ]
             replies = yield Ask(asked)
             for i, job_id in enumerate(ids):
-                rung, unfinished, held = replies[3 * i : 3 * i + 3]
+                (rung, version), unfinished, held = replies[3 * i : 3 * i + 3]
                 if rung is None:  # the record expired
                     yield Ask([("ZREM", active, job_id)])
+                    continue
+                if version != str(protocol.PROTOCOL_VERSION).encode():
                     continue
                 claimed = {held[j]: held[j + 1].decode() for j in range(0, len(held), 2)}
                 chunks += [

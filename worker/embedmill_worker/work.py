@@ -32,6 +32,10 @@ REDIS_TIMEOUT_S: Final = 10.0
 OTHER_FINGERPRINT_PAUSE_S: Final = 0.2
 
 
+class ClaimGoneError(Exception):
+    """The chunk under work is not this worker's any more: its job was cancelled, or somebody else has it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Miller:
     """What a child needs to work on chunks."""
@@ -49,7 +53,11 @@ class Miller:
         )
         match claim:
             case claims.Work():
-                reply = self._embed(ref, engine, claim)
+                try:
+                    reply = self._embed(ref, engine, claim)
+                except ClaimGoneError:
+                    log.debug("chunk %s is not wanted any more", ref.token, extra={"action": "claim_gone"})
+                    return
             case claims.Late(texts, options):
                 reply = _reject_all(texts, options, engine, Reason.DEADLINE, "its deadline passed before work began")
             case claims.OtherFingerprint():
@@ -58,8 +66,9 @@ class Miller:
                     return
                 reply = _of_another_model(claim, engine)
             case claims.OtherVersion(version):
+                # Each version has queues of its own: somebody has written this doorbell who should not have.
                 log.error(
-                    "job %s speaks protocol %s, this worker %s: run the same embedmill version on both sides",
+                    "job %s speaks protocol %s, this worker %s; its chunk is left to others",
                     ref.job_id,
                     version,
                     protocol.PROTOCOL_VERSION,
@@ -92,7 +101,8 @@ class Miller:
         if embeddings is None:
 
             def before(position: int) -> None:
-                self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S)
+                if not self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S):
+                    raise ClaimGoneError
 
             embeddings = embed_alone(engine, chunk.texts, options, work, before)
         return to_reply(embeddings, chunk, options, engine, work.waited_ms)
