@@ -142,7 +142,7 @@ class PatientConsumer(Consumer):
 
     def _drop(self, message: Any, exc: BaseException) -> None:
         log.warning("a message was dropped: it cannot be read (%s)", type(exc).__name__, extra={"action": "dropped"})
-        message.reject_log_error(log, self.connection_errors)
+        message.reject_log_error(log, message.channel.connection_errors)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes, and go on telling so."""
