@@ -43,7 +43,7 @@ from embedmill.errors import (
     UnknownLetterError,
     UnknownModelError,
 )
-from embedmill.flows import JobState, JobStatus
+from embedmill.records import JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.vectors import unpack_binary, unpack_int8
 

@@ -14,9 +14,10 @@ from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.client import LAST_MOMENT_S, accepted
 from embedmill.coalescing import Kind
 from embedmill.dead_letters import AsyncDeadLetters
-from embedmill.flows import Flow, JobStatus
+from embedmill.flows import Flow
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
+from embedmill.records import JobStatus
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.request import check_job_id, check_lane, check_seconds
 from embedmill.settings import ClientSettings

@@ -69,7 +69,7 @@ class Assembly:
         self._n_texts = n_texts
         self._token_counts: npt.NDArray[np.uint32] = np.zeros(n_texts, dtype=np.uint32)
         self._truncated: npt.NDArray[np.bool_] = np.zeros(n_texts, dtype=np.bool_)
-        self._rejected = list(rejected)
+        self._rejected = {r.index: r for r in rejected}
         self._missing = Missing(n_texts)
         self._missing.note(np.array([r.index for r in rejected], dtype=np.uint32))
         self._fingerprint = ""
@@ -84,13 +84,15 @@ class Assembly:
         """
         if reply.fingerprint and self._fingerprint and reply.fingerprint != self._fingerprint:
             raise MessageError(f"replies of two fingerprints, {self._fingerprint} and {reply.fingerprint}, in one job")
+        if reply.rejected and not {r.index for r in reply.rejected} <= set(reply.indices.tolist()):
+            raise MessageError("a reply rejects a text that is not in its chunk")
         self._missing.note(reply.indices)
         self._fingerprint = reply.fingerprint or self._fingerprint
         self._runtime = reply.runtime or self._runtime
         self._place(reply)
         self._token_counts[reply.indices] = reply.token_counts
         self._truncated[reply.indices] = reply.truncated
-        self._rejected.extend(reply.rejected)
+        self._rejected |= {r.index: r for r in reply.rejected}
         waited = self._timings_ms["queue"]
         self._timings_ms["queue"] = max(waited, reply.timings_ms.get("queue", 0.0))
         for stage in ("tokenization", "inference"):
@@ -101,13 +103,16 @@ class Assembly:
         if len(reply.rejected) == len(reply.indices):
             self._dimension = self._dimension or reply.dimension
             return
+        if reply.dtype is not self._options.dtype or reply.dimension != (self._options.dimensions or reply.dimension):
+            raise MessageError(
+                f"a reply holds {reply.dtype} of {reply.dimension} components, asked for were "
+                f"{self._options.dtype} of {self._options.dimensions or 'all'}"
+            )
         if self._rows is None:
             self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
         columns = reply.dtype.columns(reply.dimension)
-        if self._rows.dtype != reply.dtype.numpy or self._rows.shape[1] != columns:
-            raise MessageError(
-                f"replies of {self._rows.shape[1]} and of {columns} columns, or of two dtypes, in one job"
-            )
+        if self._rows.shape[1] != columns:
+            raise MessageError(f"replies of {self._rows.shape[1]} and of {columns} columns in one job")
         self._rows[reply.indices] = codec.from_bytes(reply.vectors, reply.dtype, reply.dimension)
 
     def reply(self, model: str) -> EmbeddingReply:
@@ -120,7 +125,7 @@ class Assembly:
             vectors=rows,
             token_counts=self._token_counts,
             truncated=self._truncated,
-            rejected=tuple(sorted([*self._rejected, *self._missing.rejected()], key=lambda r: r.index)),
+            rejected=tuple(sorted([*self._rejected.values(), *self._missing.rejected()], key=lambda r: r.index)),
             model=model,
             fingerprint=self._fingerprint,
             runtime=self._runtime,

@@ -152,7 +152,8 @@ class AsyncLink:
             raise
         finally:
             await pool.release(connection)
-        raise_first_error(replies)
+        if not ask.keeps_errors:
+            raise_first_error(replies)
         return replies
 
     def _pool(self) -> _Pool:

@@ -10,11 +10,12 @@ from typing import Final
 from embedmill import assembly, flows, submission
 from embedmill.assembly import Assembly
 from embedmill.errors import JobCancelledError, QueueError, QueueFullError, ResultExpiredError, ResultTimeoutError
-from embedmill.flows import Compute, Flow, JobRecord, JobState, JobStatus
+from embedmill.flows import Compute, Flow
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
+from embedmill.records import JobRecord, JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Rejected, ReplyPart
 from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings

@@ -11,9 +11,10 @@ from embedmill.assembly import Missing
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.dead_letters import DeadLetters
 from embedmill.errors import TextsRejectedError
-from embedmill.flows import Flow, JobStatus
+from embedmill.flows import Flow
 from embedmill.link import Link, T
 from embedmill.protocol import EmbedOptions
+from embedmill.records import JobStatus
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.request import check_job_id, check_seconds
 from embedmill.settings import ClientSettings

@@ -7,19 +7,22 @@ wrong is thrown into the flow, which may clean up with further ``Ask``s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from embedmill import protocol
-from embedmill.errors import ResultExpiredError
+from embedmill import protocol, records
+from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.keys import Keyspace
-from embedmill.protocol import ChunkReply, EmbedOptions, ModelCard
-from embedmill.reply import Rejected
+from embedmill.protocol import ChunkReply, ModelCard
+from embedmill.records import Events, JobRecord
 from embedmill.request import JobRequest
 from embedmill.scripts import script
 from embedmill.workers import WorkerInfo
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Command = tuple[str | bytes | int | float, ...]
@@ -46,6 +49,8 @@ class Ask:
     outage_s: float | None = None
     #: Seconds by which this may outlast the flow's deadline: for cleaning up after it.
     grace_s: float = 0.0
+    #: A command that Redis refuses gives its error in the reply's place and hides no other reply.
+    keeps_errors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,61 +68,6 @@ class Pause:
 
 
 Flow = Generator[Ask | Compute | Pause, Any, T]
-
-
-class JobState(StrEnum):
-    """Where a job is."""
-
-    #: Nothing of it is done.
-    QUEUED = "queued"
-    #: Some chunks are done.
-    RUNNING = "running"
-    #: Every text has a vector or a rejection.
-    DONE = "done"
-    #: Somebody cancelled it.
-    CANCELLED = "cancelled"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it stays as it is."""
-        return self in (JobState.DONE, JobState.CANCELLED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
-    """How far a job is."""
-
-    job_id: str
-    state: JobState
-    model: str
-    lane: str
-    n_texts: int
-    texts_done: int
-    chunks: int
-    chunks_done: int
-    #: Seconds since the epoch, by Redis's clock.
-    submitted_at_s: float
-    #: Of the model that took the first chunk; "" before.
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
-    """What a reader of a job needs of its record."""
-
-    status: JobStatus
-    options: EmbedOptions
-    rejected: tuple[Rejected, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Events:
-    """News of a job since a cursor."""
-
-    cursor: str
-    chunks: tuple[int, ...]
-    #: The job's last state, once it is over.
-    over: JobState | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +88,32 @@ def evalsha(name: str, keys: Sequence[str], *args: str | bytes | int | float) ->
 
 
 def look_around(keys: Keyspace) -> Flow[Landscape]:
-    """Read the model cards and the live workers."""
-    cards, ids = yield Ask([("HVALS", keys.models), ("ZRANGE", keys.workers, 0, -1)])
-    parsed = [ModelCard.from_json(card) for card in cards]
+    """Read the model cards and the live workers. What cannot be read is passed over: it must not stop the others."""
+    packed_cards, ids = yield Ask([("HVALS", keys.models), ("ZRANGE", keys.workers, 0, -1)])
+    cards = readable(ModelCard.from_json, packed_cards, "model card")
+    names = readable(records.read_name, ids, "worker id")
     workers: list[WorkerInfo] = []
-    if ids:
-        (values,) = yield Ask([("MGET", *(keys.worker(i.decode()) for i in ids))])
-        workers = [WorkerInfo.from_json(value) for value in values if value]
-    return Landscape(cards={card.name: card for card in parsed}, workers=tuple(workers))
+    if names:
+        (entries,) = yield Ask([("MGET", *map(keys.worker, names))])
+        workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
+    return Landscape(cards={card.name: card for card in cards}, workers=tuple(workers))
+
+
+def readable(read: Callable[[Any], T], packed: Iterable[Any], what: str) -> list[T]:
+    """Give what can be read of these; a warning names each kind of trouble once."""
+    values = []
+    for data in packed:
+        try:
+            values.append(read(data))
+        except MessageError as error:
+            warn_once(f"a {what} is passed over: {error}")
+    return values
+
+
+@lru_cache(maxsize=64)
+def warn_once(message: str) -> None:
+    """Log a warning; the same one is not repeated at every look."""
+    log.warning("%s", message, extra={"action": "unreadable"})
 
 
 def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[JobRecord]:
@@ -153,30 +121,12 @@ def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[Jo
 
     Raises:
         ResultExpiredError: there is none.
+        MessageError: it cannot be read.
     """
-    fields = ("state", "model", "lane", "n_rows", "n_texts", "left_texts", "n_chunks", "done", "created_ms")
-    names = (*fields, "fingerprint", "options", "rejected")
-    (values,) = yield Ask([("HMGET", keys.job(job_id), *names)], grace_s=grace_s)
+    (values,) = yield Ask([("HMGET", keys.job(job_id), *records.RECORD_FIELDS)], grace_s=grace_s)
     if values[0] is None:
         raise ResultExpiredError(job_id)
-    rejected = protocol.read_rejected(values[11])
-    done = int(values[7])
-    state = JobState.RUNNING if done else JobState.QUEUED
-    if values[0] != b"active":
-        state = JobState(values[0].decode())
-    status = JobStatus(
-        job_id=job_id,
-        state=state,
-        model=values[1].decode(),
-        lane=values[2].decode(),
-        n_texts=int(values[3]),
-        texts_done=int(values[4]) - int(values[5]) + len(rejected) if state is not JobState.CANCELLED else 0,
-        chunks=int(values[6]),
-        chunks_done=done,
-        submitted_at_s=float(values[8]) / 1000,
-        fingerprint=(values[9] or b"").decode(),
-    )
-    return JobRecord(status=status, options=protocol.unpack_options(values[10]), rejected=rejected)
+    return records.read_record(job_id, values)
 
 
 def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flow[Events]:
@@ -184,6 +134,7 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
 
     Raises:
         ResultExpiredError: there is no such job.
+        MessageError: they cannot be read.
     """
     block_ms = max(1, int(block_s * 1000))
     read = ("XREAD", "COUNT", 1_000, "BLOCK", block_ms, "STREAMS", keys.events(job_id), cursor)
@@ -195,11 +146,7 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
             raise ResultExpiredError(job_id)
         if not streams:
             return Events(cursor=cursor, chunks=(), over=None)
-    entries = streams[0][1]
-    values = [(fields[0], fields[1]) for _, fields in entries]
-    over = next((JobState(value.decode()) for name, value in values if name == b"s"), None)
-    chunks = tuple(int(value) for name, value in values if name == b"c")
-    return Events(cursor=entries[-1][0].decode(), chunks=chunks, over=over)
+    return records.read_news(streams[0][1])
 
 
 def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[ChunkReply]]:
@@ -244,6 +191,6 @@ def end(keys: Keyspace, job_id: str, how: str) -> Flow[bool]:
     (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
         return False
-    job_keys = keys.of_job(job_id, found[0].decode(), found[1].decode())
+    job_keys = keys.of_job(job_id, records.read_name(found[0]), records.read_name(found[1]))
     (outcome,) = yield Ask([evalsha(how, job_keys)])
     return outcome not in (None, 0)

@@ -31,6 +31,9 @@ MAX_TEXT_CHARS: Final = 1_000_000
 #: Bytes of one packed chunk, uncompressed: a full text of 4-byte characters and its frame, twice over.
 MAX_CHUNK_BYTES: Final = 16 << 20
 
+#: Bytes of one Celery message: a text of 1,000,000 characters, each of 12 in JSON, in base64, and its frame.
+MAX_MESSAGE_BYTES: Final = 24 << 20
+
 #: Bytes of one packed reply: 1,024 vectors of 4,096 float32 and their frame.
 MAX_REPLY_BYTES: Final = 32 << 20
 

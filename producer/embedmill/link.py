@@ -231,7 +231,8 @@ class Link:
                 self._pool.release(connection)
         finally:
             _deadline.at_s = float("inf")
-        raise_first_error(replies)
+        if not ask.keeps_errors:
+            raise_first_error(replies)
         return replies
 
 

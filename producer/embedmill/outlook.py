@@ -6,8 +6,9 @@ import time
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, ProtocolVersionError, SettingsError, UnknownModelError
-from embedmill.flows import JobState, JobStatus, Landscape
+from embedmill.flows import Landscape
 from embedmill.protocol import PROTOCOL_VERSION, UNKNOWN_CARD, ModelCard
+from embedmill.records import JobState, JobStatus
 from embedmill.settings import check_model_name
 
 #: Seconds after which the cards and workers are read again.

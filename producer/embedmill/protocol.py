@@ -36,6 +36,9 @@ PROTOCOL_VERSION: Final = 1
 #: Packed bytes from which compression pays; below it costs more than it saves.
 COMPRESS_FROM_BYTES: Final = 4_096
 
+#: Characters of a name that a worker announces.
+MAX_LABEL_CHARS: Final = 512
+
 INPUT_TYPES: Final = ("query", "passage")
 
 IndexArray = npt.NDArray[np.uint32]
@@ -103,13 +106,13 @@ class ModelCard:
         try:
             values = json.loads(data)
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise MessageError(f"unreadable model card ({type(error).__name__})") from None
         strings = (card.name, card.fingerprint, card.precision, card.batch_class)
         sizes = (card.dimension, card.max_tokens)
         rates = (card.chars_per_token, card.tokens_per_s)
         if not (
-            all(type(value) is str for value in strings)
+            all(is_label(value) for value in strings)
             and all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
             and all(type(rate) in (float, int) and 0 < rate < float("inf") for rate in rates)
         ):
@@ -153,6 +156,11 @@ class ChunkReply:
     runtime: str
     #: queue, tokenization, inference, total: milliseconds.
     timings_ms: dict[str, float]
+
+
+def is_label(value: Any) -> bool:
+    """Say whether it is a str that may be shown on a terminal, not longer than any name."""
+    return type(value) is str and len(value) <= MAX_LABEL_CHARS and value.isprintable()
 
 
 def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
@@ -207,6 +215,8 @@ def unpack_chunk(data: bytes) -> Chunk:
     if longest > MAX_TEXT_CHARS:
         raise MessageError(f"a chunk holds a text of {longest} characters, limit {MAX_TEXT_CHARS}")
     indices = _array(packed_indices, "<u4", len(texts))
+    if len(indices) and int(indices.max()) >= MAX_JOB_TEXTS:
+        raise MessageError(f"a chunk holds text {int(indices.max())}, a job at most {MAX_JOB_TEXTS}")
     return Chunk(indices=indices.astype(np.uint32), texts=tuple(texts))
 
 

@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedmill.errors import BrokerUnavailableError
-from embedmill.flows import Ask, Command, Flow, look_around
+from embedmill import records
+from embedmill.errors import BrokerUnavailableError, MessageError
+from embedmill.flows import Ask, Command, Flow, look_around, readable
 from embedmill.keys import LANES, Keyspace
 from embedmill.link import Link
 from embedmill.settings import ClientSettings
@@ -71,12 +72,12 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     landscape = yield from look_around(keys)
     used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
     served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
-    pairs = sorted(served | {_split(member.decode()) for member in used})
+    pairs = sorted(served | {_split(name) for name in readable(records.read_name, used, "lane")})
     commands: list[Command] = []
     for model, lane in pairs:
         commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
-    replies = (yield Ask(commands)) if commands else []
+    replies = (yield Ask(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
     return MillStatus(
         workers=tuple(sorted((w for info in landscape.workers for w in _of_worker(info)), key=lambda w: w.name)),
@@ -137,8 +138,8 @@ def _of_worker(info: WorkerInfo) -> list[WorkerStatus]:
 
 def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, now_s: float) -> LaneStatus:
     model, lane = pair
-    chunks, texts, tokens = (max(0, int(count or 0)) for count in counts)
-    age_s = max(0.0, now_s - float(oldest[1]) / 1000) if oldest else 0.0
+    chunks, texts, tokens = map(_count, counts) if isinstance(counts, list) else (0, 0, 0)
+    age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and oldest else 0.0
     return LaneStatus(
         model=model,
         lane=lane,
@@ -148,3 +149,18 @@ def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, no
         tokens=tokens,
         oldest_age_s=round(age_s, 3),
     )
+
+
+def _count(value: Any) -> int:
+    """Read a counter; one that cannot be read, or is below zero, counts nothing: the reconciler puts it right."""
+    try:
+        return records.read_count(value or b"0", 1 << 53)
+    except MessageError:
+        return 0
+
+
+def _age_s(submitted_ms: Any, now_s: float) -> float:
+    try:
+        return max(0.0, now_s - records.read_ms(submitted_ms) / 1000)
+    except MessageError:
+        return 0.0

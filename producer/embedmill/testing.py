@@ -26,8 +26,8 @@ from embedmill.client import accepted
 from embedmill.dead_letter import DeadLetter
 from embedmill.errors import JobConflictError, ResultExpiredError
 from embedmill.fake_dead_letters import FakeDeadLetters
-from embedmill.flows import JobState, JobStatus
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
+from embedmill.records import JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.request import JobRequest
 from embedmill.vectors import Dtype, Vectors

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from embedmill.errors import MessageError
+from embedmill.protocol import is_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +46,15 @@ class WorkerInfo:
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
             known["active"] = tuple(known.get("active", ()))
             worker = cls(**known)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise MessageError(f"unreadable worker entry ({type(error).__name__})") from None
         strings = (worker.worker_id, worker.name, worker.host, worker.state, *worker.active)
         numbers = (worker.pid, worker.children, worker.protocol)
         if not (
-            all(type(value) is str for value in strings)
-            and all(type(value) is int for value in numbers)
+            all(is_label(value) for value in strings)
+            and all(type(value) is int and 0 <= value < 1 << 31 for value in numbers)
             and isinstance(worker.models, dict)
-            and all(type(fingerprint) is str for fingerprint in worker.models.values())
+            and all(is_label(value) for pair in worker.models.items() for value in pair)
         ):
             raise MessageError("unreadable worker entry: a field has a value that no worker writes")
         return worker

@@ -148,6 +148,18 @@ def own_mill(valkey, data_dir, tmp_path) -> Iterator[Mill]:
         close(own)
 
 
+@pytest.fixture(scope="module")
+def module_mill(valkey, data_dir) -> Iterator[Mill]:
+    """A mill with one worker for the tests of one module, which may do their worst to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = new_mill(valkey.url, data_dir, Path(folder))
+        try:
+            own.start_worker(EMBEDMILL_CONCURRENCY="1")
+            yield own
+        finally:
+            close(own)
+
+
 @pytest.fixture
 def durable_mill(own_valkey, data_dir, tmp_path) -> Iterator[Mill]:
     """A mill on a server of its own that a test may kill and restart."""

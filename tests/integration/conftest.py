@@ -44,6 +44,10 @@ class Bench:
         """Drives a flow."""
         return self.link.run(flow, timeout_s=timeout_s)
 
+    def ask(self, command):
+        """Sends one command; gives its reply."""
+        return self.run(_one(command))
+
     def close(self):
         """Closes the connections."""
         self.link.close()
@@ -155,6 +159,11 @@ class Bench:
         finally:
             stopped.set()
             thread.join(30)
+
+
+def _one(command):
+    (reply,) = yield flows.Ask([command])
+    return reply
 
 
 def ref_of(message, model=MODEL, lane="bulk") -> ChunkRef:

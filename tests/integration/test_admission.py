@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, JobTooLargeError, QueueFullError, flows, submission
-from embedmill.flows import JobState
 from embedmill.protocol import EmbedOptions
+from embedmill.records import JobState
 from embedmill.request import row_bytes
 from embedmill.submission import Admission
 from embedmill_worker.reconciler import Reconciler

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from embedmill import flows, submission
 from embedmill.errors import JobConflictError
-from embedmill.flows import JobState
 from embedmill.limits import UNFINISHED_TTL_S
+from embedmill.records import JobState
 from embedmill_worker import claims
 from embedmill_worker.claims import NotOurs, Work
 from embedmill_worker.reconciler import Reconciler

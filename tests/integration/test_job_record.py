@@ -7,9 +7,9 @@ import pytest
 
 from embedmill import flows, protocol, submission
 from embedmill.errors import JobConflictError, MessageError, QueueFullError, ResultExpiredError
-from embedmill.flows import JobState
 from embedmill.limits import MAX_LOSSES, RING_WINDOW, UNFINISHED_TTL_S
 from embedmill.protocol import EmbedOptions
+from embedmill.records import JobState
 from embedmill.submission import Admission
 from embedmill.vectors import Dtype
 from embedmill_worker import claims
@@ -186,7 +186,7 @@ def test_a_live_worker_s_chunk_is_held(bench):
     bench.live("w1")
     ref = bench.pop()
     assert isinstance(bench.claim(ref, "w1"), Work)
-    bench.run(claims.ring_again(bench.keys, ref, "", how="reclaim"))  # refused: the claim is another one by now
+    bench.ask(claims.ring_again(bench.keys, ref, "", how="reclaim"))  # refused: the claim is another one by now
     assert bench.doorbells()[0] != f"job:{ref.chunk}"
     again = ring(bench, ref)
     assert bench.claim(again, "w2") == NotOurs("held")
@@ -196,7 +196,7 @@ def test_a_live_worker_s_chunk_is_held(bench):
 def ring(bench, ref):
     """Rings a chunk once more, whoever holds it."""
     held = (bench.redis.hget(bench.keys.claims(ref.job_id), ref.chunk) or b"").decode()
-    assert bench.run(claims.ring_again(bench.keys, ref, held, how="reclaim"))
+    assert bench.ask(claims.ring_again(bench.keys, ref, held, how="reclaim"))
     return bench.pop(lane=ref.lane)
 
 
@@ -336,7 +336,7 @@ def test_what_is_over_takes_no_commit_no_claim_and_no_note(bench, how):
     assert bench.claim(third) == NotOurs("over")
     bench.run(claims.note_position(bench.keys, first, 1))
     assert not bench.run(claims.release(bench.keys, second.token))
-    assert not bench.run(claims.ring_again(bench.keys, second, "", how="reclaim"))
+    assert not bench.ask(claims.ring_again(bench.keys, second, "", how="reclaim"))
     assert bench.key_names() == ({"", "events"} if how == "cancel" else set())
     assert set(lane_counts(bench).values()) == {0}
     assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0

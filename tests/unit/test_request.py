@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from embedmill import request
 from embedmill.calls import SubmitOptions
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError, UnknownModelError
-from embedmill.flows import JobState, JobStatus, Landscape
+from embedmill.flows import Landscape
 from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions, ModelCard, unpack_chunk
+from embedmill.records import JobState, JobStatus
 from embedmill.reply import Reason
 from embedmill.vectors import Dtype
 from embedmill.workers import WorkerInfo

@@ -10,15 +10,17 @@ from celery import Celery, signals
 from celery.apps.worker import Worker
 from kombu import Exchange, Queue
 
+from embedmill.canvas import EMBED_TASK
 from embedmill.errors import EmbedError
 from embedmill.keys import LANES, Keyspace
 from embedmill.link import Link
 from embedmill.settings import ClientSettings
-from embedmill_worker import embed_task, exit_codes
+from embedmill_worker import embed_task, exit_codes, inbox
 from embedmill_worker.broker import broker_settings
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.concurrency import usable_cpus
 from embedmill_worker.engines import Engines
+from embedmill_worker.envelope import CHUNK_TASK
 from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
 from embedmill_worker.pool import mend_closed_channels
@@ -60,15 +62,17 @@ def build(settings: WorkerSettings) -> Celery:
     app.steps["consumer"].add(Liveness.of(node))
     app.conf.worker_consumer = PatientConsumer.of(node)
 
-    @app.task(name="embedmill.chunk", shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
+    @app.task(name=CHUNK_TASK, shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
     def chunk(self: Any, job_id: str, number: int) -> None:
-        model, lane = lane_of[self.request.delivery_info["routing_key"]]
+        queue = self.request.delivery_info["routing_key"]
+        if queue not in lane_of:
+            log.warning("doorbell %s names no lane of this worker", self.request.id, extra={"action": "no_lane"})
+            return
+        model, lane = lane_of[queue]
         ref = ChunkRef(job_id=job_id, chunk=number, model=model, lane=lane, token=self.request.id)
         node.work(ref)
 
-    @app.task(
-        name="embedmill.embed", shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64
-    )
+    @app.task(name=EMBED_TASK, shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
     def embed(  # noqa: PLR0917  a canvas passes them by place or by name
         texts: list[str],
         model: str | None = None,
@@ -127,6 +131,8 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A key of the wrong type in a queue's place is as a Redis that is away: waited for, no reason to end.
+        "broker_channel_error_retry": True,
         "broker_transport_options": {
             **broker["broker_transport_options"],
             "queue_order_strategy": "embedmill_worker.lanes:LaneOrder",
@@ -153,6 +159,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     def on_init(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
             mend_closed_channels()
+            inbox.guard(remote_control=app.conf.worker_enable_remote_control)
             start(node, sender.hostname)
 
     def on_ready(sender: Any = None, **_: Any) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from embedmill.flows import Ask, Flow, evalsha
+from embedmill import records
+from embedmill.errors import MessageError
+from embedmill.flows import Ask, Command, Flow, evalsha
 from embedmill.keys import Keyspace
 from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
 from embedmill.protocol import PROTOCOL_VERSION
+
+#: Chunk, position in it if a text was alone, and whether a loss is counted.
+_CRASH_FIELD: Final = re.compile(rb"(\d{1,9})(?::(\d{1,9}))?(:lost)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +91,16 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
     args = (ref.chunk, worker_id, ref.token, fingerprint, keys.worker_prefix, PROTOCOL_VERSION, os.getpid())
     ((what, *rest),) = yield Ask([evalsha("claim", job_keys, *args)])
+    rest = [b"" if value is None else value for value in rest]
     match what:
         case b"work":
             return Work(rest[0], rest[1], float(rest[2]), **_counts(ref.chunk, rest[3]))
         case b"late":
             return Late(rest[0], rest[1])
         case b"fingerprint":
-            return OtherFingerprint(rest[0].decode(), rest[1], rest[2])
+            return OtherFingerprint(rest[0].decode(errors="replace"), rest[1], rest[2])
         case b"version":
-            return OtherVersion((rest[0] or b"").decode(errors="replace"))
+            return OtherVersion(rest[0].decode(errors="replace"))
     return NotOurs(what.decode())
 
 
@@ -124,38 +131,41 @@ def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[boo
     (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
         return False
-    job_keys = keys.of_job(job_id, found[0].decode(), found[1].decode())
+    job_keys = keys.of_job(job_id, records.read_name(found[0]), records.read_name(found[1]))
     (rung,) = yield Ask([evalsha("release", job_keys, chunk, token, "killed" if was_killed else "crashed")])
     return bool(rung)
 
 
-def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Flow[bool]:
-    """Ring a chunk that nobody works on, if its claim is still ``seen``; how: ``reclaim`` or ``abandon``."""
-    (rung,) = yield Ask([evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen)])
-    return bool(rung)
+def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
+    """Give the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
+    return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen)
 
 
 def parse_token(token: str) -> tuple[str, int] | None:
     """Give job id and chunk of a doorbell's id, None for any other task's."""
     parts = token.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts[1:]):
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts[1:]):
         return None
     return parts[0], int(parts[1])
 
 
 def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
-    """Pick this chunk's counts from the job's crash hash, as ``lua/release.lua`` writes it."""
+    """Pick this chunk's counts from the job's crash hash, as ``lua/release.lua`` writes it; others count nothing."""
     counts: dict[str, Any] = {"crashes_alone": {}, "losses_alone": {}}
-    for name, value in zip(flat[::2], flat[1::2], strict=True):
-        match name.decode().split(":"):
-            case [number, *_] if int(number) != chunk:
-                continue
-            case [_]:
-                counts["crashes"] = int(value)
-            case [_, "lost"]:
-                counts["losses"] = int(value)
-            case [_, position]:
-                counts["crashes_alone"][int(position)] = int(value)
-            case [_, position, "lost"]:
-                counts["losses_alone"][int(position)] = int(value)
+    for name, value in zip(flat[::2], flat[1::2], strict=False):
+        match, count = _CRASH_FIELD.fullmatch(name), _as_count(value)
+        if match is None or count is None or int(match[1]) != chunk:
+            continue
+        position, is_lost = match[2], match[3]
+        if position is None:
+            counts["losses" if is_lost else "crashes"] = count
+        else:
+            counts["losses_alone" if is_lost else "crashes_alone"][int(position)] = count
     return counts
+
+
+def _as_count(value: Any) -> int | None:
+    try:
+        return records.read_count(value, 1 << 31)
+    except MessageError:
+        return None

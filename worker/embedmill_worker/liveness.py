@@ -132,6 +132,18 @@ class PatientConsumer(Consumer):
         """Give the class for one node."""
         return type("NodeConsumer", (cls,), {"node": node})
 
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        """Drop what cannot be read, without the body that Celery would log."""
+        self._drop(message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """Drop what a task cannot be made of; the same."""
+        self._drop(message, exc)
+
+    def _drop(self, message: Any, exc: BaseException) -> None:
+        log.warning("a message was dropped: it cannot be read (%s)", type(exc).__name__, extra={"action": "dropped"})
+        message.reject_log_error(log, message.channel.connection_errors)
+
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes, and go on telling so."""
         ensure = conn.ensure_connection

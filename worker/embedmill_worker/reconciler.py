@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from embedmill import protocol
-from embedmill.flows import Ask, Flow, evalsha, look_around
+from embedmill import protocol, records
+from embedmill.errors import MessageError, QueueError
+from embedmill.flows import Ask, Flow, evalsha, look_around, readable, warn_once
 from embedmill.keys import Keyspace
+from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.workers import WorkerInfo
 from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef
@@ -36,7 +38,7 @@ MAX_RECOUNTED_JOBS: Final = 2_000
 #: Messages and jobs read in one round trip.
 PAGE: Final = 500
 
-_DOORBELL_ID: Final = re.compile(rb'"id": "([A-Za-z0-9._-]+):(\d+):\d+"')
+_DOORBELL_ID: Final = re.compile(rb'"id": "([A-Za-z0-9._-]{1,128}):(\d{1,9}):\d+"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +113,26 @@ class Reconciler:
         (lanes,) = yield Ask([("SMEMBERS", self._keys.lanes)])
         queued: set[tuple[str, int]] = set()
         chunks: list[OpenChunk] = []
-        for entry in lanes:
-            model, _, lane = entry.decode().rpartition(" ")
-            # Queues before records: what is popped in between is found under its claim.
-            yield from self._recount(model, lane)
-            queued |= yield from self._queued(self._keys.queue(model, lane))
-            chunks += yield from self._open_chunks(model, lane)
+        for name in readable(records.read_name, lanes, "lane"):
+            model, _, lane = name.rpartition(" ")
+            try:
+                # Queues before records: what is popped in between is found under its claim.
+                yield from self._recount(model, lane)
+                in_queue = yield from self._queued(self._keys.queue(model, lane))
+                unfinished = yield from self._open_chunks(model, lane)
+            except QueueError as error:  # Redis is away, or one key is not what it should be: others are looked at
+                log.warning("lane %s is passed over: %s", name, error, extra={"action": "reconcile"})
+                continue
+            queued |= in_queue
+            chunks += unfinished
         lost, self._suspects = judge(chunks, queued, active, self._suspects)
         rung = 0
-        for chunk in lost:
-            rung += yield from claims.ring_again(self._keys, chunk.ref, chunk.claim, how=chunk.how)
+        for start in range(0, len(lost), PAGE):
+            again = [
+                claims.ring_again(self._keys, chunk.ref, chunk.claim, how=chunk.how)
+                for chunk in lost[start : start + PAGE]
+            ]
+            rung += sum(outcome == 1 for outcome in (yield Ask(again, keeps_errors=True)))
         if rung:
             log.warning("%d lost chunks were rung again", rung, extra={"action": "reconcile", "chunks": rung})
         return rung
@@ -139,7 +151,7 @@ class Reconciler:
 
     def _forget_dead(self, live: Iterable[WorkerInfo]) -> Flow[None]:
         (known,) = yield Ask([("ZRANGE", self._keys.workers, 0, -1)])
-        dead = {worker.decode() for worker in known} - {worker.worker_id for worker in live}
+        dead = set(known) - {worker.worker_id.encode() for worker in live}
         if dead:
             yield Ask([("ZREM", self._keys.workers, *sorted(dead))])
 
@@ -163,7 +175,7 @@ class Reconciler:
         (members,) = yield Ask([("ZRANGEBYSCORE", active, "-inf", old_ms)])
         chunks: list[OpenChunk] = []
         for start in range(0, len(members), PAGE):
-            ids = [member.decode() for member in members[start : start + PAGE]]
+            ids = readable(records.read_name, members[start : start + PAGE], "job id")
             asked = [
                 command
                 for job_id in ids
@@ -173,20 +185,33 @@ class Reconciler:
                     ("HGETALL", self._keys.claims(job_id)),
                 )
             ]
-            replies = yield Ask(asked)
+            replies = (yield Ask(asked, keeps_errors=True)) if asked else []
             for i, job_id in enumerate(ids):
-                (rung, version), unfinished, held = replies[3 * i : 3 * i + 3]
-                if rung is None:  # the record expired
+                if replies[3 * i] == [None, None]:  # the record expired
                     yield Ask([("ZREM", active, job_id)])
                     continue
-                if version != str(protocol.PROTOCOL_VERSION).encode():
-                    continue
-                claimed = {held[j]: held[j + 1].decode() for j in range(0, len(held), 2)}
-                chunks += [
-                    OpenChunk(
-                        ChunkRef(job_id=job_id, chunk=int(n), model=model, lane=lane, token=""), claimed.get(n, "")
+                try:
+                    of_job = _open_of_job(
+                        ChunkRef(job_id=job_id, chunk=0, model=model, lane=lane, token=""), *replies[3 * i : 3 * i + 3]
                     )
-                    for n in unfinished
-                    if int(n) < int(rung)
-                ]
+                except MessageError as error:
+                    warn_once(f"job {job_id} is passed over: {error}")
+                    continue
+                chunks += of_job
         return chunks
+
+
+def _open_of_job(job: ChunkRef, record: Any, unfinished: Any, held: Any) -> list[OpenChunk]:
+    """Give the chunks of a job, named by any of them, that were rung and are not committed."""
+    if not all(isinstance(reply, list) for reply in (record, unfinished, held)):
+        raise MessageError("its record, its texts or its claims are kept under a key of another type")
+    rung, version = record
+    if version != str(protocol.PROTOCOL_VERSION).encode():
+        return []
+    n_rung = records.read_count(rung, MAX_JOB_TEXTS)
+    claimed = dict(zip(held[::2], held[1::2], strict=True))
+    return [
+        OpenChunk(replace(job, chunk=number), claimed.get(field, b"").decode(errors="replace"))
+        for field in unfinished
+        if (number := records.read_count(field, MAX_JOB_TEXTS)) < n_rung
+    ]

@@ -20,7 +20,7 @@ local holder, held
 if claim then holder, held = string.match(claim, '^(%S+) (%S+)') end
 local is_lost = holder and held ~= token
 if is_lost and redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
-if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3], payload, record[5]} end
+if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3], payload, record[5] or ''} end
 local at = redis.call('HGET', claims, chunk .. ':at')
 redis.call('HDEL', claims, chunk .. ':at')
 if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
@@ -29,5 +29,6 @@ redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
 keep(claims)
 
 local now = now_ms()
-if tonumber(record[4]) > 0 and now > tonumber(record[4]) then return {'late', payload, record[5]} end
-return {'work', payload, record[5], now - record[6], redis.call('HGETALL', crashes)}
+local deadline, options = tonumber(record[4]) or 0, record[5] or ''
+if deadline > 0 and now > deadline then return {'late', payload, options} end
+return {'work', payload, options, now - (tonumber(record[6]) or now), redis.call('HGETALL', crashes)}

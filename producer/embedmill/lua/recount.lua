@@ -8,12 +8,15 @@ local counts = {chunks = 0, texts = 0, tokens = 0, bytes = 0}
 local was_wrong = 0
 if redis.call('ZCARD', active) <= tonumber(ARGV[2]) then
   for _, id in ipairs(redis.call('ZRANGE', active, 0, -1)) do
-    local left = redis.call('HMGET', ARGV[1] .. id, 'left_chunks', 'left_texts', 'left_tokens', 'row_bytes')
-    if left[1] then
-      counts.chunks = counts.chunks + left[1]
-      counts.texts = counts.texts + left[2]
-      counts.tokens = counts.tokens + left[3]
-      counts.bytes = counts.bytes + left[2] * (left[4] or 0)
+    local left = redis.pcall('HMGET', ARGV[1] .. id, 'left_chunks', 'left_texts', 'left_tokens', 'row_bytes')
+    if left.err then
+      left = nil  -- somebody else's key: it must not stop the count of the others
+    elseif left[1] then
+      local n_texts = tonumber(left[2]) or 0
+      counts.chunks = counts.chunks + (tonumber(left[1]) or 0)
+      counts.texts = counts.texts + n_texts
+      counts.tokens = counts.tokens + (tonumber(left[3]) or 0)
+      counts.bytes = counts.bytes + n_texts * (tonumber(left[4]) or 0)
     else
       redis.call('ZREM', active, id)
     end
