@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -137,6 +138,14 @@ def test_a_killed_child_is_replaced_without_loading_the_model_again(own_mill):
     assert worker.log.count("loaded in") == 1
     assert "loading all-MiniLM-L6-v2" not in worker.log
     assert before.tobytes() == after.tobytes()
+
+
+def test_a_child_that_dies_while_its_worker_starts_is_replaced(own_mill):
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    worker = own_mill.start_worker(app="early_death_app", PYTHONPATH=path, EMBEDMILL_CONCURRENCY="2")
+    with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
+        assert client.embed(corpus.short(50)).shape == (50, 384)
+    assert sum(map(is_alive, worker.children)) == 2
 
 
 def test_sigterm_finishes_the_running_chunks_and_exits_with_zero(own_mill):

@@ -14,12 +14,25 @@ from redis.exceptions import ConnectionError
 
 
 class SteadyPool(AsynPool):
-    """A pool that may be registered with the event loop while a dead child has not been replaced yet."""
+    """A pool that outlives the death of a child at any moment, also while it is registered with the event loop."""
 
     def _track_child_process(self, proc: Any, hub: Any) -> None:
         """Pass over a child whose end has been seen: it has no descriptor, and Celery 5.7.0 ends the worker over it."""
         if getattr(proc, "_sentinel_poll", proc) is not None:
             super()._track_child_process(proc, hub)  # type: ignore[misc]
+
+    def did_start_ok(self) -> bool:
+        """Replace children that died before the event loop began; False if all did.
+
+        Celery 5.7.0 ends the worker over one that was killed in that moment.
+        """
+        pool: Any = self
+        exited = pool._join_exited_workers()
+        if len(exited) >= pool._processes:
+            return False
+        if exited:
+            pool._repopulate_pool(exited)
+        return True
 
 
 class Prefork(TaskPool):
