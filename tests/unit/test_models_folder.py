@@ -376,6 +376,20 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         resolved(tmp_path / "nothing")
 
 
+def test_weights_that_a_graph_names_outside_its_folder_are_not_read(folder, tmp_path):
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="stolen", size_threshold=0)
+    (folder / "stolen").rename(folder.parent / "stolen")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../stolen"
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelLoadError, match="not beside it"):
+        resolved(folder)
+
+
 def test_weights_beside_the_graph_are_part_of_it_and_must_be_there(folder):
     model = onnx.load(folder / "model.onnx")
     onnx.save(

