@@ -20,21 +20,18 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
+from embedmill.connections import REPLY_S, make_pool, master_options, sentinel_options
 from embedmill.flows import Ask, Compute, Flow, Pause
 from embedmill.link import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     OUTAGE_S,
     REFUSALS,
-    REPLY_S,
     RETRYABLE,
     T,
     is_distrust,
-    make_pool,
-    master_options,
     raise_first_error,
     refused,
-    sentinel_options,
     unavailable,
     with_text,
 )

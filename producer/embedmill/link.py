@@ -6,14 +6,10 @@ Safe in threads and after a fork: connections come from redis-py's pool, which k
 from __future__ import annotations
 
 import builtins
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
-from redis.backoff import NoBackoff
-from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -25,17 +21,12 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
-from redis.retry import Retry
-from redis.sentinel import (
-    Sentinel,
-    SentinelConnectionPool,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
+from redis.sentinel import SentinelConnectionPool
 
-from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError, SettingsError
+from embedmill.connections import REPLY_S, deadline, make_pool
+from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError
 from embedmill.flows import Ask, Command, Compute, Flow, Pause
-from embedmill.redis_url import FILE_OPTIONS, SentinelAddress, is_sentinel, mask_url, read_sentinel
+from embedmill.redis_url import mask_url
 from embedmill.scripts import text_of
 from embedmill.settings import ClientSettings
 
@@ -44,108 +35,14 @@ T = TypeVar("T")
 #: Seconds that an unreachable Redis is tried again before a call gives up, unless its timeout is shorter.
 OUTAGE_S: Final = 5.0
 
-#: Seconds one reply may take beyond what was asked of Redis itself.
-REPLY_S: Final = 5.0
-
 #: Pauses between tries, doubling.
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
-
-#: Connections a client: each thread that waits holds one. What a Redis takes by default; redis-py would take 100.
-MAX_CONNECTIONS: Final = 10_000
 
 RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
 
 #: What trying again does not mend. Caught first: to redis-py they are ConnectionErrors too.
 REFUSALS: Final = (AuthenticationError, AuthorizationError)
-
-
-class _Deadline(threading.local):
-    """When the call that this thread is in must be over, on the monotonic clock."""
-
-    at_s: float = float("inf")
-
-    def left_s(self, at_most: float) -> float:
-        return max(0.001, min(at_most, self.at_s - time.monotonic()))
-
-
-_deadline = _Deadline()
-
-
-def _in_time(base: type[Any]) -> type[Any]:
-    """Give a connection class that connects and reads within the deadline of the call that uses it."""
-
-    def left_s(_: Any) -> float:
-        return _deadline.left_s(REPLY_S)
-
-    def ignore(_: Any, value: float | None) -> None:
-        """The deadline decides."""
-
-    timeout = property(left_s, ignore)
-    return type(f"InTime{base.__name__}", (base,), {"socket_timeout": timeout, "socket_connect_timeout": timeout})
-
-
-_CONNECTIONS: Final = {
-    "redis": _in_time(Connection),
-    "rediss": _in_time(SSLConnection),
-    "unix": _in_time(UnixDomainSocketConnection),
-    "redis+sentinel": _in_time(SentinelManagedConnection),
-    "rediss+sentinel": _in_time(SentinelManagedSSLConnection),
-}
-
-#: Seconds that one sentinel is waited for; there are others.
-SENTINEL_S: Final = 1.0
-
-
-def make_pool(settings: ClientSettings) -> ConnectionPool:
-    """Make an empty pool of connections that keep the caller's deadline.
-
-    Raises:
-        SettingsError: the URL has an option that redis-py does not take, or names a file that is not there.
-    """
-    url = settings.redis_url
-    connection_class = _CONNECTIONS[url.partition(":")[0]]
-    options = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "max_connections": MAX_CONNECTIONS}
-    try:
-        if is_sentinel(url):
-            address = read_sentinel(url)
-            told = _checked(url, parse_url(address.direct_url))
-            sentinel = Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address, told))
-            pool: ConnectionPool = SentinelConnectionPool(
-                address.master, sentinel, connection_class=connection_class, **master_options(told), **options
-            )
-        else:
-            _checked(url, parse_url(url))
-            pool = ConnectionPool.from_url(url, decode_responses=False, **options)
-            pool.connection_class = connection_class
-        pool.make_connection()  # connects to nothing, but refuses what it does not know
-    except SettingsError:
-        raise
-    except (ValueError, TypeError):
-        reason = "an option after its ? is unknown or has an unreadable value"
-        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason) from None
-    return pool
-
-
-def master_options(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a connection to the master is made with, whatever its address."""
-    return {name: value for name, value in told.items() if name not in ("host", "port", "connection_class")}
-
-
-def sentinel_options(address: SentinelAddress, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a connection to a sentinel is made with: its own login, the master's TLS, and little patience."""
-    tls = {name: value for name, value in told.items() if name.startswith("ssl_")}
-    timeouts = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
-    once = {"retry": Retry(NoBackoff(), 0), "protocol": 2}
-    return {**address.sentinel_login, **tls, **timeouts, **once, **({"ssl": True} if address.tls else {})}
-
-
-def _checked(url: str, told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the options back if the files that they name are there."""
-    for name in FILE_OPTIONS:
-        if name in told and not Path(told[name]).is_file():
-            raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), f"{name} names no file: {told[name]}")
-    return told
 
 
 class Link:
@@ -215,11 +112,11 @@ class Link:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _exchange(self, ask: Ask, deadline_s: float) -> list[Any]:
-        _deadline.at_s = deadline_s
+        deadline.at_s = deadline_s
         try:
             connection: Any = self._pool.get_connection()
             try:
-                connection.update_current_socket_timeout(_deadline.left_s(REPLY_S + ask.block_s))
+                connection.update_current_socket_timeout(deadline.left_s(REPLY_S + ask.block_s))
                 replies = _send(connection, ask.commands)
                 for i, reply in enumerate(replies):
                     if isinstance(reply, NoScriptError):
@@ -230,7 +127,7 @@ class Link:
             finally:
                 self._pool.release(connection)
         finally:
-            _deadline.at_s = float("inf")
+            deadline.at_s = float("inf")
         if not ask.keeps_errors:
             raise_first_error(replies)
         return replies

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from redis.connection import parse_url
 
-from embedmill.link import SENTINEL_S
+from embedmill.connections import SENTINEL_S
 from embedmill.redis_url import SentinelAddress, is_sentinel, read_sentinel
 
 #: Seconds for one try to connect.
