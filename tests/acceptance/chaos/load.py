@@ -12,8 +12,9 @@ import numpy as np
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
 from embedmill.errors import QueueError, ResultExpiredError, ResultTimeoutError
 
-#: Seconds after which a job that is not complete fails the run: far beyond what any fault here may cost.
-JOB_PATIENCE_S = 240.0
+#: Seconds after which a job that is not complete fails the run: far beyond what any fault here may cost, and what a
+#: machine that is busy with other things makes of it.
+JOB_PATIENCE_S = 900.0
 
 #: Seconds between two tries of a producer whose Redis is away.
 RETRY_S = 0.2

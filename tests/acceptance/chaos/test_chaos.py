@@ -147,7 +147,7 @@ def test_ten_minutes_of_everything_lose_nothing(durable_mill, own_valkey, proxy,
     plan = [kind for kind, count in LONG.items() for _ in range(max(1, round(count * share)))]
     seconds = LONG_S * share
     struck = strike(
-        durable_mill, own_valkey, proxy, record, plan=plan, seed=seed, seconds=seconds, pool_texts=1500, bulk_texts=2000
+        durable_mill, own_valkey, proxy, record, plan=plan, seed=seed, seconds=seconds, pool_texts=1500, bulk_texts=1200
     )
     if share >= 1:
         assert struck.total() >= 200
