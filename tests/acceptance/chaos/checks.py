@@ -30,12 +30,20 @@ def _look(server: redis.Redis, keys: Keyspace, model: str) -> list[str]:
             found.append(f"{lane}: {n_doorbells} doorbells")
     if n_unacked := server.hlen(keys.unacked):
         found.append(f"{n_unacked} deliveries not acknowledged")
-    found += [
-        f"{key.decode()} has no time to live"
-        for key in server.scan_iter(f"{keys.namespace}:job:*", count=1_000)
-        if server.ttl(key) == -1
+    if n_letters := server.xlen(keys.dead):
+        found.append(f"{n_letters} dead letters")
+    return found + _everlasting(server, keys, model)
+
+
+def _everlasting(server: redis.Redis, keys: Keyspace, model: str) -> list[str]:
+    """Keys without a time to live, but those that keys.py says are permanent."""
+    permanent = {keys.models, keys.lanes, keys.workers}
+    permanent |= {name(model, lane) for lane in LANES for name in (keys.lane, keys.drain)}
+    return [
+        f"{key} has no time to live"
+        for key in (raw.decode() for raw in server.scan_iter(f"{keys.namespace}*", count=1_000))
+        if key not in permanent and server.ttl(key) == -1
     ]
-    return found
 
 
 def unexpected_ends(mill, expected: set[int]) -> list[str]:

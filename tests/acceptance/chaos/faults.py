@@ -1,4 +1,4 @@
-"""What strikes: each fault is done for real to a mill that has work in flight, and says whom it hit."""
+"""What strikes: each fault is done for real to a mill that has work in flight, and says whom it hit, if anybody."""
 
 import os
 import random
@@ -23,6 +23,13 @@ ZOMBIE_S = 13.0
 #: Seconds until work is in flight again after a fault; far beyond what any recovery takes.
 PATIENCE_S = 120.0
 
+#: Seconds until a fault that hit nobody is tried again.
+AGAIN_S = 0.2
+
+#: How a fault begins its answer that found no victim.
+NOBODY = "nobody"
+NO_CONNECTION = f"{NOBODY}: no connection is open"
+
 
 class Faults:
     """One mill's faults, drawn from one seed."""
@@ -44,13 +51,25 @@ class Faults:
             "kill worker": self._kill_worker,
             "stop worker": self._stop_worker,
             "freeze worker": self._freeze_worker,
+            "freeze child": self._freeze_child,
             "kill connections": self._kill_connections,
             "kill Redis": self._kill_redis,
             "freeze Redis": self._freeze_redis,
-            "drop connections": lambda: f"{self._proxy.drop()} connections of the proxy",
+            "drop connections": self._drop,
             "delay traffic": self._delay,
             "swallow traffic": self._swallow,
         }
+
+    def strike(self, kind: str) -> tuple[str, str]:
+        """Does one fault as soon as work is in flight and somebody is there to be hit; gives whom, and what was."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            in_flight = self.wait_for_work()
+            whom = self.kinds[kind]()
+            if not whom.startswith(NOBODY):
+                return whom, in_flight
+            time.sleep(AGAIN_S)
+        raise AssertionError(f"{kind}: {whom}, for {PATIENCE_S:.0f} s")
 
     def wait_for_work(self) -> str:
         """Waits until chunks are under work; gives what is in flight."""
@@ -86,16 +105,20 @@ class Faults:
         return [w for w in self._mill.workers if w.process.poll() is None and w.pid not in self._frozen]
 
     def _signal_child(self, sig: signal.Signals) -> str:
-        children = [pid for worker in self._live_workers() for pid in _children(worker)]
-        if not children:
-            return "nobody: no child is up"
-        pid = self._rng.choice(children)
-        with suppress(ProcessLookupError):
-            os.kill(pid, sig)
-        return f"child {pid}"
+        pid = self._any_child()
+        return f"child {pid}" if pid and _signal(pid, sig) else f"{NOBODY}: no child is up"
+
+    def _any_child(self) -> int | None:
+        children = [pid for worker in self._live_workers() for pid in _children(worker) if pid not in self._frozen]
+        return self._rng.choice(children) if children else None
+
+    def _any_worker(self):
+        workers = self._live_workers()
+        return self._rng.choice(workers) if workers else None
 
     def _kill_worker(self) -> str:
-        worker = self._rng.choice(self._live_workers())
+        if (worker := self._any_worker()) is None:
+            return f"{NOBODY}: all workers are frozen"
         self.ended.add(worker.pid)
         worker.kill()
         self._replace(worker)
@@ -105,7 +128,8 @@ class Faults:
         self._mill.start_worker(ready=False, EMBEDMILL_REDIS_URL=worker.env["EMBEDMILL_REDIS_URL"])
 
     def _stop_worker(self) -> str:
-        worker = self._rng.choice(self._live_workers())
+        if (worker := self._any_worker()) is None:
+            return f"{NOBODY}: all workers are frozen"
         self.ended.add(worker.pid)
         worker.process.terminate()
         self._replace(worker)
@@ -114,19 +138,27 @@ class Faults:
     def _freeze_worker(self) -> str:
         workers = self._live_workers()
         if len(workers) < 2:
-            return "nobody: one worker must be left"
+            return f"{NOBODY}: one worker must be left"
         worker = self._rng.choice(workers)
         pids = [worker.pid, *_children(worker)]
-        self._frozen.update(pids)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        self._after(ZOMBIE_S, lambda: [self._thaw(pid) for pid in pids])
+        self._freeze(pids)
         return f"worker {worker.pid} and its children, for {ZOMBIE_S:.0f} s"
 
+    def _freeze_child(self) -> str:
+        pid = self._any_child()
+        if pid is None:
+            return f"{NOBODY}: no child is up"
+        self._freeze([pid])
+        return f"child {pid}, for {ZOMBIE_S:.0f} s or until its time limit"
+
+    def _freeze(self, pids: list[int]) -> None:
+        self._frozen.update(pids)
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        self._after(ZOMBIE_S, lambda: [self._thaw(pid) for pid in pids])
+
     def _thaw(self, pid: int) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+        _signal(pid, signal.SIGCONT)
         self._frozen.discard(pid)
 
     def _kill_connections(self) -> str:
@@ -135,7 +167,11 @@ class Faults:
             others = [int(c["id"]) for c in server.client_list() if int(c["id"]) != own]
             victims = self._rng.sample(others, k=max(1, len(others) // 3)) if others else []
             killed = sum(server.client_kill_filter(_id=str(victim)) for victim in victims)
-        return f"{killed} of {len(others)} connections"
+        return f"{killed} of {len(others)} connections" if killed else NO_CONNECTION
+
+    def _drop(self) -> str:
+        dropped = self._proxy.drop()
+        return f"{dropped} connections of the proxy" if dropped else NO_CONNECTION
 
     def _kill_redis(self) -> str:
         pid = self._valkey.pid
@@ -152,20 +188,32 @@ class Faults:
         return f"Redis {self._valkey.pid}, for {seconds:.1f} s"
 
     def _delay(self) -> str:
+        if not (hit := self._proxy.connections):
+            return NO_CONNECTION
         seconds = self._rng.uniform(0.05, 0.5)
         self._proxy.delay_s = seconds
         time.sleep(self._rng.uniform(1.0, 3.0))
         self._proxy.delay_s = 0.0
-        return f"{self._proxy.connections} connections, {seconds:.2f} s each piece"
+        return f"{hit} connections, {seconds:.2f} s each piece"
 
     def _swallow(self) -> str:
+        if not (hit := self._proxy.connections):
+            return NO_CONNECTION
         seconds = self._rng.uniform(1.0, 8.0)
         self._proxy.swallows.set()
         time.sleep(seconds)
         if is_cut := self._rng.random() < 0.5:
             self._proxy.drop()
         self._proxy.swallows.clear()
-        return f"{self._proxy.connections} connections, for {seconds:.1f} s{', then cut' if is_cut else ''}"
+        return f"{hit} connections, for {seconds:.1f} s{', then cut' if is_cut else ''}"
+
+
+def _signal(pid: int, sig: signal.Signals) -> bool:
+    """Sends it; says whether there was such a process."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, sig)
+        return True
+    return False
 
 
 def _children(worker) -> list[int]:

@@ -50,6 +50,7 @@ LONG = {
     "kill worker": 10,
     "stop worker": 10,
     "freeze worker": 10,
+    "freeze child": 10,
     "kill Redis": 12,
     "freeze Redis": 12,
     "swallow traffic": 12,
@@ -105,9 +106,8 @@ def strike(
     began = time.monotonic()
     try:
         for n, kind in enumerate(plan):
-            in_flight = faults.wait_for_work()
-            whom = faults.kinds[kind]()
-            struck[kind] += not whom.startswith("nobody")
+            whom, in_flight = faults.strike(kind)
+            struck[kind] += 1
             record.info("%3d/%d %-17s %-60s in flight: %s", n + 1, len(plan), kind, whom, in_flight)
             assert not producers.tally.failures, producers.tally.failures
             assert not (ended := checks.unexpected_ends(mill, faults.ended)), ended
