@@ -104,7 +104,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
             return OtherFingerprint(rest[0].decode(errors="replace"), rest[1], rest[2])
         case b"version":
             return OtherVersion(rest[0].decode(errors="replace"))
-    return NotOurs(what.decode())
+    return NotOurs(what.decode(errors="replace"))
 
 
 def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
