@@ -240,7 +240,7 @@ def test_truncated_weights_are_refused(tmp_path, keep):
     [
         ({"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}, "F8_E4M3"),
         ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "takes 8 bytes"),
-        ({"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}, "takes -4 bytes"),
+        ({"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}, "whole numbers"),
         ({"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}, "truncated"),
         ({"shape": [1]}, "dtype"),
         ("nothing", "cannot be read"),

@@ -15,6 +15,9 @@ from embedmill.keys import Keyspace
 from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
 from embedmill.protocol import PROTOCOL_VERSION
 
+#: Job, chunk and ring: a number of microseconds.
+_TOKEN: Final = re.compile(r"([^:]*):([0-9]{1,9}):[0-9]{1,20}")
+
 #: Chunk, position in it if a text was alone, and whether a loss is counted.
 _CRASH_FIELD: Final = re.compile(rb"(\d{1,9})(?::(\d{1,9}))?(:lost)?")
 
@@ -101,7 +104,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
             return OtherFingerprint(rest[0].decode(errors="replace"), rest[1], rest[2])
         case b"version":
             return OtherVersion(rest[0].decode(errors="replace"))
-    return NotOurs(what.decode())
+    return NotOurs(what.decode(errors="replace"))
 
 
 def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
@@ -143,10 +146,8 @@ def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command
 
 def parse_token(token: str) -> tuple[str, int] | None:
     """Give job id and chunk of a doorbell's id, None for any other task's."""
-    parts = token.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts[1:]):
-        return None
-    return parts[0], int(parts[1])
+    match = _TOKEN.fullmatch(token)
+    return (match[1], int(match[2])) if match else None
 
 
 def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
+
+#: Most bytes of a JSON file; the tokenizers of the largest vocabularies take 35 MB.
+_MAX_NOTE_BYTES = 256 << 20
 
 
 def sha256_of(*paths: Path) -> str:
@@ -21,8 +25,8 @@ def sha256_of(*paths: Path) -> str:
     """
     digests = []
     for path in paths:
-        stat = path.stat()
-        digests.append(_sha256_at(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
+        at = path.stat()
+        digests.append(_sha256_at(path, (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)))
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -36,17 +40,39 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; a file that is not there reads as an empty one.
 
     Raises:
-        ValueError: the file is not a JSON object.
+        ValueError: the file is not a JSON object, or too large for one.
+        OSError: it cannot be read.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_note(path))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a JSON {type(value).__name__}, not an object")
     return value
+
+
+def read_note(path: Path) -> bytes:
+    """Reads a small file whole. A pipe or a device in its place, which might never end, is not read.
+
+    Raises:
+        ValueError: it is no ordinary file, or too large.
+        OSError: it cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is no ordinary file")
+        if status.st_size > _MAX_NOTE_BYTES:
+            raise ValueError(f"{path} has {status.st_size} bytes, limit {_MAX_NOTE_BYTES}")
+        return file.read(_MAX_NOTE_BYTES)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tells whether a path leads into a folder, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 @contextmanager

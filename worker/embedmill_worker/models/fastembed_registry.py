@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker import environment
-from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
+from embedmill_worker.models.digest import is_inside, read_json, sha256_of, write_atomically
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.graph_files import files_of_graph
 from embedmill_worker.models.prompts import known_prompts
@@ -180,9 +180,11 @@ def _recorded(manifest: Path, hub: Path) -> tuple[Path | None, list[Path]]:
     try:
         recorded: dict[str, Any] = read_json(manifest)
         folder, digests = hub / recorded["folder"], dict(recorded["sha256"])
+        paths = {folder / file: digest for file, digest in digests.items()}
     except (KeyError, TypeError, ValueError):
         return None, []
-    paths = {folder / file: digest for file, digest in digests.items()}
+    if not all(is_inside(path, hub) for path in paths):
+        raise ValueError(f"{manifest} names files outside of {hub}; delete it")
     return folder, [path for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]
 
 
@@ -203,7 +205,7 @@ def _fetched(
             return folder
         for path in damaged:
             logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
-            _delete(path)
+            _delete(path, hub)
         folder = _download(name, description, hub, download=download)
         if download and not all((folder / file).is_file() for file in wanted):
             # fastembed takes a cached graph for a complete download; without it, it asks the hub.
@@ -213,15 +215,16 @@ def _fetched(
         for file, digest in digests.items():
             stated = (folder / file).resolve().name
             if _SHA256.fullmatch(stated) and stated != digest:
-                _delete(folder / file)
+                _delete(folder / file, hub)
                 raise ValueError(f"{file} was damaged on its way and is deleted; start again to fetch it")
         recorded = {"folder": str(folder.relative_to(hub)), "sha256": digests}
         write_atomically(manifest, json.dumps(recorded, indent=1).encode())
         return folder
 
 
-def _delete(path: Path) -> None:
-    path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
+def _delete(path: Path, hub: Path) -> None:
+    if is_inside(path, hub):
+        path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
     path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -64,7 +65,7 @@ class GraphFacts:
 
         try:
             model = onnx.load(path, load_external_data=False)
-        except DecodeError as error:
+        except (DecodeError, RecursionError) as error:
             raise ValueError(f"{path.name} is damaged or is no ONNX model ({error})") from None
         if not model.graph.node:
             raise ValueError(f"{path.name} is damaged or is no ONNX model (it has no nodes)")
@@ -73,7 +74,7 @@ class GraphFacts:
             precision=_precision(model.graph),
             inputs=tuple(value.name for value in model.graph.input if value.name not in weights),
             outputs=tuple((value.name, _rank(value)) for value in model.graph.output),
-            external=tuple(sorted(_external(model.graph))),
+            external=tuple(sorted(_external(model))),
         )
 
     @classmethod
@@ -103,8 +104,30 @@ def _rank(value: "onnx.ValueInfoProto") -> int:
     return len(tensor.shape.dim) if tensor.HasField("shape") else -1
 
 
-def _external(graph: "onnx.GraphProto") -> set[str]:
-    return {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
+def _external(model: "onnx.ModelProto") -> set[str]:
+    """Every file that a tensor names, wherever in the model it stands."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    tensors = [*_tensors(model.graph), *(tensor for node in nodes for tensor in _tensors_of(node))]
+    return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+
+
+def _tensors(graph: "onnx.GraphProto") -> "Iterator[onnx.TensorProto]":
+    """The tensors of a graph besides those of its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def _tensors_of(node: "onnx.NodeProto") -> "Iterator[onnx.TensorProto]":
+    """The tensors of a node's attributes and of the graphs within it."""
+    for attribute in node.attribute:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors(graph)
+            for inner in graph.node:
+                yield from _tensors_of(inner)
 
 
 def _precision(graph: "onnx.GraphProto") -> str:

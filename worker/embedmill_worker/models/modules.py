@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from embedmill_worker.models.dense import Dense
-from embedmill_worker.models.digest import read_json
+from embedmill_worker.models.digest import is_inside, read_json, read_note
 from embedmill_worker.models.files import Pooling
 
 _MODULES = "modules.json"
@@ -84,8 +84,8 @@ def _kinds(folder: Path) -> list[tuple[str, Path]]:
     """Each module's class and folder."""
     path = folder / _MODULES
     try:
-        stated = [(str(module["type"]), str(module["path"])) for module in json.loads(path.read_bytes())]
-    except (KeyError, TypeError, ValueError) as error:
+        stated = [(str(module["type"]), str(module["path"])) for module in json.loads(read_note(path))]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); restore it") from None
     if foreign := sorted({kind for kind, _ in stated if not kind.startswith(_PACKAGE)}):
         raise ValueError(f"modules.json names {', '.join(foreign)}; code that comes with a model is never executed")
@@ -108,6 +108,6 @@ def _pooling(path: Path) -> tuple[Pooling, bool]:
 
 def _inside(folder: Path, relative: str) -> Path:
     path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not is_inside(path, folder):
         raise ValueError(f"modules.json names {relative!r}, which lies outside the folder")
     return path

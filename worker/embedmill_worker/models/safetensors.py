@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 #: Longest header read, in bytes; the format's own limit.
 _MAX_HEADER_BYTES = 100_000_000
 
+#: Most dimensions of a tensor.
+_MAX_RANK = 8
+
 #: How each stored dtype is read. BF16 is the upper half of a float32; numpy has no name for it.
 _STORED = {
     "F64": "<f8",
@@ -44,7 +47,7 @@ class SafetensorsFile:
             raise ValueError(f"{path.name} announces a header of {header_bytes} bytes, but holds {size} in all")
         try:
             header = dict(json.loads(data[8 : 8 + header_bytes].tobytes()))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the header of {path.name} is damaged ({error})") from None
         self._body = data[8 + header_bytes :]
         self._entries = {
@@ -121,11 +124,10 @@ class SafetensorsFiles:
 
 def _checked(name: str, entry: Any, body_bytes: int) -> tuple[str, tuple[int, ...], int]:
     try:
-        dtype, shape, (start, stop) = (
-            str(entry["dtype"]),
-            tuple(map(int, entry["shape"])),
-            map(int, entry["data_offsets"]),
-        )
+        dtype, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+        numbers = (*shape, start, stop)
+        if len(shape) > _MAX_RANK or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
+            raise ValueError("its shape or its place is not made of whole numbers")
         expected = math.prod(shape) * np.dtype(_STORED[dtype]).itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"tensor {name} has an entry that cannot be read ({error!r})") from None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.digest import read_json, sha256_of
+from embedmill_worker.models.digest import read_json, read_note, sha256_of
 from embedmill_worker.models.safetensors import SafetensorsFile
 
 #: Longest input: model2vec's default and fastembed's limit.
@@ -83,12 +83,12 @@ def is_static(folder: Path) -> bool:
 
 def _unknown_id(tokenizer: Path) -> int | None:
     try:
-        model = json.loads(tokenizer.read_bytes())["model"]
+        model = json.loads(read_note(tokenizer))["model"]
         if model.get("type") == "Unigram":
             stated = model.get("unk_id")
         else:
             vocabulary, unknown = model.get("vocab"), model.get("unk_token")
             stated = vocabulary.get(unknown) if unknown and isinstance(vocabulary, dict) else None
         return None if stated is None else int(stated)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{tokenizer} is damaged ({error!r}); restore it") from None

