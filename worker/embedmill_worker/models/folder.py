@@ -20,6 +20,9 @@ _WEIGHTS = "model.safetensors"
 #: Says which of several files holds which tensor.
 _INDEX = "model.safetensors.index.json"
 
+#: What a value of a wrong type in a configuration ends in.
+_ODD = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,6 +47,8 @@ def files_of_folder(name: str, folder: Path, *, data_dir: Path) -> ModelFiles | 
         return _resolved(name, place, data_dir, None)
     except (ValueError, OSError) as error:
         raise ModelLoadError(name, f"{place}: {error}") from error
+    except _ODD as error:  # not each field of each file is looked at for its type
+        raise ModelLoadError(name, f"{place}: its configuration is damaged ({error!r}); restore it") from error
 
 
 def _folder_of(graph: Path) -> Path:

