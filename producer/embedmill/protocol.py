@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -65,13 +66,17 @@ class EmbedOptions:
 
     def __post_init__(self) -> None:
         if self.input_type is not None and self.input_type not in INPUT_TYPES:
-            raise InvalidRequestError("input_type", f"{self.input_type!r} is none of {', '.join(INPUT_TYPES)}, None")
+            raise InvalidRequestError(
+                "input_type", f"{reprlib.repr(self.input_type)} is none of {', '.join(INPUT_TYPES)}, None"
+            )
         if self.dimensions is not None and (
             type(self.dimensions) is not int or not 1 <= self.dimensions <= MAX_DIMENSION
         ):
-            raise InvalidRequestError("dimensions", f"{self.dimensions!r} is not an int from 1 to {MAX_DIMENSION}")
+            raise InvalidRequestError(
+                "dimensions", f"{reprlib.repr(self.dimensions)} is not an int from 1 to {MAX_DIMENSION}"
+            )
         if type(self.truncate) is not bool:
-            raise InvalidRequestError("truncate", f"{self.truncate!r} is not a bool")
+            raise InvalidRequestError("truncate", f"{reprlib.repr(self.truncate)} is not a bool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,8 +94,10 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
     Raises:
         InvalidTextError: one is not a str.
-        InvalidRequestError: ``texts`` is itself a str.
+        InvalidRequestError: ``texts`` is itself a str, or has no order.
     """
+    if isinstance(texts, Mapping | Set):
+        raise InvalidRequestError("texts", f"a list of str is wanted, not {type(texts).__name__}, which has no order")
     if isinstance(texts, str | bytes):
         raise InvalidRequestError("texts", f"a list of str is wanted, not one {type(texts).__name__}; write [text]")
     values = list(texts)

@@ -139,7 +139,7 @@ def _of_worker(info: WorkerInfo) -> list[WorkerStatus]:
 def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, now_s: float) -> LaneStatus:
     model, lane = pair
     chunks, texts, tokens = map(_count, counts) if isinstance(counts, list) else (0, 0, 0)
-    age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and oldest else 0.0
+    age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and len(oldest) == 2 else 0.0
     return LaneStatus(
         model=model,
         lane=lane,

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from enum import StrEnum
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ class Dtype(StrEnum):
             InvalidRequestError: there is none.
         """
         if value not in tuple(cls):
-            raise InvalidRequestError("dtype", f"{value!r} is none of {', '.join(cls)}")
+            raise InvalidRequestError("dtype", f"{reprlib.repr(value)} is none of {', '.join(cls)}")
         return cls(value)
 
     @property

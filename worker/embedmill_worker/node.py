@@ -173,10 +173,11 @@ class Node:
         Raises:
             UnknownModelError: it is not served.
         """
-        try:
-            return self._engines.get(model or self._engines.default)
-        except KeyError:
-            raise UnknownModelError(model or "", self._settings.model_names) from None
+        name = model or self._engines.default
+        if name not in self._settings.model_names:  # a message may hold anything in a name's place
+            asked = name if isinstance(name, str) else type(name).__name__
+            raise UnknownModelError(asked[:128], self._settings.model_names)
+        return self._engines.get(name)
 
     def _patiently(self, make_flow: Callable[[], Flow[T]]) -> T:
         """Run a flow, however long Redis takes to come up."""
