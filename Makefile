@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+FUZZ := .venv-fuzz
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
@@ -13,7 +14,7 @@ PROCESSES ?= 3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak lock clean
+.PHONY: help demo test check bench soak fuzz lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,13 +38,16 @@ bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit
 soak: $(VENV)/.dev  ## minutes of mixed load, to see whether memory grows
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
+fuzz: $(FUZZ)/.fuzz  ## every reader of bytes from Redis and from model files, guided by coverage, a minute each
+	PYTHONPATH=producer:worker $(FUZZ)/bin/python tests/fuzz/run.py -max_total_time=60 $(ARGS)
+
 lock: $(VENV)/.runtime  ## make both lock files anew, with the newest versions that pyproject.toml allows
 	$(PIP) install uv==0.13.9
 	$(UV) --all-extras --group build --output-file requirements.lock
 	$(UV) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## remove what make made; models in .embedmill stay
-	rm -rf $(VENV) $(PEERS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(FUZZ) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find producer worker tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say that .venv is up to date, so that only the first run, and one after a change of locks, installs.
@@ -67,4 +71,11 @@ $(PEERS)/.peers: benchmarks/peers.txt
 	@$(PEERS)/bin/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install -r benchmarks/peers.txt
 	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision openvino-telemetry
+	@touch $@
+
+# atheris has wheels for few Pythons, and nobody needs it to build or test.
+$(FUZZ)/.fuzz: requirements.lock tests/fuzz/requirements.txt
+	@$(FUZZ)/bin/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear $(FUZZ)
+	$(FUZZ)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements.lock
+	$(FUZZ)/bin/python -m pip --disable-pip-version-check --quiet install -r tests/fuzz/requirements.txt
 	@touch $@
