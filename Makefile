@@ -23,7 +23,7 @@ demo: $(VENV)/.runtime  ## embed real text on this machine: server, worker and c
 	$(BIN)/embedmill demo $(ARGS)
 
 test: $(VENV)/.dev  ## the whole test suite, without the soak
-	$(BIN)/python -m pytest -m "not soak" -n $(PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(PROCESSES) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests are worth running
 	$(BIN)/ruff format --check .
