@@ -8,6 +8,7 @@ import math
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -199,11 +200,8 @@ class Coalescer:
             hint = self._calls.outlook.hint_unsent(line.kind.model, line.gathering.in_flight)
             raise ResultTimeoutError("", timeout_s, hint)
         hint = "Its job had not reached Redis."
-        try:
-            flow = self._calls.status(job.job_id, grace_s=CLEAN_UP_S)
-            hint = self._calls.outlook.hint(await self._link.run(flow, timeout_s=CLEAN_UP_S))
-        except ResultExpiredError:
-            pass
+        with suppress(ResultExpiredError):
+            hint = await self._link.run(self._calls.why_late(job.job_id), timeout_s=CLEAN_UP_S)
         if caller.reply.done():
             return
         raise ResultTimeoutError(job.job_id, timeout_s, hint if len(job.callers) > 1 else f"{hint} It was cancelled.")

@@ -254,8 +254,8 @@ class Calls:
         left_s = progress.deadline_s - time.monotonic()
         if left_s <= 0:
             # Redis answered a moment ago: the deadline is no reason to call it unavailable.
-            status = (yield from flows.read_record(self.keys, progress.job_id, grace_s=CLEAN_UP_S)).status
-            raise ResultTimeoutError(progress.job_id, progress.timeout_s, self.outlook.hint(status))
+            hint = yield from self.why_late(progress.job_id)
+            raise ResultTimeoutError(progress.job_id, progress.timeout_s, hint)
         block_s = min(flows.BLOCK_S, left_s)
         events = yield from flows.read_events(self.keys, progress.job_id, progress.cursor, block_s)
         progress.cursor = events.cursor
@@ -263,6 +263,16 @@ class Calls:
         if events.over is JobState.CANCELLED:
             raise JobCancelledError(progress.job_id)
         return events.chunks
+
+    def why_late(self, job_id: str) -> Flow[str]:
+        """Say how far a job is and who could do it, after the deadline of the call that waits for it.
+
+        Raises:
+            ResultExpiredError: there is no such job.
+        """
+        status = (yield from flows.read_record(self.keys, job_id, grace_s=CLEAN_UP_S)).status
+        self.outlook.update((yield from flows.look_around(self.keys, grace_s=CLEAN_UP_S)))
+        return self.outlook.hint(status)
 
 
 class Progress:

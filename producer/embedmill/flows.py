@@ -87,14 +87,17 @@ def evalsha(name: str, keys: Sequence[str], *args: str | bytes | int | float) ->
     return ("EVALSHA", script(name).sha, len(keys), *keys, *args)
 
 
-def look_around(keys: Keyspace) -> Flow[Landscape]:
-    """Read the model cards and the live workers. What cannot be read is passed over: it must not stop the others."""
-    packed_cards, ids = yield Ask([("HVALS", keys.models), ("ZRANGE", keys.workers, 0, -1)])
+def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[Landscape]:
+    """Read the model cards and the live workers, if need be ``grace_s`` after the flow's deadline.
+
+    What cannot be read is passed over: it must not stop the others.
+    """
+    packed_cards, ids = yield Ask([("HVALS", keys.models), ("ZRANGE", keys.workers, 0, -1)], grace_s=grace_s)
     cards = readable(ModelCard.from_json, packed_cards, "model card")
     names = readable(records.read_name, ids, "worker id")
     workers: list[WorkerInfo] = []
     if names:
-        (entries,) = yield Ask([("MGET", *map(keys.worker, names))])
+        (entries,) = yield Ask([("MGET", *map(keys.worker, names))], grace_s=grace_s)
         workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
     return Landscape(cards={card.name: card for card in cards}, workers=tuple(workers))
 

@@ -66,9 +66,9 @@ class Outlook:
 
     def check_protocol(self, model: str) -> None:
         """Raise ProtocolVersionError if workers serve the model and none of them reads what this client writes."""
-        spoken = {worker.protocol for worker in self._landscape.workers if model in worker.models}
+        spoken = self._spoken(model)
         if spoken and PROTOCOL_VERSION not in spoken:
-            raise ProtocolVersionError(model, PROTOCOL_VERSION, tuple(sorted(spoken)))
+            raise ProtocolVersionError(model, PROTOCOL_VERSION, spoken)
 
     def tokens_per_s(self, model: str | None) -> float:
         """Give what the live workers of a model should do; 0: there are none."""
@@ -85,11 +85,12 @@ class Outlook:
         """Say why a job may not be done."""
         if status.state is JobState.QUEUED and not self._is_served(status.model):
             return f"No worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}."
-        try:
-            self.check_protocol(status.model)
-        except ProtocolVersionError as error:
-            return f"{status.chunks_done} of {status.chunks} chunks are done; {error}"
-        return f"{status.chunks_done} of {status.chunks} chunks are done."
+        done = f"{status.chunks_done} of {status.chunks} chunks are done."
+        spoken = self._spoken(status.model)
+        if spoken and PROTOCOL_VERSION not in spoken:
+            theirs = ", ".join(map(str, spoken))
+            return f"{done} All live workers of {status.model} speak protocol {theirs}, this client {PROTOCOL_VERSION}."
+        return done
 
     def hint_unsent(self, model: str | None, in_flight: int) -> str:
         """Say why a call has not gone out behind so many jobs of this client."""
@@ -97,6 +98,10 @@ class Outlook:
         if name is not None and not self._is_served(name):
             return f"No worker serves {name}; start one with EMBEDMILL_MODEL={name}."
         return f"It waited in this client behind {in_flight} jobs; call less at a time, or start more workers."
+
+    def _spoken(self, model: str) -> tuple[int, ...]:
+        """Give the protocol versions of the model's live workers."""
+        return tuple(sorted({worker.protocol for worker in self._landscape.workers if model in worker.models}))
 
     def _is_served(self, model: str) -> bool:
         return any(model in worker.models for worker in self._landscape.workers)

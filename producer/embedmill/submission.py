@@ -82,7 +82,8 @@ def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_f
     if asks_first:
         look = _evalsha(keys, request, admission, "none", unstaged_bytes=max(1, request.n_bytes))
         (outcome,) = yield Ask([look])
-        if _is_settled(keys, request, admission, outcome):
+        # Whether replicas have it is asked on a connection that has written: the job is staged again for that.
+        if _is_settled(keys, request, admission, outcome) and not admission.replicas:
             return
     for _ in range(3):
         outcome = yield from _stage(keys, request, admission)

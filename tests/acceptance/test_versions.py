@@ -28,7 +28,7 @@ def test_work_that_no_live_worker_can_read_is_refused_or_waits_without_a_loop_an
                 fresh.embed(["after it"])
             with pytest.raises(ProtocolVersionError):
                 fresh.submit(["after it"])
-            with pytest.raises(ResultTimeoutError, match=f"speak {PROTOCOL_VERSION + 1}"):
+            with pytest.raises(ResultTimeoutError, match=f"speak protocol {PROTOCOL_VERSION + 1}, this client"):
                 fresh.job(job.id).result(6)  # two sweeps
         with redis.Redis.from_url(own_mill.redis_url) as server:
             assert server.llen(Keyspace(own_mill.namespace).queue(MODEL, "bulk")) == 1  # nobody took it, nobody rang it

@@ -532,3 +532,13 @@ def test_the_event_loop_goes_on_while_a_call_waits(bench):
             return turns
 
     assert asyncio.run(use()) > 50
+
+
+def test_who_only_follows_a_job_is_told_why_it_is_late(client, bench):
+    job_id = client.submit(["a text"]).id
+    bench.announce(bench.card())
+    bench.live()
+    follower = EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+    with follower, pytest.raises(ResultTimeoutError, match="0 of 1 chunks are done") as caught:
+        follower.job(job_id).result(0.2)
+    assert "No worker serves" not in str(caught.value)

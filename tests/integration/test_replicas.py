@@ -1,6 +1,7 @@
 """EMBEDMILL_WAIT_REPLICAS against a real replica, present, frozen and away."""
 
 import os
+import random
 import signal
 import time
 
@@ -37,11 +38,14 @@ def test_a_submitted_job_is_on_the_replica_when_submit_returns(pair, client, nam
         assert replica.exists(f"{namespace}:job:{job.id}")
 
 
-def test_a_job_that_too_few_replicas_have_is_stored_and_told_and_may_be_submitted_again(pair, client):
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_a_job_that_too_few_replicas_have_is_stored_and_told_and_may_be_submitted_again(pair, client, size):
+    texts = ["kept once"] if size == "small" else [random.Random(n).randbytes(100_000).hex() for n in range(5)]
     client.submit(["warm"])
     os.kill(pair[1].process.pid, signal.SIGSTOP)
-    with pytest.raises(NotReplicatedError, match="0 of 1 replicas have it"):
-        client.submit(["kept once"], job_id="once")
-    assert client.job("once").status().n_texts == 1
+    for _ in range(2):  # asked again, it is told again
+        with pytest.raises(NotReplicatedError, match="0 of 1 replicas have it"):
+            client.submit(texts, job_id="once")
+    assert client.job("once").status().n_texts == len(texts)
     os.kill(pair[1].process.pid, signal.SIGCONT)
-    assert client.submit(["kept once"], job_id="once").id == "once"
+    assert client.submit(texts, job_id="once").id == "once"
