@@ -1,5 +1,6 @@
 """A worker that does not consume is found, by itself and by probes; Redis being away ends none."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chaos.proxy import Proxy
 
 from embedmill import EmbeddingClient
 from embedmill.settings import ClientSettings
@@ -17,6 +19,8 @@ from embedmill.status import read_status
 from embedmill_worker import exit_codes
 
 MODEL = "all-MiniLM-L6-v2"
+
+log = logging.getLogger(__name__)
 
 #: Within which a worker that stopped to consume must be found.
 FOUND_WITHIN_S = 30.0
@@ -124,3 +128,18 @@ def test_a_stop_ends_in_bounded_time_although_a_child_hangs(own_mill, watched, c
     assert watched.process.wait(30) == exit_codes.GRACE
     own_mill.start_worker()
     assert job.result(120).rejected == ()
+
+
+@pytest.mark.soak
+def test_a_worker_whose_connections_a_firewall_forgot_works_on(own_mill, valkey):
+    proxy = Proxy(valkey.socket)
+    worker = own_mill.start_worker(EMBEDMILL_REDIS_URL=proxy.url)
+    with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
+        before = client.embed(["a text"])
+        assert proxy.strand() > 0
+        began = time.monotonic()
+        assert client.embed(["a text"], timeout_s=120).tobytes() == before.tobytes()
+        log.info(f"found out and back at work after {time.monotonic() - began:.0f} s")
+    assert worker.process.poll() is None
+    own_mill.workers[0].kill()
+    proxy.close()

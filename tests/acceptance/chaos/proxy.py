@@ -26,6 +26,7 @@ class Proxy:
         #: While set, data is neither forwarded nor refused, as behind a dead link.
         self.swallows = threading.Event()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._stranded: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -47,6 +48,12 @@ class Proxy:
         for pair in pairs:
             self._close(pair)
         return len(pairs)
+
+    def strand(self) -> int:
+        """Lets nothing more through the connections there are, and closes none: as a firewall that forgot them."""
+        with self._lock:
+            self._stranded |= self._pairs
+            return len(self._stranded)
 
     def close(self) -> None:
         """Stops."""
@@ -76,7 +83,7 @@ class Proxy:
     def _pump(self, pair: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError, ValueError):  # closed by the other pump or by drop
             while source.fileno() >= 0:
-                if self.swallows.is_set():
+                if self.swallows.is_set() or pair in self._stranded:
                     time.sleep(LOOK_S)
                     continue
                 if not select.select([source], [], [], LOOK_S)[0]:
@@ -92,6 +99,7 @@ class Proxy:
     def _close(self, pair: tuple[socket.socket, socket.socket]) -> None:
         with self._lock:
             self._pairs.discard(pair)
+            self._stranded.discard(pair)
         for end in pair:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
