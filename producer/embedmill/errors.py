@@ -9,6 +9,7 @@
     │   ├── UnknownModelError        no model, or not one alone, to choose from
     │   ├── JobConflictError         the same job id with other content
     │   ├── UnknownLetterError       no dead letter of this id
+    │   ├── SinkMismatchError        a sink holds vectors of another model or of other options
     │   └── FingerprintError         a worker's: live workers serve another model under the same name
     ├── QueueError                   between client and worker; the request may be sent again
     │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
@@ -25,6 +26,8 @@
     ├── EngineError                  the worker's fault
     │   ├── ModelLoadError           at start-up: the worker exits and serves nothing
     │   └── InferenceError           a forward pass failed
+    ├── SinkError                    where a reindexer writes to failed, or is in use
+    ├── SourceError                  what a reindexer reads from failed
     └── SettingsError                a setting that cannot work; also a ValueError
 
 Arguments are positional and are what ``self.args`` holds, the message is made in ``__str__``: only so
@@ -157,6 +160,19 @@ class FingerprintError(RequestError):
             f"{self.model} has fingerprint {self.ours} here and {self.theirs} in live workers: their vectors must not "
             "be mixed. Use the same files and settings, another model name, or --rollover to replace them."
         )
+
+
+class SinkMismatchError(RequestError):
+    """A sink holds vectors that must not be mixed with new ones. Arguments: sink, what differs, the way out."""
+
+    def __init__(self, sink: str, differences: str, way_out: str) -> None:
+        super().__init__(sink, differences, way_out)
+        self.sink = sink
+        self.differences = differences
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.sink} was filled otherwise ({self.differences}) and is left as it is. {self.way_out}"
 
 
 class QueueError(EmbedError):
@@ -336,6 +352,30 @@ class InferenceError(EngineError):
 
     def __str__(self) -> str:
         return f"model {self.model}: {self.reason}"
+
+
+class SinkError(EmbedError):
+    """A sink, or the ledger beside it, cannot be used. Arguments: sink, reason with the way out."""
+
+    def __init__(self, sink: str, reason: str) -> None:
+        super().__init__(sink, reason)
+        self.sink = sink
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.sink}: {self.reason}"
+
+
+class SourceError(EmbedError):
+    """A source cannot be read. Arguments: source, reason with the way out."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
 
 
 class SettingsError(EmbedError, ValueError):

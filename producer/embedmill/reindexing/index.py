@@ -1,0 +1,60 @@
+"""What all vectors of one sink have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embedmill.errors import MessageError
+from embedmill.vectors import Dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """Model and options. Vectors of two of these must not lie in one sink."""
+
+    model: str
+    fingerprint: str
+    #: Components of a vector.
+    dimension: int
+    dtype: Dtype = Dtype.FLOAT32
+    #: ``passage``, ``query``, or None: the texts as they are.
+    input_type: str | None = None
+    #: Texts longer than the model reads are cut, not rejected.
+    truncate: bool = True
+    #: Rows carry their texts.
+    with_text: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Items of a row: see ``Dtype.columns``."""
+        return self.dtype.columns(self.dimension)
+
+    @property
+    def tag(self) -> str:
+        """Eight hex digits: the end of a version's name."""
+        return hashlib.blake2b(self.to_json().encode(), digest_size=4).hexdigest()
+
+    def to_json(self) -> str:
+        """Give it as one line."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> Index:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            MessageError: it is something else.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(data)
+            return cls(**{**fields, "dtype": Dtype(fields["dtype"])})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise MessageError(f"a sink's description cannot be read ({type(error).__name__})") from None
+
+    def differences(self, other: Index) -> str:
+        """Name what differs, for people, as in ``dimension 384 and 128``."""
+        ours, theirs = asdict(self), asdict(other)
+        return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name])

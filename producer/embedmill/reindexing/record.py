@@ -1,0 +1,88 @@
+"""What a source gives: records, or the reason why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from embedmill.errors import InvalidRequestError
+
+#: Characters of an id.
+MAX_ID_CHARS: Final = 1_024
+
+#: Bytes of a digest: two records of a billion agree by chance once in 10^20 corpora.
+DIGEST_BYTES: Final = 16
+
+_NO_METADATA: Final[Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A text to embed, under an id that stays the same from run to run."""
+
+    #: 1 to 1,024 characters, none of them a control character.
+    id: str
+    text: str
+    #: What the sink carries beside the vector: anything that JSON can hold.
+    metadata: Mapping[str, Any] = field(default=_NO_METADATA)
+    #: Id of the document that this text is a part of; "": it stands for itself.
+    parent: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.id.isascii() and self.id.isprintable() and 0 < len(self.id) <= MAX_ID_CHARS):
+            check_id(self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRecord:
+    """Something in the source that is no record. Holds nothing of any text."""
+
+    #: Its id, if that could be read, else where it stands, as in ``corpus.jsonl:17``.
+    id: str
+    #: A word for programs, as in ``unreadable``.
+    reason: str
+    #: For people.
+    detail: str
+    #: ``id`` is only a place: which record of an earlier run it may be, nobody knows.
+    is_anonymous: bool = True
+
+
+def check_id(value: str) -> str:
+    """Give the id back.
+
+    Raises:
+        InvalidRequestError: it cannot be an id.
+    """
+    if not value or len(value) > MAX_ID_CHARS:
+        raise InvalidRequestError("id", f"an id has 1 to {MAX_ID_CHARS} characters, this one {len(value)}")
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidRequestError("id", "an id holds no control characters and no lone surrogates")
+    return value
+
+
+def to_json(metadata: Mapping[str, Any]) -> str:
+    """Give metadata as JSON, the same for equal metadata.
+
+    Raises:
+        InvalidRequestError: JSON cannot hold it.
+    """
+    if not metadata:
+        return "{}"
+    try:
+        return _ENCODER.encode(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError("metadata", f"JSON cannot hold it ({type(error).__name__})") from None
+
+
+def digest(text: str, metadata_json: str) -> bytes:
+    """Give what tells a changed record from an unchanged one, 16 bytes (BLAKE2b)."""
+    hashed = hashlib.blake2b(metadata_json.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES)
+    hashed.update(b"\n")  # never within one line of JSON
+    hashed.update(text.encode("utf-8", "surrogatepass"))
+    return hashed.digest()
+
+
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

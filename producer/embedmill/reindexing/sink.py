@@ -1,0 +1,101 @@
+"""Where rows go. A sink of your own is a subclass with ``open``, ``write`` and ``delete``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+from typing import Protocol
+
+from embedmill.errors import InvalidRequestError
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.rows import Rows
+
+
+class Live(Protocol):
+    """Which of the rows ever written still count, as the ledger knows."""
+
+    def segments(self) -> Sequence[tuple[int, int, int]]:
+        """Give (place, rows written, rows that still count) of every write, by place."""
+
+    def ids(self, place: int) -> Set[str]:
+        """Give the ids whose newest row was written there."""
+
+    def settle(self, place: int, rows: int) -> None:
+        """Note that only so many rows are left of that write; 0: it is gone."""
+
+
+class Sink(ABC):
+    """A place for vectors that can be written again and again.
+
+    The reindexer calls ``open`` first and then ``write`` and ``delete`` in turn; when one of them has returned, its
+    work must outlast a crash. What was written just before a crash is written once more, with the same bits.
+    """
+
+    #: For people, without a password.
+    name: str
+
+    @abstractmethod
+    def open(self, index: Index) -> None:
+        """Get ready for rows of this index; called once, before everything but ``filled_by`` and ``beside``.
+
+        Raises:
+            SinkError: it cannot be.
+        """
+
+    @abstractmethod
+    def write(self, rows: Rows) -> None:
+        """Put rows, each in the place of an older one of the same id.
+
+        Raises:
+            SinkError: they were not written, or only some.
+        """
+
+    @abstractmethod
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove rows; ids that are not there are no error.
+
+        Raises:
+            SinkError: they were not removed, or only some.
+        """
+
+    def close(self) -> None:  # noqa: B027  most sinks hold nothing open
+        """Let go of connections and files."""
+
+    def filled_by(self) -> Index | None:
+        """Give what the sink itself says its rows are made with; None: it is new, or cannot say."""
+        return None
+
+    def ledger_path(self) -> Path | None:
+        """Say where the ledger belongs; None: into the user's data directory."""
+        return None
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+        """Give (id, digest) of all rows, some at a time, from which a lost ledger is made anew.
+
+        Raises:
+            SinkError: the sink cannot say, and it holds rows.
+        """
+        return iter(())
+
+    def recover(self, places: Set[int]) -> None:  # noqa: B027  only files have to
+        """Remove what a crash has left of writes other than these; called after ``open``."""
+
+    def finish(self, live: Live) -> None:  # noqa: B027  only files have to
+        """Bring everything into its last form; called at the end of a whole run."""
+
+    def beside(self, index: Index) -> Sink:
+        """Give the sink in which another index is built while this one stays in use.
+
+        Raises:
+            InvalidRequestError: this kind of sink has no versions.
+        """
+        raise InvalidRequestError("rebuild", f"{self.name} has no versions; name another sink for {index.model}")
+
+    def switch(self) -> str:
+        """Put this version into use under the sink's name; called at the end of a whole rebuild.
+
+        Returns:
+            A sentence for people: where the version before it is kept. Empty: there is none, or it was in use already.
+        """
+        return ""
