@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
@@ -108,3 +109,15 @@ def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
 def first_model(spec: str) -> str | None:
     """Give the default model's name of an ``EMBEDMILL_MODEL`` value (``name[=folder],…``)."""
     return spec.split(",", maxsplit=1)[0].partition("=")[0].strip() or None
+
+
+def data_dir(environ: Mapping[str, str]) -> Path:
+    """Give ``EMBEDMILL_DATA_DIR``, else the user's data directory."""
+    given = environ.get("EMBEDMILL_DATA_DIR")
+    return Path(given).expanduser() if given else default_data_dir(environ)
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Give the user's data directory for embedmill (XDG base directory specification)."""
+    home = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    return Path(home) / "embedmill"

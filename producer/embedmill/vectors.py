@@ -30,6 +30,10 @@ LARGEST: Final = 1e15
 LONGEST_UNIT: Final = np.float32(1.001)
 
 
+#: By numpy's name of the type.
+_DIGITS: Final = {"f4": "%.9g", "f2": "%.5g", "i1": "%d", "u1": "%d"}
+
+
 class Dtype(StrEnum):
     """How a vector's components are sent and stored."""
 
@@ -113,6 +117,11 @@ def blank(count: int, dtype: Dtype, dimension: int) -> Vectors:
     """Give (count, columns) rows that mean «no vector»: NaN, or zeros for integer and binary dtypes."""
     fill = np.nan if dtype in (Dtype.FLOAT32, Dtype.FLOAT16) else 0
     return np.full((count, dtype.columns(dimension)), fill, dtype=dtype.numpy)
+
+
+def row_format(vectors: Vectors) -> str:
+    """Give the %-format of a row's components, parted by commas, with digits that give each back to the bit."""
+    return ",".join([_DIGITS[vectors.dtype.str[1:]]] * vectors.shape[1])
 
 
 def unpack_int8(vectors: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:

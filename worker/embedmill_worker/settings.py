@@ -10,7 +10,7 @@ from typing import Final
 
 from embedmill.errors import SettingsError
 from embedmill.redis_url import mask_url
-from embedmill.settings import ClientSettings, check_model_name, whole_number
+from embedmill.settings import ClientSettings, check_model_name, data_dir, default_data_dir, whole_number
 from embedmill_worker.health import HEALTH_FILE_ENV
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
@@ -90,18 +90,6 @@ class WorkerSettings:
             health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
             grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
         )
-
-
-def data_dir(environ: Mapping[str, str]) -> Path:
-    """Give ``EMBEDMILL_DATA_DIR``, else the user's data directory."""
-    given = environ.get("EMBEDMILL_DATA_DIR")
-    return Path(given).expanduser() if given else default_data_dir(environ)
-
-
-def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Give the user's data directory for embedmill (XDG base directory specification)."""
-    home = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local" / "share"
-    return Path(home) / "embedmill"
 
 
 def _is_on(value: str) -> bool:

@@ -39,7 +39,7 @@ class Rows:
 
     def select(self, positions: npt.NDArray[np.intp]) -> Rows:
         """Give the rows at these positions."""
-        chosen = positions.tolist()
+        chosen: list[int] = positions.tolist()
         return Rows(
             place=self.place,
             ids=[self.ids[i] for i in chosen],

@@ -17,9 +17,11 @@ class Live(Protocol):
 
     def segments(self) -> Sequence[tuple[int, int, int]]:
         """Give (place, rows written, rows that still count) of every write, by place."""
+        ...
 
     def ids(self, place: int) -> Set[str]:
         """Give the ids whose newest row was written there."""
+        ...
 
     def settle(self, place: int, rows: int) -> None:
         """Note that only so many rows are left of that write; 0: it is gone."""
@@ -66,8 +68,8 @@ class Sink(ABC):
         """Give what the sink itself says its rows are made with; None: it is new, or cannot say."""
         return None
 
-    def ledger_path(self) -> Path | None:
-        """Say where the ledger belongs; None: into the user's data directory."""
+    def ledger_path(self, index: Index) -> Path | None:
+        """Say where the ledger of this version belongs; None: into the user's data directory, by ``name``."""
         return None
 
     def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:

@@ -28,6 +28,7 @@ class Source(Protocol):
         Raises:
             SourceError: it cannot be read on.
         """
+        ...
 
     def fraction(self) -> float | None:
         """Say how much of it has been read, 0 to 1; None: nobody knows."""

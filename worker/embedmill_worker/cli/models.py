@@ -189,7 +189,7 @@ def describe(files: Model, engine: Engine) -> dict[str, Any]:
 
 
 def _data_dir(args: argparse.Namespace) -> Path:
-    from embedmill_worker.settings import data_dir
+    from embedmill.settings import data_dir
 
     given = {"EMBEDMILL_DATA_DIR": args.data_dir} if args.data_dir else {}
     return data_dir({**os.environ, **given}).absolute()

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
+from embedmill import atomic_file
 from embedmill.errors import InvalidRequestError
 from embedmill.reply import Rejected
-from embedmill.vectors import Dtype, Vectors, blank
-
-#: Digits that give a component back to the bit.
-_FORMATS: Final = {"f4": "%.9g", "f2": "%.5g", "i1": "%d", "u1": "%d"}
+from embedmill.vectors import Dtype, Vectors, blank, row_format
 
 
 class Output(Protocol):
@@ -47,7 +43,7 @@ class JsonLines:
     def write(self, start: int, texts: Sequence[str], vectors: Vectors, rejected: Sequence[Rejected]) -> None:
         """Write a line a text."""
         lost = {r.index: r for r in rejected}
-        form = ",".join([_FORMATS[vectors.dtype.str[1:]]] * vectors.shape[1])
+        form = row_format(vectors)
         for i, text in enumerate(texts):
             shown = f', "text": {json.dumps(text)}' if self._with_text and _is_unicode(text) else ""
             if i in lost:
@@ -107,25 +103,14 @@ def _is_unicode(text: str) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside ``path`` that takes its place when all went well, and is removed otherwise.
+    """Open a file that takes the place of ``path`` when all went well.
 
     Raises:
         InvalidRequestError: there can be no such file.
     """
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InvalidRequestError("output", f"{path} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(atomic_file.replacing(path))
+        except OSError as error:
+            raise InvalidRequestError("output", f"{path} cannot be written: {error.strerror}") from None
+        yield stream

@@ -1,0 +1,139 @@
+"""What a reindexer asks of the queue, over a client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedmill import flows, records
+from embedmill.client import EmbeddingClient
+from embedmill.errors import MessageError, ResultExpiredError
+from embedmill.flows import Ask, Flow
+from embedmill.protocol import ModelCard
+from embedmill.records import JobStatus
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.pace import Backlog
+from embedmill.reply import EmbeddingReply, ReplyPart
+
+#: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
+TTL_S: Final = 86_400.0
+
+#: Seconds for reading the vectors of a job that is done.
+FETCH_S: Final = 120.0
+
+#: A drain rate that no reconciler has measured for so long is past.
+RATE_TTL_MS: Final = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model, as the workers announce it."""
+
+    model: str
+    card: ModelCard
+    #: A live worker serves it.
+    is_live: bool
+    #: What the live workers should do together, by the card; 0: there are none.
+    tokens_per_s: float
+
+
+class BulkQueue:
+    """The queue as a reindexer sees it: one model, the bulk lane."""
+
+    lane: Final = "bulk"
+
+    def __init__(self, client: EmbeddingClient, model: str | None) -> None:
+        self._client = client
+        self._calls = client._calls
+        self._model = model
+        self._tokens_per_s = 0.0
+
+    def served(self) -> Served:
+        """Read which model is meant and who serves it.
+
+        Raises:
+            UnknownModelError: none is named and not exactly one is announced.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        landscape = self._client._run(flows.look_around(self._calls.keys))
+        outlook = self._calls.outlook
+        outlook.update(landscape)
+        name, card, _ = outlook.choose(self._model)
+        self._model, self._tokens_per_s = name, outlook.tokens_per_s(name)
+        is_live = any(name in worker.models for worker in landscape.workers)
+        return Served(model=name, card=card, is_live=is_live, tokens_per_s=self._tokens_per_s)
+
+    def backlog(self) -> Backlog:
+        """Read what waits in the lane, and how fast it drains."""
+        return self._client._run(self._backlog())
+
+    def submit(self, job_id: str, texts: list[str], index: Index, *, dimensions: int | None, block_s: float) -> None:
+        """Store a job; block_s: seconds to wait for room, 0: none.
+
+        Raises:
+            QueueFullError: there is no room.
+        """
+        self._client.submit(
+            texts,
+            model=index.model,
+            input_type=index.input_type,
+            dimensions=dimensions,
+            dtype=index.dtype,
+            truncate=index.truncate,
+            lane=self.lane,
+            job_id=job_id,
+            ttl_s=TTL_S,
+            block=block_s > 0,
+            timeout_s=block_s or 1.0,
+        )
+
+    def status(self, job_id: str) -> JobStatus:
+        """Read how far a job is.
+
+        Raises:
+            ResultExpiredError: Redis does not have it.
+        """
+        return self._client.job(job_id).status()
+
+    def reply(self, job_id: str) -> EmbeddingReply:
+        """Read the vectors of a job that is done."""
+        return self._client.job(job_id).result(FETCH_S)
+
+    def finished_parts(self, job_id: str) -> list[ReplyPart]:
+        """Read what is finished of a job that may not be done."""
+        try:
+            return self._client._run(self._finished_parts(job_id))
+        except ResultExpiredError:
+            return []
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job."""
+        self._client.job(job_id).delete()
+
+    def _backlog(self) -> Flow[Backlog]:
+        keys = self._calls.keys
+        model = self._model or ""
+        lane, drain = keys.lane(model, self.lane), keys.drain(model, self.lane)
+        ask = [("HGET", lane, "tokens"), ("HMGET", drain, "rate", "counted_ms"), ("TIME",)]
+        tokens, (rate, counted_ms), (now_s, _) = yield Ask(ask)
+        measured = 0.0
+        if int(now_s) * 1000 - _number(counted_ms) < RATE_TTL_MS:
+            measured = _number(rate)
+        return Backlog(tokens=int(_number(tokens)), tokens_per_s=max(measured, self._tokens_per_s))
+
+    def _finished_parts(self, job_id: str) -> Flow[list[ReplyPart]]:
+        keys = self._calls.keys
+        (entries,) = yield Ask([("XRANGE", keys.events(job_id), "-", "+")])
+        chunks = records.read_news(entries).chunks if entries else ()
+        parts: list[ReplyPart] = []
+        for start in range(0, len(chunks), flows.FETCH_CHUNKS):
+            parts += yield from self._calls.parts(job_id, chunks[start : start + flows.FETCH_CHUNKS])
+        return parts
+
+
+def _number(value: Any) -> float:
+    """Read what a script has counted; what cannot be read counts nothing."""
+    try:
+        return records.read_ms(value or b"0")
+    except MessageError:
+        return 0.0

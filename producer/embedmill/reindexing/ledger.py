@@ -1,0 +1,279 @@
+"""What a sink holds, by id: the checkpoint of every run, in one SQLite file beside the sink.
+
+A commit here comes after the sink's own. So the ledger never names a row that the sink has not got; rows that a crash
+has kept out of it are written once more.
+
+    about      key → value: ``index``, the sink's Index as JSON
+    rows       a row an id: number, never used again; parent of a part; digest; place of the write that put it into
+               the sink, or none and the reason why it has no vector
+    segments   place → rows written there that have not been removed
+    jobs       ids of jobs in Redis that are not committed here
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from embedmill.errors import MessageError, SinkError
+from embedmill.reindexing.index import Index
+
+#: Of the tables; a ledger of another version is refused.
+VERSION: Final = 1
+
+#: Ids given at a time.
+BATCH_IDS: Final = 1_000
+
+#: KiB of pages that SQLite keeps in memory.
+CACHE_KIB: Final = 8_192
+
+_TABLES: Final = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rows (
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, parent TEXT, digest BLOB NOT NULL,
+  place INTEGER, reason TEXT, detail TEXT,
+  CHECK ((place IS NULL) = (reason IS NOT NULL))
+);
+CREATE INDEX rows_by_place ON rows (place);
+CREATE INDEX rows_by_parent ON rows (parent) WHERE parent IS NOT NULL;
+CREATE TABLE segments (place INTEGER PRIMARY KEY, n_rows INTEGER NOT NULL);
+CREATE TABLE jobs (id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+_LOOK_UP: Final = "SELECT id, number, digest, place, reason, detail FROM rows WHERE id = ?"
+
+_PUT: Final = """
+INSERT INTO rows (number, id, parent, digest, place, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (number) DO UPDATE SET parent = excluded.parent, digest = excluded.digest, place = excluded.place,
+  reason = excluded.reason, detail = excluded.detail
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What is known of one id."""
+
+    number: int
+    id: str
+    parent: str
+    digest: bytes
+    #: Of the write that put it into the sink; None: it has no vector.
+    place: int | None
+    #: Why it has none.
+    reason: str = ""
+    detail: str = ""
+
+
+class Ledger:
+    """The open file; one process at a time."""
+
+    def __init__(self, path: Path, sink: str) -> None:
+        """Open or create it.
+
+        Raises:
+            SinkError: it is in use, damaged, or of another version.
+        """
+        self.path = path
+        self._sink = sink
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}") from None
+        with self._mapped():
+            self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+        try:
+            with self._mapped():
+                self._set_up()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def _set_up(self) -> None:
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._db.execute("BEGIN IMMEDIATE")  # from now on nobody else gets in
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0 and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for statement in _TABLES.split(";\n"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            raise SinkError(self._sink, f"{self.path} has version {version}, not {VERSION}; name another sink")
+        self._db.execute("COMMIT")
+
+    def index(self) -> Index | None:
+        """Give what the sink's rows are made with; None: there have been none."""
+        with self._mapped():
+            found = self._db.execute("SELECT value FROM about WHERE key = 'index'").fetchone()
+        try:
+            return Index.from_json(found[0]) if found else None
+        except MessageError as error:
+            raise SinkError(self._sink, f"{self.path}: {error}") from None
+
+    def set_index(self, index: Index) -> None:
+        """Note what the sink's rows are made with."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES ('index', ?)", (index.to_json(),))
+
+    def next_number(self) -> int:
+        """Give a number above all that were ever used."""
+        return self._above("SELECT max(number) FROM rows")
+
+    def next_place(self) -> int:
+        """Give a place above all that were ever used."""
+        return self._above("SELECT max(place) FROM segments")
+
+    def count(self) -> int:
+        """Give the number of rows that have a vector."""
+        with self._mapped():
+            return int(self._db.execute("SELECT count(place) FROM rows").fetchone()[0])
+
+    def look_up(self, ids: Iterable[str]) -> dict[str, tuple[int, bytes, int | None, str, str]]:
+        """Give (number, digest, place, reason, detail) of those ids that are known."""
+        known = {}
+        with self._mapped():
+            execute = self._db.execute
+            for id in ids:
+                for found, *entry in execute(_LOOK_UP, (id,)):
+                    known[found] = tuple(entry)
+        return known
+
+    def numbers_under(self, id: str) -> list[int]:
+        """Give the numbers of a record and of its parts."""
+        with self._mapped():
+            return [n for (n,) in self._db.execute("SELECT number FROM rows WHERE id = ? OR parent = ?", (id, id))]
+
+    def commit(self, place: int, entries: Sequence[Entry], job_id: str) -> None:
+        """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over."""
+        with self._transaction():
+            values = [
+                (e.number, e.id, e.parent or None, e.digest, e.place, e.reason or None, e.detail) for e in entries
+            ]
+            self._db.executemany(_PUT, values)
+            n_rows = sum(e.place is not None for e in entries)
+            self._db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?)", (place, n_rows))
+            self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def adopt(self, known: Iterable[Sequence[tuple[str, bytes]]]) -> None:
+        """Fill an empty ledger with what the sink says it holds."""
+        number, place = self.next_number(), self.next_place()
+        with self._transaction():
+            for batch in known:
+                rows = [(number + i, id, digest, place) for i, (id, digest) in enumerate(batch)]
+                self._db.executemany("INSERT INTO rows (number, id, digest, place) VALUES (?, ?, ?, ?)", rows)
+                number += len(rows)
+            self._db.execute("INSERT INTO segments SELECT ?, count(*) FROM rows", (place,))
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Note that rows are no longer in the sink."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM rows WHERE id = ?", [(id,) for id in ids])
+
+    def jobs(self) -> set[str]:
+        """Give the ids of jobs that an earlier run has left in Redis."""
+        with self._mapped():
+            return {id for (id,) in self._db.execute("SELECT id FROM jobs")}
+
+    def note_job(self, job_id: str) -> None:
+        """Note a job before it is submitted, so that a later run finds it."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO jobs VALUES (?)", (job_id,))
+
+    def drop_job(self, job_id: str) -> None:
+        """Note that a job is no longer in Redis."""
+        with self._transaction():
+            self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def all_rows(self) -> Iterator[tuple[int, str, str]]:
+        """Give (number, id, parent) of everything, the parts of a document together."""
+        with self._mapped():
+            for number, id, parent in self._db.execute("SELECT number, id, parent FROM rows ORDER BY parent, number"):
+                yield number, id, parent or ""
+
+    def segments(self) -> list[tuple[int, int, int]]:
+        """See ``sink.Live``."""
+        with self._mapped():
+            query = """
+            SELECT place, n_rows, coalesce(n_live, 0) FROM segments
+            LEFT JOIN (SELECT place, count(*) AS n_live FROM rows WHERE place IS NOT NULL GROUP BY place) USING (place)
+            ORDER BY place
+            """
+            return list(self._db.execute(query))
+
+    def ids(self, place: int) -> Set[str]:
+        """See ``sink.Live``."""
+        with self._mapped():
+            return {id for (id,) in self._db.execute("SELECT id FROM rows WHERE place = ?", (place,))}
+
+    def settle(self, place: int, rows: int) -> None:
+        """See ``sink.Live``. The last place stays known, so that it is not used again."""
+        with self._transaction():
+            self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, place))
+
+    def _above(self, query: str) -> int:
+        with self._mapped():
+            return int(self._db.execute(query).fetchone()[0] or 0) + 1
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db, self._mapped())
+
+    def _mapped(self) -> _Mapped:
+        return _Mapped(self._sink, self.path)
+
+
+class _Mapped:
+    """Turns SQLite's errors into ``SinkError``."""
+
+    def __init__(self, sink: str, path: Path) -> None:
+        self._sink = sink
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        if "locked" in str(error):
+            raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
+        # SQLite names tables and files, never values.
+        reason = f"its ledger {self._path} cannot be used ({error}); if it is damaged, rebuild into another sink"
+        raise SinkError(self._sink, reason) from None
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection, mapped: _Mapped) -> None:
+        self._db = db
+        self._mapped = mapped
+
+    def __enter__(self) -> None:
+        with self._mapped:
+            self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            with self._mapped:
+                self._db.execute("COMMIT")
+            return
+        with suppress(sqlite3.Error):
+            self._db.execute("ROLLBACK")
+        self._mapped.__exit__(kind, error, trace)

@@ -1,0 +1,259 @@
+"""Windows under work: submitted in order, collected in order, found again after a crash."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from embedmill.errors import BrokerUnavailableError, QueueFullError, ResultExpiredError, SinkMismatchError
+from embedmill.records import JobState
+from embedmill.reindexing.bulk_queue import BulkQueue
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.pace import wants_more
+from embedmill.reindexing.planner import Window
+from embedmill.reply import EmbeddingReply, Reason
+from embedmill.vectors import Vectors, blank
+
+T = TypeVar("T")
+
+#: Seconds between two looks at a job, doubling.
+FIRST_PAUSE_S: Final = 0.01
+LONGEST_PAUSE_S: Final = 0.5
+
+#: Seconds of one wait for room in a full queue.
+ROOM_S: Final = 5.0
+
+#: Seconds that a Redis which does not answer is tried again; after that the run ends, to be gone on with.
+OUTAGE_S: Final = 60.0
+
+#: Seconds after which a job that nobody has begun is worth a look at the workers.
+LONELY_S: Final = 3.0
+
+#: How often a window is submitted again that Redis has lost.
+MAX_RESUBMISSIONS: Final = 20
+
+#: The way out when the model has changed under a run.
+CHANGED: Final = "Go on with workers of the model that began it, or rebuild with the new one (rebuild)."
+
+
+class Stopped(Exception):
+    """The caller wants the run to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Of a window: positions that are done, their vectors, and those that have none."""
+
+    window: Window
+    #: (n, columns), row i for ``window.pending[i]``; blank where there is none.
+    vectors: Vectors
+    #: Position → reason, detail.
+    rejected: dict[int, tuple[str, str]]
+    #: Positions that are not done: only after a stop.
+    missing: frozenset[int] = frozenset()
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Open:
+    window: Window
+    job_id: str
+    losses: int = 0
+
+
+class Pipeline:
+    """The open windows of one run."""
+
+    def __init__(
+        self,
+        queue: BulkQueue,
+        ledger: Ledger,
+        index: Index,
+        *,
+        sink: str,
+        dimensions: int | None,
+        look: Callable[[int, str], None],
+    ) -> None:
+        """Get ready.
+
+        Args:
+            queue: where windows go.
+            ledger: where the ids of their jobs are noted.
+            index: what their vectors must be of.
+            sink: its name.
+            dimensions: components to keep; None: all.
+            look: called while waiting, with the texts under work that are done, and why nothing moves; may raise
+                Stopped.
+        """
+        self._queue = queue
+        self._ledger = ledger
+        self._index = index
+        self._sink = sink
+        self._dimensions = dimensions
+        self._look = look
+        self._open: deque[_Open] = deque()
+        self._left_over = ledger.jobs()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def texts(self) -> int:
+        """Texts under work."""
+        return sum(len(item.window.pending) for item in self._open)
+
+    @property
+    def oldest_job(self) -> str:
+        """Id of the oldest window's job."""
+        return self._open[0].job_id
+
+    def wants_more(self) -> bool:
+        """Say whether another window should be submitted before the oldest one is collected."""
+        return wants_more(len(self._open), self._insist(self._queue.backlog))
+
+    def submit(self, window: Window) -> bool:
+        """Store a window's job. False: there is no room, and collecting the open windows makes some."""
+        item = _Open(window, window.job_id(self._index, self._sink))
+        if item.job_id in self._left_over:
+            self._left_over.remove(item.job_id)
+        else:
+            self._ledger.note_job(item.job_id)
+        if not self._store(item, waits=not self._open):
+            return False
+        self._open.append(item)
+        return True
+
+    def drop_left_overs(self) -> None:
+        """Delete the jobs of an earlier run that this one does not go on with."""
+        while self._left_over:
+            job_id = self._left_over.pop()
+            self._insist(partial(self._queue.delete, job_id))
+            self._ledger.drop_job(job_id)
+
+    def collect(self) -> Finished:
+        """Wait for the oldest window. It stays open until ``close``.
+
+        Raises:
+            SinkMismatchError: its vectors are of another model by now.
+            BrokerUnavailableError: Redis was away for a minute.
+        """
+        item = self._open[0]
+        while True:
+            try:
+                self._wait(item)
+                reply = self._insist(partial(self._queue.reply, item.job_id))
+                return self._checked(item.window, reply)
+            except ResultExpiredError:  # Redis lost it; its texts are still here
+                item.losses += 1
+                if item.losses > MAX_RESUBMISSIONS:
+                    raise
+                self._store(item, waits=True)
+
+    def close(self) -> None:
+        """Forget the oldest window, which is committed."""
+        item = self._open.popleft()
+        self._insist(partial(self._queue.delete, item.job_id))
+
+    def harvest(self) -> Iterator[Finished]:
+        """Give what is finished of each open window; what is not is stopped when the next one is asked for."""
+        while self._open:
+            item = self._open[0]
+            yield self._part(item)
+            self._open.popleft()
+            self._queue.delete(item.job_id)
+            self._ledger.drop_job(item.job_id)
+
+    def _store(self, item: _Open, *, waits: bool) -> bool:
+        block_s = ROOM_S if waits else 0.0
+        store = partial(
+            self._queue.submit,
+            item.job_id,
+            item.window.texts,
+            self._index,
+            dimensions=self._dimensions,
+            block_s=block_s,
+        )
+        while True:
+            try:
+                self._insist(store)
+            except QueueFullError as error:
+                if not waits:
+                    return False
+                self._look(0, f"waiting for room: {error.queue} is full")
+            else:
+                return True
+
+    def _wait(self, item: _Open) -> None:
+        began_s = time.monotonic()
+        pause_s = FIRST_PAUSE_S
+        warning = ""
+        while True:
+            status = self._insist(partial(self._queue.status, item.job_id))
+            if status.state is JobState.CANCELLED:
+                raise ResultExpiredError(item.job_id)
+            if status.state.is_over:
+                return
+            if not warning and status.state is JobState.QUEUED and time.monotonic() - began_s > LONELY_S:
+                warning = self._loneliness()
+            self._look(status.texts_done, warning if status.state is JobState.QUEUED else "")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _loneliness(self) -> str:
+        served = self._insist(self._queue.served)
+        if served.is_live:
+            return ""
+        return f"waiting: no worker serves {served.model}; start one with EMBEDMILL_MODEL={served.model}"
+
+    def _checked(self, window: Window, reply: EmbeddingReply) -> Finished:
+        ours, theirs = self._index.fingerprint, reply.fingerprint
+        if any(r.reason == Reason.MODEL_CHANGED for r in reply.rejected) or theirs not in ("", ours):
+            raise SinkMismatchError(self._sink, f"fingerprint {ours} and now {theirs}", CHANGED)
+        return Finished(
+            window=window,
+            vectors=reply.vectors,
+            rejected={r.index: (r.reason, r.detail) for r in reply.rejected},
+            tokens=int(reply.token_counts.sum()),
+        )
+
+    def _part(self, item: _Open) -> Finished:
+        count = len(item.window.pending)
+        vectors = blank(count, self._index.dtype, self._index.dimension)
+        missing, rejected = set(range(count)), dict[int, tuple[str, str]]()
+        if self._is_ours(item.job_id):
+            for part in self._queue.finished_parts(item.job_id):
+                vectors[part.indices] = part.vectors
+                missing.difference_update(part.indices.tolist())
+                rejected |= {r.index: (r.reason, r.detail) for r in part.rejected}
+        return Finished(window=item.window, vectors=vectors, rejected=rejected, missing=frozenset(missing))
+
+    def _is_ours(self, job_id: str) -> bool:
+        try:
+            return self._queue.status(job_id).fingerprint == self._index.fingerprint
+        except ResultExpiredError:
+            return False
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        """Call, and call again while Redis is away."""
+        give_up_s = time.monotonic() + OUTAGE_S
+        while True:
+            try:
+                return call()
+            except BrokerUnavailableError as error:
+                if time.monotonic() > give_up_s:
+                    raise
+                self._look(0, f"waiting for Redis: {error.reason}")
+                time.sleep(LONGEST_PAUSE_S)
+
+
+def positions(finished: Finished) -> Any:
+    """Give the positions that have a vector, (n,)."""
+    count = len(finished.window.pending)
+    return np.array([i for i in range(count) if i not in finished.missing and i not in finished.rejected], np.intp)

@@ -1,0 +1,188 @@
+"""From records to windows: what is unchanged is passed over, what is new or changed is gathered for one job."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from embedmill.errors import InvalidRequestError
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.record import BadRecord, Record, digest, to_json
+from embedmill.reindexing.report import Counts
+from embedmill.reindexing.seen import Seen
+from embedmill.reindexing.source import UNFIT, Source
+
+#: Most texts and characters of a window, which is one job, one write to the sink and one commit. They do not change
+#: from run to run: a run that goes on cuts the same windows and so finds the jobs of the run before it.
+WINDOW_TEXTS: Final = 4_096
+WINDOW_CHARS: Final = 1_000_000
+
+#: Records looked up in the ledger at a time, and the most characters that they may hold together.
+BATCH_RECORDS: Final = 1_000
+BATCH_CHARS: Final = 4_000_000
+
+#: Reason of a record whose id another one before it has.
+DUPLICATE_ID: Final = "duplicate_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A text to embed."""
+
+    number: int
+    record: Record
+    metadata: str
+    digest: bytes
+    #: The sink holds an older row of this id.
+    is_update: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """Texts that become one job."""
+
+    place: int
+    pending: list[Pending] = field(default_factory=list)
+    chars: int = 0
+
+    @property
+    def texts(self) -> list[str]:
+        """Its texts, in the source's order."""
+        return [p.record.text for p in self.pending]
+
+    def job_id(self, index: Index, sink: str) -> str:
+        """Name its job: the same for the same window of the same sink."""
+        hashed = hashlib.blake2b(f"{sink}\n{index.to_json()}\n{self.place}\n".encode(), digest_size=16)
+        for p in self.pending:
+            hashed.update(p.digest + p.record.id.encode() + b"\n")
+        return f"reindex-{hashed.hexdigest()}"
+
+
+class Planner:
+    """Reads a source once."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        counts: Counts,
+        reject: Callable[[str, str, str], None],
+        *,
+        retry_rejected: bool = False,
+        window_texts: int = WINDOW_TEXTS,
+        window_chars: int = WINDOW_CHARS,
+    ) -> None:
+        """Get ready.
+
+        Args:
+            ledger: what the sink holds.
+            counts: counted up here: ``read``, ``skipped``.
+            reject: takes id, reason and detail of what has no vector.
+            retry_rejected: embed again what was rejected before, though it is unchanged.
+            window_texts: most texts of a window.
+            window_chars: most characters of a window that has more than one text.
+        """
+        self.seen = Seen()
+        #: Some of the source could not be read: whatever seems to have vanished may be that.
+        self.is_blurred = False
+        self._ledger = ledger
+        self._counts = counts
+        self._reject = reject
+        self._retries = retry_rejected
+        self._window_texts = window_texts
+        self._window_chars = window_chars
+        self._next_number = ledger.next_number()
+        self._next_place = ledger.next_place()
+        #: Numbers of ids that were not in the ledger when they were looked up.
+        self._new: dict[str, int] = {}
+        self._committed: list[str] = []
+
+    def windows(self, source: Source, tick: Callable[[], None]) -> Iterator[Window]:
+        """Give the windows of what is to be embedded; tick: called before every thousand records."""
+        window = self._window()
+        for batch in _batches(source):
+            tick()
+            for pending in self._changed(batch):
+                chars = len(pending.record.text)
+                full = len(window.pending) == self._window_texts or window.chars + chars > self._window_chars
+                if window.pending and full:
+                    yield window
+                    window = self._window()
+                window.pending.append(pending)
+                window.chars += chars
+        if window.pending:
+            yield window
+
+    def committed(self, window: Window) -> None:
+        """Learn that a window's ids are in the ledger now."""
+        self._committed.extend(pending.record.id for pending in window.pending)
+
+    def _window(self) -> Window:
+        self._next_place += 1
+        return Window(place=self._next_place - 1)
+
+    def _changed(self, batch: list[Record | BadRecord]) -> Iterator[Pending]:
+        for id in self._committed:  # not before: the batch under work was looked up before they were committed
+            self._new.pop(id, None)
+        self._committed.clear()
+        known = self._ledger.look_up(item.id for item in batch if isinstance(item, Record))
+        self._counts.read += len(batch)
+        for item in batch:
+            if isinstance(item, BadRecord):
+                self._note_bad(item)
+                continue
+            try:
+                metadata = to_json(item.metadata)
+            except InvalidRequestError as error:
+                self._note_bad(BadRecord(id=item.id, reason=UNFIT, detail=str(error), is_anonymous=False))
+                continue
+            found = known.get(item.id)
+            number = found[0] if found else self._number(item.id)
+            if not self.seen.add(number):
+                self._reject(item.id, DUPLICATE_ID, "another record before it has this id")
+                continue
+            hashed = digest(item.text, metadata)
+            if found and found[1] == hashed and not (found[3] and self._retries):
+                self._pass_over(item.id, found[3], found[4])
+                continue
+            is_update = bool(found and found[2] is not None)
+            yield Pending(number, item, metadata, hashed, is_update)
+
+    def _number(self, id: str) -> int:
+        number = self._new.get(id)
+        if number is None:
+            number = self._new[id] = self._next_number
+            self._next_number += 1
+        return number
+
+    def _pass_over(self, id: str, reason: str, detail: str) -> None:
+        if reason:
+            self._reject(id, reason, detail)
+        else:
+            self._counts.skipped += 1
+
+    def _note_bad(self, bad: BadRecord) -> None:
+        self._reject(bad.id, bad.reason, bad.detail)
+        if bad.is_anonymous:
+            self.is_blurred = True
+            return
+        for number in self._ledger.numbers_under(bad.id):
+            self.seen.add(number)
+
+
+def _batches(source: Source) -> Iterator[list[Record | BadRecord]]:
+    records = iter(source)
+    while True:
+        batch: list[Record | BadRecord] = []
+        chars = 0
+        for item in islice(records, BATCH_RECORDS):
+            batch.append(item)
+            chars += len(item.text) if isinstance(item, Record) else 0
+            if chars > BATCH_CHARS:
+                break
+        if not batch:
+            return
+        yield batch

@@ -1,0 +1,73 @@
+"""How a run goes, and how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Counted up while a run goes on."""
+
+    #: Records and what should have been some.
+    read: int = 0
+    added: int = 0
+    updated: int = 0
+    #: Unchanged since they were embedded.
+    skipped: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    #: Tokens of the texts that were embedded in this run.
+    tokens: int = 0
+
+    @property
+    def embedded(self) -> int:
+        """Texts that were embedded in this run."""
+        return self.added + self.updated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A run at one moment."""
+
+    counts: Counts
+    elapsed_s: float
+    #: Texts a second embedded so far, those under work counted in.
+    texts_per_s: float
+    #: Seconds still to go; None: nobody knows.
+    eta_s: float | None
+    #: Texts and windows under work.
+    texts_in_flight: int = 0
+    windows_in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReindexReport:
+    """What a whole run has done."""
+
+    sink: str
+    model: str
+    fingerprint: str
+    #: False: it was stopped before its end.
+    is_whole: bool
+    read: int
+    added: int
+    updated: int
+    skipped: int
+    deleted: int
+    rejected: int
+    tokens: int
+    elapsed_s: float
+    #: Rows that the sink holds now.
+    rows: int
+    #: Where the rejected ones are listed; "": there are none.
+    rejects: str
+    #: What people should know besides: where the version before this one is kept, why nothing was deleted.
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as JSON holds it."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "notes"} | {
+            "notes": list(self.notes)
+        }

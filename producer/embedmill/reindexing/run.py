@@ -1,0 +1,210 @@
+"""One run: from the source through the queue into the sink, with a commit a window."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final
+
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.ledger import Entry, Ledger
+from embedmill.reindexing.pipeline import Finished, Pipeline, Stopped, positions
+from embedmill.reindexing.planner import Planner, Window
+from embedmill.reindexing.rejects import Rejects
+from embedmill.reindexing.report import Counts, Progress
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sink import Sink
+from embedmill.reindexing.source import Source
+
+#: Ids deleted from the sink at a time.
+DELETE_IDS: Final = 1_000
+
+#: Vanished ids gathered at a time.
+VANISHED_IDS: Final = 100_000
+
+
+class Run:
+    """A run over one source. ``pipeline`` is set before ``execute``."""
+
+    pipeline: Pipeline
+
+    def __init__(
+        self,
+        sink: Sink,
+        ledger: Ledger,
+        index: Index,
+        rejects: Rejects,
+        *,
+        on_progress: Callable[[Progress, str], None],
+        should_stop: Callable[[], bool],
+        retry_rejected: bool,
+        delete_missing: bool,
+    ) -> None:
+        self.counts = Counts()
+        self.notes: list[str] = []
+        self._sink = sink
+        self._ledger = ledger
+        self._index = index
+        self._rejects = rejects
+        self._on_progress = on_progress
+        self._should_stop = should_stop
+        self._deletes_missing = delete_missing
+        self._planner = Planner(ledger, self.counts, self._reject, retry_rejected=retry_rejected)
+        self._began_s = time.monotonic()
+        self._first_submit: tuple[float, float] | None = None
+        self._source: Source | None = None
+
+    def execute(self, source: Source) -> bool:
+        """Do it. Gives whether it came to its end; False: it was stopped.
+
+        Raises:
+            EmbedError: it cannot go on; what is committed stays, and the next run goes on from there.
+        """
+        self._source = source
+        try:
+            for window in self._planner.windows(source, self.look):
+                self._submit(window)
+            self.pipeline.drop_left_overs()
+            while len(self.pipeline):
+                self._collect()
+            self._sweep()
+        except Stopped:
+            self._stop()
+            return False
+        self._sink.finish(self._ledger)
+        self.look()
+        return True
+
+    def look(self, texts_done: int = 0, warning: str = "") -> None:
+        """Say how far the run is.
+
+        Raises:
+            Stopped: the caller wants no more.
+        """
+        now_s = time.monotonic()
+        elapsed_s = now_s - self._began_s
+        done = self.counts.embedded + texts_done
+        progress = Progress(
+            counts=self.counts,
+            elapsed_s=elapsed_s,
+            texts_per_s=done / elapsed_s if elapsed_s > 0 else 0.0,
+            eta_s=self._eta_s(now_s),
+            texts_in_flight=self.pipeline.texts,
+            windows_in_flight=len(self.pipeline),
+        )
+        self._on_progress(progress, warning)
+        if self._should_stop():
+            raise Stopped
+
+    def _submit(self, window: Window) -> None:
+        self.look()
+        if self._first_submit is None:
+            self._first_submit = (time.monotonic(), (self._source.fraction() if self._source else None) or 0.0)
+        while not self.pipeline.submit(window):
+            self._collect()
+        while not self.pipeline.wants_more():
+            self._collect()
+
+    def _collect(self) -> None:
+        finished = self.pipeline.collect()
+        self._commit(finished)
+        self.pipeline.close()
+        self.pipeline.drop_left_overs()
+        self.look()
+
+    def _commit(self, finished: Finished) -> None:
+        window, chosen = finished.window, positions(finished)
+        pending = [window.pending[i] for i in chosen.tolist()]
+        if pending:
+            self._sink.write(
+                Rows(
+                    place=window.place,
+                    ids=[p.record.id for p in pending],
+                    vectors=finished.vectors[chosen],
+                    metadata=[p.metadata for p in pending],
+                    digests=[p.digest for p in pending],
+                    texts=[p.record.text for p in pending] if self._index.with_text else None,
+                )
+            )
+        lost = {i: why for i, why in finished.rejected.items() if i not in finished.missing}
+        outdated = [window.pending[i].record.id for i in lost if window.pending[i].is_update]
+        if outdated:  # the text that the old vector belongs to is gone
+            self._sink.delete(outdated)
+        entries = [_entry(finished, i, window.place) for i in range(len(window.pending)) if i not in finished.missing]
+        self._ledger.commit(window.place, entries, "" if finished.missing else self.pipeline.oldest_job)
+        self._planner.committed(window)
+        for i, (reason, detail) in sorted(lost.items()):
+            self._reject(window.pending[i].record.id, reason, detail)
+        updated = sum(p.is_update for p in pending)
+        self.counts.updated += updated
+        self.counts.added += len(pending) - updated
+        self.counts.deleted += len(outdated)
+        self.counts.tokens += finished.tokens
+        self._rejects.flush()
+
+    def _sweep(self) -> None:
+        """Delete parts that their documents no longer have and, if asked for, all that has vanished."""
+        deletes_missing = self._deletes_missing
+        if deletes_missing and self._planner.is_blurred:
+            self.notes.append("some records could not be read, so nothing was taken for missing")
+            deletes_missing = False
+        if deletes_missing and not self.counts.read:
+            self.notes.append("the source holds no record at all, so nothing was taken for missing")
+            deletes_missing = False
+        while vanished := list(islice(self._vanished(deletes_missing), VANISHED_IDS)):
+            for start in range(0, len(vanished), DELETE_IDS):
+                ids = vanished[start : start + DELETE_IDS]
+                self._sink.delete(ids)
+                self._ledger.forget(ids)
+                self.counts.deleted += len(ids)
+                self.look()
+
+    def _vanished(self, deletes_missing: bool) -> Iterator[str]:
+        seen = self._planner.seen
+        document, is_present, unseen = "", False, list[str]()
+        for number, id, parent in self._ledger.all_rows():
+            if not parent:
+                if deletes_missing and number not in seen:
+                    yield id
+                continue
+            if parent != document:
+                yield from unseen if is_present or deletes_missing else ()
+                document, is_present, unseen = parent, False, []
+            if number in seen:
+                is_present = True
+            else:
+                unseen.append(id)
+        yield from unseen if is_present or deletes_missing else ()
+
+    def _stop(self) -> None:
+        """Keep what is finished, stop what is not."""
+        for finished in self.pipeline.harvest():
+            self._commit(finished)
+
+    def _reject(self, id: str, reason: str, detail: str) -> None:
+        self.counts.rejected += 1
+        self._rejects.add(id, reason, detail)
+
+    def _eta_s(self, now_s: float) -> float | None:
+        fraction = self._source.fraction() if self._source else None
+        if fraction is None or self._first_submit is None:
+            return None
+        began_s, began_at = self._first_submit
+        if fraction - began_at <= 0 or now_s == began_s:
+            return None
+        return (now_s - began_s) * (1 - fraction) / (fraction - began_at)
+
+
+def _entry(finished: Finished, position: int, place: int) -> Entry:
+    pending = finished.window.pending[position]
+    reason, detail = finished.rejected.get(position, ("", ""))
+    return Entry(
+        number=pending.number,
+        id=pending.record.id,
+        parent=pending.record.parent,
+        digest=pending.digest,
+        place=None if reason else place,
+        reason=reason,
+        detail=detail,
+    )

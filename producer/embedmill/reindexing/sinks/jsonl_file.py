@@ -1,0 +1,27 @@
+"""One JSONL file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from embedmill.atomic_file import replacing
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sinks.single_file import SingleFile
+from embedmill.vectors import row_format
+
+
+class JsonlFile(SingleFile):
+    """``{"id": …, "metadata": {…}, "embedding": […]}`` a line, with digits that give each component back to the bit."""
+
+    def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
+        """Write the lines."""
+        with replacing(self.path) as stream:
+            for some in rows:
+                form = row_format(some.vectors)
+                for i, id in enumerate(some.ids):
+                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
+                    row = form % tuple(some.vectors[i].tolist())
+                    line = f'{{"id": {json.dumps(id)}, "metadata": {some.metadata[i]}{text}, "embedding": [{row}]}}\n'
+                    stream.write(line.encode())

@@ -1,0 +1,50 @@
+"""From a sink's name to the sink. A sink's module, and the library that it needs, is loaded when it is named."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Final, cast
+
+from embedmill.errors import InvalidRequestError
+from embedmill.reindexing.sink import Sink
+
+#: What a name may look like, for people.
+FORMS: Final = "a folder or FILE.parquet, FILE.npy, FILE.jsonl, qdrant://…, qdrant+file:FOLDER, postgresql://…"
+
+_OF_SCHEME: Final = {
+    "qdrant": "qdrant:QdrantSink",
+    "qdrants": "qdrant:QdrantSink",
+    "qdrant+file": "qdrant:QdrantSink",
+    "postgresql": "postgres:PostgresSink",
+    "postgres": "postgres:PostgresSink",
+}
+
+_OF_FILE: Final = {".parquet": "parquet_file:ParquetFile", ".npy": "npy_file:NpyFile", ".jsonl": "jsonl_file:JsonlFile"}
+
+_OF_FOLDER: Final = "parquet_folder:ParquetFolder"
+
+
+def open_sink(name: str) -> Sink:
+    """Give the sink of this name; nothing is written yet.
+
+    Raises:
+        InvalidRequestError: there is no sink of such a name.
+        ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
+    """
+    scheme, separator, _ = name.partition(":")
+    if separator and scheme in _OF_SCHEME:
+        return _load(_OF_SCHEME[scheme], name)
+    if "://" in name:
+        raise InvalidRequestError("to", f"{scheme}:// is no sink; name {FORMS}")
+    path = Path(name)
+    if path.suffix in _OF_FILE and not path.is_dir():
+        return _load(_OF_FILE[path.suffix], path)
+    if path.suffix in ("", ".parquet") or path.is_dir():
+        return _load(_OF_FOLDER, path)
+    raise InvalidRequestError("to", f"{path.name} is no sink; name {FORMS}")
+
+
+def _load(where: str, name: str | Path) -> Sink:
+    module, _, kind = where.partition(":")
+    return cast(Sink, getattr(import_module(f"embedmill.reindexing.sinks.{module}"), kind)(name))

@@ -1,0 +1,140 @@
+"""Sinks that are files: every write is a segment, a file of its own that is whole or not there.
+
+A row whose id has been written again, or deleted, counts no more; ``finish`` writes the segments that hold such rows
+anew without them. Until then a reader of the folder sees both.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from embedmill.atomic_file import replacing
+from embedmill.errors import MessageError, SinkError
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sink import Live, Sink
+
+#: In the folder of state: the ledger, and what all rows have in common.
+LEDGER: Final = "ledger.sqlite"
+INDEX: Final = "index.json"
+
+
+class SegmentedSink(Sink):
+    """A folder of segments, and a folder of state."""
+
+    #: Of segments' file names.
+    suffix: str
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._index: Index | None = None
+
+    @abstractmethod
+    def segments(self, index: Index) -> Path:
+        """Give the folder of the segments."""
+
+    @abstractmethod
+    def state(self, index: Index) -> Path:
+        """Give the folder of state."""
+
+    @abstractmethod
+    def refuse_foreign(self) -> None:
+        """Raise SinkError if there is something that another program has written."""
+
+    @abstractmethod
+    def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
+        """Write a file that holds these rows, at once or not at all."""
+
+    @abstractmethod
+    def read(self, path: Path, index: Index) -> Iterator[Rows]:
+        """Read a file that ``put`` wrote, some rows at a time."""
+
+    def ledger_path(self, index: Index) -> Path:
+        """The ledger lies in the folder of state."""
+        return self.state(index) / LEDGER
+
+    def read_index(self, state: Path) -> Index | None:
+        """Read what all rows have in common from a folder of state."""
+        try:
+            return Index.from_json((state / INDEX).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SinkError(self.name, f"{error.filename} cannot be read: {error.strerror}") from None
+        except MessageError as error:
+            raise SinkError(self.name, f"{state / INDEX}: {error}") from None
+
+    def open(self, index: Index) -> None:
+        """Make the folders."""
+        state = self.state(index)
+        with self.mapped():
+            if not (state / INDEX).exists():
+                self.refuse_foreign()
+                self.segments(index).mkdir(parents=True, exist_ok=True)
+                state.mkdir(parents=True, exist_ok=True)
+                with replacing(state / INDEX) as stream:
+                    stream.write(index.to_json().encode() + b"\n")
+        self._index = index
+
+    def write(self, rows: Rows) -> None:
+        """Write a segment."""
+        with self.mapped():
+            self.put(self._path(rows.place), self.opened, [rows])
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Do nothing: rows that the ledger no longer knows are dropped by ``finish``."""
+
+    def recover(self, places: Set[int]) -> None:
+        """Remove segments that the ledger does not know, and what was never whole."""
+        kept = {self._path(place).name for place in places}
+        pattern = re.compile(rf"part-\d+{re.escape(self.suffix)}")
+        with self.mapped():
+            found = list(self.segments(self.opened).iterdir())
+            if missing := kept - {path.name for path in found}:
+                raise SinkError(self.name, f"{min(missing)} is missing; restore it, or name another sink")
+            for path in found:
+                is_ours = pattern.fullmatch(path.name) or path.name.startswith(".part-")
+                if is_ours and path.name not in kept:
+                    path.unlink()
+
+    def finish(self, live: Live) -> None:
+        """Drop the rows that count no more."""
+        with self.mapped():
+            for place, n_rows, n_live in live.segments():
+                path = self._path(place)
+                if n_rows and not n_live:
+                    path.unlink(missing_ok=True)
+                elif n_live < n_rows:
+                    self.put(path, self.opened, self._live_rows(path, live.ids(place)))
+                if n_live < n_rows:
+                    live.settle(place, n_live)
+
+    @property
+    def opened(self) -> Index:
+        """What ``open`` was called with."""
+        if self._index is None:
+            raise RuntimeError("a sink is opened before it is used")
+        return self._index
+
+    def _path(self, place: int) -> Path:
+        return self.segments(self.opened) / f"part-{place:08d}{self.suffix}"
+
+    def _live_rows(self, path: Path, ids: Set[str]) -> Iterator[Rows]:
+        for rows in self.read(path, self.opened):
+            yield rows.select(np.array([i for i, id in enumerate(rows.ids) if id in ids], np.intp))
+
+    @contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Turn the system's errors into SinkError."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SinkError(self.name, f"{error.filename or 'a file'} cannot be written: {reason}") from None

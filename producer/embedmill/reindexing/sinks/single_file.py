@@ -1,0 +1,155 @@
+"""One file, put together from segments at the end of a run: the old one stays until the new one is whole.
+
+Beside ``vectors.npy`` lies ``vectors.npy.embedmill``: a folder for each version, named by its tag, and the name of the
+version in use. The segments stay there, so that the next run embeds only what has changed: twice the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+
+from embedmill.atomic_file import replacing
+from embedmill.errors import SinkError
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sink import Live, Sink
+from embedmill.reindexing.sinks.segments import SegmentedSink
+
+#: Holds the tag of the version in use.
+CURRENT: Final = "current"
+
+#: Says of which segments the file was put together.
+WHOLE: Final = "whole"
+
+#: Bytes of one packed piece of a segment; a window of 1,000,000 characters and its vectors takes less.
+MAX_PIECE_BYTES: Final = 1 << 30
+
+
+class SingleFile(SegmentedSink):
+    """A file at ``path``."""
+
+    suffix = ".msgpack"
+
+    def __init__(self, path: Path, *, is_beside: bool = False) -> None:
+        super().__init__(str(path))
+        self.path = path
+        self._versions = path.with_name(path.name + ".embedmill")
+        self._is_beside = is_beside
+
+    @abstractmethod
+    def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
+        """Write the file, or files, anew."""
+
+    def segments(self, index: Index) -> Path:
+        """They lie in the version's folder."""
+        return self._versions / index.tag
+
+    def state(self, index: Index) -> Path:
+        """It lies there, too."""
+        return self._versions / index.tag
+
+    def filled_by(self) -> Index | None:
+        """Read it from the folder of the version in use."""
+        tag = self._current()
+        return self.read_index(self._versions / tag) if tag else None
+
+    def refuse_foreign(self) -> None:
+        """Raise SinkError if another program has written the file."""
+        if self.path.exists() and not self._current():
+            raise SinkError(self.name, "was not written by reindex, and would be replaced; name another file")
+
+    def open(self, index: Index) -> None:
+        """Make the version's folder."""
+        with self.mapped():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        super().open(index)
+        if not self._is_beside:
+            self._use(index.tag)
+
+    def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
+        """Write a segment."""
+        with replacing(path) as stream:
+            for some in rows:
+                stream.write(_pack(some, index))
+
+    def read(self, path: Path, index: Index) -> Iterator[Rows]:
+        """Read a segment."""
+        with path.open("rb") as stream:
+            for fields in msgpack.Unpacker(stream, max_buffer_size=MAX_PIECE_BYTES):
+                yield _unpack(fields, index)
+
+    def beside(self, index: Index) -> Sink:
+        """Build in a folder of its own; the file itself is replaced at the end."""
+        return type(self)(self.path, is_beside=True)
+
+    def finish(self, live: Live) -> None:
+        """Drop the rows that count no more, and put the file together if anything has changed."""
+        super().finish(live)
+        segments = [(place, n_rows) for place, n_rows, _ in live.segments() if n_rows]
+        signature = hashlib.sha256(json.dumps(segments).encode()).hexdigest()
+        with self.mapped():
+            whole = self.state(self.opened) / WHOLE
+            if self.path.exists() and whole.exists() and whole.read_text() == signature:
+                return
+            self.assemble(self.opened, sum(n for _, n in segments), self._all_rows([place for place, _ in segments]))
+            with replacing(whole) as stream:
+                stream.write(signature.encode())
+
+    def switch(self) -> str:
+        """Name this version the one in use and remove the segments of the one before it."""
+        before = self._current()
+        if not self._is_beside or before == self.opened.tag:
+            return ""
+        self._use(self.opened.tag)
+        if before:
+            shutil.rmtree(self._versions / before, ignore_errors=True)
+        return f"{self.path} holds the new vectors in the place of those before them"
+
+    def _all_rows(self, places: Sequence[int]) -> Iterator[Rows]:
+        for place in places:
+            yield from self.read(self._path(place), self.opened)
+
+    def _current(self) -> str:
+        try:
+            return (self._versions / CURRENT).read_text().strip()
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            raise SinkError(self.name, f"{self._versions / CURRENT} cannot be read: {type(error).__name__}") from None
+
+    def _use(self, tag: str) -> None:
+        if self._current() != tag:
+            with self.mapped(), replacing(self._versions / CURRENT) as stream:
+                stream.write(tag.encode())
+
+
+def _pack(rows: Rows, index: Index) -> bytes:
+    packed: bytes = msgpack.packb(
+        {
+            "ids": list(rows.ids),
+            "metadata": list(rows.metadata),
+            "texts": None if rows.texts is None else [t.encode("utf-8", "replace").decode() for t in rows.texts],
+            "vectors": np.ascontiguousarray(rows.vectors, dtype=index.dtype.numpy).tobytes(),
+        }
+    )
+    return packed
+
+
+def _unpack(fields: dict[str, Any], index: Index) -> Rows:
+    return Rows(
+        place=0,
+        ids=fields["ids"],
+        vectors=np.frombuffer(fields["vectors"], dtype=index.dtype.numpy).reshape(-1, index.columns),
+        metadata=fields["metadata"],
+        digests=[b""] * len(fields["ids"]),
+        texts=fields["texts"],
+    )
