@@ -18,7 +18,7 @@ SETTINGS: Final = 3
 BROKER: Final = 4
 #: A model cannot be loaded.
 MODEL: Final = 5
-#: Live workers serve another fingerprint under the same model name.
+#: Live workers serve another fingerprint under the same model name, or a sink holds vectors of another one.
 FINGERPRINT: Final = 6
 #: Some texts were rejected; the others were embedded.
 REJECTED: Final = 7
@@ -41,7 +41,7 @@ MEANINGS: Final = {
     SETTINGS: "a setting that cannot work",
     BROKER: "Redis is down, frozen or refuses",
     MODEL: "a model cannot be loaded",
-    FINGERPRINT: "live workers serve another fingerprint under the same model name",
+    FINGERPRINT: "live workers, or a sink's vectors, have another fingerprint or other options",
     REJECTED: "some texts were rejected; the others were embedded",
     TIMEOUT: "not done in time",
     UNHEALTHY: "a probe found the worker not well",
@@ -59,6 +59,7 @@ def of(error: EmbedError) -> int:
         ModelLoadError,
         RequestError,
         SettingsError,
+        SinkMismatchError,
     )
 
     kinds: tuple[tuple[type[Exception], int], ...] = (
@@ -67,6 +68,7 @@ def of(error: EmbedError) -> int:
         (ModelLoadError, MODEL),
         (TimeoutError, TIMEOUT),
         (FingerprintError, FINGERPRINT),
+        (SinkMismatchError, FINGERPRINT),
         (RequestError, USAGE),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), FAILURE)

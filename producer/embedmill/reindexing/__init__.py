@@ -1,1 +1,31 @@
-"""Reindexing: a corpus of any size through the queue into a sink, again and again."""
+"""Reindexing: a corpus of any size through the queue into a sink, again and again.
+
+``embedmill.reindex`` does it; here are the values it speaks of, and what a sink or a source of one's own needs.
+"""
+
+from embedmill.reindexing.api import preview, reindex
+from embedmill.reindexing.estimate import Estimate
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.record import BadRecord, Record
+from embedmill.reindexing.report import Counts, Progress, ReindexReport
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sink import Sink
+from embedmill.reindexing.sinks.names import open_sink
+from embedmill.reindexing.source import Fields, Source
+
+__all__ = [
+    "BadRecord",
+    "Counts",
+    "Estimate",
+    "Fields",
+    "Index",
+    "Progress",
+    "Record",
+    "ReindexReport",
+    "Rows",
+    "Sink",
+    "Source",
+    "open_sink",
+    "preview",
+    "reindex",
+]

@@ -12,16 +12,21 @@ from typing import Any, Final
 
 from embedmill.client import EmbeddingClient
 from embedmill.errors import SinkMismatchError, UnknownModelError
+from embedmill.protocol import EmbedOptions, ModelCard
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
+from embedmill.reindexing.estimate import Estimate, estimate
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.pipeline import Pipeline
+from embedmill.reindexing.planner import unchanged
+from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Progress, ReindexReport
 from embedmill.reindexing.run import Run
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.source import Fields, Source, Values
+from embedmill.request import check_dimensions
 from embedmill.settings import data_dir
 from embedmill.vectors import Dtype
 
@@ -90,21 +95,10 @@ def reindex(
     with ExitStack() as stack:
         if client is None:
             client = stack.enter_context(EmbeddingClient())
-        report_to = on_progress or _ignore
-        stops = should_stop or _never
         queue = BulkQueue(client, model or client.settings.model)
-        served = await_card(queue)
-        index = Index(
-            model=served.model,
-            fingerprint=served.card.fingerprint,
-            dimension=dimensions or served.card.dimension,
-            dtype=Dtype.parse(dtype),
-            input_type=input_type,
-            truncate=truncate,
-            with_text=with_text,
-        )
-        sink = to if isinstance(to, Sink) else open_sink(os.fspath(to))
-        sink = version_of(sink, index, rebuild=rebuild)
+        card = await_card(queue).card
+        index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
+        sink = version_of(to_sink(to), index, rebuild=rebuild)
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
@@ -115,34 +109,86 @@ def reindex(
             ledger,
             index,
             side,
-            on_progress=report_to,
-            should_stop=stops,
+            on_progress=on_progress or _ignore,
+            should_stop=should_stop or _never,
             retry_rejected=retry_rejected,
             delete_missing=delete_missing,
         )
         run.pipeline = Pipeline(queue, ledger, index, sink=sink.name, dimensions=dimensions, look=run.look)
-        began_s = time.monotonic()
         is_whole = run.execute(to_source(source, fields))
         if is_whole and (note := sink.switch()):
             run.notes.append(note)
-        counts = run.counts
-        return ReindexReport(
-            sink=sink.name,
-            model=index.model,
-            fingerprint=index.fingerprint,
-            is_whole=is_whole,
-            read=counts.read,
-            added=counts.added,
-            updated=counts.updated,
-            skipped=counts.skipped,
-            deleted=counts.deleted,
-            rejected=counts.rejected,
-            tokens=counts.tokens,
-            elapsed_s=round(time.monotonic() - began_s, 3),
-            rows=ledger.count(),
-            rejects=str(side.path) if counts.rejected else "",
-            notes=tuple(run.notes),
+        return run.report(is_whole=is_whole)
+
+
+def preview(
+    source: Source | str | os.PathLike[str] | Iterable[Any],
+    to: Sink | str | os.PathLike[str],
+    *,
+    client: EmbeddingClient,
+    model: str | None = None,
+    fields: Fields | None = None,
+    input_type: str | None = "passage",
+    dimensions: int | None = None,
+    dtype: str = "float32",
+    truncate: bool = True,
+    with_text: bool = False,
+    rebuild: bool = False,
+) -> Estimate:
+    """Estimate what ``reindex`` with these arguments would take, from a sample. Nothing is sent or written.
+
+    Raises:
+        RequestError: ``reindex`` would raise it, too.
+        SourceError: the source cannot be read.
+    """
+    queue = BulkQueue(client, model or client.settings.model)
+    served = await_card(queue)
+    index = index_of(served.card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
+    with ExitStack() as stack:
+        sink = version_of(to_sink(to), index, rebuild=rebuild)
+        stack.callback(sink.close)
+        path = ledger_path(sink, index)
+        ledger = stack.enter_context(Ledger(path, sink.name)) if path.exists() else None
+
+        def count_unchanged(records: list[Record]) -> int:
+            return unchanged(ledger, records) if ledger is not None and ledger.index() == index else 0
+
+        rate = max(served.tokens_per_s, queue.backlog().tokens_per_s if served.is_live else 0.0)
+        return estimate(
+            to_source(source, fields), index, served.card, tokens_per_s=rate, count_unchanged=count_unchanged
         )
+
+
+def to_sink(to: Sink | str | os.PathLike[str]) -> Sink:
+    """Give the sink that the caller named."""
+    return to if isinstance(to, Sink) else open_sink(os.fspath(to))
+
+
+def index_of(
+    card: ModelCard,
+    input_type: str | None,
+    dimensions: int | None,
+    dtype: str,
+    *,
+    truncate: bool,
+    with_text: bool,
+) -> Index:
+    """Give what all rows will have in common.
+
+    Raises:
+        InvalidRequestError: an option that the model cannot serve.
+    """
+    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate)
+    check_dimensions(options, card)
+    return Index(
+        model=card.name,
+        fingerprint=card.fingerprint,
+        dimension=dimensions or card.dimension,
+        dtype=options.dtype,
+        input_type=input_type,
+        truncate=truncate,
+        with_text=with_text,
+    )
 
 
 def to_source(source: Any, fields: Fields | None) -> Source:

@@ -177,7 +177,7 @@ class Ledger:
                 rows = [(number + i, id, digest, place) for i, (id, digest) in enumerate(batch)]
                 self._db.executemany("INSERT INTO rows (number, id, digest, place) VALUES (?, ?, ?, ?)", rows)
                 number += len(rows)
-            self._db.execute("INSERT INTO segments SELECT ?, count(*) FROM rows", (place,))
+            self._db.execute("INSERT INTO segments SELECT ?, count(*) FROM rows HAVING count(*) > 0", (place,))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Note that rows are no longer in the sink."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -186,3 +186,12 @@ def _batches(source: Source) -> Iterator[list[Record | BadRecord]]:
         if not batch:
             return
         yield batch
+
+
+def unchanged(ledger: Ledger, records: Sequence[Record]) -> int:
+    """Count the records that a run would pass over."""
+    known = ledger.look_up(record.id for record in records)
+    return sum(
+        record.id in known and known[record.id][1] == digest(record.text, to_json(record.metadata))
+        for record in records
+    )

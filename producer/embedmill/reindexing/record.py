@@ -16,8 +16,6 @@ MAX_ID_CHARS: Final = 1_024
 #: Bytes of a digest: two records of a billion agree by chance once in 10^20 corpora.
 DIGEST_BYTES: Final = 16
 
-_NO_METADATA: Final[Mapping[str, Any]] = {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -27,7 +25,7 @@ class Record:
     id: str
     text: str
     #: What the sink carries beside the vector: anything that JSON can hold.
-    metadata: Mapping[str, Any] = field(default=_NO_METADATA)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     #: Id of the document that this text is a part of; "": it stands for itself.
     parent: str = ""
 

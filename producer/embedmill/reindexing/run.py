@@ -12,7 +12,7 @@ from embedmill.reindexing.ledger import Entry, Ledger
 from embedmill.reindexing.pipeline import Finished, Pipeline, Stopped, positions
 from embedmill.reindexing.planner import Planner, Window
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.report import Counts, Progress
+from embedmill.reindexing.report import Counts, Progress, ReindexReport
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Source
@@ -76,6 +76,27 @@ class Run:
         self.look()
         return True
 
+    def report(self, *, is_whole: bool) -> ReindexReport:
+        """Say what has been done."""
+        counts = self.counts
+        return ReindexReport(
+            sink=self._sink.name,
+            model=self._index.model,
+            fingerprint=self._index.fingerprint,
+            is_whole=is_whole,
+            read=counts.read,
+            added=counts.added,
+            updated=counts.updated,
+            skipped=counts.skipped,
+            deleted=counts.deleted,
+            rejected=counts.rejected,
+            tokens=counts.tokens,
+            elapsed_s=round(time.monotonic() - self._began_s, 3),
+            rows=self._ledger.count(),
+            rejects=str(self._rejects.path) if counts.rejected else "",
+            notes=tuple(self.notes),
+        )
+
     def look(self, texts_done: int = 0, warning: str = "") -> None:
         """Say how far the run is.
 
@@ -84,12 +105,14 @@ class Run:
         """
         now_s = time.monotonic()
         elapsed_s = now_s - self._began_s
+        fraction = self._fraction()
         done = self.counts.embedded + texts_done
         progress = Progress(
             counts=self.counts,
             elapsed_s=elapsed_s,
             texts_per_s=done / elapsed_s if elapsed_s > 0 else 0.0,
-            eta_s=self._eta_s(now_s),
+            fraction=fraction,
+            eta_s=self._eta_s(now_s, fraction),
             texts_in_flight=self.pipeline.texts,
             windows_in_flight=len(self.pipeline),
         )
@@ -100,7 +123,7 @@ class Run:
     def _submit(self, window: Window) -> None:
         self.look()
         if self._first_submit is None:
-            self._first_submit = (time.monotonic(), (self._source.fraction() if self._source else None) or 0.0)
+            self._first_submit = (time.monotonic(), self._fraction() or 0.0)
         while not self.pipeline.submit(window):
             self._collect()
         while not self.pipeline.wants_more():
@@ -186,8 +209,10 @@ class Run:
         self.counts.rejected += 1
         self._rejects.add(id, reason, detail)
 
-    def _eta_s(self, now_s: float) -> float | None:
-        fraction = self._source.fraction() if self._source else None
+    def _fraction(self) -> float | None:
+        return self._source.fraction() if self._source else None
+
+    def _eta_s(self, now_s: float, fraction: float | None) -> float | None:
         if fraction is None or self._first_submit is None:
             return None
         began_s, began_at = self._first_submit

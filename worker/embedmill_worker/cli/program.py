@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from embedmill_worker import exit_codes
-from embedmill_worker.cli import bench, dead, demo, embed, health, models, status, up, worker
+from embedmill_worker.cli import bench, dead, demo, embed, health, models, reindex, status, up, worker
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, dead, status, health, models, bench)
+COMMANDS: Final = (up, demo, worker, embed, reindex, dead, status, health, models, bench)
 
 _EPILOG: Final = """\
 examples:
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code."""
     try:
         args = parser().parse_args(argv)
+        args.given = list(sys.argv[1:] if argv is None else argv)
         signal.signal(signal.SIGTERM, _interrupt)
         return _run(args)
     except KeyboardInterrupt:

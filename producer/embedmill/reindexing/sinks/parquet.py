@@ -10,12 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedmill.atomic_file import replacing, sync_folder
-from embedmill.errors import SinkError
+from embedmill.atomic_file import replacing
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Sink
-from embedmill.reindexing.sinks.segments import SegmentedSink
 
 #: Key in the file's metadata under which the Index lies.
 INDEX_KEY: Final = b"embedmill"

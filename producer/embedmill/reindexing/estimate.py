@@ -1,0 +1,96 @@
+"""What a run would take, from the first records of its source. Nothing is sent or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from embedmill import chunking
+from embedmill.protocol import ModelCard
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.record import BadRecord, Record, to_json
+from embedmill.reindexing.source import Source
+
+#: Records and characters of the sample.
+SAMPLE_RECORDS: Final = 20_000
+SAMPLE_CHARS: Final = 32_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Of the whole source, unless ``is_whole`` is False and ``fraction`` None: then of the sample alone."""
+
+    #: Records looked at.
+    sampled: int
+    #: The sample is the whole source.
+    is_whole: bool
+    #: How much of the source the sample is; None: nobody knows.
+    fraction: float | None
+    texts: int
+    #: Of the sample: unreadable.
+    unreadable: int
+    #: Texts that the sink has already.
+    unchanged: int
+    tokens: int
+    #: Seconds with the workers that are live; None: there are none.
+    seconds: float | None
+    #: Bytes of ids, vectors and metadata, before any compression.
+    sink_bytes: int
+
+
+def estimate(
+    source: Source,
+    index: Index,
+    card: ModelCard,
+    *,
+    tokens_per_s: float,
+    count_unchanged: Callable[[list[Record]], int],
+) -> Estimate:
+    """Read a sample and reckon.
+
+    Args:
+        source: read from its beginning.
+        index: what the vectors would be.
+        card: the model's.
+        tokens_per_s: what the live workers do together; 0: there are none.
+        count_unchanged: says how many of these records the sink has already.
+    """
+    records: list[Record] = []
+    chars = unreadable = 0
+    is_whole = True
+    for item in source:
+        if isinstance(item, BadRecord):
+            unreadable += 1
+            continue
+        records.append(item)
+        chars += len(item.text)
+        if len(records) == SAMPLE_RECORDS or chars > SAMPLE_CHARS:
+            is_whole = False
+            break
+    fraction = 1.0 if is_whole else source.fraction()
+    scale = 1 / fraction if fraction else 1.0
+    lengths = np.array([len(record.text) for record in records], dtype=np.float64)
+    tokens = np.minimum(lengths / card.chars_per_token + chunking.SPECIAL_TOKENS, card.max_tokens)
+    unchanged = count_unchanged(records)
+    share = 1 - unchanged / len(records) if records else 0.0
+    total_tokens = round(float(tokens.sum()) * scale * share)
+    return Estimate(
+        sampled=len(records),
+        is_whole=is_whole,
+        fraction=fraction,
+        texts=round(len(records) * scale),
+        unreadable=unreadable,
+        unchanged=round(unchanged * scale),
+        tokens=total_tokens,
+        seconds=total_tokens / tokens_per_s if tokens_per_s > 0 else None,
+        sink_bytes=round(sum(map(_row_bytes, records)) * scale)
+        + round(len(records) * scale) * index.columns * index.dtype.numpy.itemsize
+        + (round(chars * scale) if index.with_text else 0),
+    )
+
+
+def _row_bytes(record: Record) -> int:
+    return len(record.id) + len(to_json(record.metadata))

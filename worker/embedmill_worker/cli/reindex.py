@@ -1,0 +1,202 @@
+"""``embedmill reindex``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+from embedmill_worker.cli import flags
+from embedmill_worker.cli.terminal import say
+
+if TYPE_CHECKING:
+    from embedmill.client import EmbeddingClient
+    from embedmill.reindexing import Estimate, ReindexReport, Source
+
+FORMATS: Final = ("auto", "lines", "jsonl", "csv", "parquet", "folder")
+
+_EPILOG: Final = """\
+  # a corpus into Parquet files; the same command later embeds only what has changed
+  embedmill reindex corpus.jsonl --to vectors/
+  # a folder of Markdown into Qdrant, long documents in parts of 200 tokens, what has vanished deleted
+  embedmill reindex docs/ --to qdrant://127.0.0.1:6333/docs --split 200 --overlap 20 --with-text --delete-missing
+  # what it would take, from a sample
+  embedmill reindex corpus.jsonl --to vectors/ --dry-run
+  # after a change of the model: build a new version beside the old one and switch over when it is whole
+  embedmill reindex corpus.jsonl --to vectors/ --rebuild
+
+Sinks: FOLDER or FILE.parquet, FILE.npy, FILE.jsonl, qdrant://HOST/NAME, qdrant+file:FOLDER,
+postgresql://…?table=NAME. Interrupted or killed, the same command goes on.
+exit codes: 0, 4 Redis does not answer, 6 filled by another model, 7 some texts were rejected and the others are in the
+sink, 130 stopped by Ctrl-C
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    text = "bring a sink up to date with a corpus: embed what is new or changed"
+    parser = flags.command(commands, "reindex", run, help=text, epilog=_EPILOG)
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="files or folders to read, - for stdin")
+
+    def flag(name: str, metavar: str, text: str, **options: Any) -> None:
+        flags.flag(parser, name, _variable(name), metavar, text, **options)
+
+    def switch(name: str, text: str) -> None:
+        flags.switch(parser, name, _variable(name), text)
+
+    flags.flag(parser, "--to", "EMBEDMILL_SINK", "SINK", "where the vectors go (needed)")
+    flags.client_flags(parser)
+    flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
+    flag("--text-field", "NAME", "field that holds the text; default text", default="text")
+    flag("--id-field", "NAME", "field that holds the id; default id, and without it FILE:LINE", default="id")
+    flag("--metadata", "NAME,…", "fields that are carried along; default all others", type=_names)
+    flag("--split", "N", "split texts into parts of at most N of the model's tokens", type=flags.number)
+    flag("--overlap", "N", "tokens that neighbouring parts share; default none", type=flags.number)
+    flag("--tokenizer", "FILE", "tokenizer.json to split by; default the model's own")
+    switch("--with-text", "the sink carries the texts, too")
+    flag(
+        "--input-type",
+        "TYPE",
+        "query, passage or none: the model's prefix; default passage",
+        type=flags.one_of(*flags.INPUT_TYPES, "none"),
+        default="passage",
+    )
+    flag("--dimensions", "N", "components to keep; default all", type=flags.number)
+    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(*flags.DTYPES), default="float32")
+    switch("--no-truncate", "reject texts longer than the model reads")
+    switch("--delete-missing", "delete what the source no longer has")
+    switch("--retry-rejected", "embed again what was rejected before")
+    switch("--rebuild", "if the sink was filled otherwise, build a new version and switch over")
+    flag("--rejects", "FILE", "list what has no vector there; default SINK.rejects.jsonl")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would take, from a sample")
+    switch("--json", "events as JSON lines on stdout: progress, and at the end done or stopped")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reindex; Ctrl-C keeps what is finished and says how to go on."""
+    from embedmill.client import EmbeddingClient
+    from embedmill.errors import InvalidRequestError, SinkMismatchError
+
+    if args.to is None:
+        raise InvalidRequestError("--to", "name the sink, as in --to vectors/")
+    with EmbeddingClient(args.redis_url, args.model, namespace=args.namespace) as client:
+        try:
+            if args.dry_run:
+                return _preview(args, client)
+            return _reindex(args, client)
+        except SinkMismatchError as error:
+            again = f"{_command(args)} --rebuild"
+            way_out = f"Build a new version beside it and switch over when it is whole:\n  {again}"
+            raise SinkMismatchError(error.sink, error.differences, way_out) from None
+
+
+def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
+    from embedmill.errors import BrokerUnavailableError, SinkError
+    from embedmill.reindexing import reindex
+    from embedmill_worker.cli.reindex_progress import shown
+    from embedmill_worker.cli.stopping import Stopping
+
+    with Stopping() as stopping, shown(as_json=args.json) as show:
+        try:
+            report = reindex(
+                _source(args),
+                args.to,
+                client=client,
+                delete_missing=args.delete_missing,
+                retry_rejected=args.retry_rejected,
+                rebuild=args.rebuild,
+                rejects=args.rejects,
+                on_progress=show,
+                should_stop=stopping.is_asked,
+                **_options(args),
+            )
+        except (BrokerUnavailableError, SinkError):
+            say(f"what is committed stays; go on with: {_command(args)}")
+            raise
+    return _close(args, report)
+
+
+def _close(args: argparse.Namespace, report: ReindexReport) -> int:
+    from embedmill_worker import exit_codes
+
+    if args.json:
+        print(json.dumps({"event": "done" if report.is_whole else "stopped", **report.as_json()}), flush=True)
+    else:
+        print(
+            f"{report.sink}: {report.added:,} added, {report.updated:,} updated, {report.skipped:,} unchanged, "
+            f"{report.deleted:,} deleted, {report.rejected:,} rejected; {report.rows:,} rows"
+        )
+        if report.added + report.updated:
+            rate = (report.added + report.updated) / report.elapsed_s
+            print(f"in {report.elapsed_s:.1f} s: {rate:,.0f} texts/s, {report.tokens:,} tokens, model {report.model}")
+    for note in report.notes:
+        say(note)
+    if report.rejected:
+        say(f"{report.rejected:,} rejected: {report.rejects}")
+    if not report.is_whole:
+        say(f"stopped; what is finished is kept. Go on with: {_command(args)}")
+        return exit_codes.INTERRUPTED
+    return exit_codes.REJECTED if report.rejected else exit_codes.OK
+
+
+def _preview(args: argparse.Namespace, client: EmbeddingClient) -> int:
+    from dataclasses import asdict
+
+    from embedmill.reindexing import preview
+
+    found = preview(_source(args), args.to, client=client, rebuild=args.rebuild, **_options(args))
+    if args.json:
+        print(json.dumps({"event": "estimate", **asdict(found)}))
+    else:
+        _tell(found)
+    return 0
+
+
+def _tell(found: Estimate) -> None:
+    from embedmill_worker.cli.reindex_progress import duration
+
+    if found.is_whole:
+        print(f"all {found.sampled:,} records looked at")
+    elif found.fraction:
+        print(f"{found.sampled:,} records looked at, {found.fraction:.1%} of the source; reckoned for all of it:")
+    else:
+        print(f"{found.sampled:,} records looked at; how many more there are nobody knows:")
+    print(f"texts      {found.texts:,}, of them {found.unchanged:,} unchanged")
+    print(f"tokens     {found.tokens:,} to embed")
+    print(f"time       {'no worker is live' if found.seconds is None else duration(found.seconds)}")
+    print(f"sink       {found.sink_bytes / 1e6:,.1f} MB before compression")
+    if found.unreadable:
+        print(f"unreadable {found.unreadable:,} of those looked at")
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "input_type": None if args.input_type == "none" else args.input_type,
+        "dimensions": args.dimensions,
+        "dtype": args.dtype,
+        "truncate": not args.no_truncate,
+        "with_text": args.with_text,
+    }
+
+
+def _source(args: argparse.Namespace) -> Source:
+    from embedmill.reindexing.sources.names import open_source
+
+    from embedmill.reindexing import Fields
+
+    fields = Fields(text=args.text_field, id=args.id_field, metadata=args.metadata)
+    return open_source(args.sources, form=args.format, fields=fields)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Give the command that was called, for the user to call again."""
+    return shlex.join(["embedmill", *args.given])
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _variable(name: str) -> str:
+    return "EMBEDMILL_" + name[2:].replace("-", "_").upper()
