@@ -26,6 +26,7 @@ from embedmill.reindexing.run import Run
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.source import Fields, Source, Values
+from embedmill.reindexing.sources.names import open_source
 from embedmill.request import check_dimensions
 from embedmill.settings import data_dir
 from embedmill.vectors import Dtype
@@ -194,8 +195,6 @@ def index_of(
 def to_source(source: Any, fields: Fields | None) -> Source:
     """Give what can be read from what the caller named."""
     if isinstance(source, str | os.PathLike):
-        from embedmill.reindexing.sources.names import open_source
-
         return open_source([os.fspath(source)], fields=fields or Fields())
     if hasattr(source, "fraction") and hasattr(source, "name"):
         given: Source = source

@@ -61,7 +61,8 @@ def estimate(
     records: list[Record] = []
     chars = unreadable = 0
     is_whole = True
-    for item in source:
+    items = iter(source)  # held, so that the source is still open when it is asked how far it is
+    for item in items:
         if isinstance(item, BadRecord):
             unreadable += 1
             continue

@@ -181,9 +181,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    from embedmill.reindexing.sources.names import open_source
-
     from embedmill.reindexing import Fields
+    from embedmill.reindexing.sources.names import open_source
 
     fields = Fields(text=args.text_field, id=args.id_field, metadata=args.metadata)
     return open_source(args.sources, form=args.format, fields=fields)
