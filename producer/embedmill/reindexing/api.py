@@ -117,9 +117,11 @@ def reindex(
         )
         run.pipeline = Pipeline(queue, ledger, index, sink=sink.name, dimensions=dimensions, look=run.look)
         is_whole = run.execute(to_source(source, fields))
+        rows = ledger.count()
+        ledger.close()  # it may lie in a folder that is renamed now
         if is_whole and (note := sink.switch()):
             run.notes.append(note)
-        return run.report(is_whole=is_whole)
+        return run.report(is_whole=is_whole, rows=rows)
 
 
 def preview(

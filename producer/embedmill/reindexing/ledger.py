@@ -99,6 +99,10 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let others in; closing twice is no error."""
         self._db.close()
 
     def _set_up(self) -> None:

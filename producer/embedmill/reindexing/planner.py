@@ -72,8 +72,6 @@ class Planner:
         reject: Callable[[str, str, str], None],
         *,
         retry_rejected: bool = False,
-        window_texts: int = WINDOW_TEXTS,
-        window_chars: int = WINDOW_CHARS,
     ) -> None:
         """Get ready.
 
@@ -82,8 +80,6 @@ class Planner:
             counts: counted up here: ``read``, ``skipped``.
             reject: takes id, reason and detail of what has no vector.
             retry_rejected: embed again what was rejected before, though it is unchanged.
-            window_texts: most texts of a window.
-            window_chars: most characters of a window that has more than one text.
         """
         self.seen = Seen()
         #: Some of the source could not be read: whatever seems to have vanished may be that.
@@ -92,8 +88,6 @@ class Planner:
         self._counts = counts
         self._reject = reject
         self._retries = retry_rejected
-        self._window_texts = window_texts
-        self._window_chars = window_chars
         self._next_number = ledger.next_number()
         self._next_place = ledger.next_place()
         #: Numbers of ids that were not in the ledger when they were looked up.
@@ -107,7 +101,7 @@ class Planner:
             tick()
             for pending in self._changed(batch):
                 chars = len(pending.record.text)
-                full = len(window.pending) == self._window_texts or window.chars + chars > self._window_chars
+                full = len(window.pending) == WINDOW_TEXTS or window.chars + chars > WINDOW_CHARS
                 if window.pending and full:
                     yield window
                     window = self._window()

@@ -76,7 +76,7 @@ class Run:
         self.look()
         return True
 
-    def report(self, *, is_whole: bool) -> ReindexReport:
+    def report(self, *, is_whole: bool, rows: int) -> ReindexReport:
         """Say what has been done."""
         counts = self.counts
         return ReindexReport(
@@ -92,7 +92,7 @@ class Run:
             rejected=counts.rejected,
             tokens=counts.tokens,
             elapsed_s=round(time.monotonic() - self._began_s, 3),
-            rows=self._ledger.count(),
+            rows=rows,
             rejects=str(self._rejects.path) if counts.rejected else "",
             notes=tuple(self.notes),
         )

@@ -1,0 +1,281 @@
+"""Qdrant, a server or its client's own files.
+
+The name is an alias that points at the version in use, a collection named ``NAME-TAG``; a rebuild fills another one and
+then moves the alias in one step. A point's payload has ``id``, ``metadata``, if asked for ``text``, and our ``digest``.
+Qdrant itself scales vectors to length 1, as its cosine distance wants them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException
+
+from embedmill.errors import InvalidRequestError, MessageError, SinkError
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sink import Sink
+from embedmill.vectors import Dtype
+
+#: A point's id is made of the record's, since Qdrant takes UUIDs and numbers only.
+ID_SPACE: Final = uuid.UUID("5f0c3c1e-6f0a-4a52-9d0e-3c6b7a1f2e11")
+
+#: Key of ours in a collection's metadata and in payloads.
+OURS: Final = "embedmill"
+
+#: Variable that holds the key of a server.
+KEY_VARIABLE: Final = "EMBEDMILL_QDRANT_API_KEY"
+
+#: Points in one request.
+BATCH_POINTS: Final = 512
+
+#: Seconds for one request.
+TIMEOUT_S: Final = 120
+
+#: Of a collection that no name says.
+DEFAULT_COLLECTION: Final = "documents"
+
+_COLLECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+_DATATYPES: Final = {Dtype.FLOAT32: models.Datatype.FLOAT32, Dtype.FLOAT16: models.Datatype.FLOAT16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a collection is."""
+
+    collection: str
+    #: Folder of the client's own files; None: a server.
+    folder: Path | None = None
+    url: str = ""
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.folder is not None:
+            return f"qdrant+file:{self.folder}#{self.collection}"
+        return f"{self.url.replace('http', 'qdrant', 1)}/{self.collection}"
+
+
+def parse(name: str) -> Address:
+    """Read ``qdrant://HOST[:PORT]/COLLECTION``, ``qdrants://…`` (TLS) or ``qdrant+file:FOLDER[#COLLECTION]``.
+
+    A server's key is the URL's password, or ``EMBEDMILL_QDRANT_API_KEY``.
+
+    Raises:
+        InvalidRequestError: it is none of these.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "qdrant+file":
+        folder, _, collection = rest.partition("#")
+        if not folder:
+            raise InvalidRequestError("to", "qdrant+file:FOLDER names the folder")
+        return Address(collection=_checked(collection or DEFAULT_COLLECTION), folder=Path(folder))
+    try:
+        parts = urlsplit(name)
+        port = parts.port or 6333
+    except ValueError:
+        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION has no such port") from None
+    if not parts.hostname:
+        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION names the host")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Address(
+        collection=_checked(unquote(parts.path.strip("/")) or DEFAULT_COLLECTION),
+        url=f"{'https' if scheme == 'qdrants' else 'http'}://{host}:{port}",
+        api_key=unquote(parts.password) if parts.password else os.environ.get(KEY_VARIABLE) or None,
+    )
+
+
+class QdrantSink(Sink):
+    """A collection and its versions."""
+
+    def __init__(self, name: str | Address, *, client: QdrantClient | None = None) -> None:
+        """Name it; ``client``: of a version of the same collection."""
+        self._address = name if isinstance(name, Address) else parse(name)
+        self.name = self._address.name
+        self._opened: QdrantClient | None = client
+        self._index: Index | None = None
+
+    def ledger_path(self, index: Index) -> Path | None:
+        """Beside the folder of the client's own files; for a server in the user's data directory."""
+        folder = self._address.folder
+        if folder is None:
+            return None
+        state = folder.with_name(f"{folder.name}.embedmill")
+        return state / f"{self._address.collection}-{index.tag}.sqlite"
+
+    def filled_by(self) -> Index | None:
+        """Follow the alias and read the collection's metadata."""
+        if self._address.folder is not None and not self._address.folder.exists():
+            return None
+        with self._mapped():
+            collection = self._in_use()
+            if collection is None:
+                if self._client.collection_exists(self._address.collection):
+                    reason = "is a collection of another program; name another one, which becomes an alias of ours"
+                    raise SinkError(self.name, reason)
+                return None
+            return self._index_of(collection)
+
+    def open(self, index: Index) -> None:
+        """Create the version's collection and, unless another one is in use, the alias."""
+        if index.dtype not in _DATATYPES:
+            known = ", ".join(_DATATYPES)
+            raise InvalidRequestError("dtype", f"Qdrant holds {known}, not {index.dtype}; it can quantize by itself")
+        self._index = index
+        with self._mapped():
+            if not self._client.collection_exists(self._collection):
+                vectors = models.VectorParams(
+                    size=index.dimension, distance=models.Distance.COSINE, datatype=_DATATYPES[index.dtype]
+                )
+                metadata = {OURS: index.to_json()}
+                self._client.create_collection(self._collection, vectors_config=vectors, metadata=metadata)
+            if self._in_use() is None:
+                self._point_alias(None)
+
+    def write(self, rows: Rows) -> None:
+        """Put the points; Qdrant has them on its disk when it answers."""
+        with self._mapped():
+            for start in range(0, len(rows), BATCH_POINTS):
+                end = start + BATCH_POINTS
+                points = models.Batch(
+                    ids=[_point_id(id) for id in rows.ids[start:end]],
+                    vectors=rows.vectors[start:end].tolist(),
+                    payloads=[_payload(rows, i) for i in range(start, min(end, len(rows)))],
+                )
+                self._quietly(self._client.upsert, self._collection, points=points, wait=True)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove the points."""
+        with self._mapped():
+            for start in range(0, len(ids), BATCH_POINTS):
+                points: list[Any] = [_point_id(id) for id in ids[start : start + BATCH_POINTS]]
+                selector = models.PointIdsList(points=points)
+                self._client.delete(self._collection, points_selector=selector, wait=True)
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+        """Read ids and digests of all points."""
+        offset: Any = None
+        while True:
+            with self._mapped():
+                points, offset = self._client.scroll(
+                    self._collection, limit=BATCH_POINTS, offset=offset, with_payload=["id", OURS]
+                )
+            try:
+                yield [(str(p.payload["id"]), bytes.fromhex(p.payload[OURS]["digest"])) for p in points if p.payload]
+            except (KeyError, TypeError, ValueError):
+                raise SinkError(self.name, f"{self._collection} holds points of another program") from None
+            if offset is None:
+                return
+
+    def beside(self, index: Index) -> Sink:
+        """Fill another collection; the alias stays where it is."""
+        return QdrantSink(self._address, client=self._client)
+
+    def switch(self) -> str:
+        """Move the alias."""
+        with self._mapped():
+            before = self._in_use()
+            if before == self._collection:
+                return ""
+            self._point_alias(before)
+        return f"{self._address.collection} is {self._collection} now; {before} stays until you delete it"
+
+    def close(self) -> None:
+        """Close the client."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _client(self) -> QdrantClient:
+        if self._opened is None:
+            self._opened = self._connected()
+        return self._opened
+
+    def _connected(self) -> QdrantClient:
+        address = self._address
+        if address.folder is not None:
+            return QdrantClient(path=str(address.folder))
+        options = {"timeout": TIMEOUT_S, "check_compatibility": False}
+        client: QdrantClient = self._quietly(QdrantClient, url=address.url, api_key=address.api_key, **options)
+        return client
+
+    @property
+    def _collection(self) -> str:
+        if self._index is None:
+            raise RuntimeError("a sink is opened before it is used")
+        return f"{self._address.collection}-{self._index.tag}"
+
+    def _in_use(self) -> str | None:
+        aliases = self._client.get_aliases().aliases
+        return next((a.collection_name for a in aliases if a.alias_name == self._address.collection), None)
+
+    def _index_of(self, collection: str) -> Index:
+        metadata = self._client.get_collection(collection).config.metadata or {}
+        try:
+            return Index.from_json(str(metadata[OURS]))
+        except (KeyError, MessageError):
+            raise SinkError(self.name, f"points at {collection}, which is another program's; name another") from None
+
+    def _point_alias(self, before: str | None) -> None:
+        alias = self._address.collection
+        steps: list[Any] = []
+        if before is not None:
+            steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+        create = models.CreateAlias(collection_name=self._collection, alias_name=alias)
+        steps.append(models.CreateAliasOperation(create_alias=create))
+        self._client.update_collection_aliases(change_aliases_operations=steps)
+
+    @staticmethod
+    def _quietly(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call without warnings: that local files suit small collections only, that a key goes unencrypted."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return call(*args, **options)
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turn the client's errors into SinkError; their messages may quote payloads and are not passed on."""
+        try:
+            yield
+        except (ApiException, OSError, ValueError) as error:
+            reason = f"Qdrant failed ({type(error).__name__}{_status(error)}); is it running, and is the key right?"
+            raise SinkError(self.name, reason) from None
+        except RuntimeError as error:
+            if "already accessed" not in str(error):
+                raise
+            raise SinkError(self.name, "another program has the folder open; a Qdrant server takes several") from None
+
+
+def _checked(collection: str) -> str:
+    if not _COLLECTION.fullmatch(collection):
+        raise InvalidRequestError("to", f"a collection's name matches {_COLLECTION.pattern}")
+    return collection
+
+
+def _point_id(id: str) -> str:
+    return str(uuid.uuid5(ID_SPACE, id))
+
+
+def _payload(rows: Rows, i: int) -> dict[str, Any]:
+    payload = {"id": rows.ids[i], "metadata": json.loads(rows.metadata[i]), OURS: {"digest": rows.digests[i].hex()}}
+    if rows.texts is not None:
+        payload["text"] = rows.texts[i].encode("utf-8", "replace").decode()
+    return payload
+
+
+def _status(error: Exception) -> str:
+    code = getattr(error, "status_code", None)
+    return f", status {code}" if code else ""

@@ -1,0 +1,68 @@
+"""Kill the reindexer, workers and the server at random moments: the sink ends up the same, byte for byte."""
+
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from reindexing import Reindexer, files, write_jsonl
+
+from embedmill_worker import corpus
+
+KINDS = ("reindexer", "child", "worker", "server")
+
+
+@pytest.mark.parametrize(
+    ("texts", "kills", "module"),
+    [
+        pytest.param(3_000, 6, "small_windows", id="small"),
+        pytest.param(20_000, 20, "embedmill_worker.cli", marks=pytest.mark.soak, id="large"),
+    ],
+)
+def test_random_kills_change_no_byte_of_the_output(durable_mill, own_valkey, tmp_path, texts, kills, module):
+    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(texts), lang="id")
+    durable_mill.start_worker(EMBEDMILL_CONCURRENCY="2")
+    env = {**durable_mill.env, "PYTHONPATH": str(Path(__file__).parent)}
+    began_s = time.monotonic()
+    Reindexer(env, [source, "--to", tmp_path / "whole"], module).run()
+    pause_s = (time.monotonic() - began_s) / kills
+
+    rng = random.Random(texts)
+    killed = Reindexer(env, [source, "--to", tmp_path / "killed"], module).start()
+    for n in range(kills):
+        time.sleep(pause_s * rng.uniform(0.3, 1.0))
+        assert killed.process.poll() is None, f"it ended with {killed.process.returncode} after {n} kills"
+        # Each kind at least once.
+        kill(KINDS[n] if n < len(KINDS) else rng.choice(KINDS), killed, durable_mill, own_valkey)
+    out, _ = killed.wait()
+
+    assert f"{texts:,} rows" in out
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert not list(tmp_path.glob("*.rejects.jsonl"))
+    assert not jobs_left(own_valkey.url, durable_mill.namespace)
+
+
+def kill(kind, reindexer, mill, valkey) -> None:
+    """Kills one of them, and starts what does not start again by itself."""
+    if kind == "reindexer":
+        reindexer.kill()
+        reindexer.start()
+    elif kind == "child":
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(random.choice(mill.workers[-1].children), signal.SIGKILL)
+    elif kind == "worker":
+        mill.workers[-1].kill()
+        mill.start_worker(ready=False, EMBEDMILL_CONCURRENCY="2")
+    else:
+        valkey.kill()
+        valkey.restart()
+
+
+def jobs_left(redis_url: str, namespace: str) -> list[bytes]:
+    """Keys of jobs that nobody will ask for."""
+    with redis.Redis.from_url(redis_url) as client:
+        return list(client.scan_iter(f"{namespace}:job:*"))

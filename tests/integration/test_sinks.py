@@ -1,0 +1,293 @@
+"""What every sink promises, on each of them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from embedmill.errors import SinkError
+from embedmill.reindexing import Index, Rows, Sink, open_sink
+from embedmill.reindexing.ledger import Entry, Ledger
+from embedmill.vectors import Dtype
+
+#: A sink's kind → its name in a folder.
+NAMES: dict[str, Callable[[Path], str]] = {
+    "parquet folder": lambda folder: str(folder / "vectors"),
+    "parquet file": lambda folder: str(folder / "vectors.parquet"),
+    "npy": lambda folder: str(folder / "vectors.npy"),
+    "jsonl": lambda folder: str(folder / "vectors.jsonl"),
+    "qdrant": lambda folder: f"qdrant+file:{folder / 'qdrant'}#docs",
+}
+
+IDS = ["plain", "path/to/file.md", "übung ⚙", "quote ' \" \\ %s", "tail#0001"]
+
+
+def an_index(**changes) -> Index:
+    fields = {"model": "m", "fingerprint": "f1", "dimension": 8, "with_text": True}
+    return Index(**{**fields, **changes})
+
+
+class Book:
+    """A sink with its ledger, driven as a run drives it."""
+
+    def __init__(self, name: str, folder: Path, index: Index, sink: Sink | None = None) -> None:
+        self.index = index
+        self.sink = sink or open_sink(name)
+        self.ledger = Ledger(self.sink.ledger_path(index) or folder / f"{index.tag}.sqlite", name)
+        self.sink.open(index)
+        self.ledger.set_index(index)
+        self.sink.recover({place for place, n, _ in self.ledger.segments() if n})
+
+    def put(self, ids, seed=0) -> Rows:
+        """Writes rows whose vectors follow from ids and seed."""
+        rows = make_rows(ids, self.index, place=self.ledger.next_place(), seed=seed)
+        self.sink.write(rows)
+        self.note(rows)
+        return rows
+
+    def note(self, rows: Rows) -> None:
+        known = self.ledger.look_up(rows.ids)
+        number = self.ledger.next_number()
+        entries = []
+        for i, id in enumerate(rows.ids):
+            if id in known:
+                n = known[id][0]
+            else:
+                n, number = number, number + 1
+            entries.append(Entry(number=n, id=id, parent="", digest=rows.digests[i], place=rows.place))
+        self.ledger.commit(rows.place, entries, "")
+
+    def delete(self, ids) -> None:
+        self.sink.delete(ids)
+        self.ledger.forget(ids)
+
+    def finish(self) -> str:
+        self.sink.finish(self.ledger)
+        self.ledger.close()
+        return self.sink.switch()
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.sink.close()
+
+
+def make_rows(ids, index, place=1, seed=0) -> Rows:
+    vectors = np.empty((len(ids), index.dimension), dtype=np.float32)
+    for i, id in enumerate(ids):
+        entropy = int.from_bytes(hashlib.sha256(f"{id}{seed}".encode()).digest()[:8])
+        row = np.random.default_rng(entropy).normal(size=index.dimension).astype(np.float32)
+        vectors[i] = row / np.linalg.norm(row)
+    return Rows(
+        place=place,
+        ids=ids,
+        vectors=vectors.astype(index.dtype.numpy),
+        metadata=[json.dumps({"n": i, "seed": seed, "of": id}, ensure_ascii=False) for i, id in enumerate(ids)],
+        digests=[hashlib.sha256(f"{id}{seed}".encode()).digest()[:16] for id in ids],
+        texts=[f"text of {id}" for id in ids] if index.with_text else None,
+    )
+
+
+def content(kind: str, folder: Path) -> dict[str, tuple[np.ndarray, dict, str | None]]:
+    """What a reader finds: id → vector, metadata, text."""
+    name = NAMES[kind](folder)
+    if kind.startswith("parquet"):
+        table = pq.read_table(name)
+        flat = table.column("vector").combine_chunks().flatten().to_numpy()
+        found = zip(
+            table.column("id").to_pylist(),
+            flat.reshape(table.num_rows, -1),
+            map(json.loads, table.column("metadata").to_pylist()),
+            table.column("text").to_pylist(),
+            strict=True,
+        )
+    elif kind == "npy":
+        lines = [json.loads(line) for line in Path(name).with_suffix(".ids.jsonl").read_text().splitlines()]
+        array = np.load(name, mmap_mode="r")
+        found = [(e["id"], row, e["metadata"], e["text"]) for e, row in zip(lines, array, strict=True)]
+    elif kind == "jsonl":
+        lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
+        found = [(e["id"], np.array(e["embedding"], dtype=np.float32), e["metadata"], e["text"]) for e in lines]
+    else:
+        found = qdrant_points(folder / "qdrant", "docs")
+    rows = list(found)
+    result = {id: (np.asarray(vector), metadata, text) for id, vector, metadata, text in rows}
+    assert len(result) == len(rows), "an id stands there twice"
+    return result
+
+
+def qdrant_points(folder: Path, collection: str) -> list:
+    from qdrant_client import QdrantClient
+
+    client = QdrantClient(path=str(folder))
+    try:
+        points, _ = client.scroll(collection, limit=100_000, with_vectors=True)
+        return [
+            (p.payload["id"], np.array(p.vector, dtype=np.float32), p.payload["metadata"], p.payload.get("text"))
+            for p in points
+        ]
+    finally:
+        client.close()
+
+
+@pytest.fixture(params=sorted(NAMES))
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make(kind, tmp_path) -> Iterator[Callable[..., Book]]:
+    """Opens books on the sink; all are closed at the end."""
+    made: list[Book] = []
+
+    def open_book(index=None, sink=None) -> Book:
+        made.append(Book(NAMES[kind](tmp_path), tmp_path, index or an_index(), sink))
+        return made[-1]
+
+    yield open_book
+    for book in made:
+        book.close()
+
+
+def expect(kind, folder, *batches: Rows) -> None:
+    """The sink holds these rows and no others; the same bits, but for Qdrant, which scales."""
+    wanted = {id: (rows, i) for rows in batches for i, id in enumerate(rows.ids)}
+    found = content(kind, folder)
+    assert found.keys() == wanted.keys()
+    for id, (rows, i) in wanted.items():
+        vector, metadata, text = found[id]
+        if kind == "qdrant":
+            np.testing.assert_allclose(vector, rows.vectors[i], rtol=0, atol=1e-6)
+        else:
+            assert vector.tobytes() == rows.vectors[i].tobytes()
+        assert metadata == json.loads(rows.metadata[i])
+        assert text == (None if rows.texts is None else rows.texts[i])
+
+
+def test_rows_come_back_as_they_were_written(kind, make, tmp_path):
+    book = make()
+    rows = book.put(IDS)
+    book.finish()
+    book.close()
+    expect(kind, tmp_path, rows)
+
+
+def test_a_later_row_takes_the_place_of_an_earlier_one(kind, make, tmp_path):
+    book = make()
+    book.put(IDS)
+    newer = book.put(IDS[:2], seed=1)
+    book.finish()
+    book.close()
+    kept = make_rows(IDS, an_index()).select(np.array([2, 3, 4]))
+    expect(kind, tmp_path, kept, newer)
+
+
+def test_deleted_rows_are_gone_and_deleting_twice_is_no_error(kind, make, tmp_path):
+    book = make()
+    book.put(IDS)
+    book.delete(IDS[1:])
+    book.delete(["never", *IDS[1:]])
+    book.finish()
+    book.close()
+    expect(kind, tmp_path, make_rows(IDS[:1], an_index()))
+
+
+def test_a_write_that_a_crash_kept_out_of_the_ledger_is_written_again(kind, make, tmp_path):
+    book = make()
+    first = book.put(IDS[:2])
+    lost = make_rows(IDS[2:], book.index, place=book.ledger.next_place())
+    book.sink.write(lost)  # and then the process dies
+    book.close()
+    again = make()
+    again.sink.write(lost)
+    again.note(lost)
+    again.finish()
+    again.close()
+    expect(kind, tmp_path, first, lost)
+
+
+def test_it_says_what_it_was_filled_with(kind, make, tmp_path):
+    assert open_sink(NAMES[kind](tmp_path)).filled_by() is None
+    book = make()
+    book.put(IDS)
+    book.finish()
+    book.close()
+    again = open_sink(NAMES[kind](tmp_path))
+    assert again.filled_by() == an_index()
+    again.close()
+
+
+def test_a_rebuild_leaves_the_old_version_in_use_until_it_is_whole(kind, make, tmp_path):
+    book = make()
+    old = book.put(IDS)
+    book.finish()
+    book.close()
+
+    newer = an_index(fingerprint="f2", dimension=16)
+    current = open_sink(NAMES[kind](tmp_path))
+    assert current.filled_by() == an_index()
+    rebuilt = make(newer, current.beside(newer))
+    new = rebuilt.put(IDS[:3], seed=2)
+    if kind != "qdrant":  # its files take one process at a time
+        expect(kind, tmp_path, old)
+    assert rebuilt.finish()
+    rebuilt.close()
+    current.close()
+    expect(kind, tmp_path, new)
+
+    again = open_sink(NAMES[kind](tmp_path))
+    assert again.filled_by() == newer
+    again.close()
+    # And it goes on as the version in use.
+    later = make(newer)
+    more = later.put(IDS[3:], seed=3)
+    assert not later.finish()
+    later.close()
+    expect(kind, tmp_path, new, more)
+
+
+def test_many_rows_in_several_writes(kind, make, tmp_path):
+    book = make(an_index(dimension=32))
+    ids = [f"row {i}" for i in range(3_000)]
+    first, second = book.put(ids[:2_000]), book.put(ids[2_000:])
+    book.finish()
+    book.close()
+    expect(kind, tmp_path, first, second)
+
+
+@pytest.mark.parametrize("kind", sorted(set(NAMES) - {"qdrant"}), indirect=True)
+def test_files_of_another_program_are_left_alone(kind, make, tmp_path):
+    name = Path(NAMES[kind](tmp_path))
+    foreign = name / "theirs.parquet" if kind == "parquet folder" else name
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_bytes(b"theirs")
+    with pytest.raises(SinkError, match=r"name (a new folder|another file)"):
+        make()
+    assert foreign.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("kind", ["parquet folder", "parquet file", "npy"], indirect=True)
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_files_hold_every_dtype_bit_for_bit(kind, make, tmp_path, dtype):
+    book = make(an_index(dtype=dtype))
+    vectors = np.arange(2 * book.index.columns, dtype=np.uint8).astype(dtype.numpy).reshape(2, -1)
+    rows = Rows(
+        place=1, ids=["a", "b"], vectors=vectors, metadata=["{}"] * 2, digests=[b"d" * 16] * 2, texts=["x", "y"]
+    )
+    book.sink.write(rows)
+    book.note(rows)
+    book.finish()
+    book.close()
+    found = content(kind, tmp_path)
+    assert [found[id][0].tobytes() for id in "ab"] == [row.tobytes() for row in vectors]
+
+
+@pytest.mark.parametrize("kind", ["qdrant"], indirect=True)
+def test_a_lost_ledger_is_made_anew_from_the_sink(kind, make, tmp_path):
+    book = make()
+    rows = book.put(IDS)
+    known = {id: digest for batch in book.sink.known() for id, digest in batch}
+    assert known == dict(zip(rows.ids, rows.digests, strict=True))
