@@ -5,8 +5,9 @@
     with EmbeddingClient() as client:
         vectors = client.embed(["Selamat pagi", "good morning"])
 
-``EmbeddingClient`` and ``AsyncEmbeddingClient`` are the way in, ``signature`` the one for Celery canvases; every error
-is an ``EmbedError``; ``embedmill.testing`` holds a client for tests that have no Redis.
+``EmbeddingClient`` and ``AsyncEmbeddingClient`` are the way in, ``signature`` the one for Celery canvases, ``reindex``
+the one for whole corpora; every error is an ``EmbedError``; ``embedmill.testing`` holds a client for tests that have no
+Redis, ``embedmill.reindexing`` what sinks and sources of one's own need.
 Importing this package reads no environment, opens no connection and loads no model library.
 """
 
@@ -38,12 +39,16 @@ from embedmill.errors import (
     ResultExpiredError,
     ResultTimeoutError,
     SettingsError,
+    SinkError,
+    SinkMismatchError,
+    SourceError,
     TextsRejectedError,
     TooManyTextsError,
     UnknownLetterError,
     UnknownModelError,
 )
 from embedmill.records import JobState, JobStatus
+from embedmill.reindexing import ReindexReport, reindex
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.vectors import unpack_binary, unpack_int8
 
@@ -76,6 +81,7 @@ __all__ = [
     "QueueError",
     "QueueFullError",
     "Reason",
+    "ReindexReport",
     "Rejected",
     "ReplyPart",
     "RequestError",
@@ -83,10 +89,14 @@ __all__ = [
     "ResultExpiredError",
     "ResultTimeoutError",
     "SettingsError",
+    "SinkError",
+    "SinkMismatchError",
+    "SourceError",
     "TextsRejectedError",
     "TooManyTextsError",
     "UnknownLetterError",
     "UnknownModelError",
+    "reindex",
     "signature",
     "unpack_binary",
     "unpack_int8",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
@@ -100,7 +102,7 @@ def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
     with Stopping() as stopping, shown(as_json=args.json) as show:
         try:
             report = reindex(
-                _source(args),
+                _source(args, client),
                 args.to,
                 client=client,
                 delete_missing=args.delete_missing,
@@ -145,7 +147,7 @@ def _preview(args: argparse.Namespace, client: EmbeddingClient) -> int:
 
     from embedmill.reindexing import preview
 
-    found = preview(_source(args), args.to, client=client, rebuild=args.rebuild, **_options(args))
+    found = preview(_source(args, client), args.to, client=client, rebuild=args.rebuild, **_options(args))
     if args.json:
         print(json.dumps({"event": "estimate", **asdict(found)}))
     else:
@@ -180,17 +182,55 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _source(args: argparse.Namespace) -> Source:
+def _source(args: argparse.Namespace, client: EmbeddingClient) -> Source:
+    from embedmill.errors import InvalidRequestError
     from embedmill.reindexing import Fields
     from embedmill.reindexing.sources.names import open_source
 
     fields = Fields(text=args.text_field, id=args.id_field, metadata=args.metadata)
-    return open_source(args.sources, form=args.format, fields=fields)
+    source = open_source(args.sources, form=args.format, fields=fields)
+    if args.split is None:
+        if args.overlap is not None:
+            raise InvalidRequestError("--overlap", "is of parts; give --split, too")
+        return source
+    return _split(source, args, client)
+
+
+def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) -> Source:
+    from embedmill.errors import InvalidRequestError
+    from embedmill.reindexing.api import await_card
+    from embedmill.reindexing.bulk_queue import BulkQueue
+    from embedmill.reindexing.splitting import Split, Splitter
+
+    card = await_card(BulkQueue(client, client.settings.model)).card
+    if args.split > card.max_tokens:
+        raise InvalidRequestError("--split", f"{args.split} tokens, and {card.name} reads {card.max_tokens}")
+    tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(card.name)
+    return Split(source, Splitter(max_tokens=args.split, overlap_tokens=args.overlap or 0, tokenizer=tokenizer))
+
+
+def _tokenizer_of(model: str) -> Path:
+    """Give the tokenizer of a model, which is fetched if it is not here."""
+    from embedmill.errors import InvalidRequestError, ModelLoadError
+    from embedmill.settings import data_dir
+    from embedmill_worker.cli.models import fetch
+
+    specs = [spec.strip() for spec in os.environ.get("EMBEDMILL_MODEL", "").split(",")]
+    spec = next((spec for spec in specs if spec.partition("=")[0] == model), model)
+    try:
+        tokenizer = getattr(fetch(spec, data_dir(os.environ).absolute()), "tokenizer", None)
+    except ModelLoadError as error:
+        raise InvalidRequestError("--split", f"{error}; or name its tokenizer.json with --tokenizer") from None
+    if tokenizer is None:
+        raise InvalidRequestError("--split", f"{model} has no tokenizer; name one with --tokenizer")
+    return Path(tokenizer)
 
 
 def _command(args: argparse.Namespace) -> str:
-    """Give the command that was called, for the user to call again."""
-    return shlex.join(["embedmill", *args.given])
+    """Give the command that was called, for the user to call again, without passwords."""
+    from embedmill.redis_url import mask_url
+
+    return shlex.join(["embedmill", *(mask_url(word) if "://" in word else word for word in args.given)])
 
 
 def _names(value: str) -> tuple[str, ...]:

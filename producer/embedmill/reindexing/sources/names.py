@@ -1,18 +1,32 @@
-"""From the names of sources to one source."""
+"""From the names of sources to one source. What a form needs is loaded when it is named."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from embedmill.errors import InvalidRequestError
+from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, Source
+from embedmill.reindexing.sources.csv_file import Csv
+from embedmill.reindexing.sources.files import STDIN
+from embedmill.reindexing.sources.folder import Folder
 from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reindexing.sources.lines import Lines
 
-_FORMS: Final = {".jsonl": "jsonl", ".ndjson": "jsonl"}
+#: What a source may be.
+FORMS: Final = ("auto", "lines", "jsonl", "csv", "parquet", "folder")
+
+_OF_SUFFIX: Final = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".parquet": "parquet",
+}
 
 
 class Chain:
@@ -37,19 +51,42 @@ class Chain:
 def open_source(names: Sequence[str], *, form: str = "auto", fields: Fields | None = None) -> Source:
     """Give the source of these names, read one after the other.
 
+    Args:
+        names: files, folders, or ``-`` for standard input.
+        form: one of ``FORMS``; ``auto`` chooses by a file's ending, and takes lines where it says nothing.
+        fields: which field is what, in forms that have fields.
+
     Raises:
         SourceError: one of them cannot be read.
         InvalidRequestError: the form is none.
+        ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
+    if form not in FORMS:
+        raise InvalidRequestError("format", f"{form!r} is none of {', '.join(FORMS)}")
     sources = [_open(name, form, fields or Fields()) for name in names]
     return sources[0] if len(sources) == 1 else Chain(sources)
 
 
 def _open(name: str, form: str, fields: Fields) -> Source:
-    suffix = Path(name.removesuffix(".gz")).suffix
-    chosen = _FORMS.get(suffix, "lines") if form == "auto" else form
-    if chosen == "jsonl":
-        return Jsonl(name, fields)
-    if chosen == "lines":
-        return Lines(name)
-    raise InvalidRequestError("format", f"{form} is no format of a source")
+    match _form_of(name) if form == "auto" else form:
+        case "folder":
+            return Folder(name)
+        case "jsonl":
+            return Jsonl(name, fields)
+        case "csv":
+            return Csv(name, fields)
+        case "parquet":
+            module = import_module("embedmill.reindexing.sources.parquet_files")
+            return cast(Source, module.Parquet(name, fields))
+    return Lines(name)
+
+
+def _form_of(name: str) -> str:
+    path = Path(name)
+    if name != STDIN and path.is_dir():
+        if any(path.glob("*.parquet")):
+            return "parquet"
+        return "folder"
+    if name != STDIN and not path.exists():
+        raise SourceError(name, "there is no such file or folder")
+    return _OF_SUFFIX.get(Path(name.removesuffix(".gz")).suffix.lower(), "lines")
