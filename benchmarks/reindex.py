@@ -1,0 +1,134 @@
+"""A corpus from JSONL into Parquet files, against the ceiling: rate, memory, and what a second run takes.
+
+python benchmarks/run.py reindex --texts 20000
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+from context import Run, ceiling_s, open_mill, say
+from figures import Figure, of_rounds, ratios
+
+from embedmill_worker import corpus
+from embedmill_worker.cli.mill import Mill
+
+#: Seconds between two looks at memory.
+SAMPLE_S = 0.1
+
+#: Share of the corpus that is changed before the third run.
+CHANGED = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Took:
+    """One run of the command."""
+
+    report: dict[str, Any]
+    seconds: float
+    #: Resident, of the reindexer.
+    client_mb: float
+    #: Of Redis.
+    redis_mb: float
+
+
+def ask(run: Run) -> list[Figure]:
+    """Give the rate against the ceiling, the highest memory, and the rates of later runs."""
+    texts = corpus.short(run.texts)
+    first: list[Took] = []
+    again: list[Took] = []
+    ceilings: list[float] = []
+    changed: list[Took] = []
+    with ExitStack() as stack:
+        mill = open_mill(stack, "fp32", EMBEDMILL_CONCURRENCY=str(run.cores))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedmill-reindex-")))
+        for n in range(run.rounds):
+            source, sink = folder / f"corpus-{n}.jsonl", folder / f"vectors-{n}"
+            write(source, texts)
+            ceilings.append(len(texts) / ceiling_s(run, texts))
+            first.append(reindex(mill, source, sink))
+            again.append(reindex(mill, source, sink))
+            write(source, edited(texts))
+            changed.append(reindex(mill, source, sink))
+            rate = len(texts) / first[-1].seconds
+            say(f"  reindex {n + 1}/{run.rounds}: {rate:.1f} texts/s, ceiling {ceilings[-1]:.1f}")
+    return figures_of(len(texts), first, again, changed, ceilings)
+
+
+def figures_of(
+    count: int, first: Sequence[Took], again: Sequence[Took], changed: Sequence[Took], ceilings: Sequence[float]
+) -> list[Figure]:
+    """Turn the runs into figures; the start of the command is counted."""
+    what = {"question": "reindex", "corpus": "short", "precision": "fp32"}
+    rates = [count / took.seconds for took in first]
+    return [
+        of_rounds(rates, name="reindex", unit="texts/s", **what),
+        ratios(rates, ceilings, name="reindex ÷ ceiling", **what),
+        of_rounds([took.client_mb for took in first], name="reindex, client's memory", unit="MB", **what),
+        of_rounds([took.redis_mb for took in first], name="reindex, Redis's memory", unit="MB", **what),
+        of_rounds(
+            [count / took.report["elapsed_s"] for took in again], name="reindex, unchanged", unit="texts/s", **what
+        ),
+        of_rounds(
+            [100 * took.report["updated"] / count for took in changed], name="reindex, 1 % changed", unit="%", **what
+        ),
+    ]
+
+
+def reindex(mill: Mill, source: Path, sink: Path) -> Took:
+    """Run the command and watch its memory and that of Redis."""
+    command = [sys.executable, "-m", "embedmill_worker.cli", "reindex", str(source), "--to", str(sink), "--json"]
+    environment = {**os.environ, **_where(mill)}
+    began_s = time.monotonic()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    highest = [0.0, 0.0]
+    watcher = threading.Thread(target=watch, args=(process, mill.settings.redis_url, highest))
+    watcher.start()
+    out, _ = process.communicate()
+    seconds = time.monotonic() - began_s
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(f"reindex ended with {process.returncode}")
+    report = json.loads(out.splitlines()[-1])
+    return Took(report=report, seconds=seconds, client_mb=highest[0], redis_mb=highest[1])
+
+
+def watch(process: subprocess.Popen[str], redis_url: str, highest: list[float]) -> None:
+    """Note the highest memory of both in MB, until the process ends."""
+    seen = psutil.Process(process.pid)
+    with redis.Redis.from_url(redis_url) as server:
+        while process.poll() is None:
+            try:
+                highest[0] = max(highest[0], seen.memory_info().rss / 1e6)
+            except psutil.Error:  # it has ended
+                return
+            highest[1] = max(highest[1], server.info("memory")["used_memory"] / 1e6)
+            time.sleep(SAMPLE_S)
+
+
+def write(path: Path, texts: Sequence[str]) -> None:
+    """Write a corpus."""
+    path.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+
+
+def edited(texts: Sequence[str]) -> list[str]:
+    """Change every hundredth text."""
+    step = round(1 / CHANGED)
+    return [f"{text} again" if i % step == 0 else text for i, text in enumerate(texts)]
+
+
+def _where(mill: Mill) -> Mapping[str, str]:
+    return {"EMBEDMILL_REDIS_URL": mill.settings.redis_url, "EMBEDMILL_NAMESPACE": mill.settings.namespace}
