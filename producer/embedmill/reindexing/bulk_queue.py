@@ -10,7 +10,7 @@ from embedmill.client import EmbeddingClient
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.flows import Ask, Flow
 from embedmill.protocol import ModelCard
-from embedmill.records import JobStatus
+from embedmill.records import Events, JobStatus
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.pace import Backlog
 from embedmill.reply import EmbeddingReply, ReplyPart
@@ -20,6 +20,9 @@ TTL_S: Final = 86_400.0
 
 #: Seconds for reading the vectors of a job that is done.
 FETCH_S: Final = 120.0
+
+#: Seconds of one wait for news.
+NEWS_S: Final = 0.5
 
 #: A drain rate that no reconciler has measured for so long is past.
 RATE_TTL_MS: Final = 30_000
@@ -86,6 +89,14 @@ class BulkQueue:
             block=block_s > 0,
             timeout_s=block_s or 1.0,
         )
+
+    def news(self, job_id: str, cursor: str) -> Events:
+        """Wait a moment for news of a job since ``cursor``, at first ``0-0``.
+
+        Raises:
+            ResultExpiredError: Redis does not have it.
+        """
+        return self._client._run(flows.read_events(self._calls.keys, job_id, cursor, NEWS_S))
 
     def status(self, job_id: str) -> JobStatus:
         """Read how far a job is.

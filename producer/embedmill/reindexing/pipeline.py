@@ -23,9 +23,11 @@ from embedmill.vectors import Vectors, blank
 
 T = TypeVar("T")
 
-#: Seconds between two looks at a job, doubling.
-FIRST_PAUSE_S: Final = 0.01
-LONGEST_PAUSE_S: Final = 0.5
+#: Seconds between two looks at how far a job is.
+LOOK_S: Final = 0.5
+
+#: Seconds between two tries to reach Redis.
+RETRY_S: Final = 0.5
 
 #: Seconds of one wait for room in a full queue.
 ROOM_S: Final = 5.0
@@ -191,20 +193,22 @@ class Pipeline:
                 return True
 
     def _wait(self, item: _Open) -> None:
-        began_s = time.monotonic()
-        pause_s = FIRST_PAUSE_S
-        warning = ""
+        began_s, looked_s = time.monotonic(), 0.0
+        cursor, warning = "0-0", ""
         while True:
-            status = self._insist(partial(self._queue.status, item.job_id))
-            if status.state is JobState.CANCELLED:
+            events = self._insist(partial(self._queue.news, item.job_id, cursor))
+            if events.over is JobState.CANCELLED:
                 raise ResultExpiredError(item.job_id)
-            if status.state.is_over:
+            if events.over is not None:
                 return
-            if not warning and status.state is JobState.QUEUED and time.monotonic() - began_s > LONELY_S:
+            is_begun = cursor != "0-0" or bool(events.chunks)
+            cursor = events.cursor
+            if time.monotonic() - looked_s < LOOK_S:
+                continue
+            if not is_begun and not warning and time.monotonic() - began_s > LONELY_S:
                 warning = self._loneliness()
-            self._look(status.texts_done, warning if status.state is JobState.QUEUED else "")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            self._look(self._insist(partial(self._queue.status, item.job_id)).texts_done, "" if is_begun else warning)
+            looked_s = time.monotonic()
 
     def _loneliness(self) -> str:
         served = self._insist(self._queue.served)
@@ -250,7 +254,7 @@ class Pipeline:
                 if time.monotonic() > give_up_s:
                     raise
                 self._look(0, f"waiting for Redis: {error.reason}")
-                time.sleep(LONGEST_PAUSE_S)
+                time.sleep(RETRY_S)
 
 
 def positions(finished: Finished) -> Any:

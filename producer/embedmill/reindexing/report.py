@@ -35,7 +35,7 @@ class Progress:
     elapsed_s: float
     #: Texts a second embedded so far, those under work counted in.
     texts_per_s: float
-    #: How much of the source has been read, 0 to 1; None: nobody knows.
+    #: How much of the source is done with, 0 to 1; None: nobody knows.
     fraction: float | None
     #: Seconds still to go; None: nobody knows.
     eta_s: float | None

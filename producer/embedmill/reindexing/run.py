@@ -105,7 +105,7 @@ class Run:
         """
         now_s = time.monotonic()
         elapsed_s = now_s - self._began_s
-        fraction = self._fraction()
+        fraction = self._fraction(texts_done)
         done = self.counts.embedded + texts_done
         progress = Progress(
             counts=self.counts,
@@ -144,7 +144,7 @@ class Run:
                 Rows(
                     place=window.place,
                     ids=[p.record.id for p in pending],
-                    vectors=finished.vectors[chosen],
+                    vectors=finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen],
                     metadata=[p.metadata for p in pending],
                     digests=[p.digest for p in pending],
                     texts=[p.record.text for p in pending] if self._index.with_text else None,
@@ -209,14 +209,20 @@ class Run:
         self.counts.rejected += 1
         self._rejects.add(id, reason, detail)
 
-    def _fraction(self) -> float | None:
-        return self._source.fraction() if self._source else None
+    def _fraction(self, texts_done: int = 0) -> float | None:
+        """Give the share of the source that is done with: what has been read, less what is under work."""
+        read = self._source.fraction() if self._source else None
+        if read is None or not self.counts.read:
+            return read
+        counts = self.counts
+        done = counts.embedded + counts.skipped + counts.rejected + texts_done
+        return read * min(1.0, done / counts.read)
 
     def _eta_s(self, now_s: float, fraction: float | None) -> float | None:
         if fraction is None or self._first_submit is None:
             return None
         began_s, began_at = self._first_submit
-        if fraction - began_at <= 0 or now_s == began_s:
+        if fraction <= began_at or now_s <= began_s:
             return None
         return (now_s - began_s) * (1 - fraction) / (fraction - began_at)
 

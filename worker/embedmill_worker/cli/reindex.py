@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from embedmill.client import EmbeddingClient
     from embedmill.errors import InvalidRequestError, SinkMismatchError
 
+    # Arrow's usual memory pool keeps what it no longer needs. Read when Arrow is loaded.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if args.to is None:
         raise InvalidRequestError("--to", "name the sink, as in --to vectors/")
     with EmbeddingClient(args.redis_url, args.model, namespace=args.namespace) as client:

@@ -20,6 +20,9 @@ INDEX_KEY: Final = b"embedmill"
 #: Vectors hardly shrink, and reading them plain is fastest. A list's values are the column ``vector.list.element``.
 _VECTOR_CODEC: Final = {"vector.list.element": "none"}
 
+#: Gives back what it no longer needs; Arrow's usual one keeps 40 MB of it.
+_POOL: Final = pa.system_memory_pool()
+
 #: Rows read at a time.
 BATCH_ROWS: Final = 1_024
 
@@ -28,7 +31,12 @@ def put(path: Path, index: Index, rows: Iterable[Rows]) -> None:
     """Write a Parquet file that is whole or not there."""
     table_schema = schema(index)
     plain = [name for name in table_schema.names if name != "vector"]
-    options: dict[str, Any] = {"compression": dict.fromkeys(plain, "zstd") | _VECTOR_CODEC, "use_dictionary": False}
+    options: dict[str, Any] = {
+        "compression": dict.fromkeys(plain, "zstd") | _VECTOR_CODEC,
+        "use_dictionary": False,
+        "write_statistics": ["id"],
+        "memory_pool": _POOL,
+    }
     with (
         replacing(path) as stream,
         pq.ParquetWriter(cast(BinaryIO, stream), table_schema, **options) as writer,
@@ -70,7 +78,7 @@ def schema(index: Index) -> pa.Schema:
 def to_batch(rows: Rows, index: Index, table_schema: pa.Schema) -> pa.RecordBatch:
     """Give rows as Arrow holds them, the vectors without a copy."""
     vector_field = table_schema.field("vector")
-    flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1))
+    flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1), memory_pool=_POOL)
     columns: list[Any] = [
         pa.array(rows.ids, pa.string()),
         pa.FixedSizeListArray.from_arrays(flat, type=vector_field.type),
