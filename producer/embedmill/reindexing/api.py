@@ -99,7 +99,9 @@ def reindex(
         queue = BulkQueue(client, model or client.settings.model)
         card = await_card(queue).card
         index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
-        sink = version_of(to_sink(to), index, rebuild=rebuild)
+        named = to_sink(to)
+        stack.callback(named.close)
+        sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
@@ -148,7 +150,9 @@ def preview(
     served = await_card(queue)
     index = index_of(served.card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
     with ExitStack() as stack:
-        sink = version_of(to_sink(to), index, rebuild=rebuild)
+        named = to_sink(to)
+        stack.callback(named.close)
+        sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         path = ledger_path(sink, index)
         ledger = stack.enter_context(Ledger(path, sink.name)) if path.exists() else None

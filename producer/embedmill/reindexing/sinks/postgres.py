@@ -1,0 +1,252 @@
+"""PostgreSQL with the extension pgvector.
+
+The name is a view on the version in use, a table named ``NAME_TAG``; a rebuild fills another table and then replaces
+the view in one transaction. Columns are ``id``, ``vector``, ``metadata`` (jsonb), ``text`` and, in the table, ``digest``.
+PostgreSQL cannot hold U+0000: in metadata and texts it becomes U+FFFD.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import psycopg
+from pgvector import HalfVector, Vector
+from pgvector.psycopg import register_vector
+from psycopg import sql
+
+from embedmill.errors import InvalidRequestError, MessageError, SinkError
+from embedmill.redis_url import mask_url
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sink import Sink
+from embedmill.vectors import Dtype
+
+T = TypeVar("T")
+
+#: Of a sink that names no table.
+DEFAULT_TABLE: Final = "documents"
+
+#: Seconds to connect in.
+CONNECT_S: Final = 30
+
+#: Rows read at a time.
+BATCH_ROWS: Final = 1_000
+
+#: 63 bytes are a name's most; the version's tag takes nine of them.
+_TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,53}")
+_TYPES: Final[dict[Dtype, tuple[sql.SQL, Any]]] = {
+    Dtype.FLOAT32: (sql.SQL("vector"), Vector),
+    Dtype.FLOAT16: (sql.SQL("halfvec"), HalfVector),
+}
+
+
+class PostgresSink(Sink):
+    """A view and its versions."""
+
+    def __init__(self, name: str, *, is_beside: bool = False) -> None:
+        """Name it: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
+
+        Raises:
+            InvalidRequestError: no table can have this name.
+        """
+        self._given = name
+        self._url, self._table = parse(name)
+        self.name = mask_url(name)
+        self._is_beside = is_beside
+        self._index: Index | None = None
+        self._connection: psycopg.Connection | None = None
+
+    def filled_by(self) -> Index | None:
+        """Read the view's comment."""
+        kind_and_comment = "SELECT relkind, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = to_regclass(%s)"
+
+        def look(connection: psycopg.Connection) -> Any:
+            return connection.execute(kind_and_comment, [_quoted(self._table)]).fetchone()
+
+        found = self._run(look)
+        if found is None:
+            return None
+        try:
+            if found[0] in ("v", b"v"):
+                return Index.from_json(str(found[1]))
+        except MessageError:
+            pass
+        raise SinkError(self.name, f"{self._table} is another program's; name another table, which will be a view")
+
+    def open(self, index: Index) -> None:
+        """Create the extension, the version's table and, unless another version is in use, the view."""
+        if index.dtype not in _TYPES:
+            known = ", ".join(_TYPES)
+            raise InvalidRequestError("dtype", f"pgvector holds {known}, not {index.dtype}")
+        self._index = index
+        is_new = self.filled_by() is None
+        kind = _TYPES[index.dtype][0]
+        create = sql.SQL(
+            "CREATE TABLE IF NOT EXISTS {} (id text PRIMARY KEY, vector {}({}) NOT NULL, metadata jsonb NOT NULL, "
+            "text text, digest bytea NOT NULL)"
+        ).format(self._version, kind, sql.Literal(index.dimension))
+
+        def make(connection: psycopg.Connection) -> None:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            connection.execute(create)
+            connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(self._version, index.to_json()))
+            if is_new:
+                self._make_view(connection)
+
+        self._run(make)
+
+    def write(self, rows: Rows) -> None:
+        """Put the rows in one transaction."""
+        to_vector = _TYPES[self._opened.dtype][1]
+        values = [
+            (
+                rows.ids[i],
+                to_vector(rows.vectors[i]),
+                rows.metadata[i].replace("\\u0000", "\\ufffd"),
+                None if rows.texts is None else _storable(rows.texts[i]),
+                rows.digests[i],
+            )
+            for i in range(len(rows))
+        ]
+        upsert = sql.SQL(
+            "INSERT INTO {} (id, vector, metadata, text, digest) VALUES (%s, %b, %s::jsonb, %s, %s) ON CONFLICT (id) "
+            "DO UPDATE SET vector = excluded.vector, metadata = excluded.metadata, text = excluded.text, "
+            "digest = excluded.digest"
+        ).format(self._version)
+
+        def put(connection: psycopg.Connection) -> None:
+            register_vector(connection)
+            with connection.cursor() as cursor:
+                cursor.executemany(upsert, values)
+
+        self._run(put)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove the rows in one transaction."""
+        delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._version)
+
+        def remove(connection: psycopg.Connection) -> None:
+            connection.execute(delete, [list(ids)])
+
+        self._run(remove)
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+        """Read ids and digests, page by page."""
+        page = sql.SQL("SELECT id, digest FROM {} WHERE id > %s ORDER BY id LIMIT %s").format(self._version)
+        last = ""
+        while True:
+
+            def read(connection: psycopg.Connection, after: str = last) -> list[tuple[str, bytes]]:
+                return [(id, bytes(digest)) for id, digest in connection.execute(page, [after, BATCH_ROWS])]
+
+            batch = self._run(read)
+            if not batch:
+                return
+            yield batch
+            last = batch[-1][0]
+
+    def beside(self, index: Index) -> Sink:
+        """Fill another table; the view stays as it is."""
+        return PostgresSink(self._given, is_beside=True)
+
+    def switch(self) -> str:
+        """Replace the view."""
+        before = self.filled_by()
+        if not self._is_beside or before == self._opened:
+            return ""
+
+        def replace(connection: psycopg.Connection) -> None:
+            connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(self._table)))
+            self._make_view(connection)
+
+        self._run(replace)
+        kept = f"; {self._table}_{before.tag} stays until you drop it" if before else ""
+        return f"{self._table} shows {self._table}_{self._opened.tag} now{kept}"
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _make_view(self, connection: psycopg.Connection) -> None:
+        view = sql.Identifier(self._table)
+        select = sql.SQL("CREATE VIEW {} AS SELECT id, vector, metadata, text FROM {}")
+        connection.execute(select.format(view, self._version))
+        connection.execute(sql.SQL("COMMENT ON VIEW {} IS {}").format(view, self._opened.to_json()))
+
+    @property
+    def _opened(self) -> Index:
+        if self._index is None:
+            raise RuntimeError("a sink is opened before it is used")
+        return self._index
+
+    @property
+    def _version(self) -> sql.Identifier:
+        return sql.Identifier(f"{self._table}_{self._opened.tag}")
+
+    def _run(self, call: Callable[[psycopg.Connection], T]) -> T:
+        """Call within a transaction, once more if the connection had been dropped meanwhile."""
+        was_connected = self._connection is not None
+        with self._mapped():
+            try:
+                return self._transact(call)
+            except psycopg.OperationalError:
+                if not was_connected or self._connection is None or not self._connection.closed:
+                    raise
+            self._connection = None
+            return self._transact(call)
+
+    def _transact(self, call: Callable[[psycopg.Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_S)
+        with self._connection.transaction():
+            return call(self._connection)
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turn psycopg's errors into SinkError; a server's messages may quote values and are not passed on."""
+        try:
+            yield
+        except psycopg.errors.FeatureNotSupported:
+            raise SinkError(self.name, "the server has no pgvector; install its package there") from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise SinkError(self.name, "the user may not do that; CREATE EXTENSION vector may need another") from None
+        except psycopg.Error as error:
+            code = f", SQLSTATE {error.sqlstate}" if error.sqlstate else ""
+            reason = (
+                f"PostgreSQL failed ({type(error).__name__}{code}); is it running, and are user and database right?"
+            )
+            raise SinkError(self.name, reason) from None
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Give libpq's URL and the table's name.
+
+    Raises:
+        InvalidRequestError: no table can have this name.
+    """
+    try:
+        parts = urlsplit(name)
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise InvalidRequestError("to", "postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME is wanted") from None
+    table = next((value for key, value in query if key == "table"), DEFAULT_TABLE)
+    if not _TABLE.fullmatch(table):
+        raise InvalidRequestError("to", f"a table's name matches {_TABLE.pattern}")
+    rest = urlencode([(key, value) for key, value in query if key != "table"], safe="/")
+    # Not urlunsplit, which would drop the slashes of an empty host.
+    url = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    return (f"{url}?{rest}" if rest else url), table
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
