@@ -25,6 +25,11 @@ A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
     {ns}:job:{id}:events              stream  c: a chunk's number, or s: the job's last state
     {ns}:job:{id}:staged:{nonce}      hash    texts of a job being submitted, ten minutes
 
+The embedding cache, in a Redis of its own that forgets what is used least:
+
+    {ns}:cache:{hash}                 string  a text's embedding: see cache_entry.py. The hash is of fingerprint,
+                                              runtime, input type and text
+
 Celery's own, all under the namespace as well:
 
     {ns}.{model}.{lane}               list    doorbells of a lane; .v2, … for later protocol versions
@@ -148,6 +153,10 @@ class Keyspace:
     def staged(self, job_id: str, nonce: str) -> str:
         """Texts of a job that is not yet visible."""
         return f"{self.job(job_id)}:staged:{nonce}"
+
+    def cache_entry(self, hash: bytes) -> str:
+        """A text's embedding, in the cache's own Redis."""
+        return f"{self.namespace}:cache:{hash.hex()}"
 
     def of_job(self, job_id: str, model: str, lane: str) -> tuple[str, ...]:
         """Give KEYS of every job script: the names in ``lua/prelude.lua`` stand in this order."""

@@ -3,6 +3,7 @@
 A new reader is a function here, decorated with ``@decoder(*seeds)``; everything else finds it by itself.
 """
 
+import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -18,10 +19,14 @@ from embedmill.errors import EmbedError
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_MESSAGE_BYTES
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
+from embedmill.reindexing import Fields, Index
+from embedmill.reindexing.sources.csv_file import Csv
+from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reply import Rejected
 from embedmill.vectors import Dtype, from_bytes
 from embedmill.workers import WorkerInfo
-from embedmill_worker import claims, envelope
+from embedmill_worker import cache_entry, claims, envelope
+from embedmill_worker.cache_entry import CacheEntry
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.models.fasttext_file import read_fasttext
 from embedmill_worker.models.safetensors import SafetensorsFile
@@ -311,3 +316,24 @@ def _fasttext_seed() -> bytes:
 @decoder(_fasttext_seed())
 def fasttext(data):
     _in_file(data, "made.bin", lambda path: read_fasttext("m", path, data_dir=path.parent))
+
+
+# After a byte of our own, since the version's looks like that of packed messages.
+@decoder(b"e" + cache_entry.pack(CacheEntry(vector=np.ones(8, np.float32), token_count=3, is_truncated=True)))
+def read_cache_entry(data: bytes) -> object:
+    return cache_entry.unpack(data[1:], dimension=8)
+
+
+@decoder(Index(model="m", fingerprint="f", dimension=8).to_json().encode())
+def read_index(data: bytes) -> object:
+    return Index.from_json(data)
+
+
+@decoder(b'{"id": "a", "text": "b", "more": [1, {"c": null}]}')
+def read_jsonl(data: bytes) -> object:
+    return list(Jsonl("-", Fields()).records(io.BytesIO(data)))
+
+
+@decoder(b'id,text\na,"b\nc"\n')
+def read_csv(data: bytes) -> object:
+    return list(Csv("-", Fields()).records(io.BytesIO(data)))

@@ -48,6 +48,9 @@ VALUES = {
     "letter_id": "1-0",
     "ours": "f1",
     "theirs": "f2",
+    "sink": "vectors/",
+    "source": "corpus.jsonl",
+    "differences": "dimension 384 and 128",
     "replicas": 0,
     "wanted": 1,
 }

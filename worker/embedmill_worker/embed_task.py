@@ -11,12 +11,12 @@ from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol import EmbedOptions
 from embedmill.request import check_texts
 from embedmill.vectors import Dtype
-from embedmill_worker.engine import Engine
+from embedmill_worker.engine import Embedder
 from embedmill_worker.work import check_servable
 
 
 def embed(
-    engine: Engine,
+    engine: Embedder,
     texts: Sequence[str],
     *,
     input_type: str | None,
@@ -52,7 +52,7 @@ def embed(
     }
 
 
-def check_cost(engine: Engine, texts: Sequence[str]) -> None:
+def check_cost(engine: Embedder, texts: Sequence[str]) -> None:
     """Raise TooManyTextsError for more than one chunk; one text alone is always a chunk."""
     budget = chunking.chunk_budget(engine.card)
     costs = chunking.estimate_costs([len(text) for text in texts], engine.card)

@@ -16,8 +16,9 @@ from embedmill.link import Link, T
 from embedmill.protocol import PROTOCOL_VERSION
 from embedmill.workers import WorkerInfo
 from embedmill_worker import announcement, claims, health
+from embedmill_worker.cache import CachedEngine, EmbeddingCache, read_info
 from embedmill_worker.claims import ChunkRef
-from embedmill_worker.engine import Engine
+from embedmill_worker.engine import Embedder, Engine
 from embedmill_worker.engines import Engines
 from embedmill_worker.health import Health
 from embedmill_worker.reconciler import Reconciler
@@ -50,6 +51,7 @@ class Node:
         self._state = health.STARTING
         self._reached_at_s = 0.0
         self._reconciler = Reconciler(keys, self._worker_id)
+        self._cache = EmbeddingCache(settings.cache_url, settings.namespace) if settings.cache_url else None
 
     def start(self, name: str) -> None:
         """Load the models, check that nobody serves others under their names, and announce them.
@@ -57,6 +59,7 @@ class Node:
         Raises:
             ModelLoadError: a model cannot be served.
             FingerprintError: live workers differ.
+            SettingsError: the cache is none.
         """
         began_s = time.monotonic()
         self._worker_id = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -70,6 +73,8 @@ class Node:
         if others and not self._settings.rollover:
             model, theirs = next(iter(others.items()))
             raise FingerprintError(model, next(c.fingerprint for c in cards if c.name == model), theirs)
+        if self._cache is not None:
+            self._cache.check(self._patiently(read_info))
         self._patiently(lambda: announcement.announce_cards(self._keys, cards))
         self._took_s = time.monotonic() - began_s
 
@@ -165,9 +170,9 @@ class Node:
             worker_id=self._worker_id,
             keeps_texts=self._settings.keep_dead_texts,
         )
-        miller.work(ref, self._engines.get(ref.model))
+        miller.work(ref, self._cached(self._engines.get(ref.model)))
 
-    def engine(self, model: str | None) -> Engine:
+    def engine(self, model: str | None) -> Embedder:
         """Give a served model; None: the default one.
 
         Raises:
@@ -177,7 +182,10 @@ class Node:
         if name not in self._settings.model_names:  # a message may hold anything in a name's place
             asked = name if isinstance(name, str) else type(name).__name__
             raise UnknownModelError(asked[:128], self._settings.model_names)
-        return self._engines.get(name)
+        return self._cached(self._engines.get(name))
+
+    def _cached(self, engine: Engine) -> Embedder:
+        return engine if self._cache is None else CachedEngine(engine=engine, cache=self._cache)
 
     def _patiently(self, make_flow: Callable[[], Flow[T]]) -> T:
         """Run a flow, however long Redis takes to come up."""

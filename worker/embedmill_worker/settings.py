@@ -42,6 +42,8 @@ class WorkerSettings:
     rollover: bool = False
     #: Put the texts themselves into dead letters, where everybody who reads this Redis can read them for 30 days.
     keep_dead_texts: bool = False
+    #: Redis of the embedding cache; empty: there is none.
+    cache_url: str = ""
     #: Where its health is written; None: nowhere.
     health_file: Path | None = None
     #: Seconds from SIGTERM until what still runs is given up.
@@ -49,6 +51,8 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
+        if self.cache_url:
+            ClientSettings(redis_url=self.cache_url)
         if not self.models:
             raise SettingsError("EMBEDMILL_MODEL", "''", f"name at least one model, as in {DEFAULT_MODEL}")
         for model in self.models:
@@ -87,6 +91,7 @@ class WorkerSettings:
             data_dir=data_dir(env),
             rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
             keep_dead_texts=_is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
+            cache_url=env.get("EMBEDMILL_CACHE_URL", ""),
             health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
             grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
         )

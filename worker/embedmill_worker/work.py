@@ -21,7 +21,7 @@ from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
 from embedmill.reply import Reason, Rejected
 from embedmill_worker import burial, claims
 from embedmill_worker.claims import ChunkRef
-from embedmill_worker.engine import Embeddings, Engine
+from embedmill_worker.engine import Embedder, Embeddings
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Miller:
     #: Whether dead letters hold their texts.
     keeps_texts: bool = False
 
-    def work(self, ref: ChunkRef, engine: Engine) -> None:
+    def work(self, ref: ChunkRef, engine: Embedder) -> None:
         """Do what the doorbell asks for; nothing if there is nothing to do."""
         claim = self.link.run(
             claims.claim(self.keys, ref, self.worker_id, engine.card.fingerprint), timeout_s=REDIS_TIMEOUT_S
@@ -85,7 +85,7 @@ class Miller:
         commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
         self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
 
-    def _embed(self, ref: ChunkRef, engine: Engine, work: claims.Work) -> ChunkReply:
+    def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
             detail = f"{work.losses} processes were lost while they worked on its chunk"
             return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
@@ -112,7 +112,7 @@ class Miller:
         return any(worker.models.get(model) == fingerprint for worker in landscape.workers)
 
 
-def check_servable(options: EmbedOptions, engine: Engine) -> None:
+def check_servable(options: EmbedOptions, engine: Embedder) -> None:
     """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
     if options.dimensions is not None and options.dimensions > engine.card.dimension:
         raise InvalidRequestError("dimensions", f"{options.dimensions} of {engine.card.name}'s {engine.card.dimension}")
@@ -120,7 +120,7 @@ def check_servable(options: EmbedOptions, engine: Engine) -> None:
         vectors.check_binary(options.dimensions or engine.card.dimension)
 
 
-def _try_together(engine: Engine, texts: Sequence[str], options: EmbedOptions) -> Embeddings | None:
+def _try_together(engine: Embedder, texts: Sequence[str], options: EmbedOptions) -> Embeddings | None:
     """Embed a chunk in planned batches; None if the engine failed and the culprit must be found."""
     try:
         return engine.embed(texts, input_type=options.input_type, truncate=options.truncate)
@@ -135,7 +135,7 @@ def _try_together(engine: Engine, texts: Sequence[str], options: EmbedOptions) -
 
 
 def embed_alone(
-    engine: Engine,
+    engine: Embedder,
     texts: Sequence[str],
     options: EmbedOptions,
     work: claims.Work,
@@ -177,14 +177,14 @@ def _given_up(work: claims.Work, position: int) -> tuple[Reason, str] | None:
     return None
 
 
-def _embed_one(engine: Engine, text: str, options: EmbedOptions) -> Embeddings:
+def _embed_one(engine: Embedder, text: str, options: EmbedOptions) -> Embeddings:
     try:
         return engine.embed([text], input_type=options.input_type, truncate=options.truncate)
     except Exception as error:
         return _no_embedding(engine, Reason.FAILED, f"the engine failed on it alone ({type(error).__name__})")
 
 
-def _no_embedding(engine: Engine, reason: Reason, detail: str) -> Embeddings:
+def _no_embedding(engine: Embedder, reason: Reason, detail: str) -> Embeddings:
     return Embeddings(
         vectors=np.full((1, engine.card.dimension), np.nan, dtype=np.float32),
         token_counts=np.zeros(1, dtype=np.uint32),
@@ -196,7 +196,7 @@ def _no_embedding(engine: Engine, reason: Reason, detail: str) -> Embeddings:
 
 
 def to_reply(
-    embeddings: Embeddings, chunk: Chunk, options: EmbedOptions, engine: Engine, waited_ms: float
+    embeddings: Embeddings, chunk: Chunk, options: EmbedOptions, engine: Embedder, waited_ms: float
 ) -> ChunkReply:
     """Turn the engine's rows into what the job asked for."""
     rows = vectors.cut(embeddings.vectors, options.dimensions)
@@ -221,14 +221,14 @@ def to_reply(
     )
 
 
-def _of_another_model(claim: claims.OtherFingerprint, engine: Engine) -> ChunkReply:
+def _of_another_model(claim: claims.OtherFingerprint, engine: Embedder) -> ChunkReply:
     """Reject a chunk of a job that a model began which nobody serves any more."""
     detail = f"its job was begun with fingerprint {claim.pinned}, which no worker serves any more; submit it again"
     reply = _reject_all(claim.texts, claim.options, engine, Reason.MODEL_CHANGED, detail)
     return dataclasses.replace(reply, fingerprint=claim.pinned)
 
 
-def _reject_all(texts: bytes, options: bytes, engine: Engine, reason: Reason, detail: str) -> ChunkReply:
+def _reject_all(texts: bytes, options: bytes, engine: Embedder, reason: Reason, detail: str) -> ChunkReply:
     """Reject a chunk without a forward pass. Of an unreadable one the client rejects the rows that never came."""
     try:
         asked = protocol.unpack_options(options)

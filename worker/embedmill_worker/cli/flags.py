@@ -22,6 +22,7 @@ _WORKER_FLAGS: Final = (
     ("--precision", "EMBEDMILL_PRECISION", "P", "fp32, bf16 or int8; default as the models' files are: fp32"),
     ("--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default auto: one a usable CPU"),
     ("--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where models are kept; default the user's data directory"),
+    ("--cache-url", "EMBEDMILL_CACHE_URL", "URL", "a Redis of its own for the embedding cache; default none"),
 )
 
 

@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
     switch("--retry-rejected", "embed again what was rejected before")
     switch("--rebuild", "if the sink was filled otherwise, build a new version and switch over")
     flag("--rejects", "FILE", "list what has no vector there; default SINK.rejects.jsonl")
-    parser.add_argument("--dry-run", action="store_true", help="say what it would take, from a sample")
+    switch("--dry-run", "say what it would take, from a sample")
     switch("--json", "events as JSON lines on stdout: progress, and at the end done or stopped")
 
 

@@ -59,6 +59,24 @@ class Embeddings:
     inference_ms: float
 
 
+class Embedder(Protocol):
+    """What turns texts into vectors: an engine, or one behind a cache."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What workers announce of it."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """What rounds."""
+        ...
+
+    def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
+        """See ``Engine.embed``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """One model, ready to serve. Loaded before a fork, it is shared by all children."""

@@ -1,7 +1,7 @@
 """PostgreSQL with the extension pgvector.
 
 The name is a view on the version in use, a table named ``NAME_TAG``; a rebuild fills another table and then replaces
-the view in one transaction. Columns are ``id``, ``vector``, ``metadata`` (jsonb), ``text`` and, in the table, ``digest``.
+the view in one transaction. Columns: ``id``, ``vector``, ``metadata`` (jsonb), ``text``; in the table also ``digest``.
 PostgreSQL cannot hold U+0000: in metadata and texts it becomes U+FFFD.
 """
 

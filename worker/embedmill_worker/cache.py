@@ -1,0 +1,208 @@
+"""The embedding cache: a Redis of its own that all workers share. It may never harm the work.
+
+A worker does without it whenever it does not answer at once, and for half a minute after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from embedmill.errors import QueueError, SettingsError
+from embedmill.flows import Ask, Flow
+from embedmill.keys import Keyspace
+from embedmill.link import Link
+from embedmill.protocol import ModelCard
+from embedmill.redis_url import mask_url
+from embedmill.settings import ClientSettings
+from embedmill_worker import cache_entry
+from embedmill_worker.cache_entry import CacheEntry
+from embedmill_worker.engine import Embeddings, Engine
+from embedmill_worker.engine.tokenization import is_unicode
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds that one round trip may take; a forward pass is not worth more.
+REPLY_S: Final = 0.25
+
+#: Seconds for the look at start.
+CHECK_S: Final = 5.0
+
+#: Seconds for which a cache that did not answer is left alone.
+QUIET_S: Final = 30.0
+
+POLICY: Final = "allkeys-lfu"
+
+
+class EmbeddingCache:
+    """Entries by the hash of fingerprint, runtime, input type and text. Usable on both sides of a fork."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._url_masked = mask_url(url)
+        self._link = Link(ClientSettings(redis_url=url, namespace=namespace))
+        self._keys = Keyspace(namespace)
+        self._quiet_until_s = 0.0
+
+    def check(self, queue: dict[str, str]) -> None:
+        """Look at the server; one that does not answer is a warning.
+
+        Args:
+            queue: what ``read_info`` tells of the queue's server.
+
+        Raises:
+            SettingsError: it is the queue's own server, or it would not forget what is used least.
+        """
+        try:
+            found = self._link.run(read_info(), timeout_s=CHECK_S, outage_s=0.0)
+        except QueueError as error:
+            log.warning("the embedding cache is left out for now: %s", error, extra={"action": "cache"})
+            return
+        if found.get("run_id") and found.get("run_id") == queue.get("run_id"):
+            self._refuse("it is the queue's own server, which must forget nothing; start another one for the cache")
+        if found.get("maxmemory", "0") == "0":
+            self._refuse("its maxmemory is 0, so it would grow for ever; give it one, as in CONFIG SET maxmemory 1gb")
+        if found.get("maxmemory_policy") != POLICY:
+            found_policy = found.get("maxmemory_policy", "unknown")
+            way_out = f"CONFIG SET maxmemory-policy {POLICY}"
+            self._refuse(f"its maxmemory-policy is {found_policy}; it must forget what is used least: {way_out}")
+
+    def read(self, hashes: Sequence[bytes], dimension: int) -> list[CacheEntry | None]:
+        """Give the entries of these hashes, None for those that are not there or damaged."""
+        keys = [self._keys.cache_entry(hash) for hash in hashes]
+        values = self._run(_read(keys)) if keys else []
+        if not isinstance(values, list) or len(values) != len(hashes):
+            return [None] * len(hashes)
+        return [cache_entry.unpack(value, dimension=dimension) for value in values]
+
+    def write(self, entries: Sequence[tuple[bytes, CacheEntry]]) -> None:
+        """Put entries, in the place of older or damaged ones."""
+        if entries:
+            self._run(_write([(self._keys.cache_entry(hash), cache_entry.pack(entry)) for hash, entry in entries]))
+
+    def _run(self, flow: Flow[T]) -> T | None:
+        if time.monotonic() < self._quiet_until_s:
+            return None
+        try:
+            return self._link.run(flow, timeout_s=REPLY_S, outage_s=0.0)
+        except QueueError as error:
+            self._quiet_until_s = time.monotonic() + QUIET_S
+            log.warning("the embedding cache is left out for %.0f s: %s", QUIET_S, error, extra={"action": "cache"})
+            return None
+
+    def _refuse(self, reason: str) -> None:
+        raise SettingsError("EMBEDMILL_CACHE_URL", self._url_masked, reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedEngine:
+    """An engine that asks the cache first; to those who use it, an engine."""
+
+    engine: Engine
+    cache: EmbeddingCache
+
+    @property
+    def card(self) -> ModelCard:
+        """See ``Engine``."""
+        return self.engine.card
+
+    @property
+    def runtime(self) -> str:
+        """See ``Engine``."""
+        return self.engine.runtime
+
+    def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
+        """Embed texts; see ``Engine.embed``. What the cache has is not computed, and the rest is put into it."""
+        began_s = time.perf_counter()
+        hashes = [self._hash(text, input_type) for text in texts]
+        found = self._find(hashes, truncate=truncate)
+        missing = [i for i, entry in enumerate(found) if entry is None]
+        looked_ms = (time.perf_counter() - began_s) * 1000
+        log.debug("cache: %d of %d texts found", len(texts) - len(missing), len(texts), extra={"action": "cache"})
+        if not missing:
+            return _merged(found, (), _nothing(self.card.dimension), looked_ms)
+        made = self.engine.embed([texts[i] for i in missing], input_type=input_type, truncate=truncate)
+        self._keep([hashes[i] for i in missing], made)
+        return made if len(missing) == len(texts) else _merged(found, missing, made, looked_ms)
+
+    def _hash(self, text: str, input_type: str | None) -> bytes | None:
+        if not is_unicode(text):
+            return None
+        card = self.card
+        return cache_entry.hash_of(text, fingerprint=card.fingerprint, runtime=self.runtime, input_type=input_type)
+
+    def _find(self, hashes: Sequence[bytes | None], *, truncate: bool) -> list[CacheEntry | None]:
+        wanted = list(dict.fromkeys(hash for hash in hashes if hash is not None))
+        read = dict(zip(wanted, self.cache.read(wanted, self.card.dimension), strict=True))
+        found = [read.get(hash) if hash is not None else None for hash in hashes]
+        # The engine rejects texts that are too long, if it is to.
+        return [entry if entry is not None and (truncate or not entry.is_truncated) else None for entry in found]
+
+    def _keep(self, hashes: Sequence[bytes | None], made: Embeddings) -> None:
+        rejected = {i for i, _, _ in made.rejected}
+        entries = {
+            hash: CacheEntry(
+                vector=made.vectors[i],
+                token_count=int(made.token_counts[i]),
+                is_truncated=bool(made.truncated[i]),
+            )
+            for i, hash in enumerate(hashes)
+            if hash is not None and i not in rejected and np.isfinite(made.vectors[i]).all()
+        }
+        self.cache.write(list(entries.items()))
+
+
+def _merged(
+    found: Sequence[CacheEntry | None], missing: Sequence[int], made: Embeddings, looked_ms: float
+) -> Embeddings:
+    """Put what was found and what was made in the texts' order."""
+    vectors = np.empty((len(found), made.vectors.shape[1]), dtype=np.float32)
+    token_counts = np.zeros(len(found), dtype=np.uint32)
+    truncated = np.zeros(len(found), dtype=np.bool_)
+    for i, entry in enumerate(found):
+        if entry is not None:
+            vectors[i], token_counts[i], truncated[i] = entry.vector, entry.token_count, entry.is_truncated
+    places = list(missing)
+    vectors[places], token_counts[places], truncated[places] = made.vectors, made.token_counts, made.truncated
+    return Embeddings(
+        vectors=vectors,
+        token_counts=token_counts,
+        truncated=truncated,
+        rejected=tuple((places[i], reason, detail) for i, reason, detail in made.rejected),
+        tokenize_ms=made.tokenize_ms + looked_ms,
+        inference_ms=made.inference_ms,
+    )
+
+
+def _nothing(dimension: int) -> Embeddings:
+    """Give the embeddings of no text."""
+    return Embeddings(
+        vectors=np.zeros((0, dimension), dtype=np.float32),
+        token_counts=np.zeros(0, dtype=np.uint32),
+        truncated=np.zeros(0, dtype=np.bool_),
+        rejected=(),
+        tokenize_ms=0.0,
+        inference_ms=0.0,
+    )
+
+
+def read_info() -> Flow[dict[str, str]]:
+    """Read what a server says of itself: ``run_id``, ``maxmemory``, ``maxmemory_policy`` and more."""
+    replies = yield Ask([("INFO", "server"), ("INFO", "memory")])
+    lines = [line for reply in replies for line in bytes(reply).decode("utf-8", "replace").splitlines()]
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _read(keys: Sequence[str]) -> Flow[Any]:
+    (values,) = yield Ask([("MGET", *keys)])
+    return values
+
+
+def _write(entries: Sequence[tuple[str, bytes]]) -> Flow[None]:
+    yield Ask([("SET", key, value) for key, value in entries])
