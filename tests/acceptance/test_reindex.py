@@ -1,0 +1,352 @@
+"""`embedmill reindex` as a user runs it: first runs, later runs, stops, refusals."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from reindexing import PATIENCE_S, Reindexer, rows, write_jsonl
+
+import embedmill
+from embedmill import EmbeddingClient
+from embedmill.keys import Keyspace
+from embedmill.reindexing import Rows, Sink
+from embedmill_worker import corpus
+
+TEXTS = corpus.short(300)
+
+
+@pytest.fixture
+def reindexer(mill, tmp_path):
+    """Makes a reindexer of this mill whose small files lie in the test's folder."""
+
+    def make(*arguments, module="embedmill_worker.cli", **env) -> Reindexer:
+        return Reindexer({**mill.env, "PYTHONPATH": str(Path(__file__).parent), **env}, arguments, module)
+
+    return make
+
+
+@pytest.fixture
+def client(mill):
+    with EmbeddingClient(mill.redis_url, namespace=mill.namespace) as client:
+        yield client
+
+
+def drained(mill) -> int:
+    """Tokens that the bulk lane has ever drained: each forward pass adds some."""
+    with redis.Redis.from_url(mill.redis_url) as server:
+        (model,) = server.hkeys(f"{mill.namespace}:models")
+        return int(server.hget(Keyspace(mill.namespace).drain(model.decode(), "bulk"), "drained") or 0)
+
+
+def edit(texts, every=100):
+    return [f"{text} changed" if i % every == 0 else text for i, text in enumerate(texts)]
+
+
+def rejects(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_corpus_becomes_the_vectors_that_the_client_gives(reindexer, client, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS, lang="id")
+    report = reindexer(source, "--to", tmp_path / "vectors").run()
+    assert (report["added"], report["rows"], report["rejected"]) == (300, 300, 0)
+    wanted = client.embed(TEXTS, input_type="passage")
+    found = rows(tmp_path / "vectors")
+    assert found == {f"d{i}": (wanted[i].tobytes(), '{"lang":"id"}') for i in range(300)}
+
+
+def test_a_second_run_does_no_forward_pass_and_a_third_embeds_what_has_changed(reindexer, mill, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
+    run = reindexer(source, "--to", tmp_path / "vectors")
+    run.run()
+    before, tokens = rows(tmp_path / "vectors"), drained(mill)
+    report = run.run()
+    assert (report["added"], report["updated"], report["skipped"]) == (0, 0, 300)
+    assert drained(mill) == tokens
+    assert rows(tmp_path / "vectors") == before
+
+    write_jsonl(source, edit(TEXTS))
+    report = run.run()
+    assert (report["added"], report["updated"], report["skipped"]) == (0, 3, 297)
+    after = rows(tmp_path / "vectors")
+    assert {id for id in after if after[id] != before[id]} == {"d0", "d100", "d200"}
+    assert after.keys() == before.keys()
+
+
+def test_what_has_vanished_is_deleted_when_asked_and_only_then(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
+    run = reindexer(source, "--to", tmp_path / "vectors")
+    run.run()
+    write_jsonl(source, TEXTS[:250])
+    assert run.run()["deleted"] == 0
+    assert len(rows(tmp_path / "vectors")) == 300
+    report = reindexer(source, "--to", tmp_path / "vectors", "--delete-missing").run()
+    assert (report["deleted"], report["rows"]) == (50, 250)
+    assert rows(tmp_path / "vectors").keys() == {f"d{i}" for i in range(250)}
+
+
+@pytest.mark.parametrize("source", ["", "not JSON\n"], ids=["no record", "an unreadable one"])
+def test_nothing_is_taken_for_missing_when_the_source_is_in_doubt(reindexer, tmp_path, source):
+    path = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:5])
+    reindexer(path, "--to", tmp_path / "vectors").run()
+    path.write_text(source)
+    report = reindexer(path, "--to", tmp_path / "vectors", "--delete-missing").run(7 if source else 0)
+    assert (report["deleted"], report["rows"]) == (0, 5)
+    assert "nothing was taken for missing" in report["notes"][0]
+
+
+def test_what_has_no_vector_is_listed_and_the_rest_goes_on(reindexer, mill, tmp_path):
+    source = tmp_path / "corpus.jsonl"
+    long = corpus.long(1)[0]
+    lines = [
+        {"id": "good", "text": "one"},
+        {"id": "good", "text": "the same id"},
+        {"id": "long", "text": long},
+        {"id": "lone", "text": "\ud800"},
+        {"id": "number", "text": 7},
+        {"id": "none"},
+        {"id": "fine", "text": "two"},
+    ]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines) + "not JSON\n")
+    run = reindexer(source, "--to", tmp_path / "vectors", "--no-truncate")
+    report = run.run(7)
+    assert (report["added"], report["rejected"], report["rows"]) == (2, 6, 2)
+    assert report["rejects"] == str(tmp_path / "vectors.rejects.jsonl")
+    listed = rejects(tmp_path / "vectors.rejects.jsonl")
+    assert {(entry["id"], entry["reason"]) for entry in listed} == {
+        ("good", "duplicate_id"),
+        ("long", "too_long"),
+        ("lone", "invalid_unicode"),
+        ("corpus.jsonl:5", "unreadable"),
+        ("corpus.jsonl:6", "unreadable"),
+        ("corpus.jsonl:8", "unreadable"),
+    }
+    assert all(entry["detail"] and long[:20] not in entry["detail"] for entry in listed)
+
+    tokens = drained(mill)
+    assert run.run(7)["rejected"] == 6
+    assert drained(mill) == tokens, "what was rejected is not sent again"
+    assert rejects(tmp_path / "vectors.rejects.jsonl")[0]["id"] == "good"
+    again = reindexer(source, "--to", tmp_path / "vectors", "--no-truncate", "--retry-rejected").run(7)
+    assert (again["rejected"], again["skipped"]) == (6, 2)
+    assert drained(mill) > tokens
+
+
+def test_a_text_that_is_rejected_now_loses_the_row_of_its_older_text(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", ["one", "two"])
+    run = reindexer(source, "--to", tmp_path / "vectors", "--no-truncate")
+    run.run()
+    write_jsonl(source, [corpus.long(1)[0], "two"])
+    report = run.run(7)
+    assert (report["deleted"], report["rejected"], report["rows"]) == (1, 1, 1)
+    assert rows(tmp_path / "vectors").keys() == {"d1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, mill, tmp_path, number):
+    texts = corpus.short(2_000)
+    source = write_jsonl(tmp_path / "corpus.jsonl", texts)
+    reindexer(source, "--to", tmp_path / "whole").run()
+    run = reindexer(source, "--to", tmp_path / "stopped", module="small_windows").start()
+    deadline = time.monotonic() + PATIENCE_S
+    while len(list((tmp_path / "stopped").glob("*.parquet"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.process.send_signal(number)
+    _, err = run.wait(130)
+    assert f"Go on with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
+    kept = rows(tmp_path / "stopped")
+    assert 512 <= len(kept) < 2_000
+    with redis.Redis.from_url(mill.redis_url) as server:
+        assert not list(server.scan_iter(f"{mill.namespace}:job:*")), "nothing is left under work"
+
+    report = reindexer(source, "--to", tmp_path / "stopped").run()
+    assert report["added"] == 2_000 - len(kept)
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_a_sink_that_was_filled_otherwise_is_refused_and_rebuilt_when_asked(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:50])
+    reindexer(source, "--to", tmp_path / "vectors").run()
+    before = rows(tmp_path / "vectors")
+    other = reindexer(source, "--to", tmp_path / "vectors", "--dimensions", "128")
+    _, err = other.start().wait(6)
+    assert "was filled otherwise (dimension 384 and 128)" in err
+    assert f"embedmill reindex {source} --to {tmp_path / 'vectors'} --dimensions 128 --rebuild" in err
+    assert rows(tmp_path / "vectors") == before
+
+    report = reindexer(source, "--to", tmp_path / "vectors", "--dimensions", "128", "--rebuild").run()
+    assert report["added"] == 50
+    assert {len(vector) for vector, _ in rows(tmp_path / "vectors").values()} == {128 * 4}
+    kept = next(word for word in report["notes"][0].split() if ".before-" in word)
+    assert rows(Path(kept)) == before
+    # And later runs go on with the new version, with and without the flag.
+    for more in ([], ["--rebuild"]):
+        again = reindexer(source, "--to", tmp_path / "vectors", "--dimensions", "128", *more).run()
+        assert again["skipped"] == 50
+
+
+def test_a_sink_of_another_fingerprint_is_refused(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:5])
+    reindexer(source, "--to", tmp_path / "vectors").run()
+    index = tmp_path / "vectors" / ".embedmill" / "index.json"
+    fields = json.loads(index.read_text())
+    index.write_text(json.dumps(fields | {"fingerprint": "0123456789abcdef"}))
+    _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(6)
+    assert f"fingerprint 0123456789abcdef and {fields['fingerprint']}" in err
+
+
+def test_a_second_reindexer_on_the_same_sink_is_refused(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(2_000))
+    first = reindexer(source, "--to", tmp_path / "vectors").start()
+    ledger = tmp_path / "vectors" / ".embedmill" / "ledger.sqlite"
+    deadline = time.monotonic() + PATIENCE_S
+    while not ledger.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(1)
+    assert "another reindex is writing to it" in err
+    first.wait()
+
+
+def test_two_reindexers_share_the_lane(reindexer, tmp_path):
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(600, seed=n)) for n in range(2)]
+    runs = [reindexer(path, "--to", path.with_suffix(""), module="small_windows").start() for path in paths]
+    for run, path in zip(runs, paths, strict=True):
+        run.wait()
+        assert len(rows(path.with_suffix(""))) == 600
+
+
+def test_a_document_that_shrinks_loses_the_parts_that_it_no_longer_has(reindexer, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("# One\n\n" + " ".join(corpus.short(40)) + "\n")
+    (docs / "b.md").write_text("short")
+    run = reindexer(docs, "--to", tmp_path / "vectors", "--split", "64", "--overlap", "8")
+    first = run.run()
+    assert first["rows"] > 5
+    (docs / "a.md").write_text("# One\n\nonly this\n")
+    report = run.run()
+    assert report["updated"] == 1
+    assert report["deleted"] == first["rows"] - 2
+    assert rows(tmp_path / "vectors").keys() == {"a.md#0", "b.md#0"}
+
+
+def test_standard_input_and_csv_are_read_and_fields_chosen(reindexer, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text('sku,title,price,note\n7,"a, quoted",1.5,x\n8,plain,2,y\n')
+    flags = ["--text-field", "title", "--id-field", "sku", "--metadata", "price"]
+    reindexer(table, "--to", tmp_path / "csv", *flags).run()
+    assert {id: json.loads(m) for id, (_, m) in rows(tmp_path / "csv").items()} == {
+        "7": {"price": "1.5"},
+        "8": {"price": "2"},
+    }
+    command = [sys.executable, "-m", "embedmill_worker.cli", "reindex", "-", "--to", str(tmp_path / "lines.npy")]
+    env = reindexer().env
+    subprocess.run(command, input="one\ntwo\n", text=True, env=env, check=True, timeout=PATIENCE_S)
+    assert np.load(tmp_path / "lines.npy", mmap_mode="r").shape == (2, 384)
+    ids = [json.loads(line)["id"] for line in (tmp_path / "lines.ids.jsonl").read_text().splitlines()]
+    assert ids == ["stdin:1", "stdin:2"]
+
+
+def test_a_dry_run_reckons_and_leaves_no_trace(reindexer, mill, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
+    tokens = drained(mill)
+    out, _ = reindexer(source, "--to", tmp_path / "vectors", "--dry-run").start().wait()
+    assert "all 300 records looked at" in out
+    estimate = reindexer(source, "--to", tmp_path / "vectors", "--dry-run").run()
+    assert (estimate["texts"], estimate["unchanged"]) == (300, 0)
+    assert estimate["seconds"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl"]
+    assert drained(mill) == tokens
+    reindexer(source, "--to", tmp_path / "vectors").run()
+    assert reindexer(source, "--to", tmp_path / "vectors", "--dry-run").run()["unchanged"] == 300
+
+
+def test_no_text_and_no_password_is_written_anywhere_but_into_the_sink(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", ["zebra quartz marmalade"] * 2)
+    to = "postgresql://someone:s3cret@127.0.0.1:1/none"
+    out, err = reindexer(source, "--to", to, EMBEDMILL_DATA_DIR=str(tmp_path / "data")).start().wait(1)
+    assert "s3cret" not in out + err
+    assert "postgresql://someone:***@127.0.0.1:1/none" in err
+    out, err = reindexer(source, "--to", tmp_path / "vectors").start().wait()
+    assert "zebra" not in out + err
+    for path in (tmp_path / "vectors").rglob("*"):
+        assert path.is_dir() or b"zebra" not in path.read_bytes()
+
+
+def test_a_redis_that_is_away_is_said_at_once(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", ["one"])
+    run = reindexer(source, "--to", tmp_path / "vectors", EMBEDMILL_REDIS_URL="redis://127.0.0.1:1/0")
+    _, err = run.start().wait(4)
+    assert "Redis" in err
+    assert not (tmp_path / "vectors").exists()
+
+
+class MemorySink(Sink):
+    """A sink of one's own."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.rows: dict[str, np.ndarray] = {}
+
+    def open(self, index) -> None:
+        self.dimension = index.dimension
+
+    def write(self, rows: Rows) -> None:
+        self.rows |= dict(zip(rows.ids, rows.vectors, strict=True))
+
+    def delete(self, ids) -> None:
+        for id in ids:
+            self.rows.pop(id, None)
+
+
+def test_python_programs_have_sources_and_sinks_of_their_own(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDMILL_DATA_DIR", str(tmp_path))
+    sink = MemorySink()
+    records = [("a", "one"), {"id": "b", "text": "two", "n": 1}, ("c", "three", {"n": 2}), ["not", "a", "record", 4]]
+    monkeypatch.chdir(tmp_path)
+    report = embedmill.reindex(records, sink, client=client)
+    assert (report.added, report.rejected, report.is_whole) == (3, 1, True)
+    assert sink.rows.keys() == {"a", "b", "c"}
+    wanted = client.embed(["one", "two", "three"], input_type="passage")
+    assert [sink.rows[id].tobytes() for id in "abc"] == [row.tobytes() for row in wanted]
+    report = embedmill.reindex(records[:1], sink, client=client, delete_missing=True)
+    assert (report.skipped, report.deleted) == (1, 2)
+    assert sink.rows.keys() == {"a"}
+
+
+def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDMILL_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    class Failing(MemorySink):
+        fails = True
+
+        def write(self, rows: Rows) -> None:
+            if self.fails:
+                raise embedmill.SinkError(self.name, "the disk is full")
+            super().write(rows)
+
+    sink, records, tokens = Failing(), [(f"d{i}", text) for i, text in enumerate(TEXTS)], drained(mill)
+    with pytest.raises(embedmill.SinkError, match="the disk is full"):
+        embedmill.reindex(records, sink, client=client)
+    spent = drained(mill) - tokens
+    sink.fails = False
+    assert embedmill.reindex(records, sink, client=client).added == 300
+    assert drained(mill) - tokens == spent, "the vectors were still in Redis"
+    with redis.Redis.from_url(mill.redis_url) as server:
+        assert not list(server.scan_iter(f"{mill.namespace}:job:*"))
+
+
+def test_the_environment_gives_what_flags_do_not(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", ["one"])
+    env = {"EMBEDMILL_SINK": str(tmp_path / "vectors"), "EMBEDMILL_DTYPE": "float16"}
+    assert reindexer(source, **env).run()["rows"] == 1
+    assert [len(vector) for vector, _ in rows(tmp_path / "vectors").values()] == [384 * 2]
