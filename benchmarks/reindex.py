@@ -22,8 +22,11 @@ import psutil
 import redis
 from context import Run, ceiling_s, open_mill, say
 from figures import Figure, of_rounds, ratios
+from latency import SERVICE_TIMES
 
+from embedmill.status import read_status
 from embedmill_worker import corpus
+from embedmill_worker.cli.load import Percentiles, latencies_ms, saturating, service_times_ms
 from embedmill_worker.cli.mill import Mill
 
 #: Seconds between two looks at memory.
@@ -65,7 +68,43 @@ def ask(run: Run) -> list[Figure]:
             changed.append(reindex(mill, source, sink))
             rate = len(texts) / first[-1].seconds
             say(f"  reindex {n + 1}/{run.rounds}: {rate:.1f} texts/s, ceiling {ceilings[-1]:.1f}")
-    return figures_of(len(texts), first, again, changed, ceilings)
+        beside = interactive(run, mill, folder)
+    return figures_of(len(texts), first, again, changed, ceilings) + beside
+
+
+def interactive(run: Run, mill: Mill, folder: Path) -> list[Figure]:
+    """Give the latency of one-text requests, idle and while a reindexer runs, against the design's bound."""
+    requests = corpus.short(run.requests // 2, seed=13)
+    latencies_ms(mill.client, requests[:20])
+    idle = latencies_ms(mill.client, requests)
+    with saturating(mill.client) as job:
+        latencies_ms(mill.client, requests[:50])
+        service = service_times_ms(mill.settings, job)
+    source = folder / "beside.jsonl"
+    write(source, corpus.short(60_000))
+    command = [sys.executable, "-m", "embedmill_worker.cli", "reindex", str(source), "--to", str(folder / "beside")]
+    environment = {**os.environ, **_where(mill)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not any(lane.lane == "bulk" and lane.chunks for lane in read_status(mill.settings).lanes):
+            time.sleep(SAMPLE_S)
+        busy = latencies_ms(mill.client, requests)
+        if process.poll() is not None:
+            raise RuntimeError("the reindexer was done before the requests were; give it more texts")
+    finally:
+        process.terminate()
+        process.wait()
+    chunk_p95 = Percentiles.of(service).p95
+    bound = Percentiles.of(idle).p99 + SERVICE_TIMES * chunk_p95
+    what = {"question": "reindex", "corpus": "short", "precision": "fp32", "unit": "ms"}
+    figures = []
+    for state, values in (("idle", idle), ("beside reindex", busy)):
+        p99 = Percentiles.of(values).p99
+        limit = bound if values is busy else None
+        figures.append(
+            Figure(name=f"interactive p99, {state}", value=p99, low=min(values), high=max(values), bound=limit, **what)
+        )
+    return figures
 
 
 def figures_of(

@@ -136,7 +136,7 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
     names = (job_id, model, reason, detail, worker)
     counts = (chunk, attempts, n_chars, n_bytes, 0 if index is None else index)
     if (
-        any(len(name) > _MAX_NAME_CHARS for name in names)
+        not all(map(protocol.is_label, names))
         or any(not 0 <= count < 1 << 32 for count in counts)
         or (index is not None and index >= MAX_JOB_TEXTS)
         or lane not in LANES

@@ -23,7 +23,7 @@ from embedmill_worker.engines import Engines
 from embedmill_worker.envelope import CHUNK_TASK
 from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
-from embedmill_worker.pool import mend_closed_channels
+from embedmill_worker.prefork import mend_closed_channels
 from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "result_backend_max_retries": 60,
         "result_extended": False,
         "task_track_started": False,
-        "worker_pool": "embedmill_worker.pool:Prefork",
+        "worker_pool": "embedmill_worker.prefork:Prefork",
         "worker_concurrency": settings.concurrency or usable_cpus(),
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,

@@ -101,7 +101,7 @@ def judge_live(health: Health, now_s: float) -> Verdict:
     age_s = now_s - health.beat_at_s
     if health.state == STALLED:
         return Verdict(is_well=False, line=f"stalled: {health.reason}")
-    if health.state in (READY, STALLED) and age_s > LIVE_FOR_S:
+    if health.state == READY and age_s > LIVE_FOR_S:
         return Verdict(is_well=False, line=f"frozen: no beat for {age_s:.0f} s, at most {LIVE_FOR_S:.0f} are allowed")
     return Verdict(is_well=True, line=f"live: {health.state}, last beat {max(age_s, 0):.1f} s ago")
 

@@ -111,7 +111,10 @@ def end_now(node: Node, pool: Any, code: int) -> None:
 
 
 def end_after_grace(node: Node, pool: Any) -> None:
-    """Let a stopping worker finish what it has begun, but not for ever: Celery keeps no time limit while it stops."""
+    """Let a stopping worker finish what it has begun, but not for ever.
+
+    Celery enforces time limits while it stops, too; this bounds the stop where a task's limit is longer than the grace.
+    """
 
     def end() -> None:
         log.critical("this worker did not finish within its %.0f s of grace", node.grace_s, extra={"action": "exit"})

@@ -19,7 +19,7 @@ from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.link import Link
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
 from embedmill.reply import Reason, Rejected
-from embedmill_worker import burial, claims
+from embedmill_worker import claims, dead_lettering
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embedder, Embeddings
 
@@ -81,7 +81,7 @@ class Miller:
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)
         if isinstance(claim, claims.Work) and (reply.rejected or is_unreadable):
-            letters = burial.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
+            letters = dead_lettering.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
         commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
         self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
 

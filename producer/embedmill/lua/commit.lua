@@ -1,8 +1,9 @@
 -- Store a chunk's reply, its dead letters and its event, drop its texts, ring the next chunk: all or nothing.
--- KEYS: the dead letters' is the last. ARGV: chunk, reply, token, dead letters to keep at most, their ttl in ms, letters….
+-- KEYS: the dead letters' is number 13. ARGV: chunk, reply, token, dead letters to keep at most, their ttl in ms, letters….
 -- Gives: committed, or duplicate (the first commit wins), or over (cancelled, deleted, expired or another job by now:
 -- nothing is written).
 local chunk, reply, token = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local dead = KEYS[13]
 local record = redis.call('HMGET', job, 'state', 'n_chunks', 'rung', 'unfinished_ttl_ms')
 if record[1] ~= 'active' or not has_rung(token) then return 'over' end
 if redis.call('HDEL', texts, chunk) == 0 then return 'duplicate' end
@@ -17,10 +18,10 @@ leave_lane(1, n_texts, n_tokens)
 redis.call('HINCRBY', drain, 'drained', n_tokens)
 redis.call('HDEL', claims, chunk, chunk .. ':at')
 redis.call('HSET', replies, chunk, reply)
-for i = 6, #ARGV do redis.call('XADD', KEYS[#KEYS], 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
+for i = 6, #ARGV do redis.call('XADD', dead, 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
 if #ARGV > 5 then
-  redis.call('XTRIM', KEYS[#KEYS], 'MINID', now_ms() - ARGV[5])
-  redis.call('PEXPIRE', KEYS[#KEYS], ARGV[5])
+  redis.call('XTRIM', dead, 'MINID', now_ms() - ARGV[5])
+  redis.call('PEXPIRE', dead, ARGV[5])
 end
 redis.call('XADD', events, '*', 'c', chunk)
 if redis.call('HINCRBY', job, 'done', 1) == tonumber(record[2]) then

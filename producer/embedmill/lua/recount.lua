@@ -9,15 +9,14 @@ local was_wrong = 0
 if redis.call('ZCARD', active) <= tonumber(ARGV[2]) then
   for _, id in ipairs(redis.call('ZRANGE', active, 0, -1)) do
     local left = redis.pcall('HMGET', ARGV[1] .. id, 'left_chunks', 'left_texts', 'left_tokens', 'row_bytes')
-    if left.err then
-      left = nil  -- somebody else's key: it must not stop the count of the others
-    elseif left[1] then
+    -- An error: somebody else's key, which must not stop the count of the others.
+    if not left.err and left[1] then
       local n_texts = tonumber(left[2]) or 0
       counts.chunks = counts.chunks + (tonumber(left[1]) or 0)
       counts.texts = counts.texts + n_texts
       counts.tokens = counts.tokens + (tonumber(left[3]) or 0)
       counts.bytes = counts.bytes + n_texts * (tonumber(left[4]) or 0)
-    else
+    elseif not left.err then
       redis.call('ZREM', active, id)
     end
   end
@@ -34,7 +33,7 @@ local now, drained = now_ms(), tonumber(seen[1]) or 0
 local past_ms = now - (tonumber(seen[3]) or now)
 if past_ms > 0 then
   local rate = math.max(0, drained - (tonumber(seen[2]) or 0)) * 1000 / past_ms
-  if rate > 0 or counts.tokens > 0 then
+  if rate > 0 or (tonumber(redis.call('HGET', lane, 'tokens')) or 0) > 0 then
     local before = tonumber(seen[4])
     if before then rate = (before + rate) / 2 end
     redis.call('HSET', drain, 'rate', string.format('%.1f', rate))

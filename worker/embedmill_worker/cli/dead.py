@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.terminal import table
+from embedmill_worker.cli.terminal import printable, table
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
@@ -106,7 +106,7 @@ def _show(args: argparse.Namespace) -> int:
         print(f"{name}: {value}")
     if args.text:
         print()
-        print("the text was not kept" if text is None else text)
+        print("the text was not kept" if text is None else printable(text))
     return 0
 
 

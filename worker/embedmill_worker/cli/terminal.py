@@ -14,6 +14,11 @@ def say(message: str) -> None:
     print(f"embedmill: {message}", file=sys.stderr, flush=True)
 
 
+def printable(text: str) -> str:
+    """Give a text that moves no cursor: control characters as escapes, but for line ends and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def is_rich(stream: IO[str]) -> bool:
     """Say whether the stream is a terminal and rich is there to draw on it."""
     return stream.isatty() and importlib.util.find_spec("rich") is not None
