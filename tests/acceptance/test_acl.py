@@ -138,7 +138,7 @@ def test_no_user_may_do_what_embedmill_never_does(guarded, command):
     for user, password in (("embedmill-worker", "mill"), ("embedmill-client", "grain")):
         with server.client(username=user, password=password) as own:
             assert own.ping()
-            with pytest.raises(redis.RedisError, match=r"(?i)permission|can.t run this command|can.t access|ACL failure"):
+            with pytest.raises(redis.RedisError, match=r"(?i)permission|can.t (run|access)|ACL failure"):
                 own.execute_command(*command)
 
 

@@ -23,7 +23,7 @@ from embedmill_worker.engines import Engines
 from embedmill_worker.envelope import CHUNK_TASK
 from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
-from embedmill_worker.prefork import mend_closed_channels
+from embedmill_worker.prefork import mend_transport
 from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def on_init(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
-            mend_closed_channels()
+            mend_transport()
             inbox.guard(remote_control=app.conf.worker_enable_remote_control)
             start(node, sender.hostname)
 

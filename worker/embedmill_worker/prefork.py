@@ -5,12 +5,14 @@ Each part says which version it was seen in. Both are found by tests that break 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import kombu
 from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool
 from kombu.transport import redis as transport
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, OutOfMemoryError
 
 
 class SteadyPool(AsynPool):
@@ -41,7 +43,15 @@ class Prefork(TaskPool):
     Pool = SteadyPool
 
 
-def mend_closed_channels() -> None:
+def mend_transport() -> None:
+    """Mend kombu's Redis transport, in the versions in which that was found to be needed."""
+    if kombu.__version__.startswith("5.7.") and not hasattr(transport.Channel, "is_mended"):
+        transport.Channel.is_mended = True  # type: ignore[attr-defined]
+        _mend_closed_channels()
+        _mend_full_redis()
+
+
+def _mend_closed_channels() -> None:
     """Let a closed channel raise a connection error, which Celery handles.
 
     Celery 5.7.0 closes the connection under tasks of ``acks_late``; what is then restored or acknowledged finds a
@@ -50,13 +60,26 @@ def mend_closed_channels() -> None:
     """
     channel: Any = transport.Channel
     original = channel._connparams
-    if getattr(original, "is_mended", False):
-        return
 
     def _connparams(self: Any, asynchronous: bool = False) -> Any:
         if getattr(self.connection, "client", None) is None:
             raise ConnectionError("the broker's channel is closed")
         return original(self, asynchronous=asynchronous)
 
-    _connparams.is_mended = True  # type: ignore[attr-defined]
     channel._connparams = _connparams
+
+
+def _mend_full_redis() -> None:
+    """Let unacknowledged messages wait to be restored while Redis is full.
+
+    kombu 5.7 takes a lock for it, which a full Redis refuses; Celery takes that for a lost connection, and a worker
+    that loses five in a second ends, so that nobody drains what fills Redis.
+    """
+    qos: Any = transport.QoS
+    original = qos.restore_visible
+
+    def restore_visible(self: Any, *args: Any, **options: Any) -> None:
+        with suppress(OutOfMemoryError):
+            original(self, *args, **options)
+
+    qos.restore_visible = restore_visible
