@@ -1,6 +1,7 @@
 """`embedmill reindex` as a user runs it: first runs, later runs, stops, refusals."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,27 @@ def test_standard_input_and_csv_are_read_and_fields_chosen(reindexer, tmp_path):
     assert np.load(tmp_path / "lines.npy", mmap_mode="r").shape == (2, 384)
     ids = [json.loads(line)["id"] for line in (tmp_path / "lines.ids.jsonl").read_text().splitlines()]
     assert ids == ["stdin:1", "stdin:2"]
+
+
+def test_a_lost_ledger_and_a_lost_index_are_both_noticed(reindexer, mill, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:60])
+    run = reindexer(source, "--to", f"qdrant+file:{tmp_path / 'index'}#docs")
+    assert run.run()["added"] == 60
+    shutil.rmtree(tmp_path / "index.embedmill")
+    tokens = drained(mill)
+    assert run.run()["skipped"] == 60
+    assert drained(mill) == tokens
+    shutil.rmtree(tmp_path / "index")
+    report = run.run()
+    assert (report["added"], report["rows"]) == (60, 60)
+
+
+def test_an_id_of_two_documents_keeps_the_first(reindexer, tmp_path):
+    source = tmp_path / "corpus.jsonl"
+    lines = [{"id": f"d{i % 700}", "text": f"text {i}"} for i in range(1_400)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = reindexer(source, "--to", tmp_path / "vectors", module="small_windows").run(7)
+    assert (report["added"], report["rejected"], report["rows"]) == (700, 700, 700)
 
 
 def test_a_dry_run_reckons_and_leaves_no_trace(reindexer, mill, tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,5 +335,15 @@ def test_files_hold_every_dtype_bit_for_bit(kind, make, tmp_path, dtype):
 def test_a_lost_ledger_is_made_anew_from_the_sink(kind, make, tmp_path):
     book = make()
     rows = book.put(IDS)
-    known = {id: digest for batch in book.sink.known() for id, digest in batch}
-    assert known == dict(zip(rows.ids, rows.digests, strict=True))
+    parts = replace(
+        make_rows(["guide.md#0", "guide.md#1"], book.index, place=2), metadata=['{"part": 0}', '{"part": 1}']
+    )
+    book.sink.write(parts)
+    assert book.sink.count() == 7
+    known = {id: (digest, parent) for batch in book.sink.known() for id, digest, parent in batch}
+    assert known == {id: (digest, "") for id, digest in zip(rows.ids, rows.digests, strict=True)} | {
+        id: (digest, "guide.md") for id, digest in zip(parts.ids, parts.digests, strict=True)
+    }
+    book.ledger.adopt(book.sink.known())
+    assert book.ledger.count() == 7
+    assert {parent for _, id, parent in book.ledger.all_rows() if id.startswith("guide.md")} == {"guide.md"}

@@ -6,9 +6,9 @@ Each part says which version it was seen in. Both are found by tests that break 
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
-import kombu
 from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool
 from kombu.transport import redis as transport
@@ -45,7 +45,7 @@ class Prefork(TaskPool):
 
 def mend_transport() -> None:
     """Mend kombu's Redis transport, in the versions in which that was found to be needed."""
-    if kombu.__version__.startswith("5.7.") and not hasattr(transport.Channel, "is_mended"):
+    if version("kombu").startswith("5.7.") and not hasattr(transport.Channel, "is_mended"):
         transport.Channel.is_mended = True  # type: ignore[attr-defined]
         _mend_closed_channels()
         _mend_full_redis()

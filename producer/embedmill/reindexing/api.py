@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planner import unchanged
 from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.report import Progress, ReindexReport
+from embedmill.reindexing.report import NOTHING_YET, Progress, ReindexReport
 from embedmill.reindexing.run import Run
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
@@ -97,7 +98,7 @@ def reindex(
         if client is None:
             client = stack.enter_context(EmbeddingClient())
         queue = BulkQueue(client, model or client.settings.model)
-        card = await_card(queue).card
+        card = await_card(queue, on_progress, should_stop).card
         index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
         named = to_sink(to)
         stack.callback(named.close)
@@ -105,7 +106,7 @@ def reindex(
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
-        side = Rejects(Path(rejects) if rejects is not None else rejects_path(sink))
+        side = Rejects(Path(rejects) if rejects is not None else rejects_path(named))
         stack.callback(side.close)
         run = Run(
             sink,
@@ -123,7 +124,7 @@ def reindex(
         ledger.close()  # it may lie in a folder that is renamed now
         if is_whole and (note := sink.switch()):
             run.notes.append(note)
-        return run.report(is_whole=is_whole, rows=rows)
+        return run.report(named.name, is_whole=is_whole, rows=rows)
 
 
 def preview(
@@ -208,13 +209,17 @@ def to_source(source: Any, fields: Fields | None) -> Source:
     return Values(source, fields)
 
 
-def await_card(queue: BulkQueue, timeout_s: float = CARD_S) -> Served:
+def await_card(
+    queue: BulkQueue,
+    on_progress: Callable[[Progress, str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Served:
     """Read the model's card, waiting a while for a worker that writes it.
 
     Raises:
         UnknownModelError: nobody has announced it.
     """
-    give_up_s = time.monotonic() + timeout_s
+    give_up_s = time.monotonic() + CARD_S
     while True:
         try:
             served = queue.served()
@@ -225,8 +230,10 @@ def await_card(queue: BulkQueue, timeout_s: float = CARD_S) -> Served:
             if len(error.known) > 1:
                 raise
             missing = error
-        if time.monotonic() > give_up_s:
+        if time.monotonic() > give_up_s or (should_stop and should_stop()):
             raise missing
+        if on_progress is not None:
+            on_progress(NOTHING_YET, f"waiting for a worker that serves {missing.model or 'a model'}")
         time.sleep(LOOK_S)
 
 
@@ -254,7 +261,8 @@ def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
     if recorded is not None and recorded != index:
         raise SinkMismatchError(sink.name, recorded.differences(index), REBUILD)
     sink.open(index)
-    if recorded is None:
+    count = sink.count()
+    if recorded is None or count not in (None, ledger.count()):  # the ledger is lost, or somebody else has written
         ledger.adopt(sink.known())
         ledger.set_index(index)
     sink.recover({place for place, n_rows, _ in ledger.segments() if n_rows})
@@ -274,7 +282,9 @@ def rejects_path(sink: Sink) -> Path:
     if "://" not in sink.name and not sink.name.startswith("qdrant+file:"):
         path = Path(sink.name)
         return path.with_name(f"{path.name}.rejects.jsonl")
-    return Path(f"{sink.name.rpartition('/')[2].partition('?')[0] or 'reindex'}.rejects.jsonl")
+    table = re.search(r"[?&]table=([A-Za-z0-9_]+)", sink.name)
+    last = table[1] if table else re.split(r"[/#]", sink.name.partition("?")[0])[-1]
+    return Path(f"{last or 'reindex'}.rejects.jsonl")
 
 
 def _ignore(progress: Progress, warning: str) -> None:

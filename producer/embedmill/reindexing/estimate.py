@@ -88,7 +88,7 @@ def estimate(
         tokens=total_tokens,
         seconds=total_tokens / tokens_per_s if tokens_per_s > 0 else None,
         sink_bytes=round(sum(map(_row_bytes, records)) * scale)
-        + round(len(records) * scale) * index.columns * index.dtype.numpy.itemsize
+        + round(len(records) * scale) * index.row_bytes
         + (round(chars * scale) if index.with_text else 0),
     )
 

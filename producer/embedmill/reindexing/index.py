@@ -33,6 +33,11 @@ class Index:
         return self.dtype.columns(self.dimension)
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector."""
+        return self.columns * self.dtype.numpy.itemsize
+
+    @property
     def tag(self) -> str:
         """Eight hex digits: the end of a version's name."""
         return hashlib.blake2b(self.to_json().encode(), digest_size=4).hexdigest()

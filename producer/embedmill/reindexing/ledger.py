@@ -173,15 +173,19 @@ class Ledger:
             self._db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?)", (place, n_rows))
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
-    def adopt(self, known: Iterable[Sequence[tuple[str, bytes]]]) -> None:
-        """Fill an empty ledger with what the sink says it holds."""
+    def adopt(self, known: Iterable[Sequence[tuple[str, bytes, str]]]) -> None:
+        """Put what the sink says it holds in the place of all rows; what was rejected stays so."""
         number, place = self.next_number(), self.next_place()
+        put = "INSERT OR REPLACE INTO rows (number, id, digest, parent, place) VALUES (?, ?, ?, ?, ?)"
         with self._transaction():
+            self._db.execute("DELETE FROM rows WHERE place IS NOT NULL")
             for batch in known:
-                rows = [(number + i, id, digest, place) for i, (id, digest) in enumerate(batch)]
-                self._db.executemany("INSERT INTO rows (number, id, digest, place) VALUES (?, ?, ?, ?)", rows)
+                rows = [(number + i, id, digest, parent or None, place) for i, (id, digest, parent) in enumerate(batch)]
+                self._db.executemany(put, rows)
                 number += len(rows)
-            self._db.execute("INSERT INTO segments SELECT ?, count(*) FROM rows HAVING count(*) > 0", (place,))
+            self._db.execute("UPDATE segments SET n_rows = 0")
+            count = "SELECT ?, count(*) FROM rows WHERE place IS NOT NULL HAVING count(*) > 0"
+            self._db.execute(f"INSERT INTO segments {count}", (place,))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Note that rows are no longer in the sink."""

@@ -102,6 +102,8 @@ class Pipeline:
         self._look = look
         self._open: deque[_Open] = deque()
         self._left_over = ledger.jobs()
+        #: Windows to be submitted before what is left over then is nobody's.
+        self._expected = len(self._left_over)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -130,10 +132,13 @@ class Pipeline:
         if not self._store(item, waits=not self._open):
             return False
         self._open.append(item)
+        self._expected -= 1
+        if self._expected <= 0:
+            self.drop_left_overs()
         return True
 
     def drop_left_overs(self) -> None:
-        """Delete the jobs of an earlier run that this one does not go on with."""
+        """Delete the jobs of an earlier run that this one has not gone on with."""
         while self._left_over:
             job_id = self._left_over.pop()
             self._insist(partial(self._queue.delete, job_id))

@@ -21,6 +21,9 @@ from embedmill.reindexing.source import UNFIT, Source
 WINDOW_TEXTS: Final = 4_096
 WINDOW_CHARS: Final = 1_000_000
 
+#: Most bytes of a window's vectors, unless it is of one text.
+WINDOW_BYTES: Final = 8 << 20
+
 #: Records looked up in the ledger at a time, and the most characters that they may hold together.
 BATCH_RECORDS: Final = 1_000
 BATCH_CHARS: Final = 4_000_000
@@ -71,6 +74,7 @@ class Planner:
         counts: Counts,
         reject: Callable[[str, str, str], None],
         *,
+        row_bytes: int,
         retry_rejected: bool = False,
     ) -> None:
         """Get ready.
@@ -79,6 +83,7 @@ class Planner:
             ledger: what the sink holds.
             counts: counted up here: ``read``, ``skipped``.
             reject: takes id, reason and detail of what has no vector.
+            row_bytes: of one vector.
             retry_rejected: embed again what was rejected before, though it is unchanged.
         """
         self.seen = Seen()
@@ -88,6 +93,7 @@ class Planner:
         self._counts = counts
         self._reject = reject
         self._retries = retry_rejected
+        self._window_texts = max(1, min(WINDOW_TEXTS, WINDOW_BYTES // row_bytes))
         self._next_number = ledger.next_number()
         self._next_place = ledger.next_place()
         #: Numbers of ids that were not in the ledger when they were looked up.
@@ -101,7 +107,7 @@ class Planner:
             tick()
             for pending in self._changed(batch):
                 chars = len(pending.record.text)
-                full = len(window.pending) == WINDOW_TEXTS or window.chars + chars > WINDOW_CHARS
+                full = len(window.pending) == self._window_texts or window.chars + chars > WINDOW_CHARS
                 if window.pending and full:
                     yield window
                     window = self._window()

@@ -48,6 +48,12 @@ class BadRecord:
     is_anonymous: bool = True
 
 
+def parent_of(id: str, part: object) -> str:
+    """Give the document that a row is a part of, by its id and what its metadata say of ``part``; "": of none."""
+    stem, separator, number = id.rpartition("#")
+    return stem if separator and isinstance(part, int) and number == str(part) else ""
+
+
 def check_id(value: str) -> str:
     """Give the id back.
 

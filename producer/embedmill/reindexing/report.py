@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +42,10 @@ class Progress:
     #: Texts and windows under work.
     texts_in_flight: int = 0
     windows_in_flight: int = 0
+
+
+#: Before a run has begun.
+NOTHING_YET: Final = Progress(counts=Counts(), elapsed_s=0.0, texts_per_s=0.0, fraction=None, eta_s=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

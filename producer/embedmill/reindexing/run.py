@@ -50,7 +50,9 @@ class Run:
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._deletes_missing = delete_missing
-        self._planner = Planner(ledger, self.counts, self._reject, retry_rejected=retry_rejected)
+        self._planner = Planner(
+            ledger, self.counts, self._reject, row_bytes=index.row_bytes, retry_rejected=retry_rejected
+        )
         self._began_s = time.monotonic()
         self._first_submit: tuple[float, float] | None = None
         self._source: Source | None = None
@@ -76,11 +78,11 @@ class Run:
         self.look()
         return True
 
-    def report(self, *, is_whole: bool, rows: int) -> ReindexReport:
+    def report(self, sink: str, *, is_whole: bool, rows: int) -> ReindexReport:
         """Say what has been done."""
         counts = self.counts
         return ReindexReport(
-            sink=self._sink.name,
+            sink=sink,
             model=self._index.model,
             fingerprint=self._index.fingerprint,
             is_whole=is_whole,
@@ -133,7 +135,6 @@ class Run:
         finished = self.pipeline.collect()
         self._commit(finished)
         self.pipeline.close()
-        self.pipeline.drop_left_overs()
         self.look()
 
     def _commit(self, finished: Finished) -> None:

@@ -72,8 +72,12 @@ class Sink(ABC):
         """Say where the ledger of this version belongs; None: into the user's data directory, by ``name``."""
         return None
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:
-        """Give (id, digest) of all rows, some at a time, from which a lost ledger is made anew.
+    def count(self) -> int | None:
+        """Give the number of rows; None: the ledger knows it best. Called after ``open``."""
+        return None
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+        """Give (id, digest, parent or "") of all rows, some at a time, from which a lost ledger is made anew.
 
         Raises:
             SinkError: the sink cannot say, and it holds rows.

@@ -21,6 +21,7 @@ from psycopg import sql
 from embedmill.errors import InvalidRequestError, MessageError, SinkError
 from embedmill.redis_url import mask_url
 from embedmill.reindexing.index import Index
+from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.vectors import Dtype
@@ -134,14 +135,26 @@ class PostgresSink(Sink):
 
         self._run(remove)
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+    def count(self) -> int:
+        """Ask PostgreSQL."""
+        query = sql.SQL("SELECT count(*) FROM {}").format(self._version)
+
+        def ask(connection: psycopg.Connection) -> int:
+            row = connection.execute(query).fetchone()
+            return int(row[0]) if row else 0
+
+        return self._run(ask)
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
         """Read ids and digests, page by page."""
-        page = sql.SQL("SELECT id, digest FROM {} WHERE id > %s ORDER BY id LIMIT %s").format(self._version)
+        page = sql.SQL("SELECT id, digest, metadata->'part' FROM {} WHERE id > %s ORDER BY id LIMIT %s")
+        page_of_version = page.format(self._version)
         last = ""
         while True:
 
-            def read(connection: psycopg.Connection, after: str = last) -> list[tuple[str, bytes]]:
-                return [(id, bytes(digest)) for id, digest in connection.execute(page, [after, BATCH_ROWS])]
+            def read(connection: psycopg.Connection, after: str = last) -> list[tuple[str, bytes, str]]:
+                rows = connection.execute(page_of_version, [after, BATCH_ROWS])
+                return [(id, bytes(digest), parent_of(id, part)) for id, digest, part in rows]
 
             batch = self._run(read)
             if not batch:

@@ -24,6 +24,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from embedmill.errors import InvalidRequestError, MessageError, SinkError
 from embedmill.reindexing.index import Index
+from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.vectors import Dtype
@@ -164,16 +165,21 @@ class QdrantSink(Sink):
                 selector = models.PointIdsList(points=points)
                 self._client.delete(self._collection, points_selector=selector, wait=True)
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+    def count(self) -> int:
+        """Ask Qdrant."""
+        with self._mapped():
+            return int(self._client.count(self._collection, exact=True).count)
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
         """Read ids and digests of all points."""
         offset: Any = None
         while True:
             with self._mapped():
                 points, offset = self._client.scroll(
-                    self._collection, limit=BATCH_POINTS, offset=offset, with_payload=["id", OURS]
+                    self._collection, limit=BATCH_POINTS, offset=offset, with_payload=["id", OURS, "metadata.part"]
                 )
             try:
-                yield [(str(p.payload["id"]), bytes.fromhex(p.payload[OURS]["digest"])) for p in points if p.payload]
+                yield [_known(point.payload) for point in points if point.payload]
             except (KeyError, TypeError, ValueError):
                 raise SinkError(self.name, f"{self._collection} holds points of another program") from None
             if offset is None:
@@ -257,6 +263,11 @@ class QdrantSink(Sink):
             if "already accessed" not in str(error):
                 raise
             raise SinkError(self.name, "another program has the folder open; a Qdrant server takes several") from None
+
+
+def _known(payload: dict[str, Any]) -> tuple[str, bytes, str]:
+    id, part = str(payload["id"]), payload.get("metadata", {}).get("part")
+    return id, bytes.fromhex(payload[OURS]["digest"]), parent_of(id, part)
 
 
 def _checked(collection: str) -> str:
