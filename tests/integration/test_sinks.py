@@ -297,8 +297,8 @@ def test_a_rebuild_leaves_the_old_version_in_use_until_it_is_whole(kind, make, t
 
 def test_many_rows_in_several_writes(kind, make, tmp_path):
     book = make(an_index(dimension=32))
-    ids = [f"row {i}" for i in range(3_000)]
-    first, second = book.put(ids[:2_000]), book.put(ids[2_000:])
+    ids = [f"row {i}" for i in range(1_200)]
+    first, second = book.put(ids[:800]), book.put(ids[800:])
     book.finish()
     book.close()
     expect(kind, tmp_path, first, second)

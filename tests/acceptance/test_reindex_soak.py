@@ -1,0 +1,43 @@
+"""A corpus of 200,000 texts: memory stays flat, on this side and in Redis. `make soak` runs it, in some ten minutes."""
+
+from contextlib import ExitStack
+
+import pyarrow.parquet as pq
+import pytest
+import reindex as bench
+from context import Run, ceiling_s, open_mill
+
+from embedmill_worker import corpus
+
+TEXTS = 200_000
+
+#: Texts on which the machine's limit is measured, before and after.
+SAMPLE = 10_000
+
+CLIENT_MB, REDIS_MB = 150, 100
+
+
+@pytest.mark.soak
+def test_memory_stays_flat_over_200000_texts(tmp_path, monkeypatch, data_dir, capsys):
+    monkeypatch.setenv("EMBEDMILL_DATA_DIR", str(data_dir))
+    texts = corpus.short(TEXTS)
+    source, sink = tmp_path / "corpus.jsonl", tmp_path / "vectors"
+    bench.write(source, texts)
+    run = Run()
+    with ExitStack() as stack:
+        mill = open_mill(stack, "fp32", EMBEDMILL_CONCURRENCY=str(run.cores))
+        ceilings = [SAMPLE / ceiling_s(run, texts[:SAMPLE])]
+        first = bench.reindex(mill, source, sink)
+        ceilings.append(SAMPLE / ceiling_s(run, texts[-SAMPLE:]))
+        again = bench.reindex(mill, source, sink)
+    ratio = TEXTS / first.seconds / (sum(ceilings) / 2)
+    with capsys.disabled():
+        print(
+            f"\n{TEXTS:,} texts: {TEXTS / first.seconds:.0f} texts/s, {ratio:.2f} of the ceiling; client "
+            f"{first.client_mb:.0f} MB at most, Redis {first.redis_mb:.0f} MB; a second run in "
+            f"{again.report['elapsed_s']:.1f} s, {TEXTS / again.report['elapsed_s']:,.0f} texts/s, {again.client_mb:.0f} MB"
+        )
+    assert first.report["added"] == again.report["skipped"] == TEXTS
+    assert sum(pq.ParquetFile(path).metadata.num_rows for path in sink.glob("*.parquet")) == TEXTS
+    assert max(first.client_mb, again.client_mb) < CLIENT_MB
+    assert first.redis_mb < REDIS_MB
