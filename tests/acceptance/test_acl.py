@@ -94,6 +94,10 @@ def test_everything_runs_with_the_rights_of_the_example_and_none_of_them_is_idle
     status = json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
     assert [worker["model"] for worker in status["workers"]] == [MODEL]
 
+    (tmp_path / "corpus.txt").write_text("rights\n")
+    reindex = [*command[:3], "reindex", str(tmp_path / "corpus.txt"), "--to", str(tmp_path / "vectors")]
+    subprocess.run(reindex, env=env, check=True)
+
     refused = {entry["object"] for entry in admin.acl_log() if entry["username"] != "default"}
     assert refused <= {"client|setinfo"}, "which redis-py can do without"
     assert mill.worker.stop() == 0

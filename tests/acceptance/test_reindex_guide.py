@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from reindexing import PATIENCE_S
+from reindexing import PATIENCE_S, write_jsonl
 
 from conftest import REPOSITORY
 
@@ -42,6 +42,16 @@ def test_the_guide_indexes_interrupts_updates_and_searches(place):
     _, search = BLOCKS[2]
     out = run([sys.executable, "-c", search], clone / "try", env)
     assert "models.md#0: '# Animals" in out.splitlines()[0]
+
+
+def test_the_sink_of_one_s_own_works_as_it_stands(place):
+    clone, env = place
+    env = env | {"EMBEDMILL_DATA_DIR": str(clone)}
+    write_jsonl(clone / "corpus.jsonl", ["one", "two"])
+    kind, program = BLOCKS[3]
+    assert kind == "python"
+    assert run([sys.executable, "-c", program], clone, env) == "2 added, 0 unchanged\n"
+    assert run([sys.executable, "-c", program], clone, env) == "0 added, 2 unchanged\n"
 
 
 def run(command, folder, env) -> str:

@@ -18,7 +18,7 @@ CLIENT_MB, REDIS_MB = 150, 100
 
 
 @pytest.mark.soak
-def test_memory_stays_flat_over_200000_texts(tmp_path, monkeypatch, data_dir, capsys):
+def test_memory_stays_flat_over_200000_texts(tmp_path, monkeypatch, data_dir, capsys, request):
     monkeypatch.setenv("EMBEDMILL_DATA_DIR", str(data_dir))
     texts = corpus.short(TEXTS)
     source, sink = tmp_path / "corpus.jsonl", tmp_path / "vectors"
@@ -30,13 +30,14 @@ def test_memory_stays_flat_over_200000_texts(tmp_path, monkeypatch, data_dir, ca
         first = bench.reindex(mill, source, sink)
         ceilings.append(SAMPLE / ceiling_s(run, texts[-SAMPLE:]))
         again = bench.reindex(mill, source, sink)
-    ratio = TEXTS / first.seconds / (sum(ceilings) / 2)
+    rate, again_s = TEXTS / first.seconds, again.report["elapsed_s"]
+    lines = [
+        f"{TEXTS:,} texts: {rate:.0f} texts/s, {rate / (sum(ceilings) / 2):.2f} of the ceiling",
+        f"at most {first.client_mb:.0f} MB in the client, {first.redis_mb:.0f} MB in Redis",
+        f"a second run: {again_s:.1f} s, {TEXTS / again_s:,.0f} texts/s, {again.client_mb:.0f} MB",
+    ]
     with capsys.disabled():
-        print(
-            f"\n{TEXTS:,} texts: {TEXTS / first.seconds:.0f} texts/s, {ratio:.2f} of the ceiling; client "
-            f"{first.client_mb:.0f} MB at most, Redis {first.redis_mb:.0f} MB; a second run in "
-            f"{again.report['elapsed_s']:.1f} s, {TEXTS / again.report['elapsed_s']:,.0f} texts/s, {again.client_mb:.0f} MB"
-        )
+        request.config.get_terminal_writer().line("\n" + "\n".join(lines))
     assert first.report["added"] == again.report["skipped"] == TEXTS
     assert sum(pq.ParquetFile(path).metadata.num_rows for path in sink.glob("*.parquet")) == TEXTS
     assert max(first.client_mb, again.client_mb) < CLIENT_MB
