@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from embedmill import assembly, flows, submission
 from embedmill.assembly import Assembly
-from embedmill.errors import JobCancelledError, QueueError, QueueFullError, ResultExpiredError, ResultTimeoutError
+from embedmill.errors import (
+    JobCancelledError,
+    JobTooLargeError,
+    QueueError,
+    QueueFullError,
+    ResultExpiredError,
+    ResultTimeoutError,
+)
 from embedmill.flows import Compute, Flow
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_CHUNK_TEXTS
@@ -115,15 +123,23 @@ class Calls:
     def embed(
         self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float
     ) -> Flow[EmbeddingReply]:
-        """Embed texts in windows of one job each: one under work, the next queued behind it. Leaves nothing behind."""
+        """Embed texts in windows of one job each: one under work, the next queued behind it. Leaves nothing behind.
+
+        A window that is too large for this Redis is halved.
+        """
         deadline_s = time.monotonic() + timeout_s
         block_until_s = deadline_s if how.block_s else 0.0
         values = check_texts(texts)
-        cuts = windows(values)
+        cuts = deque(windows(values))
+        starts: list[int] = []
         replies: list[EmbeddingReply] = []
-        open_jobs: list[JobRequest] = []
+        open_jobs: deque[JobRequest] = deque()
         try:
-            for start, stop in cuts:
+            while cuts or open_jobs:
+                if not cuts or len(open_jobs) == 2:
+                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
+                    continue
+                start, stop = cuts.popleft()
                 request = yield from self._prepare(values[start:stop], options, how)
                 open_jobs.append(request)
                 try:
@@ -132,22 +148,27 @@ class Calls:
                     if len(open_jobs) == 1:
                         raise
                     # The job before it takes some of the room: it is fetched and deleted first.
+                    open_jobs.pop()
+                    cuts.appendleft((start, stop))
                     replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
-                    yield from self._store(request, block_until_s)
-                if len(open_jobs) == 2:
-                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
-            while open_jobs:
-                replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
+                except JobTooLargeError:
+                    if stop - start < 2:
+                        raise
+                    open_jobs.pop()
+                    middle = (start + stop) // 2
+                    cuts.extendleft([(middle, stop), (start, middle)])
+                else:
+                    starts.append(start)
         finally:
             for request in open_jobs:
                 yield from self._discard(request)
         if len(replies) == 1:
             return replies[0]
-        reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, [start for start, _ in cuts]))
+        reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, starts))
         return reply
 
     def _collect(
-        self, open_jobs: list[JobRequest], deadline_s: float, timeout_s: float, block_until_s: float
+        self, open_jobs: deque[JobRequest], deadline_s: float, timeout_s: float, block_until_s: float
     ) -> Flow[EmbeddingReply]:
         """Wait for the first open job, take its reply and delete it."""
         request = open_jobs[0]
@@ -164,7 +185,7 @@ class Calls:
                     yield from self._store(request, block_until_s)
         except ResultTimeoutError as error:
             raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None
-        open_jobs.pop(0)
+        open_jobs.popleft()
         return reply
 
     def _take(self, request: JobRequest, deadline_s: float) -> Flow[EmbeddingReply]:

@@ -16,6 +16,8 @@ from embedmill.submission import Admission
 from embedmill_worker.reconciler import Reconciler
 from embedmill_worker.valkey import EmbeddedValkey
 
+from .conftest import vector_of
+
 #: Texts of one chunk each.
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
 
@@ -94,6 +96,26 @@ def test_a_job_that_never_fits_is_refused_for_good_before_its_texts_are_sent(sma
         store(bench, texts, job_id="one")
     assert bench.redis.info("stats")["total_net_input_bytes"] - sent < 100_000
     assert bench.redis.keys(f"{namespace}:*") == []
+    bench.close()
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_embed_cuts_what_is_too_large_for_this_redis(small_valkey, namespace, make_bench, awaited):
+    bench = make_bench(small_valkey.url, namespace)
+    texts = [incompressible(n, 900_000) for n in range(30)]  # 27 MB, of which interactive work may take 12.8
+    with bench.worker():
+        if awaited:
+
+            async def embed():
+                async with AsyncEmbeddingClient(small_valkey.url, "paper", namespace=namespace) as client:
+                    return await client.embed(texts)
+
+            rows = asyncio.run(embed())
+        else:
+            with EmbeddingClient(small_valkey.url, "paper", namespace=namespace) as client:
+                rows = client.embed(texts)
+    assert rows.tobytes() == b"".join(vector_of(text).tobytes() for text in texts)
+    assert not bench.redis.keys(f"{namespace}:job:*")
     bench.close()
 
 
