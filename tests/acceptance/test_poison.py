@@ -20,6 +20,7 @@ from embedmill.keys import LANES, Keyspace
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.protocol import EmbedOptions
 from embedmill_worker import exit_codes
+from waiting import wait_until
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
 
@@ -157,15 +158,10 @@ def test_children_killed_from_outside_are_no_text_s_fault(client, clean, poisone
     job = one_chunk(client, ["☠hangs-without-gil zebra", *CLEAN[1:]])
     server, keys = redis.Redis.from_url(poisoned.redis_url), Keyspace(poisoned.namespace)
     for _ in range(MAX_TEXT_CRASHES + 1):
-        deadline = time.monotonic() + PATIENCE_S
-        while not (claim := server.hget(keys.claims(job.id), "0")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        claim = wait_until(lambda: server.hget(keys.claims(job.id), "0"))
         time.sleep(0.3)
         os.kill(int(claim.split()[2]), sig)
-        while server.hget(keys.claims(job.id), "0") == claim:
-            assert time.monotonic() < deadline, poisoned.worker.log
-            time.sleep(0.02)
+        wait_until(lambda c=claim: server.hget(keys.claims(job.id), "0") != c, poisoned.worker.log)
     assert not job.status().state.is_over
     counts = server.hgetall(keys.crashes(job.id))
     job.cancel()

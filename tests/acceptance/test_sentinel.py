@@ -9,6 +9,7 @@ from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingCli
 from embedmill.errors import ResultExpiredError
 from embedmill_worker import corpus
 from servers import Watched, free_port
+from waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -30,8 +31,7 @@ def test_a_failover_under_a_job_is_survived_by_worker_and_clients(sentinel_mill,
     with EmbeddingClient(watched.url, MODEL, namespace=sentinel_mill.namespace) as client:
         undisturbed = client.submit(texts).result(120)
         job = client.submit(texts, job_id="kept")
-        while not job.status().chunks_done:
-            time.sleep(0.01)
+        wait_until(lambda: job.status().chunks_done)
         watched.servers[0].kill()
         deadline = time.monotonic() + 120
         while True:  # as a producer does that holds its texts

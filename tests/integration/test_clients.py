@@ -34,6 +34,7 @@ from embedmill.link import Link
 from embedmill.protocol import Chunk, pack_chunk, unpack_chunk
 from embedmill.reply import Reason
 from embedmill.windows import windows
+from waiting import wait_until
 
 TEXTS = [f"text {n} " * (n % 7 + 1) for n in range(30)]
 
@@ -153,8 +154,7 @@ def test_a_small_call_takes_three_round_trips(client, worker, monkeypatch):
 
 def test_texts_of_a_job_that_redis_lost_are_sent_again(client, bench, expected):
     def lose_once():
-        while not (jobs := bench.redis.zrange(bench.keys.active("paper", "interactive"), 0, -1)):
-            time.sleep(0.005)
+        jobs = wait_until(lambda: bench.redis.zrange(bench.keys.active("paper", "interactive"), 0, -1))
         bench.run(_end(bench, jobs[0].decode(), "delete"))
         with bench.worker():
             done.wait(60)
@@ -174,7 +174,8 @@ def test_texts_that_redis_loses_again_and_again_are_sent_again_until_the_client_
     lost = []
 
     def lose(times):
-        while len(lost) < times:
+        deadline = time.monotonic() + 60
+        while len(lost) < times and time.monotonic() < deadline:
             jobs = bench.redis.zrange(bench.keys.active("paper", "interactive"), 0, -1)
             if jobs and bench.run(_end(bench, jobs[0].decode(), "delete")):
                 lost.append(jobs[0])
@@ -432,10 +433,7 @@ def test_one_client_serves_twelve_threads(bench, worker, expected):
 
 def wait_for_jobs(bench, count):
     """Waits until so many jobs are stored."""
-    deadline = time.monotonic() + 60
-    while bench.redis.zcard(bench.keys.active("paper", "interactive")) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: bench.redis.zcard(bench.keys.active("paper", "interactive")) >= count)
 
 
 def test_more_threads_may_wait_than_redis_py_has_connections_by_default(bench, expected):
@@ -509,8 +507,7 @@ def test_a_cancelled_embed_cancels_its_work(bench):
     async def use():
         async with AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
             call = asyncio.create_task(client.embed(TEXTS, lane="bulk"))
-            while not await asyncio.to_thread(job_keys, bench):
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_until, lambda: job_keys(bench))
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call

@@ -3,12 +3,12 @@
 import os
 import random
 import signal
-import time
 
 import pytest
 
 from embedmill import EmbeddingClient, NotReplicatedError
 from servers import free_port, start
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -17,8 +17,7 @@ def pair(valkey_binary, tmp_path):
     master = start(valkey_binary, tmp_path / "master", free_port(), "--repl-diskless-sync-delay", "0")
     replica = start(valkey_binary, tmp_path / "replica", free_port(), "--replicaof", "127.0.0.1", str(master.port))
     with replica.client() as client:
-        while client.info("replication")["master_link_status"] != "up":
-            time.sleep(0.02)
+        wait_until(lambda: client.info("replication")["master_link_status"] == "up")
     yield master, replica
     os.kill(replica.process.pid, signal.SIGCONT)
     for server in (replica, master):
