@@ -25,7 +25,7 @@ from embedmill_worker.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
 #: Asked only by name.
-MORE = ("cpu", "sizing", "reindex")
+MORE = ("cpu", "sizing", "reindex", "cache")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from embedmill import EmbeddingClient
 from embedmill.keys import Keyspace
 from embedmill.reindexing import Rows, Sink
 from embedmill_worker import corpus
+from waiting import wait_until
 
 TEXTS = corpus.short(300)
 
@@ -154,9 +155,7 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, m
     source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(1_000))
     reindexer(source, "--to", tmp_path / "whole").run()
     run = reindexer(source, "--to", tmp_path / "stopped", module="small_windows").start()
-    deadline = time.monotonic() + PATIENCE_S
-    while not list((tmp_path / "stopped").glob("*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list((tmp_path / "stopped").glob("*.parquet")))
     run.process.send_signal(number)
     _, err = run.wait(130)
     assert f"Go on with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
@@ -168,6 +167,17 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, m
     report = reindexer(source, "--to", tmp_path / "stopped").run()
     assert report["added"] == 1_000 - len(kept)
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(reindexer, client, mill, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(600))
+    run = reindexer(source, "--to", tmp_path / "vectors").start()
+    with redis.Redis.from_url(mill.redis_url) as server:
+        (key,) = wait_until(lambda: list(server.scan_iter(f"{mill.namespace}:job:reindex-*:events")))
+    assert client.job(key.decode().split(":")[2]).cancel()
+    _, err = run.wait(1)
+    assert "cancelled" in err
+    assert reindexer(source, "--to", tmp_path / "vectors").run()["rows"] == 600
 
 
 def test_a_sink_that_was_filled_otherwise_is_refused_and_rebuilt_when_asked(reindexer, tmp_path):
@@ -205,9 +215,7 @@ def test_a_second_reindexer_on_the_same_sink_is_refused(reindexer, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(2_000))
     first = reindexer(source, "--to", tmp_path / "vectors").start()
     ledger = tmp_path / "vectors" / ".embedmill" / "ledger.sqlite"
-    deadline = time.monotonic() + PATIENCE_S
-    while not ledger.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(ledger.exists)
     time.sleep(0.2)
     _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(1)
     assert "another reindex is writing to it" in err

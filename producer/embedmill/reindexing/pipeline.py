@@ -11,7 +11,13 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from embedmill.errors import BrokerUnavailableError, QueueFullError, ResultExpiredError, SinkMismatchError
+from embedmill.errors import (
+    BrokerUnavailableError,
+    JobCancelledError,
+    QueueFullError,
+    ResultExpiredError,
+    SinkMismatchError,
+)
 from embedmill.records import JobState
 from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reindexing.index import Index
@@ -149,6 +155,7 @@ class Pipeline:
 
         Raises:
             SinkMismatchError: its vectors are of another model by now.
+            JobCancelledError: somebody cancelled it; the next run embeds it.
             BrokerUnavailableError: Redis was away for a minute.
         """
         item = self._open[0]
@@ -203,7 +210,8 @@ class Pipeline:
         while True:
             events = self._insist(partial(self._queue.news, item.job_id, cursor))
             if events.over is JobState.CANCELLED:
-                raise ResultExpiredError(item.job_id)
+                self._insist(partial(self._queue.delete, item.job_id))  # or the next run would find it cancelled again
+                raise JobCancelledError(item.job_id)
             if events.over is not None:
                 return
             is_begun = cursor != "0-0" or bool(events.chunks)
