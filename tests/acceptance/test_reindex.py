@@ -81,6 +81,18 @@ def test_a_second_run_does_no_forward_pass_and_a_third_embeds_what_has_changed(r
     assert after.keys() == before.keys()
 
 
+def test_new_metadata_cost_no_forward_pass(reindexer, mill, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:50], seen="yesterday")
+    run = reindexer(source, "--to", tmp_path / "vectors")
+    run.run()
+    before, tokens = rows(tmp_path / "vectors"), drained(mill)
+    write_jsonl(source, TEXTS[:50], seen="today")
+    report = run.run()
+    assert (report["updated"], report["tokens"], report["rows"]) == (50, 0, 50)
+    assert drained(mill) == tokens
+    assert rows(tmp_path / "vectors") == {id: (vector, '{"seen":"today"}') for id, (vector, _) in before.items()}
+
+
 def test_what_has_vanished_is_deleted_when_asked_and_only_then(reindexer, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
     run = reindexer(source, "--to", tmp_path / "vectors")

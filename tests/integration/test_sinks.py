@@ -295,6 +295,18 @@ def test_a_rebuild_leaves_the_old_version_in_use_until_it_is_whole(kind, make, t
     expect(kind, tmp_path, new, more)
 
 
+def test_new_metadata_leave_the_vectors_as_they_are(kind, make, tmp_path):
+    book = make()
+    rows = book.put(IDS)
+    newer = make_rows(IDS[1:4], book.index, place=book.ledger.next_place(), seed=7)
+    book.sink.restamp(replace(newer, vectors=np.empty((3, 0), np.float32)), [rows.place] * 3)
+    book.note(newer)
+    book.finish()
+    book.close()
+    kept = rows.select(np.array([0, 4]))
+    expect(kind, tmp_path, kept, replace(newer, vectors=rows.vectors[1:4]))
+
+
 def test_many_rows_in_several_writes(kind, make, tmp_path):
     book = make(an_index(dimension=32))
     ids = [f"row {i}" for i in range(1_200)]

@@ -25,12 +25,14 @@ class Bench:
         self.path = folder / "ledger.sqlite"
         self.rejected: list[tuple[str, str]] = []
         self.counts = Counts()
+        self.keeps: list[bool] = []
+        self.can_restamp = False
 
     def run(
         self, records, *, commit=True, retry_rejected=False, reject=frozenset(), stop_after=None
     ) -> list[list[str]]:
         """Plans and, window by window, commits; gives the windows' ids."""
-        self.rejected, self.counts = [], Counts()
+        self.rejected, self.counts, self.keeps = [], Counts(), []
         windows = []
         with Ledger(self.path, "sink") as ledger:
             self.planner = Planner(
@@ -38,10 +40,12 @@ class Bench:
                 self.counts,
                 lambda id, reason, _: self.rejected.append((id, reason)),
                 row_bytes=INDEX.row_bytes,
+                can_restamp=self.can_restamp,
                 retry_rejected=retry_rejected,
             )
             for window in self.planner.windows(Values(records), lambda: None):
                 windows.append([p.record.id for p in window.pending])
+                self.keeps.append(window.keeps_vectors)
                 self.job_ids = [*getattr(self, "job_ids", []), window.job_id(INDEX, "sink")]
                 if commit:
                     ledger.commit(window.place, [entry(p, window.place, reject) for p in window.pending], "")
@@ -86,6 +90,15 @@ def test_unchanged_records_are_passed_over_and_changed_ones_are_not(bench):
     assert bench.run(records(*"abXdefg")) == [["d2"]]
     changed = [*records(*"abX"), Record(id="d3", text="d", metadata={"n": 1})]
     assert bench.run(changed) == [["d3"]], "metadata counts"
+
+
+def test_what_has_new_metadata_alone_keeps_its_vector_where_the_sink_can(bench):
+    bench.run(records(*"abcd"))
+    changed = [Record(id=f"d{i}", text=text, metadata={"n": i}) for i, text in enumerate("abXd")]
+    bench.can_restamp = True
+    assert bench.run([*changed, Record(id="new", text="e")]) == [["d0", "d1", "d3"], ["d2", "new"]]
+    assert bench.keeps == [True, False]
+    assert bench.run([*changed, Record(id="new", text="e")]) == []
 
 
 def test_windows_and_their_jobs_are_the_same_after_a_stop_at_any_place(bench, tmp_path):

@@ -11,7 +11,7 @@ from typing import Final
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
-from embedmill.reindexing.record import BadRecord, Record, digest, to_json
+from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text, to_json
 from embedmill.reindexing.report import Counts
 from embedmill.reindexing.seen import Seen
 from embedmill.reindexing.source import UNFIT, Source
@@ -40,8 +40,8 @@ class Pending:
     record: Record
     metadata: str
     digest: bytes
-    #: The sink holds an older row of this id.
-    is_update: bool
+    #: Of the write that put the sink's older row of this id; None: it has none.
+    old_place: int | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +49,8 @@ class Window:
     """Texts that become one job."""
 
     place: int
+    #: Only their metadata have changed: they keep their vectors.
+    keeps_vectors: bool = False
     pending: list[Pending] = field(default_factory=list)
     chars: int = 0
 
@@ -59,7 +61,7 @@ class Window:
 
     def job_id(self, index: Index, sink: str) -> str:
         """Name its job: the same for the same window of the same sink."""
-        hashed = hashlib.blake2b(f"{sink}\n{index.to_json()}\n{self.place}\n".encode(), digest_size=16)
+        hashed = hashlib.blake2b(f"{sink}\n{index.to_json()}\n".encode(), digest_size=16)
         for p in self.pending:
             hashed.update(p.digest + p.record.id.encode() + b"\n")
         return f"reindex-{hashed.hexdigest()}"
@@ -75,6 +77,7 @@ class Planner:
         reject: Callable[[str, str, str], None],
         *,
         row_bytes: int,
+        can_restamp: bool = False,
         retry_rejected: bool = False,
     ) -> None:
         """Get ready.
@@ -84,6 +87,7 @@ class Planner:
             counts: counted up here: ``read``, ``skipped``.
             reject: takes id, reason and detail of what has no vector.
             row_bytes: of one vector.
+            can_restamp: the sink gives rows new metadata without their vectors.
             retry_rejected: embed again what was rejected before, though it is unchanged.
         """
         self.seen = Seen()
@@ -92,6 +96,7 @@ class Planner:
         self._ledger = ledger
         self._counts = counts
         self._reject = reject
+        self._can_restamp = can_restamp
         self._retries = retry_rejected
         self._window_texts = max(1, min(WINDOW_TEXTS, WINDOW_BYTES // row_bytes))
         self._next_number = ledger.next_number()
@@ -101,30 +106,34 @@ class Planner:
         self._committed: list[str] = []
 
     def windows(self, source: Source, tick: Callable[[], None]) -> Iterator[Window]:
-        """Give the windows of what is to be embedded; tick: called before every thousand records."""
-        window = self._window()
+        """Give the windows of what is to be written; tick: called before every thousand records."""
+        filling: dict[bool, Window] = {}
         for batch in _batches(source):
             tick()
-            for pending in self._changed(batch):
-                chars = len(pending.record.text)
-                full = len(window.pending) == self._window_texts or window.chars + chars > WINDOW_CHARS
-                if window.pending and full:
-                    yield window
-                    window = self._window()
+            for pending, keeps_vector in self._changed(batch):
+                window = filling.get(keeps_vector)
+                if window is not None and self._is_full(window, pending):
+                    yield filling.pop(keeps_vector)
+                    window = None
+                if window is None:
+                    window = filling[keeps_vector] = self._window(keeps_vectors=keeps_vector)
                 window.pending.append(pending)
-                window.chars += chars
-        if window.pending:
-            yield window
+                window.chars += len(pending.record.text)
+        yield from filling.values()
 
     def committed(self, window: Window) -> None:
         """Learn that a window's ids are in the ledger now."""
         self._committed.extend(pending.record.id for pending in window.pending)
 
-    def _window(self) -> Window:
+    def _window(self, *, keeps_vectors: bool) -> Window:
         self._next_place += 1
-        return Window(place=self._next_place - 1)
+        return Window(place=self._next_place - 1, keeps_vectors=keeps_vectors)
 
-    def _changed(self, batch: list[Record | BadRecord]) -> Iterator[Pending]:
+    def _is_full(self, window: Window, pending: Pending) -> bool:
+        chars = window.chars + len(pending.record.text)
+        return len(window.pending) == self._window_texts or chars > WINDOW_CHARS
+
+    def _changed(self, batch: list[Record | BadRecord]) -> Iterator[tuple[Pending, bool]]:
         for id in self._committed:  # not before: the batch under work was looked up before they were committed
             self._new.pop(id, None)
         self._committed.clear()
@@ -148,8 +157,11 @@ class Planner:
             if found and found[1] == hashed and not (found[3] and self._retries):
                 self._pass_over(item.id, found[3], found[4])
                 continue
-            is_update = bool(found and found[2] is not None)
-            yield Pending(number, item, metadata, hashed, is_update)
+            old_place = found[2] if found else None
+            keeps_vector = bool(
+                self._can_restamp and found and old_place is not None and has_same_text(found[1], hashed)
+            )
+            yield Pending(number, item, metadata, hashed, old_place), keeps_vector
 
     def _number(self, id: str) -> int:
         number = self._new.get(id)

@@ -22,7 +22,7 @@ class Rows:
     vectors: Vectors
     #: JSON objects.
     metadata: Sequence[str]
-    #: Of the records, 16 bytes each; see ``record.digest``.
+    #: Of the records, 24 bytes each; see ``record.digest``.
     digests: Sequence[bytes]
     #: None: the sink does not carry texts.
     texts: Sequence[str] | None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
+
+import numpy as np
 
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Entry, Ledger
 from embedmill.reindexing.pipeline import Finished, Pipeline, Stopped, positions
-from embedmill.reindexing.planner import Planner, Window
+from embedmill.reindexing.planner import Pending, Planner, Window
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Counts, Progress, ReindexReport
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Source
+from embedmill.vectors import Vectors
 
 #: Ids deleted from the sink at a time.
 DELETE_IDS: Final = 1_000
@@ -51,7 +54,12 @@ class Run:
         self._should_stop = should_stop
         self._deletes_missing = delete_missing
         self._planner = Planner(
-            ledger, self.counts, self._reject, row_bytes=index.row_bytes, retry_rejected=retry_rejected
+            ledger,
+            self.counts,
+            self._reject,
+            row_bytes=index.row_bytes,
+            can_restamp=sink.can_restamp,
+            retry_rejected=retry_rejected,
         )
         self._began_s = time.monotonic()
         self._first_submit: tuple[float, float] | None = None
@@ -66,7 +74,10 @@ class Run:
         self._source = source
         try:
             for window in self._planner.windows(source, self.look):
-                self._submit(window)
+                if window.keeps_vectors:
+                    self._restamp(window)
+                else:
+                    self._submit(window)
             self.pipeline.drop_left_overs()
             while len(self.pipeline):
                 self._collect()
@@ -137,22 +148,35 @@ class Run:
         self.pipeline.close()
         self.look()
 
+    def _restamp(self, window: Window) -> None:
+        """Give rows whose metadata alone have changed the new ones."""
+        nothing = np.empty((len(window.pending), 0), dtype=self._index.dtype.numpy)
+        places = [p.old_place for p in window.pending if p.old_place is not None]
+        self._sink.restamp(self._rows(window.place, window.pending, nothing), places)
+        done = Finished(window=window, vectors=nothing, rejected={})
+        self._ledger.commit(window.place, [_entry(done, i, window.place) for i in range(len(window.pending))], "")
+        self._planner.committed(window)
+        self.counts.updated += len(window.pending)
+        self.look()
+
+    def _rows(self, place: int, pending: Sequence[Pending], vectors: Vectors) -> Rows:
+        return Rows(
+            place=place,
+            ids=[p.record.id for p in pending],
+            vectors=vectors,
+            metadata=[p.metadata for p in pending],
+            digests=[p.digest for p in pending],
+            texts=[p.record.text for p in pending] if self._index.with_text else None,
+        )
+
     def _commit(self, finished: Finished) -> None:
         window, chosen = finished.window, positions(finished)
         pending = [window.pending[i] for i in chosen.tolist()]
         if pending:
-            self._sink.write(
-                Rows(
-                    place=window.place,
-                    ids=[p.record.id for p in pending],
-                    vectors=finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen],
-                    metadata=[p.metadata for p in pending],
-                    digests=[p.digest for p in pending],
-                    texts=[p.record.text for p in pending] if self._index.with_text else None,
-                )
-            )
+            vectors = finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen]
+            self._sink.write(self._rows(window.place, pending, vectors))
         lost = {i: why for i, why in finished.rejected.items() if i not in finished.missing}
-        outdated = [window.pending[i].record.id for i in lost if window.pending[i].is_update]
+        outdated = [window.pending[i].record.id for i in lost if window.pending[i].old_place is not None]
         if outdated:  # the text that the old vector belongs to is gone
             self._sink.delete(outdated)
         entries = [_entry(finished, i, window.place) for i in range(len(window.pending)) if i not in finished.missing]
@@ -160,7 +184,7 @@ class Run:
         self._planner.committed(window)
         for i, (reason, detail) in sorted(lost.items()):
             self._reject(window.pending[i].record.id, reason, detail)
-        updated = sum(p.is_update for p in pending)
+        updated = sum(p.old_place is not None for p in pending)
         self.counts.updated += updated
         self.counts.added += len(pending) - updated
         self.counts.deleted += len(outdated)

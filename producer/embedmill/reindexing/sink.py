@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.index import Index
@@ -60,6 +60,21 @@ class Sink(ABC):
         Raises:
             SinkError: they were not removed, or only some.
         """
+
+    #: Whether ``restamp`` is there.
+    can_restamp: ClassVar[bool] = False
+
+    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+        """Give rows new metadata and keep their vectors; asked for only if ``can_restamp``.
+
+        Args:
+            rows: as in ``write``, but with vectors of no columns.
+            places: of the writes that put their vectors here, (n,).
+
+        Raises:
+            SinkError: it was not done, or only in part.
+        """
+        raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027  most sinks hold nothing open
         """Let go of connections and files."""

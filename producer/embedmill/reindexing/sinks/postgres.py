@@ -103,16 +103,7 @@ class PostgresSink(Sink):
     def write(self, rows: Rows) -> None:
         """Put the rows in one transaction."""
         to_vector = _TYPES[self._opened.dtype][1]
-        values = [
-            (
-                rows.ids[i],
-                to_vector(rows.vectors[i]),
-                rows.metadata[i].replace("\\u0000", "\\ufffd"),
-                None if rows.texts is None else _storable(rows.texts[i]),
-                rows.digests[i],
-            )
-            for i in range(len(rows))
-        ]
+        values = [(rows.ids[i], to_vector(rows.vectors[i]), *_others(rows, i)) for i in range(len(rows))]
         upsert = sql.SQL(
             "INSERT INTO {} (id, vector, metadata, text, digest) VALUES (%s, %b, %s::jsonb, %s, %s) ON CONFLICT (id) "
             "DO UPDATE SET vector = excluded.vector, metadata = excluded.metadata, text = excluded.text, "
@@ -123,6 +114,20 @@ class PostgresSink(Sink):
             register_vector(connection)
             with connection.cursor() as cursor:
                 cursor.executemany(upsert, values)
+
+        self._run(put)
+
+    can_restamp = True
+
+    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+        """Update everything but the vectors in one transaction."""
+        values = [(*_others(rows, i), rows.ids[i]) for i in range(len(rows))]
+        update = sql.SQL("UPDATE {} SET metadata = %s::jsonb, text = %s, digest = %s WHERE id = %s")
+        update_of_version = update.format(self._version)
+
+        def put(connection: psycopg.Connection) -> None:
+            with connection.cursor() as cursor:
+                cursor.executemany(update_of_version, values)
 
         self._run(put)
 
@@ -255,6 +260,12 @@ def parse(name: str) -> tuple[str, str]:
     # Not urlunsplit, which would drop the slashes of an empty host.
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     return (f"{url}?{rest}" if rest else url), table
+
+
+def _others(rows: Rows, i: int) -> tuple[str, str | None, bytes]:
+    """Give metadata, text and digest as PostgreSQL can hold them."""
+    text = None if rows.texts is None else _storable(rows.texts[i])
+    return rows.metadata[i].replace("\\u0000", "\\ufffd"), text, rows.digests[i]
 
 
 def _quoted(name: str) -> str:

@@ -157,6 +157,20 @@ class QdrantSink(Sink):
                 )
                 self._quietly(self._client.upsert, self._collection, points=points, wait=True)
 
+    can_restamp = True
+
+    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+        """Overwrite the payloads."""
+        with self._mapped():
+            for start in range(0, len(rows), BATCH_POINTS):
+                steps: list[Any] = [
+                    models.OverwritePayloadOperation(
+                        overwrite_payload=models.SetPayload(payload=_payload(rows, i), points=[_point_id(rows.ids[i])])
+                    )
+                    for i in range(start, min(start + BATCH_POINTS, len(rows)))
+                ]
+                self._client.batch_update_points(self._collection, update_operations=steps, wait=True)
+
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the points."""
         with self._mapped():

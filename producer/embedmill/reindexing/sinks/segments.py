@@ -10,6 +10,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +88,24 @@ class SegmentedSink(Sink):
         """Write a segment."""
         with self.mapped():
             self.put(self._path(rows.place), self.opened, [rows])
+
+    can_restamp = True
+
+    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+        """Write a segment with the vectors of the older ones, each of which is read once."""
+        index = self.opened
+        vectors = np.empty((len(rows), index.columns), dtype=index.dtype.numpy)
+        at = {id: i for i, id in enumerate(rows.ids)}
+        with self.mapped():
+            for place in sorted(set(places)):
+                wanted = {id for id, old in zip(rows.ids, places, strict=True) if old == place}
+                for some in self.read(self._path(place), index):
+                    for row, id in enumerate(some.ids):
+                        if id in wanted:
+                            vectors[at.pop(id)] = some.vectors[row]
+        if at:
+            raise SinkError(self.name, f"lacks {len(at)} of its rows; name another sink, or rebuild it from nothing")
+        self.write(replace(rows, vectors=vectors))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Do nothing: rows that the ledger no longer knows are dropped by ``finish``."""
