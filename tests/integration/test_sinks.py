@@ -1,5 +1,6 @@
 """What every sink promises, on each of them."""
 
+import gc
 import hashlib
 import json
 import os
@@ -359,3 +360,66 @@ def test_a_lost_ledger_is_made_anew_from_the_sink(kind, make, tmp_path):
     book.ledger.adopt(book.sink.known())
     assert book.ledger.count() == 7
     assert {parent for _, id, parent in book.ledger.all_rows() if id.startswith("guide.md")} == {"guide.md"}
+
+
+@pytest.mark.parametrize("kind", ["postgres"], indirect=True)
+def test_postgresql_is_connected_to_again_and_takes_what_it_cannot_hold_in_another_form(kind, make, tmp_path):
+    book = make()
+    book.put(IDS[:2])
+    with psycopg.connect(postgres.parse(NAMES[kind](tmp_path))[0], autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    odd = make_rows(["nul"], book.index, place=book.ledger.next_place())
+    odd = replace(odd, texts=["a\0b"], metadata=['{"x":"a\\u0000b"}'])
+    book.sink.write(odd)
+    book.note(odd)
+    book.close()
+    _, metadata, text = content(kind, tmp_path)["nul"]
+    assert (metadata, text) == ({"x": "a\ufffdb"}, "a\ufffdb")
+
+
+@pytest.mark.parametrize("kind", ["postgres", "qdrant"], indirect=True)
+def test_what_another_program_has_under_the_name_is_left_alone(kind, make, tmp_path):
+    if kind == "postgres":
+        url, table = postgres.parse(NAMES[kind](tmp_path))
+        with psycopg.connect(url) as connection:
+            connection.execute(f"CREATE TABLE {table} (id int)")
+    else:
+        from qdrant_client import QdrantClient, models
+
+        client = QdrantClient(path=str(tmp_path / "qdrant"))
+        client.create_collection("docs", vectors_config=models.VectorParams(size=4, distance=models.Distance.DOT))
+        client.close()
+    sink = open_sink(NAMES[kind](tmp_path))
+    with pytest.raises(SinkError, match=r"another program.*name another"):
+        sink.filled_by()
+    sink.close()
+
+
+# The refused client leaves its handle of the lock file to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", ["qdrant"], indirect=True)
+def test_qdrant_s_files_are_open_in_one_program_at_a_time(kind, make, tmp_path):
+    make()
+    other = open_sink(NAMES[kind](tmp_path))
+    with pytest.raises(SinkError, match="another program has the folder open"):
+        other.filled_by()
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
+def test_a_switch_that_a_crash_interrupted_is_finished_at_the_next_look(kind, make, tmp_path):
+    book = make()
+    book.put(IDS)
+    book.finish()
+    book.close()
+    newer = an_index(fingerprint="f2")
+    folder = Path(NAMES[kind](tmp_path))
+    rebuilt = make(newer, open_sink(str(folder)).beside(newer))
+    rows = rebuilt.put(IDS[:2])
+    rebuilt.sink.finish(rebuilt.ledger)
+    rebuilt.close()
+    built = folder.with_name(f"vectors.rebuild-{newer.tag}")
+    (built / ".embedmill" / "switch").touch()
+    folder.rename(folder.with_name("vectors.before-x"))  # and then the process dies
+    assert open_sink(str(folder)).filled_by() == newer
+    expect(kind, tmp_path, rows)
