@@ -164,7 +164,7 @@ def test_a_text_that_is_rejected_now_loses_the_row_of_its_older_text(reindexer, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, mill, tmp_path, number):
-    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(1_000))
+    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(700))
     reindexer(source, "--to", tmp_path / "whole").run()
     run = reindexer(source, "--to", tmp_path / "stopped", module="small_windows").start()
     wait_until(lambda: list((tmp_path / "stopped").glob("*.parquet")))
@@ -172,12 +172,12 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, m
     _, err = run.wait(130)
     assert f"Go on with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
     kept = rows(tmp_path / "stopped")
-    assert 256 <= len(kept) < 1_000
+    assert 256 <= len(kept) < 700
     with redis.Redis.from_url(mill.redis_url) as server:
         assert not list(server.scan_iter(f"{mill.namespace}:job:reindex-*")), "nothing is left under work"
 
     report = reindexer(source, "--to", tmp_path / "stopped").run()
-    assert report["added"] == 1_000 - len(kept)
+    assert report["added"] == 700 - len(kept)
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
 
 
@@ -362,6 +362,26 @@ def test_python_programs_have_sources_and_sinks_of_their_own(client, tmp_path, m
     report = embedmill.reindex(records[:1], sink, client=client, delete_missing=True)
     assert (report.skipped, report.deleted) == (1, 2)
     assert sink.rows.keys() == {"a"}
+    for rebuild in (False, True):
+        with pytest.raises(embedmill.RequestError, match=r"dimension 384 and 128|has no versions"):
+            embedmill.reindex(records, sink, client=client, dimensions=128, rebuild=rebuild)
+    assert sink.rows.keys() == {"a"}
+
+
+def test_a_source_that_is_not_there_leaves_no_sink_behind(client, tmp_path):
+    with pytest.raises(embedmill.SourceError, match="there is no such file"):
+        embedmill.reindex(tmp_path / "missing.jsonl", tmp_path / "vectors", client=client)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_whose_ledger_is_lost_are_left_alone(reindexer, tmp_path):
+    source = write_jsonl(tmp_path / "corpus.jsonl", ["one"])
+    reindexer(source, "--to", tmp_path / "vectors").run()
+    before = rows(tmp_path / "vectors")
+    (tmp_path / "vectors" / ".embedmill" / "ledger.sqlite").unlink()
+    _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(1)
+    assert "ledger.sqlite is missing; restore it" in err
+    assert rows(tmp_path / "vectors") == before
 
 
 def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):

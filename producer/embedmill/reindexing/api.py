@@ -94,6 +94,7 @@ def reindex(
         SinkError: the sink cannot be written, or another reindex is writing it.
         BrokerUnavailableError: Redis was away for a minute. The same call goes on.
     """
+    records = to_source(source, fields)
     with ExitStack() as stack:
         if client is None:
             client = stack.enter_context(EmbeddingClient())
@@ -119,7 +120,7 @@ def reindex(
             delete_missing=delete_missing,
         )
         run.pipeline = Pipeline(queue, ledger, index, sink=sink.name, dimensions=dimensions, look=run.look)
-        is_whole = run.execute(to_source(source, fields))
+        is_whole = run.execute(records)
         rows = ledger.count()
         ledger.close()  # it may lie in a folder that is renamed now
         if is_whole and (note := sink.switch()):
@@ -259,7 +260,8 @@ def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
     """
     recorded = ledger.index()
     if recorded is not None and recorded != index:
-        raise SinkMismatchError(sink.name, recorded.differences(index), REBUILD)
+        way_out = REBUILD if sink.has_versions else "Name another sink."
+        raise SinkMismatchError(sink.name, recorded.differences(index), way_out)
     sink.open(index)
     count = sink.count()
     if recorded is None or count not in (None, ledger.count()):  # the ledger is lost, or somebody else has written
@@ -274,7 +276,8 @@ def ledger_path(sink: Sink, index: Index) -> Path:
     if named is not None:
         return named
     hashed = hashlib.blake2b(sink.name.encode(), digest_size=8).hexdigest()
-    return data_dir(os.environ) / "reindex" / f"{hashed}-{index.tag}.sqlite"
+    version = f"-{index.tag}" if sink.has_versions else ""
+    return data_dir(os.environ) / "reindex" / f"{hashed}{version}.sqlite"
 
 
 def rejects_path(sink: Sink) -> Path:

@@ -61,6 +61,9 @@ class Sink(ABC):
             SinkError: they were not removed, or only some.
         """
 
+    #: Whether ``beside`` and ``switch`` are there: each version has a ledger of its own.
+    has_versions: ClassVar[bool] = False
+
     #: Whether ``restamp`` is there.
     can_restamp: ClassVar[bool] = False
 

@@ -48,6 +48,9 @@ _TYPES: Final[dict[Dtype, tuple[sql.SQL, Any]]] = {
 class PostgresSink(Sink):
     """A view and its versions."""
 
+    has_versions = True
+    can_restamp = True
+
     def __init__(self, name: str, *, is_beside: bool = False) -> None:
         """Name it: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
 
@@ -116,8 +119,6 @@ class PostgresSink(Sink):
                 cursor.executemany(upsert, values)
 
         self._run(put)
-
-    can_restamp = True
 
     def restamp(self, rows: Rows, places: Sequence[int]) -> None:
         """Update everything but the vectors in one transaction."""

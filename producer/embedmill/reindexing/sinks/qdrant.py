@@ -101,6 +101,9 @@ def parse(name: str) -> Address:
 class QdrantSink(Sink):
     """A collection and its versions."""
 
+    has_versions = True
+    can_restamp = True
+
     def __init__(self, name: str | Address, *, client: QdrantClient | None = None) -> None:
         """Name it; ``client``: of a version of the same collection."""
         self._address = name if isinstance(name, Address) else parse(name)
@@ -156,8 +159,6 @@ class QdrantSink(Sink):
                     payloads=[_payload(rows, i) for i in range(start, min(end, len(rows)))],
                 )
                 self._quietly(self._client.upsert, self._collection, points=points, wait=True)
-
-    can_restamp = True
 
     def restamp(self, rows: Rows, places: Sequence[int]) -> None:
         """Overwrite the payloads."""

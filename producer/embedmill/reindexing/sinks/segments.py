@@ -30,6 +30,9 @@ INDEX: Final = "index.json"
 class SegmentedSink(Sink):
     """A folder of segments, and a folder of state."""
 
+    has_versions = True
+    can_restamp = True
+
     #: Of segments' file names.
     suffix: str
 
@@ -89,8 +92,6 @@ class SegmentedSink(Sink):
         with self.mapped():
             self.put(self._path(rows.place), self.opened, [rows])
 
-    can_restamp = True
-
     def restamp(self, rows: Rows, places: Sequence[int]) -> None:
         """Write a segment with the vectors of the older ones, each of which is read once."""
         index = self.opened
@@ -109,6 +110,14 @@ class SegmentedSink(Sink):
 
     def delete(self, ids: Sequence[str]) -> None:
         """Do nothing: rows that the ledger no longer knows are dropped by ``finish``."""
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+        """Raise SinkError if there are rows: files do not say enough to make a ledger anew."""
+        with self.mapped():
+            if any(self.segments(self.opened).glob(f"part-*{self.suffix}")):
+                path = self.ledger_path(self.opened)
+                raise SinkError(self.name, f"its ledger {path} is missing; restore it, or name another sink")
+        return iter(())
 
     def recover(self, places: Set[int]) -> None:
         """Remove segments that the ledger does not know, and what was never whole."""
