@@ -66,7 +66,7 @@ TARGETS: dict[tuple[str, str, str], Target] = {
     ("one text a request ÷ hand-written worker", "short", "bf16"): Target(2),
     ("one text a request ÷ hand-written worker", "mixed", "int8"): Target(2),
     ("one text a request ÷ hand-written worker", "short", "int8"): Target(2),
-    ("reindex ÷ ceiling", "short", "fp32"): Target(0.90),
+    ("reindex ÷ engine", "short", "fp32"): Target(0.90),
     ("reindex, client's memory", "short", "fp32"): Target(150, at_least=False),
     ("reindex, Redis's memory", "short", "fp32"): Target(100, at_least=False),
     ("reindex, unchanged", "short", "fp32"): Target(50_000),

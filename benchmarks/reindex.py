@@ -1,4 +1,4 @@
-"""A corpus from JSONL into Parquet files, against the ceiling: rate, memory, and what a second run takes.
+"""A corpus from JSONL into Parquet files, against the engine alone and the ceiling: rate, memory, later runs, latency.
 
 python benchmarks/run.py reindex --texts 20000
 """
@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import redis
 from context import Run, ceiling_s, open_mill, say
+from engine import PinnedEngines
 from figures import Figure, of_rounds, ratios
 from latency import SERVICE_TIMES
 
@@ -49,27 +50,32 @@ class Took:
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give the rate against the ceiling, the highest memory, and the rates of later runs."""
+    """Give the rate against engine and ceiling, the highest memory, the rates of later runs, interactive latency."""
     texts = corpus.short(run.texts)
     first: list[Took] = []
     again: list[Took] = []
-    ceilings: list[float] = []
+    limits: dict[str, list[float]] = {"engine": [], "ceiling": []}
     changed: list[Took] = []
     with ExitStack() as stack:
         mill = open_mill(stack, "fp32", EMBEDMILL_CONCURRENCY=str(run.cores))
+        engines = stack.enter_context(PinnedEngines("fp32"))
+        if reason := engines.refusal():
+            raise RuntimeError(reason)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedmill-reindex-")))
         for n in range(run.rounds):
             source, sink = folder / f"corpus-{n}.jsonl", folder / f"vectors-{n}"
             write(source, texts)
-            ceilings.append(len(texts) / ceiling_s(run, texts))
+            limits["engine"].append(len(texts) / engines.seconds(texts))
+            limits["ceiling"].append(len(texts) / ceiling_s(run, texts))
             first.append(reindex(mill, source, sink))
             again.append(reindex(mill, source, sink))
             write(source, edited(texts))
             changed.append(reindex(mill, source, sink))
             rate = len(texts) / first[-1].seconds
-            say(f"  reindex {n + 1}/{run.rounds}: {rate:.1f} texts/s, ceiling {ceilings[-1]:.1f}")
+            shown = ", ".join(f"{name} {rates[-1]:.1f}" for name, rates in limits.items())
+            say(f"  reindex {n + 1}/{run.rounds}: {rate:.1f} texts/s, {shown}")
         beside = interactive(run, mill, folder)
-    return figures_of(len(texts), first, again, changed, ceilings) + beside
+    return figures_of(len(texts), first, again, changed, limits) + beside
 
 
 def interactive(run: Run, mill: Mill, folder: Path) -> list[Figure]:
@@ -108,14 +114,18 @@ def interactive(run: Run, mill: Mill, folder: Path) -> list[Figure]:
 
 
 def figures_of(
-    count: int, first: Sequence[Took], again: Sequence[Took], changed: Sequence[Took], ceilings: Sequence[float]
+    count: int,
+    first: Sequence[Took],
+    again: Sequence[Took],
+    changed: Sequence[Took],
+    limits: Mapping[str, Sequence[float]],
 ) -> list[Figure]:
     """Turn the runs into figures; the start of the command is counted."""
     what = {"question": "reindex", "corpus": "short", "precision": "fp32"}
     rates = [count / took.seconds for took in first]
     return [
         of_rounds(rates, name="reindex", unit="texts/s", **what),
-        ratios(rates, ceilings, name="reindex ÷ ceiling", **what),
+        *(ratios(rates, limit, name=f"reindex ÷ {name}", **what) for name, limit in limits.items()),
         of_rounds([took.client_mb for took in first], name="reindex, client's memory", unit="MB", **what),
         of_rounds([took.redis_mb for took in first], name="reindex, Redis's memory", unit="MB", **what),
         of_rounds(
