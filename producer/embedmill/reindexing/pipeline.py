@@ -7,9 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
-
-import numpy as np
+from typing import Final, TypeVar
 
 from embedmill.errors import (
     BrokerUnavailableError,
@@ -20,12 +18,13 @@ from embedmill.errors import (
 )
 from embedmill.records import JobState
 from embedmill.reindexing.bulk_queue import BulkQueue
+from embedmill.reindexing.finished import Finished
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.pace import wants_more
 from embedmill.reindexing.planner import Window
 from embedmill.reply import EmbeddingReply, Reason
-from embedmill.vectors import Vectors, blank
+from embedmill.vectors import blank
 
 T = TypeVar("T")
 
@@ -53,20 +52,6 @@ CHANGED: Final = "Go on with workers of the model that began it, or rebuild with
 
 class Stopped(Exception):
     """The caller wants the run to end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """Of a window: positions that are done, their vectors, and those that have none."""
-
-    window: Window
-    #: (n, columns), row i for ``window.pending[i]``; blank where there is none.
-    vectors: Vectors
-    #: Position → reason, detail.
-    rejected: dict[int, tuple[str, str]]
-    #: Positions that are not done: only after a stop.
-    missing: frozenset[int] = frozenset()
-    tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -268,9 +253,3 @@ class Pipeline:
                     raise
                 self._look(0, f"waiting for Redis: {error.reason}")
                 time.sleep(RETRY_S)
-
-
-def positions(finished: Finished) -> Any:
-    """Give the positions that have a vector, (n,)."""
-    count = len(finished.window.pending)
-    return np.array([i for i in range(count) if i not in finished.missing and i not in finished.rejected], np.intp)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
 import numpy as np
 
+from embedmill.reindexing.finished import Finished
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Entry, Ledger
-from embedmill.reindexing.pipeline import Finished, Pipeline, Stopped, positions
+from embedmill.reindexing.pipeline import Pipeline, Stopped
 from embedmill.reindexing.planner import Pending, Planner, Window
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Counts, Progress, ReindexReport
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Source
+from embedmill.reindexing.vanished import vanished
 from embedmill.vectors import Vectors
 
 #: Ids deleted from the sink at a time.
@@ -170,7 +172,7 @@ class Run:
         )
 
     def _commit(self, finished: Finished) -> None:
-        window, chosen = finished.window, positions(finished)
+        window, chosen = finished.window, finished.positions
         pending = [window.pending[i] for i in chosen.tolist()]
         if pending:
             vectors = finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen]
@@ -200,30 +202,15 @@ class Run:
         if deletes_missing and not self.counts.read:
             self.notes.append("the source holds no record at all, so nothing was taken for missing")
             deletes_missing = False
-        while vanished := list(islice(self._vanished(deletes_missing), VANISHED_IDS)):
-            for start in range(0, len(vanished), DELETE_IDS):
-                ids = vanished[start : start + DELETE_IDS]
+        while gone := list(
+            islice(vanished(self._ledger.all_rows(), self._planner.seen, all_missing=deletes_missing), VANISHED_IDS)
+        ):
+            for start in range(0, len(gone), DELETE_IDS):
+                ids = gone[start : start + DELETE_IDS]
                 self._sink.delete(ids)
                 self._ledger.forget(ids)
                 self.counts.deleted += len(ids)
                 self.look()
-
-    def _vanished(self, deletes_missing: bool) -> Iterator[str]:
-        seen = self._planner.seen
-        document, is_present, unseen = "", False, list[str]()
-        for number, id, parent in self._ledger.all_rows():
-            if not parent:
-                if deletes_missing and number not in seen:
-                    yield id
-                continue
-            if parent != document:
-                yield from unseen if is_present or deletes_missing else ()
-                document, is_present, unseen = parent, False, []
-            if number in seen:
-                is_present = True
-            else:
-                unseen.append(id)
-        yield from unseen if is_present or deletes_missing else ()
 
     def _stop(self) -> None:
         """Keep what is finished, stop what is not."""

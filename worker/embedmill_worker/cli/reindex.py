@@ -200,8 +200,8 @@ def _source(args: argparse.Namespace, client: EmbeddingClient) -> Source:
 
 def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) -> Source:
     from embedmill.errors import InvalidRequestError
-    from embedmill.reindexing.api import await_card
     from embedmill.reindexing.bulk_queue import BulkQueue
+    from embedmill.reindexing.opening import await_card
     from embedmill.reindexing.splitting import Split, Splitter
 
     card = await_card(BulkQueue(client, client.settings.model)).card

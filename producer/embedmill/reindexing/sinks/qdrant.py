@@ -8,16 +8,12 @@ Qdrant itself scales vectors to length 1, as its cosine distance wants them.
 from __future__ import annotations
 
 import json
-import os
-import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
@@ -27,6 +23,7 @@ from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
+from embedmill.reindexing.sinks.qdrant_address import Address, parse
 from embedmill.vectors import Dtype
 
 #: A point's id is made of the record's, since Qdrant takes UUIDs and numbers only.
@@ -35,67 +32,13 @@ ID_SPACE: Final = uuid.UUID("5f0c3c1e-6f0a-4a52-9d0e-3c6b7a1f2e11")
 #: Key of ours in a collection's metadata and in payloads.
 OURS: Final = "embedmill"
 
-#: Variable that holds the key of a server.
-KEY_VARIABLE: Final = "EMBEDMILL_QDRANT_API_KEY"
-
 #: Points in one request.
 BATCH_POINTS: Final = 512
 
 #: Seconds for one request.
 TIMEOUT_S: Final = 120
 
-#: Of a collection that no name says.
-DEFAULT_COLLECTION: Final = "documents"
-
-_COLLECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _DATATYPES: Final = {Dtype.FLOAT32: models.Datatype.FLOAT32, Dtype.FLOAT16: models.Datatype.FLOAT16}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where a collection is."""
-
-    collection: str
-    #: Folder of the client's own files; None: a server.
-    folder: Path | None = None
-    url: str = ""
-    api_key: str | None = field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        if self.folder is not None:
-            return f"qdrant+file:{self.folder}#{self.collection}"
-        return f"{self.url.replace('http', 'qdrant', 1)}/{self.collection}"
-
-
-def parse(name: str) -> Address:
-    """Read ``qdrant://HOST[:PORT]/COLLECTION``, ``qdrants://…`` (TLS) or ``qdrant+file:FOLDER[#COLLECTION]``.
-
-    A server's key is the URL's password, or ``EMBEDMILL_QDRANT_API_KEY``.
-
-    Raises:
-        InvalidRequestError: it is none of these.
-    """
-    scheme, _, rest = name.partition(":")
-    if scheme == "qdrant+file":
-        folder, _, collection = rest.partition("#")
-        if not folder:
-            raise InvalidRequestError("to", "qdrant+file:FOLDER names the folder")
-        return Address(collection=_checked(collection or DEFAULT_COLLECTION), folder=Path(folder))
-    try:
-        parts = urlsplit(name)
-        port = parts.port or 6333
-    except ValueError:
-        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION has no such port") from None
-    if not parts.hostname:
-        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION names the host")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return Address(
-        collection=_checked(unquote(parts.path.strip("/")) or DEFAULT_COLLECTION),
-        url=f"{'https' if scheme == 'qdrants' else 'http'}://{host}:{port}",
-        api_key=unquote(parts.password) if parts.password else os.environ.get(KEY_VARIABLE) or None,
-    )
 
 
 class QdrantSink(Sink):
@@ -283,12 +226,6 @@ class QdrantSink(Sink):
 def _known(payload: dict[str, Any]) -> tuple[str, bytes, str]:
     id, part = str(payload["id"]), payload.get("metadata", {}).get("part")
     return id, bytes.fromhex(payload[OURS]["digest"]), parent_of(id, part)
-
-
-def _checked(collection: str) -> str:
-    if not _COLLECTION.fullmatch(collection):
-        raise InvalidRequestError("to", f"a collection's name matches {_COLLECTION.pattern}")
-    return collection
 
 
 def _point_id(id: str) -> str:

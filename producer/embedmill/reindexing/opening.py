@@ -1,0 +1,155 @@
+"""What a run and its preview open: the model's card, the sink's version, the ledger, the source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from embedmill.errors import SinkMismatchError, UnknownModelError
+from embedmill.protocol import EmbedOptions, ModelCard
+from embedmill.reindexing.bulk_queue import BulkQueue, Served
+from embedmill.reindexing.index import Index
+from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.report import NOTHING_YET, Progress
+from embedmill.reindexing.sink import Sink
+from embedmill.reindexing.sinks.names import open_sink
+from embedmill.reindexing.source import Fields, Source, Values
+from embedmill.reindexing.sources.names import open_source
+from embedmill.request import check_dimensions
+from embedmill.settings import data_dir
+from embedmill.vectors import Dtype
+
+#: Seconds to wait for a worker that says what a model is.
+CARD_S: Final = 60.0
+
+#: Seconds between two looks for one.
+LOOK_S: Final = 0.5
+
+REBUILD: Final = "To build a new version beside it and switch over when it is whole: reindex(…, rebuild=True)."
+
+
+def to_sink(to: Sink | str | os.PathLike[str]) -> Sink:
+    """Give the sink that the caller named."""
+    return to if isinstance(to, Sink) else open_sink(os.fspath(to))
+
+
+def index_of(
+    card: ModelCard,
+    input_type: str | None,
+    dimensions: int | None,
+    dtype: str,
+    *,
+    truncate: bool,
+    with_text: bool,
+) -> Index:
+    """Give what all rows will have in common.
+
+    Raises:
+        InvalidRequestError: an option that the model cannot serve.
+    """
+    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate)
+    check_dimensions(options, card)
+    return Index(
+        model=card.name,
+        fingerprint=card.fingerprint,
+        dimension=dimensions or card.dimension,
+        dtype=options.dtype,
+        input_type=input_type,
+        truncate=truncate,
+        with_text=with_text,
+    )
+
+
+def to_source(source: Any, fields: Fields | None) -> Source:
+    """Give what can be read from what the caller named."""
+    if isinstance(source, str | os.PathLike):
+        return open_source([os.fspath(source)], fields=fields or Fields())
+    if hasattr(source, "fraction") and hasattr(source, "name"):
+        given: Source = source
+        return given
+    return Values(source, fields)
+
+
+def await_card(
+    queue: BulkQueue,
+    on_progress: Callable[[Progress, str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Served:
+    """Read the model's card, waiting a while for a worker that writes it.
+
+    Raises:
+        UnknownModelError: nobody has announced it.
+    """
+    give_up_s = time.monotonic() + CARD_S
+    while True:
+        try:
+            served = queue.served()
+            if served.card.dimension:
+                return served
+            missing = UnknownModelError(served.model, ())
+        except UnknownModelError as error:
+            if len(error.known) > 1:
+                raise
+            missing = error
+        if time.monotonic() > give_up_s or (should_stop and should_stop()):
+            raise missing
+        if on_progress is not None:
+            on_progress(NOTHING_YET, f"waiting for a worker that serves {missing.model or 'a model'}")
+        time.sleep(LOOK_S)
+
+
+def version_of(sink: Sink, index: Index, *, rebuild: bool) -> Sink:
+    """Give the sink for this index: itself, or the version beside it.
+
+    Raises:
+        SinkMismatchError: it was filled otherwise and is not to be rebuilt.
+    """
+    filled = sink.filled_by()
+    if filled is None or filled == index:
+        return sink
+    if not rebuild:
+        raise SinkMismatchError(sink.name, filled.differences(index), REBUILD)
+    return sink.beside(index)
+
+
+def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
+    """Open the sink and bring it and its ledger together.
+
+    Raises:
+        SinkMismatchError: the ledger says that it was filled otherwise.
+    """
+    recorded = ledger.index()
+    if recorded is not None and recorded != index:
+        way_out = REBUILD if sink.has_versions else "Name another sink."
+        raise SinkMismatchError(sink.name, recorded.differences(index), way_out)
+    sink.open(index)
+    count = sink.count()
+    if recorded is None or count not in (None, ledger.count()):  # the ledger is lost, or somebody else has written
+        ledger.adopt(sink.known())
+        ledger.set_index(index)
+    sink.recover({place for place, n_rows, _ in ledger.segments() if n_rows})
+
+
+def ledger_path(sink: Sink, index: Index) -> Path:
+    """Give where the ledger lies."""
+    named = sink.ledger_path(index)
+    if named is not None:
+        return named
+    hashed = hashlib.blake2b(sink.name.encode(), digest_size=8).hexdigest()
+    version = f"-{index.tag}" if sink.has_versions else ""
+    return data_dir(os.environ) / "reindex" / f"{hashed}{version}.sqlite"
+
+
+def rejects_path(sink: Sink) -> Path:
+    """Give where rejects are listed unless the caller says."""
+    if "://" not in sink.name and not sink.name.startswith("qdrant+file:"):
+        path = Path(sink.name)
+        return path.with_name(f"{path.name}.rejects.jsonl")
+    table = re.search(r"[?&]table=([A-Za-z0-9_]+)", sink.name)
+    last = table[1] if table else re.split(r"[/#]", sink.name.partition("?")[0])[-1]
+    return Path(f"{last or 'reindex'}.rejects.jsonl")
