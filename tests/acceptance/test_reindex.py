@@ -236,11 +236,14 @@ def test_a_second_reindexer_on_the_same_sink_is_refused(reindexer, tmp_path):
 
 
 def test_two_reindexers_share_the_lane(reindexer, tmp_path):
-    paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(600, seed=n)) for n in range(2)]
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(1_000, seed=n)) for n in range(2)]
     runs = [reindexer(path, "--to", path.with_suffix(""), module="small_windows").start() for path in paths]
-    for run, path in zip(runs, paths, strict=True):
+    for run in runs:
         run.wait()
-        assert len(rows(path.with_suffix(""))) == 600
+    written = [sorted(part.stat().st_mtime for part in path.with_suffix("").glob("*.parquet")) for path in paths]
+    assert [len(times) for times in written] == [4, 4]
+    first, last = max(times[0] for times in written), min(times[-1] for times in written)
+    assert first < last, "one of them had to wait for the other's end"
 
 
 def test_a_document_that_shrinks_loses_the_parts_that_it_no_longer_has(reindexer, tmp_path):
