@@ -71,6 +71,8 @@ def open_mill(stack: ExitStack, precision: str, **environment: str) -> Mill:
     """Start a mill that lives as long as the stack."""
     own = {**os.environ, "EMBEDMILL_MODEL": DEFAULT_MODEL, "EMBEDMILL_PRECISION": precision, **environment}
     own.pop("EMBEDMILL_REDIS_URL", None)
+    if "EMBEDMILL_CACHE_URL" not in environment:
+        own.pop("EMBEDMILL_CACHE_URL", None)
     mill = stack.enter_context(throw_away_mill(own))
     mill.client.embed(["warm"] * 64, lane="bulk")
     return mill

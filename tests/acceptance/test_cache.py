@@ -168,5 +168,23 @@ def test_a_cache_that_would_forget_nothing_is_refused(own_mill, cache_server):
 def test_a_cache_that_is_away_at_the_start_is_a_warning(own_mill, cache_server):
     url = cache_server.url
     cache_server.kill()
-    worker = own_mill.start_worker(EMBEDMILL_CACHE_URL=url)
+    worker = own_mill.start_worker(EMBEDMILL_CONCURRENCY="1", EMBEDMILL_CACHE_URL=url)
     assert "the embedding cache is left out for now" in worker.log
+    # And it is looked at before it is used: a server of another policy may be there by then.
+    cache_server.restart()
+    with redis.Redis.from_url(url) as raw, EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
+        raw.config_set("maxmemory-policy", "noeviction")
+        assert not embed(client, ["one"]).rejected
+        assert raw.dbsize() == 0
+    assert "its maxmemory-policy is noeviction" in worker.log
+
+
+def test_an_entry_under_another_text_s_name_is_not_taken(cached):
+    client, server = cached
+    embed(client, ["one text"])
+    with redis.Redis.from_url(server.url) as raw:
+        ((first, value),) = entries(server).items()
+        wanted = embed(client, ["another"])
+        (second,) = entries(server).keys() - {first}
+        raw.set(second, value)
+    assert embed(client, ["another"]).vectors.tobytes() == wanted.vectors.tobytes()

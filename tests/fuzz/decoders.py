@@ -319,9 +319,11 @@ def fasttext(data):
 
 
 # After a byte of our own, since the version's looks like that of packed messages.
-@decoder(b"e" + cache_entry.pack(CacheEntry(vector=np.ones(8, np.float32), token_count=3, is_truncated=True)))
+@decoder(
+    b"e" + cache_entry.pack(CacheEntry(vector=np.ones(8, np.float32), token_count=3, is_truncated=True), b"h" * 32)
+)
 def read_cache_entry(data: bytes) -> object:
-    return cache_entry.unpack(data[1:], dimension=8)
+    return cache_entry.unpack(data[1:], b"h" * 32, dimension=8)
 
 
 @decoder(Index(model="m", fingerprint="f", dimension=8).to_json().encode())

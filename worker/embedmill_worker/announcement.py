@@ -25,7 +25,7 @@ def other_fingerprints(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[dict[
 
 def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
     """Publish the models' cards."""
-    yield Ask([("HSET", keys.models, card.name, card.to_json()) for card in cards])
+    yield Ask([evalsha("announce", (keys.models,), *(part for card in cards for part in (card.name, card.to_json())))])
 
 
 def beat(keys: Keyspace, info: WorkerInfo) -> Flow[int]:

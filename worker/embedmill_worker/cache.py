@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from embedmill.errors import QueueError, SettingsError
+from embedmill.errors import EmbedError, SettingsError
 from embedmill.flows import Ask, Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link
@@ -40,6 +40,9 @@ QUIET_S: Final = 30.0
 
 POLICY: Final = "allkeys-lfu"
 
+#: Tokens a second of a core above which computing takes no longer than asking: tables of word vectors.
+TABLE_TOKENS_PER_S: Final = 200_000.0
+
 
 class EmbeddingCache:
     """Entries by the hash of fingerprint, runtime, input type and text. Usable on both sides of a fork."""
@@ -49,9 +52,11 @@ class EmbeddingCache:
         self._link = Link(ClientSettings(redis_url=url, namespace=namespace))
         self._keys = Keyspace(namespace)
         self._quiet_until_s = 0.0
+        self._queue: dict[str, str] = {}
+        self._is_checked = False
 
     def check(self, queue: dict[str, str]) -> None:
-        """Look at the server; one that does not answer is a warning.
+        """Look at the server; one that does not answer is a warning, and is looked at before its first use.
 
         Args:
             queue: what ``read_info`` tells of the queue's server.
@@ -59,19 +64,15 @@ class EmbeddingCache:
         Raises:
             SettingsError: it is the queue's own server, or it would not forget what is used least.
         """
+        self._queue = queue
         try:
             found = self._link.run(read_info(), timeout_s=CHECK_S, outage_s=0.0)
-        except QueueError as error:
+        except EmbedError as error:
             log.warning("the embedding cache is left out for now: %s", error, extra={"action": "cache"})
             return
-        if found.get("run_id") and found.get("run_id") == queue.get("run_id"):
-            self._refuse("it is the queue's own server, which must forget nothing; start another one for the cache")
-        if found.get("maxmemory", "0") == "0":
-            self._refuse("its maxmemory is 0, so it would grow for ever; give it one, as in CONFIG SET maxmemory 1gb")
-        if found.get("maxmemory_policy") != POLICY:
-            found_policy = found.get("maxmemory_policy", "unknown")
-            way_out = f"CONFIG SET maxmemory-policy {POLICY}"
-            self._refuse(f"its maxmemory-policy is {found_policy}; it must forget what is used least: {way_out}")
+        if fault := fault_of(found, queue):
+            raise SettingsError("EMBEDMILL_CACHE_URL", self._url_masked, fault)
+        self._is_checked = True
 
     def read(self, hashes: Sequence[bytes], dimension: int) -> list[CacheEntry | None]:
         """Give the entries of these hashes, None for those that are not there or damaged."""
@@ -79,25 +80,48 @@ class EmbeddingCache:
         values = self._run(_read(keys)) if keys else []
         if not isinstance(values, list) or len(values) != len(hashes):
             return [None] * len(hashes)
-        return [cache_entry.unpack(value, dimension=dimension) for value in values]
+        pairs = zip(values, hashes, strict=True)
+        return [cache_entry.unpack(value, hash, dimension=dimension) for value, hash in pairs]
 
     def write(self, entries: Sequence[tuple[bytes, CacheEntry]]) -> None:
         """Put entries, in the place of older or damaged ones."""
         if entries:
-            self._run(_write([(self._keys.cache_entry(hash), cache_entry.pack(entry)) for hash, entry in entries]))
+            packed = [(self._keys.cache_entry(hash), cache_entry.pack(entry, hash)) for hash, entry in entries]
+            self._run(_write(packed))
 
     def _run(self, flow: Flow[T]) -> T | None:
         if time.monotonic() < self._quiet_until_s:
             return None
         try:
+            if not self._is_checked and not self._is_fit():
+                return None
             return self._link.run(flow, timeout_s=REPLY_S, outage_s=0.0)
-        except QueueError as error:
+        except EmbedError as error:
             self._quiet_until_s = time.monotonic() + QUIET_S
             log.warning("the embedding cache is left out for %.0f s: %s", QUIET_S, error, extra={"action": "cache"})
             return None
 
-    def _refuse(self, reason: str) -> None:
-        raise SettingsError("EMBEDMILL_CACHE_URL", self._url_masked, reason)
+    def _is_fit(self) -> bool:
+        """Look at a server that was away at the start."""
+        if fault := fault_of(self._link.run(read_info(), timeout_s=REPLY_S, outage_s=0.0), self._queue):
+            self._quiet_until_s = float("inf")
+            log.error("the embedding cache at %s is left out: %s", self._url_masked, fault, extra={"action": "cache"})
+            return False
+        self._is_checked = True
+        return True
+
+
+def fault_of(found: dict[str, str], queue: dict[str, str]) -> str:
+    """Say why a server cannot be the cache, by what it and the queue's say of themselves; "": it can."""
+    if found.get("run_id") and found.get("run_id") == queue.get("run_id"):
+        return "it is the queue's own server, which must forget nothing; start another one for the cache"
+    if found.get("maxmemory", "0") == "0":
+        return "its maxmemory is 0, so it would grow for ever; give it one, as in CONFIG SET maxmemory 1gb"
+    policy = found.get("maxmemory_policy", "unknown")
+    if policy != POLICY:
+        way_out = f"CONFIG SET maxmemory-policy {POLICY}"
+        return f"its maxmemory-policy is {policy}; it must forget what is used least: {way_out}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +130,8 @@ class CachedEngine:
 
     engine: Engine
     cache: EmbeddingCache
+    #: One text at a time, whatever the model's class: see ``EMBEDMILL_EXACT``.
+    is_exact: bool = False
 
     @property
     def card(self) -> ModelCard:
@@ -135,7 +161,10 @@ class CachedEngine:
         if not is_unicode(text):
             return None
         card = self.card
-        return cache_entry.hash_of(text, fingerprint=card.fingerprint, runtime=self.runtime, input_type=input_type)
+        bits = "exact" if self.is_exact else card.batch_class
+        return cache_entry.hash_of(
+            text, fingerprint=card.fingerprint, runtime=self.runtime, bits=bits, input_type=input_type
+        )
 
     def _find(self, hashes: Sequence[bytes | None], *, truncate: bool) -> list[CacheEntry | None]:
         wanted = list(dict.fromkeys(hash for hash in hashes if hash is not None))
@@ -195,7 +224,8 @@ def _nothing(dimension: int) -> Embeddings:
 def read_info() -> Flow[dict[str, str]]:
     """Read what a server says of itself: ``run_id``, ``maxmemory``, ``maxmemory_policy`` and more."""
     replies = yield Ask([("INFO", "server"), ("INFO", "memory")])
-    lines = [line for reply in replies for line in bytes(reply).decode("utf-8", "replace").splitlines()]
+    texts = [reply.decode("utf-8", "replace") for reply in replies if isinstance(reply, bytes)]
+    lines = [line for text in texts for line in text.splitlines()]
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 

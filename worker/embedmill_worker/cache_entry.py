@@ -1,7 +1,8 @@
 """What the embedding cache holds of one text: its vector, its length, and a checksum. No I/O.
 
 version 1 byte, flags 1 byte (1: truncated), 2 bytes 0, token count uint32, dimension uint32,
-float32 × dimension, checksum 8 bytes (BLAKE2b of everything before it); all little-endian.
+float32 × dimension, checksum 8 bytes (BLAKE2b of everything before it, keyed by the text's hash);
+all little-endian.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 VERSION: Final = 1
 
 #: Bytes of a key's hash, and of an entry's checksum.
-HASH_BYTES: Final = 16
+HASH_BYTES: Final = 32
 CHECKSUM_BYTES: Final = 8
 
 _HEAD: Final = struct.Struct("<BBHII")
@@ -37,35 +38,37 @@ class CacheEntry:
     is_truncated: bool
 
 
-def hash_of(text: str, *, fingerprint: str, runtime: str, input_type: str | None) -> bytes:
+def hash_of(text: str, *, fingerprint: str, runtime: str, bits: str, input_type: str | None) -> bytes:
     """Give what names a text's entry.
 
-    The runtime belongs to it, since the same bits are promised within one only.
+    The runtime belongs to it, since the same bits are promised within one only, and so does ``bits``: whether they
+    depend on the text's company.
 
     Raises:
         UnicodeEncodeError: the text has no UTF-8 form.
     """
-    hashed = hashlib.blake2b(f"{fingerprint}\n{runtime}\n{input_type or ''}\n".encode(), digest_size=HASH_BYTES)
+    known = f"{fingerprint}\n{runtime}\n{bits}\n{input_type or ''}\n"
+    hashed = hashlib.blake2b(known.encode(), digest_size=HASH_BYTES)
     hashed.update(text.encode())
     return hashed.digest()
 
 
-def pack(entry: CacheEntry) -> bytes:
-    """Give an entry's bytes."""
+def pack(entry: CacheEntry, hash: bytes) -> bytes:
+    """Give an entry's bytes; hash: of its text, without which they say nothing."""
     flags = _TRUNCATED if entry.is_truncated else 0
     head = _HEAD.pack(VERSION, flags, 0, entry.token_count, len(entry.vector))
     body = head + np.ascontiguousarray(entry.vector, dtype="<f4").tobytes()
-    return body + _checksum(body)
+    return body + _checksum(body, hash)
 
 
-def unpack(data: object, *, dimension: int) -> CacheEntry | None:
-    """Read an entry; None for whatever is not a whole one of this dimension."""
+def unpack(data: object, hash: bytes, *, dimension: int) -> CacheEntry | None:
+    """Read the entry of a text; None for whatever is not its whole one, of this dimension."""
     size = _HEAD.size + 4 * dimension + CHECKSUM_BYTES
     if not isinstance(data, bytes) or len(data) != size:
         return None
     body = data[:-CHECKSUM_BYTES]
     version, flags, _, token_count, stored = _HEAD.unpack_from(body)
-    if version != VERSION or stored != dimension or _checksum(body) != data[-CHECKSUM_BYTES:]:
+    if version != VERSION or stored != dimension or _checksum(body, hash) != data[-CHECKSUM_BYTES:]:
         return None
     vector = np.frombuffer(body, dtype="<f4", offset=_HEAD.size)
     if not np.isfinite(vector).all():
@@ -73,5 +76,5 @@ def unpack(data: object, *, dimension: int) -> CacheEntry | None:
     return CacheEntry(vector=vector, token_count=token_count, is_truncated=bool(flags & _TRUNCATED))
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
+def _checksum(body: bytes, hash: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES, key=hash).digest()

@@ -63,8 +63,8 @@ def _forgetting(original: Any) -> Any:
     def forget(self: Any, delivery_tag: Any, **how: Any) -> None:
         """Pass over a delivery of which nothing was kept, as of doorbells: there is nothing to take back.
 
-        kombu 5.7.0 asks Redis to forget these, too, in a transaction. That is a round trip a chunk, and a full Redis 7.0
-        refuses it: the worker would take its connection for lost, again and again.
+        kombu 5.7.0 asks Redis to forget these, too, in a transaction. That is a round trip a chunk, and a full Redis
+        7.0 refuses it: the worker would take its connection for lost, again and again.
         """
         if delivery_tag in self._delivered:
             original(self, delivery_tag, **how)

@@ -16,7 +16,7 @@ from embedmill.link import Link, T
 from embedmill.protocol import PROTOCOL_VERSION
 from embedmill.workers import WorkerInfo
 from embedmill_worker import announcement, claims, health
-from embedmill_worker.cache import CachedEngine, EmbeddingCache, read_info
+from embedmill_worker.cache import TABLE_TOKENS_PER_S, CachedEngine, EmbeddingCache, read_info
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embedder, Engine
 from embedmill_worker.engines import Engines
@@ -185,7 +185,9 @@ class Node:
         return self._cached(self._engines.get(name))
 
     def _cached(self, engine: Engine) -> Embedder:
-        return engine if self._cache is None else CachedEngine(engine=engine, cache=self._cache)
+        if self._cache is None or engine.card.tokens_per_s > TABLE_TOKENS_PER_S:
+            return engine
+        return CachedEngine(engine=engine, cache=self._cache, is_exact=self._settings.exact)
 
     def _patiently(self, make_flow: Callable[[], Flow[T]]) -> T:
         """Run a flow, however long Redis takes to come up."""

@@ -52,7 +52,10 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
         if self.cache_url:
-            ClientSettings(redis_url=self.cache_url)
+            try:
+                ClientSettings(redis_url=self.cache_url)
+            except SettingsError as error:
+                raise SettingsError("EMBEDMILL_CACHE_URL", mask_url(self.cache_url), error.reason) from None
         if not self.models:
             raise SettingsError("EMBEDMILL_MODEL", "''", f"name at least one model, as in {DEFAULT_MODEL}")
         for model in self.models:

@@ -1,5 +1,6 @@
 -- Store a chunk's reply, its dead letters and its event, drop its texts, ring the next chunk: all or nothing.
--- KEYS: the dead letters' is number 13. ARGV: chunk, reply, token, dead letters to keep at most, their ttl in ms, letters….
+-- KEYS: the dead letters' is number 13.
+-- ARGV: chunk, reply, token, dead letters to keep at most, their ttl in ms, letters….
 -- Gives: committed, or duplicate (the first commit wins), or over (cancelled, deleted, expired or another job by now:
 -- nothing is written).
 local chunk, reply, token = tonumber(ARGV[1]), ARGV[2], ARGV[3]

@@ -1,6 +1,6 @@
 -- A child died or was stopped under a chunk: give the claim back, count the crash, make the chunk the next one rung.
--- ARGV: chunk, token, how: 'crashed' or 'killed'. A crash is the chunk's, and the text's that was alone; a kill is a loss
--- of one or the other. A crash when no text was alone counts as a loss besides, so that nothing goes on for ever.
+-- ARGV: chunk, token, how: 'crashed' or 'killed'. A crash is the chunk's, and the text's that was alone; a kill is a
+-- loss of one or the other. A crash when no text was alone counts as a loss besides, so that nothing goes on for ever.
 -- Gives 1 if the chunk was rung, 0 if it is committed or held by somebody else.
 local chunk, token = ARGV[1], ARGV[2]
 if redis.call('HGET', job, 'state') ~= 'active' or redis.call('HEXISTS', texts, chunk) == 0 then return 0 end

@@ -79,6 +79,7 @@ def _own(args: argparse.Namespace) -> dict[str, Any]:
     from embedmill_worker.settings import WorkerSettings
 
     environment = flags.worker_environment(args)
+    environment.pop("EMBEDMILL_CACHE_URL", None)  # what it finds there it would not have to embed
     settings = WorkerSettings.from_env(environment)
     environment["EMBEDMILL_MODEL"] = settings.models[0]
     fetch(settings.models[0], settings.data_dir.absolute())

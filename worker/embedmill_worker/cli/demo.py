@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from embedmill_worker.settings import WorkerSettings
 
     environment = flags.worker_environment(args)
+    environment.pop("EMBEDMILL_CACHE_URL", None)  # what it finds there it would not have to embed
     settings = WorkerSettings.from_env(environment)
     environment["EMBEDMILL_MODEL"] = settings.models[0]
     say(f"preparing {settings.model_names[0]} (fetched once, into {settings.data_dir})")
