@@ -1,5 +1,6 @@
 -- Take a chunk for a worker.
--- ARGV: chunk, worker id, token (the Celery task's id), fingerprint, liveness prefix, version, pid of the child (for people who look: it decides nothing).
+-- ARGV: chunk, worker id, token (the Celery task's id), fingerprint, liveness prefix, version, pid of the child (for
+-- people who look: it decides nothing).
 -- Gives {what, …}:
 --   {'over'}                      the job is done, cancelled, gone or another one by now, or the chunk is committed
 --   {'held'}                      a live worker has it

@@ -1,4 +1,5 @@
--- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in announce, beat, lock and recount.lua.
+-- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in announce, beat, lock and
+-- recount.lua.
 local job, texts, weights, claims, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local replies, events, lane, active, queue, lanes = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local drain = KEYS[12]

@@ -1,9 +1,10 @@
 -- Make a staged job visible and ring its first chunks, if there is room for it.
 -- ARGV: record (msgpack map of the fields below), weights, chunks to ring ahead, tokens that may wait in the lane (0:
--- any number), share of maxmemory that may be promised, bytes of texts that are not staged yet: above 0 only asks for room.
+-- any number), share of maxmemory that may be promised, bytes of texts that are not staged yet: above 0 only asks for
+-- room.
 -- The record: v id digest model lane options rejected n_chunks n_texts n_tokens row_bytes ttl_ms unfinished_ttl_ms
--- deadline_ms limit_s and, kept by the scripts: state (active done cancelled) created_ms ended_ms done rung first_ring rings left_chunks
--- left_texts left_tokens fingerprint.
+-- deadline_ms limit_s; and, kept by the scripts: state (active done cancelled) created_ms ended_ms done rung first_ring
+-- rings left_chunks left_texts left_tokens fingerprint.
 -- Gives: submitted, or same, or conflict, or unstaged (the staged texts are not whole: stage them again), or room (it
 -- was asked for, and there is), or no room: {tokens or bytes, taken, limit, asked for, tokens before it, tokens/s
 -- drained}.
