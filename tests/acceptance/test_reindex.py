@@ -235,9 +235,15 @@ def test_a_second_reindexer_on_the_same_sink_is_refused(reindexer, tmp_path):
     first.wait(130)
 
 
-def test_two_reindexers_share_the_lane(reindexer, tmp_path):
+def test_two_reindexers_share_the_lane(own_mill, tmp_path):
+    own_mill.start_worker().stop()  # its card stays
+    env = {**own_mill.env, "PYTHONPATH": str(Path(__file__).parent)}
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(1_000, seed=n)) for n in range(2)]
-    runs = [reindexer(path, "--to", path.with_suffix(""), module="small_windows").start() for path in paths]
+    runs = [Reindexer(env, [path, "--to", path.with_suffix("")], "small_windows").start() for path in paths]
+    with redis.Redis.from_url(own_mill.redis_url) as server:
+        waiting = f"{own_mill.namespace}:job:reindex-*:texts"
+        wait_until(lambda: len(list(server.scan_iter(waiting))) == 4, "two windows of each")
+    own_mill.start_worker(ready=False)
     for run in runs:
         run.wait()
     written = [sorted(part.stat().st_mtime for part in path.with_suffix("").glob("*.parquet")) for path in paths]
