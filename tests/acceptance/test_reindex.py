@@ -285,16 +285,16 @@ def test_standard_input_and_csv_are_read_and_fields_chosen(reindexer, tmp_path):
 
 
 def test_a_lost_ledger_and_a_lost_index_are_both_noticed(reindexer, mill, tmp_path):
-    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:60])
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:20])
     run = reindexer(source, "--to", f"qdrant+file:{tmp_path / 'index'}#docs")
-    assert run.run()["added"] == 60
+    assert run.run()["added"] == 20
     shutil.rmtree(tmp_path / "index.embedmill")
     tokens = drained(mill)
-    assert run.run()["skipped"] == 60
+    assert run.run()["skipped"] == 20
     assert drained(mill) == tokens
     shutil.rmtree(tmp_path / "index")
     report = run.run()
-    assert (report["added"], report["rows"]) == (60, 60)
+    assert (report["added"], report["rows"]) == (20, 20)
 
 
 def test_an_id_of_two_documents_keeps_the_first(reindexer, tmp_path):

@@ -20,7 +20,7 @@ KINDS = ("reindexer", "child", "worker", "server")
     ("texts", "kills", "kinds", "module"),
     [
         # A lost worker is found dead after ten seconds: left to the soak.
-        pytest.param(2_000, 4, ("reindexer", "child", "server"), "small_windows", id="small"),
+        pytest.param(1_300, 3, ("reindexer", "child", "server"), "small_windows", id="small"),
         pytest.param(20_000, 20, KINDS, "embedmill_worker.cli", marks=pytest.mark.soak, id="large"),
     ],
 )

@@ -310,8 +310,8 @@ def test_new_metadata_leave_the_vectors_as_they_are(kind, make, tmp_path):
 
 def test_many_rows_in_several_writes(kind, make, tmp_path):
     book = make(an_index(dimension=32))
-    ids = [f"row {i}" for i in range(1_200)]
-    first, second = book.put(ids[:800]), book.put(ids[800:])
+    ids = [f"row {i}" for i in range(600)]
+    first, second = book.put(ids[:400]), book.put(ids[400:])
     book.finish()
     book.close()
     expect(kind, tmp_path, first, second)
