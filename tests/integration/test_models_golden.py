@@ -3,13 +3,14 @@
 import json
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint, resolve
+from embedmill_worker.onnx_runtime import open_graph
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 #: Padded tokens a batch in these tests.
@@ -35,10 +36,8 @@ def token_ids(files, rows) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def session(files) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(files.graph), options, providers=["CPUExecutionProvider"])
+def session(files) -> Any:
+    return open_graph(files.graph)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def alone(session, token_ids) -> list[np.ndarray]:
     return [run(session, [ids])[0] for ids in token_ids]
 
 
-def run(session: onnxruntime.InferenceSession, texts: list[list[int]]) -> list[np.ndarray]:
+def run(session: Any, texts: list[list[int]]) -> list[np.ndarray]:
     """Token vectors of a right-padded batch, padding cut off."""
     ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
     mask = np.zeros_like(ids)

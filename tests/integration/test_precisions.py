@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine import BatchClass, load, openvino_session
-from embedmill_worker.engine.cpu import instruction_set
 from embedmill_worker.models import in_precision, resolve
 
 MODEL = "all-MiniLM-L6-v2"

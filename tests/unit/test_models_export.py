@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from embedmill.errors import ModelLoadError
@@ -16,6 +15,7 @@ from embedmill_worker.models.bert import BertConfig
 from embedmill_worker.models.folder import files_of_folder
 from embedmill_worker.models.made import DATA_NAME
 from embedmill_worker.models.safetensors import SafetensorsFile
+from embedmill_worker.onnx_runtime import open_graph
 
 HIDDEN, HEADS, LAYERS, INNER, WORDS, POSITIONS = 16, 4, 2, 24, 50, 40
 
@@ -114,7 +114,7 @@ def export(weights: Path, config: BertConfig) -> Path:
 
 def run(graph: Path, texts: list[list[int]]) -> list[np.ndarray]:
     """Token vectors of a padded batch, padding cut off."""
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = open_graph(graph)
     ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
     mask = np.zeros_like(ids)
     for row, text in enumerate(texts):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,6 +17,7 @@ from embedmill_worker.models.graph import GraphFacts
 from embedmill_worker.models.initializers import array_of
 from embedmill_worker.models.made import DATA_NAME
 from embedmill_worker.models.quantize import quantize
+from embedmill_worker.onnx_runtime import open_graph
 
 HIDDEN, HEADS, LAYERS, INNER, WORDS, POSITIONS = 32, 4, 2, 96, 50, 40
 SAMPLES = random_samples(WORDS, max_tokens=POSITIONS)
@@ -116,7 +116,7 @@ def quantized(source: Path) -> Path:
 
 def run(graph: Path, texts: list[list[int]]) -> list[np.ndarray]:
     """Token vectors of a padded batch, padding cut off."""
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = open_graph(graph)
     ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
     mask = np.zeros_like(ids)
     for row, text in enumerate(texts):

@@ -38,6 +38,11 @@ EMBED_TIME_LIMIT_S: Final = 60
 class QuietWorker(Worker):
     """Celery's worker without mingle and gossip, which cost a second at start and leak queues, and without events."""
 
+    def on_after_init(self, *args: Any, **options: Any) -> None:
+        """Set up logging before the models are loaded, so that a first start of minutes shows what it does."""
+        super().on_after_init(*args, **options)
+        self.setup_logging()
+
     def __init__(self, *args: Any, **options: Any) -> None:
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
         super().__init__(*args, **{**options, **quiet})

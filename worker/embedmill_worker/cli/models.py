@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.terminal import progress, say, table
+from embedmill_worker.cli.terminal import progress, say, show_log, table
 
 if TYPE_CHECKING:
     from embedmill_worker.engine import Engine
@@ -118,8 +118,9 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
     else:
         price = {_PRICE[name]: value for name, value in facts.pop("price", {}).items()}
+        notes = [("note", note) for note in facts.pop("notes")]
         rows = {**price, **facts.pop("files")}
-        table(("", args.name), [(name, str(value)) for name, value in (facts | rows).items()])
+        table(("", args.name), [(name, str(value)) for name, value in (facts | rows).items()] + notes)
     return 0
 
 
@@ -158,12 +159,15 @@ def _facts(spec: str, precision: str, data_dir: Path) -> dict[str, Any]:
     from embedmill_worker.engine import load
     from embedmill_worker.models import in_precision
 
+    show_log()
     files = in_precision(fetch(spec, data_dir), precision, data_dir=data_dir)
     return describe(files, load(files, cache_dir=data_dir / "probes"))
 
 
 def describe(files: Model, engine: Engine) -> dict[str, Any]:
     """Give what ``models show`` shows."""
+    from embedmill_worker.engine.loading import precision_note
+
     price = engine.price
     told = (
         {
@@ -184,6 +188,7 @@ def describe(files: Model, engine: Engine) -> dict[str, Any]:
         "precision": engine.card.precision,
         "class": str(engine.card.batch_class),
         **({"price": told} if told else {}),
+        "notes": [note] if (note := precision_note(engine.card.precision)) else [],
         "files": {kind: str(path) for kind, path in files.paths.items()},
     }
 

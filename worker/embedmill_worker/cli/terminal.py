@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,21 @@ from typing import IO, Any, Protocol
 def say(message: str) -> None:
     """Write one line to stderr."""
     print(f"embedmill: {message}", file=sys.stderr, flush=True)
+
+
+class _Said(logging.Handler):
+    """Writes log lines as other messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(printable(record.getMessage()))
+
+
+def show_log() -> None:
+    """Write what the worker's modules log from INFO on to stderr: what is fetched, made and measured takes its time."""
+    logger = logging.getLogger("embedmill_worker")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Said) for handler in logger.handlers):
+        logger.addHandler(_Said())
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine.segments import segment_sums
 from embedmill_worker.engine.tokenization import Encoded
 from embedmill_worker.engine.word_vectors import EOS, WordVectors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.protocol import ModelCard
-from embedmill_worker import environment
+from embedmill_worker import cpu, environment
 from embedmill_worker.engine import fasttext_probe, price, probe
 from embedmill_worker.engine.batching import MAX_BATCH_TOKENS
 from embedmill_worker.engine.dense import DenseLayer
@@ -54,6 +54,8 @@ def load(
         return _load_static(files, cache_dir=cache_dir)
     if isinstance(files, FastTextFile):
         return _load_fasttext(files, cache_dir=cache_dir)
+    if note := precision_note(files.precision):
+        log.warning("%s runs in %s: %s", files.name, files.precision, note, extra={"action": "load_model"})
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
     cache = VerdictCache(
         cache_dir, fingerprint(files), runtime(files.back_end, files.name), max_batch_tokens, f"{exact=}"
@@ -102,6 +104,11 @@ def budget(batch_class: BatchClass, max_batch_tokens: int, *, exact: bool) -> in
     return 1 if runs_alone else max_batch_tokens
 
 
+def precision_note(precision: str) -> str:
+    """Return what this CPU does badly in a precision, as a sentence; "" if nothing."""
+    return cpu.slow_int8() if precision == "int8" else ""
+
+
 def _measured(files: ModelFiles, tokenizer: TextTokenizer, max_batch_tokens: int, *, exact: bool) -> Verdict:
     """Probe a model in a session of its own, so that the memory of these runs goes with it."""
     forward = _forward_passes(files, tokenizer)[""]
@@ -121,7 +128,12 @@ def _price(
 ) -> Price:
     """Measure a precision against the fp32 model that it is made of."""
     assert files.reference is not None
-    log.info("measuring %s in %s against fp32", files.name, files.precision, extra={"action": "measure_price"})
+    log.info(
+        "measuring %s in %s against fp32, which takes some seconds, once on this machine",
+        files.name,
+        files.precision,
+        extra={"action": "measure_price"},
+    )
     ids = [encoded.ids for encoded in tokenizer.encode(price.price_texts())]
     fp32 = _forward_passes(files.reference, tokenizer)[""]
     dimension = fp32(ids[:1]).shape[1]

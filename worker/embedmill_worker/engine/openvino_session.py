@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine.session import (
     Floats,
     Ints,

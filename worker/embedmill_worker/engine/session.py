@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -12,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker import environment
-from embedmill_worker.engine.cpu import instruction_set, is_x86_without_vnni
+from embedmill_worker import onnx_runtime
+from embedmill_worker.cpu import instruction_set
 from embedmill_worker.models.graph import KNOWN_INPUTS, TASK_INPUT
 
 Floats = npt.NDArray[np.float32]
@@ -73,12 +72,9 @@ class OnnxSession:
         Raises:
             ModelLoadError: it cannot be loaded, or has other inputs or outputs.
         """
-        onnxruntime = _onnxruntime()
         self._model = model
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(graph), _options(onnxruntime), providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = onnx_runtime.open_graph(graph)
         except Exception as error:  # onnxruntime's errors have no other common root
             raise_if_memory(error)
             raise ModelLoadError(model, f"{graph} is no graph that ONNX Runtime loads ({first_line(error)})") from None
@@ -116,26 +112,7 @@ class OnnxSession:
 
 def runtime() -> str:
     """Give what rounds: version of ONNX Runtime and instruction set of the CPU."""
-    return f"onnxruntime {_onnxruntime().__version__} {instruction_set()}"
-
-
-def _onnxruntime() -> Any:
-    environment.prepare()
-    return importlib.import_module("onnxruntime")  # it has no types; and the environment comes first
-
-
-def _options(onnxruntime: Any) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Patterns are kept for every shape seen, and with many lengths only grow: 21 MB a child, without them 16.
-    options.enable_mem_pattern = False
-    if is_x86_without_vnni():  # the way that cannot overflow takes nearly twice as long where none could
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 3
-    return options
+    return f"onnxruntime {onnx_runtime.library().__version__} {instruction_set()}"
 
 
 def raise_if_memory(error: Exception) -> None:

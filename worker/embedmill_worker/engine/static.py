@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine.cpu import instruction_set
+from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine.pooling import normalize
 from embedmill_worker.models.safetensors import SafetensorsFile
 from embedmill_worker.models.static import MAPPING, TABLE, WEIGHTS, StaticTable

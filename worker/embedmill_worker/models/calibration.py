@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from embedmill_worker import environment
+from embedmill_worker.onnx_runtime import open_graph
 
 Floats = npt.NDArray[np.float32]
 
@@ -71,9 +71,6 @@ def largest_values(
     Raises:
         ValueError: the graph is too large, or ONNX Runtime cannot run it.
     """
-    environment.prepare()
-    import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415 (the environment comes first)
-
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     wanted = sorted(set(names))
@@ -81,12 +78,8 @@ def largest_values(
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     if probe.ByteSize() > _MOST_BYTES:
         raise ValueError(f"the graph takes {probe.ByteSize()} bytes, and at most {_MOST_BYTES} can be calibrated")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_graph(probe.SerializeToString(), weights_folder=folder)
         inputs = [node.name for node in session.get_inputs()]
         largest: dict[str, Floats] = {}
         for sample in samples:

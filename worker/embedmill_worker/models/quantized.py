@@ -40,7 +40,11 @@ def quantized_graph(files: ModelFiles, *, data_dir: Path) -> Quantized:
     def make(graph: BinaryIO, data: BinaryIO) -> None:
         from embedmill_worker.models.quantize import quantize  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
 
-        logger.info("making int8 of %s", files.name, extra={"action": "quantize_model"})
+        logger.info(
+            "making int8 of %s, which takes some seconds, once on this machine",
+            files.name,
+            extra={"action": "quantize_model"},
+        )
         quantize(files.graph, graph, data)
 
     made, sha256 = made_graph(data_dir / "quantized" / key, make)
