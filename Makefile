@@ -9,12 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --upgrade --system-certs
 # Of the tests: many wait for processes of their own, so a few more than CPUs pay.
-PROCESSES ?= 3
+PROCESSES ?= 4
 # Passed on to the command of a target, as in: make test ARGS="-k valkey -x"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak fuzz lock clean
+.PHONY: help demo test deep check bench soak fuzz lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +22,11 @@ help:  ## this list
 demo: $(VENV)/.runtime  ## embed real text on this machine: server, worker and client, nothing to configure
 	$(BIN)/embedmill demo $(ARGS)
 
-test: $(VENV)/.dev  ## the whole test suite, without the soak
-	$(BIN)/python -m pytest -m "not soak" -n $(PROCESSES) --dist worksteal $(ARGS)
+test: $(VENV)/.dev  ## the whole test suite, but for what `deep` and `soak` do
+	$(BIN)/python -m pytest -m "not soak and not deep" -n $(PROCESSES) --dist worksteal $(ARGS)
+
+deep: $(VENV)/.dev  ## the same promises on many more texts, examples and trained models
+	$(BIN)/python -m pytest -m "deep or property" --hypothesis-profile deep -n $(PROCESSES) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests are worth running
 	$(BIN)/ruff format --check .
@@ -36,7 +39,7 @@ bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(ARGS)
 
 soak: $(VENV)/.dev  ## minutes of mixed load, to see whether memory grows
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
 fuzz: $(FUZZ)/.fuzz  ## every reader of bytes from Redis and from model files, guided by coverage, a minute each
 	PYTHONPATH=producer:worker $(FUZZ)/bin/python tests/fuzz/run.py -max_total_time=60 $(ARGS)
@@ -47,8 +50,8 @@ lock: $(VENV)/.runtime  ## make both lock files anew, with the newest versions t
 	$(UV) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## remove what make made; models in .embedmill stay
-	rm -rf $(VENV) $(PEERS) $(FUZZ) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find producer worker tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find producer worker tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say that .venv is up to date, so that only the first run, and one after a change of locks, installs.
 $(VENV)/.runtime: requirements.lock pyproject.toml

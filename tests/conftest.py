@@ -4,6 +4,7 @@ import json
 import os
 import random
 import secrets
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import is_hypothesis_test
+from hypothesis import settings as hypothesis_settings
 
 from embedmill.errors import SettingsError
 from embedmill_worker.valkey import EmbeddedValkey
@@ -24,14 +27,30 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT_PREFIX = "EMBEDMILL_TEST_"
 
 
+#: Examples of a property in `make test`, and in `make deep`, which names the profile. No example is too slow.
+ORDINARY_EXAMPLES, DEEP_EXAMPLES = 20, 200
+hypothesis_settings.register_profile("ordinary", max_examples=ORDINARY_EXAMPLES, deadline=None)
+hypothesis_settings.register_profile("deep", max_examples=DEEP_EXAMPLES, deadline=None)
+hypothesis_settings.load_profile("ordinary")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Takes the project's own variables out of the environment, for this process and its children."""
+    """Take the project's own variables out of the environment, for this process and its children."""
+    # A shell has SIGINT ignored in what it starts in the background, and every child would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith("EMBEDMILL_")]:
         if not name.startswith(KEPT_PREFIX):
             del os.environ[name]
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before a test module imports onnxruntime itself
     if binary := os.environ.get("EMBEDMILL_TEST_VALKEY_BINARY"):
         os.environ[BINARY_VARIABLE] = binary  # as in: run the suite on a redis-server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark properties, so that `make deep` finds them: there they are tried with more examples."""
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)) and not item.get_closest_marker("soak"):
+            item.add_marker("property")
 
 
 def missing(what: str) -> None:

@@ -27,6 +27,17 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def save(redis_url: str) -> None:
+    """Return once everything that a server with an append-only file has taken is on its disk.
+
+    It is synced every second, and later on a busy disk: no sleep is long enough before a kill that must lose nothing.
+    """
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("appendfsync", "always")
+        client.set("embedmill-saved", 1, px=1)  # answered once it and all before it are synced
+        client.config_set("appendfsync", "everysec")
+
+
 @dataclass
 class Server:
     """A server process on a TCP port."""

@@ -11,7 +11,7 @@ PATIENCE_S = 120.0
 
 
 def wait_until(condition: Callable[[], T], what: str = "", limit_s: float = PATIENCE_S) -> T:
-    """Asks until the answer is true; gives it."""
+    """Ask until the answer is true; return it."""
     deadline = time.monotonic() + limit_s
     while True:
         if answer := condition():

@@ -1,7 +1,6 @@
 """A reindexer as a user runs it, and what it leaves behind."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,8 +34,6 @@ class Reindexer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A test runner in the background may have SIGINT ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         return self
 

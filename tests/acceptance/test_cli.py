@@ -16,6 +16,7 @@ from embedmill import EmbeddingClient
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
+from servers import save
 
 MODEL = "all-MiniLM-L6-v2"
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli"]
@@ -163,7 +164,7 @@ def test_ctrl_c_stops_the_work_and_leaves_no_file(mill, tmp_path):
 
     command = [*COMMAND, "embed", "texts.txt", "--output", "vectors.npy"]
     with subprocess.Popen(command, env=mill.env, cwd=tmp_path, stderr=subprocess.PIPE) as process:
-        until(lambda: waiting() == 10_000, "a full queue")
+        until(waiting, "a queue with work")
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == exit_codes.INTERRUPTED
         assert process.stderr.read() == b""
@@ -218,7 +219,7 @@ def test_up_that_is_killed_leaves_nothing_running_and_its_jobs_go_on_at_the_next
     texts = [f"text {number} " + "word " * 200 for number in range(100)]
     with EmbeddingClient(url) as client:
         job = client.submit(texts)
-        time.sleep(1.2)  # appendfsync everysec: what is older than that outlives the server
+        save(url)
         process.kill()
         process.communicate(timeout=PATIENCE_S)
         until(lambda: processes_of(home) == [], "the end of every process")

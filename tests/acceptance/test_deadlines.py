@@ -37,9 +37,12 @@ def test_work_whose_deadline_passed_is_dropped_before_a_forward_pass(own_mill, c
 
 def test_a_deadline_that_passes_under_a_job_stops_it_and_keeps_what_is_done(own_mill, client):
     own_mill.start_worker()
-    client.embed(["to have the model's card"])
     texts = corpus.mixed(2000)
-    reply = client.submit(texts, deadline_s=1.5).result(120)
+    job = client.submit(texts, deadline_s=3_600)
+    with redis.Redis.from_url(own_mill.redis_url) as server:
+        wait_until(lambda: job.status().chunks_done)
+        server.hset(Keyspace(own_mill.namespace).job(job.id), "deadline_ms", 1)  # now it has passed
+    reply = job.result(120)
     late = {r.index for r in reply.rejected}
     assert {r.reason for r in reply.rejected} == {Reason.DEADLINE}
     assert 0 < len(late) < len(texts)

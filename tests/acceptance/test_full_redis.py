@@ -1,7 +1,6 @@
 """Redis fills: work is refused before it has to, what is there is done, and nothing is evicted."""
 
 import threading
-import time
 from contextlib import suppress
 
 import numpy as np
@@ -11,6 +10,7 @@ import redis
 from embedmill import EmbeddingClient, JobState, QueueFullError
 from embedmill.keys import Keyspace
 from embedmill_worker.valkey import EmbeddedValkey
+from waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 MAXMEMORY_BYTES = 24 << 20
@@ -54,8 +54,7 @@ def until_fetched(jobs):
 
 def test_submissions_of_several_clients_stop_short_of_redis_s_limit_and_all_of_it_is_done(small_mill):
     server, keys = redis.Redis.from_url(small_mill.redis_url), Keyspace(small_mill.namespace)
-    small_mill.start_worker()
-    before = transactions(server)
+    small_mill.start_worker().stop()  # its card stays, and nothing makes room while four clients fill the lane
     submitted, refused, broken = [], [], []
 
     def produce(who, client):
@@ -77,6 +76,8 @@ def test_submissions_of_several_clients_stop_short_of_redis_s_limit_and_all_of_i
         assert [error.unit for error in refused] == ["bytes"] * 4  # by admission; Redis itself names no number
         assert not has_refused(server)
         assert {error.limit for error in refused} == {int(0.7 * MAXMEMORY_BYTES)}
+        small_mill.start_worker()
+        before = transactions(server)
         assert client.embed(["interactive work still has room"]).shape == (1, 384)
         client.submit(long_texts(9_999), block=True, timeout_s=PATIENCE_S).result(PATIENCE_S)
         until_fetched(submitted)
@@ -95,11 +96,8 @@ def test_a_redis_that_something_else_has_filled_still_drains(small_mill):
         filler = threading.Thread(target=keep_full, args=(small_mill.redis_url, stopped))
         filler.start()
         try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not has_refused(server) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            while any(job.status().state is not JobState.DONE for job in jobs) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until(lambda: has_refused(server))
+            wait_until(lambda: all(job.status().state is JobState.DONE for job in jobs))
             with pytest.raises(QueueFullError):
                 client.submit(["no room for more"])
         finally:

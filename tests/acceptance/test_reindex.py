@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -163,33 +162,41 @@ def test_a_text_that_is_rejected_now_loses_the_row_of_its_older_text(reindexer, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, mill, tmp_path, number):
-    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(700))
-    reindexer(source, "--to", tmp_path / "whole").run()
+def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, client, mill, tmp_path, number):
+    texts = corpus.short(20_000)  # far more than are done before the stop
+    source = write_jsonl(tmp_path / "corpus.jsonl", texts)
     run = reindexer(source, "--to", tmp_path / "stopped", module="small_windows").start()
     wait_until(lambda: list((tmp_path / "stopped").glob("*.parquet")))
     run.process.send_signal(number)
     _, err = run.wait(130)
     assert f"Go on with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
     kept = rows(tmp_path / "stopped")
-    assert 256 <= len(kept) < 700
+    assert 256 <= len(kept) < len(texts)
     with redis.Redis.from_url(mill.redis_url) as server:
         assert not list(server.scan_iter(f"{mill.namespace}:job:reindex-*")), "nothing is left under work"
 
+    count = len(kept) + 100
+    write_jsonl(source, texts[:count])
+    wanted = client.embed(texts[:count], input_type="passage")
     report = reindexer(source, "--to", tmp_path / "stopped").run()
-    assert report["added"] == 700 - len(kept)
-    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    found = rows(tmp_path / "stopped")
+    assert report["added"] == count - sum(f"d{i}" in kept for i in range(count))
+    assert [found[f"d{i}"][0] for i in range(count)] == [row.tobytes() for row in wanted]
+    assert {id: found[id] for id in kept} == kept
 
 
-def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(reindexer, client, mill, tmp_path):
-    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(600))
-    run = reindexer(source, "--to", tmp_path / "vectors").start()
-    with redis.Redis.from_url(mill.redis_url) as server:
-        (key,) = wait_until(lambda: list(server.scan_iter(f"{mill.namespace}:job:reindex-*:events")))
-    assert client.job(key.decode().split(":")[2]).cancel()
+def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(own_mill, tmp_path):
+    own_mill.start_worker().stop()  # its card stays, and nobody does the job before it is cancelled
+    source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
+    run = Reindexer(own_mill.env, [source, "--to", tmp_path / "vectors"]).start()
+    with redis.Redis.from_url(own_mill.redis_url) as server:
+        (key,) = wait_until(lambda: list(server.scan_iter(f"{own_mill.namespace}:job:reindex-*:texts")))
+    with EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
+        assert client.job(key.decode().split(":")[2]).cancel()
     _, err = run.wait(1)
     assert "cancelled" in err
-    assert reindexer(source, "--to", tmp_path / "vectors").run()["rows"] == 600
+    own_mill.start_worker()
+    assert Reindexer(own_mill.env, [source, "--to", tmp_path / "vectors"]).run()["rows"] == 300
 
 
 def test_a_sink_that_was_filled_otherwise_is_refused_and_rebuilt_when_asked(reindexer, tmp_path):
@@ -224,11 +231,9 @@ def test_a_sink_of_another_fingerprint_is_refused(reindexer, tmp_path):
 
 
 def test_a_second_reindexer_on_the_same_sink_is_refused(reindexer, tmp_path):
-    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(2_000))
-    first = reindexer(source, "--to", tmp_path / "vectors").start()
-    ledger = tmp_path / "vectors" / ".embedmill" / "ledger.sqlite"
-    wait_until(ledger.exists)
-    time.sleep(0.2)
+    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(20_000))  # far more than are done before the second
+    first = reindexer(source, "--to", tmp_path / "vectors", module="small_windows").start()
+    wait_until(lambda: list((tmp_path / "vectors").glob("*.parquet")))
     _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(1)
     assert "another reindex is writing to it" in err
     first.process.send_signal(signal.SIGINT)

@@ -16,7 +16,9 @@ def rows_that_differ(a: np.ndarray, b: np.ndarray) -> int:
     return int((a.view(np.uint32) != b.view(np.uint32)).any(axis=1).sum())
 
 
-@pytest.mark.parametrize("count", [250, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "count", [100, pytest.param(250, marks=pytest.mark.deep), pytest.param(1000, marks=pytest.mark.soak)]
+)
 def test_texts_have_the_same_bits_alone_shuffled_in_other_chunks_and_from_two_workers(own_mill, monkeypatch, count):
     texts = corpus.mixed(count, seed=11)
     first = own_mill.start_worker()

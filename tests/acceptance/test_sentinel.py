@@ -70,5 +70,5 @@ def test_sentinels_that_are_all_away_make_no_call_hang(namespace):
             began_s = time.monotonic()
             with pytest.raises(BrokerUnavailableError, match="unavailable") as caught:
                 call()
-            assert time.monotonic() - began_s < 10
+            assert time.monotonic() - began_s < 60
             assert "zebra" not in str(caught.value)

@@ -58,6 +58,7 @@ def test_a_multilingual_model_takes_half_of_a_2_gb_machine(valkey_binary, tmp_pa
     assert peak_mb(standin.SHAPES["multilingual-MiniLM-L12"], tmp_path) < 2**31 / 1e6 / 2
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(not pss.tree_mb(os.getpid()), reason="only Linux tells what a process takes")
 def test_a_stand_in_s_tokenizer_takes_as_much_memory_as_a_real_one(e5_dir, tmp_path):
     vocabulary = standin.pieces(standin.SHAPES["multilingual-MiniLM-L12"].vocabulary, seed=1)

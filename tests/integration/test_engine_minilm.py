@@ -79,11 +79,12 @@ def test_fp32_is_of_the_exact_class(engine):
     assert engine.card.tokens_per_s > 100
 
 
-def test_a_thousand_texts_have_the_same_bits_alone_and_in_any_company(engine, golden):
-    texts = generated_texts(1000, sorted({word for text in golden.texts for word in text.split() if len(word) < 9}))
+@pytest.mark.parametrize("count", [250, pytest.param(1000, marks=pytest.mark.deep)])
+def test_texts_have_the_same_bits_alone_and_in_any_company(engine, golden, count):
+    texts = generated_texts(count, sorted({word for text in golden.texts for word in text.split() if len(word) < 9}))
     alone = np.concatenate([engine.embed([text]).vectors for text in texts])
 
-    for seed, chunk in enumerate((1000, 90, 7)):
+    for seed, chunk in enumerate((count, 90, 7)):
         order = random.Random(seed).sample(range(len(texts)), len(texts))
         for start in range(0, len(order), chunk):
             positions = order[start : start + chunk]

@@ -419,7 +419,7 @@ def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, mak
     happened = Counter()
 
     # The same lives every time, so that the count below cannot flake.
-    @settings(max_examples=40, deadline=None, derandomize=True)
+    @settings(max_examples=40, derandomize=True)
     @given(st.integers(0, 2**32), st.sampled_from([120, 60, 30]))
     def live(seed, length):
         steps = steps_of(seed, length)

@@ -18,6 +18,7 @@ from embedmill.errors import SettingsError
 from embedmill_worker import folder_lock
 from embedmill_worker.valkey import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
 from embedmill_worker.valkey_binary import BINARY_VARIABLE, find_binary
+from servers import save
 
 pytestmark = pytest.mark.usefixtures("valkey_binary")
 
@@ -72,6 +73,7 @@ def test_what_was_written_survives_a_sigkill(own_valkey: EmbeddedValkey) -> None
         redis.rpush("list", *range(100))
     first = own_valkey.pid
 
+    save(own_valkey.url)
     own_valkey.kill()
     assert not own_valkey.alive
     own_valkey.restart()

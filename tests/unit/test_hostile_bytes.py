@@ -1,7 +1,6 @@
 """Whatever bytes lie in Redis or in a model's file: an error of ours comes out of them, or a value."""
 
 import json
-import time
 import tracemalloc
 import zlib
 
@@ -109,11 +108,12 @@ def test_good_bytes_are_read(name):
         decoder(seed)
 
 
+@pytest.mark.property
 @NAMES
 def test_damaged_bytes_give_a_value_or_an_error_of_ours(name):
     decoder = DECODERS[name]
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(st.one_of(damaged(decoder.seeds), damaged(decoder.seeds), st.binary(max_size=200)))
     def holds(data):
         decoder(data)
@@ -137,10 +137,10 @@ BOMBS = {
 
 
 @NAMES
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_what_announces_much_takes_little(name, bomb):
     data = BOMBS[bomb]
-    began = time.process_time()
     tracemalloc.start()
     try:
         DECODERS[name](data)
@@ -148,4 +148,3 @@ def test_what_announces_much_takes_little(name, bomb):
     finally:
         tracemalloc.stop()
     assert peak_bytes < 96 << 20
-    assert time.process_time() - began < 20

@@ -297,10 +297,11 @@ notes = st.recursive(
 )
 
 
+@pytest.mark.property
 def test_whatever_the_notes_of_a_folder_say_it_is_served_or_refused(folder):
     (folder / "1_Pooling").mkdir()
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(NOTES), notes | st.dictionaries(st.sampled_from(KEYS), notes), st.booleans())
     def holds(place, value, has_modules):
         for name in NOTES:

@@ -1,7 +1,7 @@
 """Splitting: no part is longer than asked, and nothing of the text is left out."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -27,6 +27,7 @@ def counted(tokenizer):
     return lambda text: len(loaded.encode(text).ids)
 
 
+@pytest.mark.property
 @pytest.mark.parametrize(("max_tokens", "overlap"), [(16, 0), (32, 8), (128, 20)])
 def test_no_part_has_more_tokens_than_asked_for_and_each_says_where_it_begins(tokenizer, max_tokens, overlap):
     splitter, count = Splitter(max_tokens=max_tokens, overlap_tokens=overlap, tokenizer=tokenizer), counted(tokenizer)
@@ -37,10 +38,10 @@ def test_no_part_has_more_tokens_than_asked_for_and_each_says_where_it_begins(to
             assert all(text[start : start + len(part)] == part for start, part in parts)
 
 
+@pytest.mark.property
 def test_every_character_is_in_some_part(tokenizer):
     splitter = Splitter(max_tokens=12, tokenizer=tokenizer)
 
-    @settings(max_examples=150, deadline=None)
     @given(st.text(st.sampled_from("ab é中 .\n#*-`|[]()0"), max_size=200))
     def holds(text):
         for is_markdown in (False, True):

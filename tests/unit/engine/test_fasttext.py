@@ -62,7 +62,16 @@ def assert_alike(ours: np.ndarray, official: np.ndarray) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys(), scope="module")
+#: Kinds that are trained in each run: one of words and parts of words, one of pairs of words and labels.
+ORDINARY_KINDS = ("skipgram", "supervised with everything")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(v, id=k, marks=[pytest.mark.deep] if k not in ORDINARY_KINDS else []) for k, v in KINDS.items()
+    ],
+    scope="module",
+)
 def trained(request, trained_fasttext):
     kind, options = request.param
     return trained_fasttext(kind, **options)
@@ -76,11 +85,12 @@ def test_vectors_are_those_of_the_official_package(trained, tmp_path):
     assert_alike(ours.vectors, np.stack([vector for _, vector in pairs]))
 
 
+@pytest.mark.property
 def test_vectors_of_any_text_are_those_of_the_official_package(trained, tmp_path):
     served = engine(trained, tmp_path)
 
     @given(odd_texts)
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(suppress_health_check=[HealthCheck.too_slow])
     def check(text):
         if (official := trained.vector(text)) is not None:
             assert_alike(served.embed([text]).vectors, official[None])
