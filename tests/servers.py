@@ -52,7 +52,7 @@ class Server:
     def kill(self) -> None:
         """Ends it as a crash would."""
         self.process.kill()
-        self.process.wait()
+        self.process.wait(PATIENCE_S)
 
 
 def start(binary: Path, folder: Path, port: int, *arguments: str, file: str = "") -> Server:

@@ -40,7 +40,7 @@ class Reindexer:
     def kill(self) -> None:
         """Ends it as a crash would."""
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=PATIENCE_S)
 
     def wait(self, code: int = 0) -> tuple[str, str]:
         """Waits for its end; gives stdout and stderr."""

@@ -91,12 +91,12 @@ def test_everything_runs_with_the_rights_of_the_example_and_none_of_them_is_idle
     assert celery_row(client_url).tobytes() == row.tobytes()
     command = [sys.executable, "-m", "embedmill_worker.cli", "status", "--json"]
     env = {**mill.env, "EMBEDMILL_REDIS_URL": client_url}
-    status = json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+    status = json.loads(subprocess.run(command, env=env, capture_output=True, check=True, timeout=120).stdout)
     assert [worker["model"] for worker in status["workers"]] == [MODEL]
 
     (tmp_path / "corpus.txt").write_text("rights\n")
     reindex = [*command[:3], "reindex", str(tmp_path / "corpus.txt"), "--to", str(tmp_path / "vectors")]
-    subprocess.run(reindex, env=env, check=True)
+    subprocess.run(reindex, env=env, check=True, timeout=120)
 
     refused = {entry["object"] for entry in admin.acl_log() if entry["username"] != "default"}
     assert refused <= {"client|setinfo"}, "which redis-py can do without"

@@ -17,6 +17,7 @@ from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
 from servers import save
+from waiting import first_line
 
 MODEL = "all-MiniLM-L6-v2"
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli"]
@@ -86,8 +87,8 @@ def up(home):
             [*COMMAND, "up"], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         started.append(process)
-        line = process.stdout.readline()
-        assert line.startswith("export EMBEDMILL_REDIS_URL='unix://"), (line, process.poll() and process.stderr.read())
+        line = first_line(process)
+        assert line.startswith("export EMBEDMILL_REDIS_URL='unix://"), (line, process.poll())
         return process, line.split("'")[1]
 
     yield start
@@ -147,11 +148,10 @@ def test_a_reader_that_goes_away_is_no_traceback(mill):
     process = subprocess.Popen(
         [*COMMAND, "embed"], env=mill.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    with process:
-        process.stdout.close()
-        process.stdin.write(b"a\n" * 500)
-        process.stdin.close()
-        assert process.stderr.read() == b""
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(b"a\n" * 500, timeout=PATIENCE_S)
+    assert errors == b""
     assert process.returncode == exit_codes.FAILURE
 
 
@@ -166,8 +166,8 @@ def test_ctrl_c_stops_the_work_and_leaves_no_file(mill, tmp_path):
     with subprocess.Popen(command, env=mill.env, cwd=tmp_path, stderr=subprocess.PIPE) as process:
         until(waiting, "a queue with work")
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == exit_codes.INTERRUPTED
-        assert process.stderr.read() == b""
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, errors) == (exit_codes.INTERRUPTED, b"")
     assert waiting() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
@@ -245,11 +245,12 @@ def test_the_demo_in_a_pipe_answers_questions_and_leaves_nothing(home):
 
 def test_ctrl_c_in_the_demo_leaves_nothing(home):
     with subprocess.Popen([*COMMAND, "demo"], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert b"passages" in process.stdout.readline()  # server and worker run by now
+        assert b"passages" in first_line(process)  # server and worker run by now
         assert len(processes_of(home)) >= 4
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == exit_codes.INTERRUPTED
-        assert b"Traceback" not in process.stderr.read()
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == exit_codes.INTERRUPTED
+        assert b"Traceback" not in errors
     assert processes_of(home) == []
     assert not os.listdir(home["TMPDIR"])  # noqa: PTH208
 

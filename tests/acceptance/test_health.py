@@ -66,7 +66,8 @@ def watched(request, own_mill, tmp_path):
 def test_a_worker_whose_consumer_was_cancelled_is_found_and_ends_itself(own_mill, watched, client):
     assert (probe(watched, "live"), probe(watched, "ready")) == (exit_codes.OK, exit_codes.OK)
     command = [sys.executable, "-m", "celery", "-A", "remote_app", "control", "cancel_consumer"]
-    subprocess.run([*command, f"{own_mill.namespace}.{MODEL}.bulk"], env=watched.env, check=True, capture_output=True)
+    command += [f"{own_mill.namespace}.{MODEL}.bulk"]
+    subprocess.run(command, env=watched.env, check=True, capture_output=True, timeout=60)
     job = client.submit(["a text that nobody takes"])
     eventually(lambda: probe(watched, "live") == exit_codes.UNHEALTHY)
     assert states(own_mill) == ["stalled"]

@@ -18,6 +18,7 @@ from embedmill import EmbeddingClient
 from embedmill.keys import Keyspace
 from embedmill_worker import corpus
 from embedmill_worker.broker import broker_url
+from waiting import join
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -43,7 +44,7 @@ def test_replacing_every_worker_under_load_loses_and_rejects_nothing(own_mill):
         own_mill.start_worker()  # the next one is there before the last one goes
         exit_codes.append(worker.stop())
     replaced.set()
-    producer.join()
+    join(producer)
     assert exit_codes == [0, 0]
     assert len(replies) >= 2
     assert all(reply.rejected == () for reply in replies)

@@ -79,6 +79,6 @@ def test_no_worker_log_and_no_command_line_shows_a_password(guarded, make_mill):
 def test_the_command_line_shows_no_password(guarded):
     for url in (urls(guarded)["wrong password"], urls(guarded)["in the query"]):
         command = [sys.executable, "-m", "embedmill_worker.cli", "status", "--redis-url", url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode
         assert_clean(done.stdout + done.stderr)

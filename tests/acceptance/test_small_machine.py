@@ -77,4 +77,5 @@ def tokenizer_mb(path):
         "kept = Tokenizer.from_file(sys.argv[1])\n"
         "print(pss.process_mb(os.getpid(), counted='Pss_Anon') - before)\n"
     )
-    return float(subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True).stdout)
+    command = [sys.executable, "-c", code, str(path)]
+    return float(subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S).stdout)

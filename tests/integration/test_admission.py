@@ -15,6 +15,7 @@ from embedmill.request import row_bytes
 from embedmill.submission import Admission
 from embedmill_worker.reconciler import Reconciler
 from embedmill_worker.valkey import EmbeddedValkey
+from waiting import join
 
 from .conftest import vector_of
 
@@ -147,7 +148,7 @@ def test_many_clients_at_once_never_drive_redis_to_its_limit_and_it_drains(small
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert refused and not broken
     assert {error.unit for error in refused} == {"bytes"}  # refused by us, never by Redis itself
     while bench.work():
@@ -178,7 +179,7 @@ def test_a_blocking_submit_waits_until_there_is_room(bench, submit_blocking, mon
     drained = threading.Timer(0.5, lambda: [bench.work() for _ in TEXTS])
     drained.start()
     job_id = submit_blocking(60)
-    drained.join()
+    join(drained)
     assert bench.status("before").state is JobState.DONE
     assert bench.status(job_id).chunks > 0
 

@@ -34,7 +34,7 @@ from embedmill.link import Link
 from embedmill.protocol import Chunk, pack_chunk, unpack_chunk
 from embedmill.reply import Reason
 from embedmill.windows import windows
-from waiting import wait_until
+from waiting import join, wait_until
 
 TEXTS = [f"text {n} " * (n % 7 + 1) for n in range(30)]
 
@@ -166,7 +166,7 @@ def test_texts_of_a_job_that_redis_lost_are_sent_again(client, bench, expected):
         assert np.array_equal(client.embed(["kept"]), expected(["kept"]))
     finally:
         done.set()
-        thread.join()
+        join(thread)
     assert job_keys(bench) == []
 
 
@@ -185,7 +185,7 @@ def test_texts_that_redis_loses_again_and_again_are_sent_again_until_the_client_
     thread.start()
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(client.embed, ["kept"])
-        thread.join()
+        join(thread)
         with bench.worker():
             assert np.array_equal(waiting.result(60), expected(["kept"]))
     assert len(set(lost)) == 1  # always under the same id
@@ -348,7 +348,7 @@ def test_waiters_of_a_cancelled_job_are_told(client, bench):
     timer = later(0.2, lambda: bench.run(_end(bench, job.id, "cancel")))
     with pytest.raises(JobCancelledError):
         job.result(30)
-    timer.join()
+    join(timer)
     for call in (job.wait, job.result):
         with pytest.raises(JobCancelledError):
             call(30)
@@ -363,7 +363,7 @@ def test_waiters_of_a_deleted_job_are_told(client, bench):
     timer = later(0.2, lambda: bench.run(_end(bench, job.id, "delete")))
     with pytest.raises(ResultExpiredError):
         job.wait(30)
-    timer.join()
+    join(timer)
     for call in (job.status, lambda: job.result(1), lambda: list(job.iter_results()), job.cancel):
         with pytest.raises(ResultExpiredError):
             call()

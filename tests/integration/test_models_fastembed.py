@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from waiting import join
+
 NAME = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 REPOSITORY = "Qdrant/paraphrase-multilingual-MiniLM-L12-v2-onnx-Q"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -128,7 +130,7 @@ def hub() -> Iterator[Hub]:
         thread.start()
         yield hub
         server.shutdown()
-        thread.join()
+        join(thread)
 
 
 def resolve(hub_url: str, data_dir: Path, name: str = NAME, *, download: bool = True) -> dict:

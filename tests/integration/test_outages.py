@@ -13,7 +13,7 @@ from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingCli
 from embedmill.async_link import AsyncLink
 from embedmill.link import Link
 from servers import save
-from waiting import wait_until
+from waiting import join, wait_until
 
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
 
@@ -136,7 +136,7 @@ def test_a_redis_that_freezes_under_a_waiting_call_makes_it_fail_in_time(calls, 
             calls.embed(timeout_s=1)
         assert time.monotonic() - began_s < BOUND_S
     finally:
-        thread.join()
+        join(thread)
         own_valkey.resume()
 
 
@@ -157,7 +157,7 @@ def test_a_waiting_call_outlives_a_restart(calls, own_valkey, own_bench, expecte
     try:
         assert np.array_equal(calls.result(job_id, 60).vectors, expected(TEXTS))
     finally:
-        thread.join()
+        join(thread)
 
 
 def test_a_wrong_password_is_said_at_once_and_not_shown(calls, own_valkey, own_bench, namespace):

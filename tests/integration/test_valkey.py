@@ -19,6 +19,7 @@ from embedmill_worker import folder_lock
 from embedmill_worker.valkey import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
 from embedmill_worker.valkey_binary import BINARY_VARIABLE, find_binary
 from servers import save
+from waiting import first_line, join
 
 pytestmark = pytest.mark.usefixtures("valkey_binary")
 
@@ -122,8 +123,7 @@ def test_a_frozen_server_can_be_stopped(tmp_path: Path) -> None:
 def test_a_killed_parent_leaves_no_server_and_the_folder_free(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     with parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        pid = int(first_line(parent))
         assert psutil.Process(pid).is_running()
         parent.kill()
     assert gone(pid)
@@ -139,7 +139,7 @@ def test_a_server_started_in_a_thread_outlives_the_thread(tmp_path: Path) -> Non
     server = EmbeddedValkey(tmp_path, persistent=True)
     thread = threading.Thread(target=server.start)
     thread.start()
-    thread.join()
+    join(thread)
     try:
         with Redis.from_url(server.url) as redis:
             assert redis.ping()

@@ -75,7 +75,7 @@ def test_the_probe_loads_neither_client_nor_worker():
         "import sys; from embedmill_worker.cli import main; main(['health', '--file', '/nowhere']);"
         "print([m for m in ('embedmill', 'numpy', 'redis', 'celery', 'onnxruntime') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
 
 

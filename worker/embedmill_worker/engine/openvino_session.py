@@ -21,8 +21,9 @@ from embedmill_worker.engine.session import (
     raise_if_memory,
 )
 
-#: OpenVINO's name for each precision that it computes in, and what a CPU must be able to for it.
-PRECISIONS: Final = {"bf16": "BF16"}
+#: What a CPU must be able to for each precision that OpenVINO computes in, and OpenVINO's hint for it. Only bf16 is
+#: served this way; fp32 is what every CPU has, so that all else here can be tried on each.
+PRECISIONS: Final = {"bf16": ("BF16", "bf16"), "fp32": ("FP32", "f32")}
 
 
 class OpenVinoSession:
@@ -47,7 +48,8 @@ class OpenVinoSession:
         openvino = _openvino(model)
         self._model = model
         core = openvino.Core()
-        if PRECISIONS[precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        capability, _ = PRECISIONS[precision]
+        if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             needs = f"{precision} needs a CPU with AVX512_BF16 or AMX, and this one has {instruction_set()} at most"
             raise ModelLoadError(model, f"{needs}; use EMBEDMILL_PRECISION=int8 or fp32")
         try:
@@ -97,7 +99,7 @@ def _openvino(model: str) -> Any:
 
 def _properties(precision: str) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision][1],
         "INFERENCE_NUM_THREADS": 1,
         "NUM_STREAMS": 1,
         # Otherwise all children of a fork sit on the core that their parent was pinned to.
