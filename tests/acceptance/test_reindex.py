@@ -19,7 +19,7 @@ from embedmill.reindexing import Rows, Sink
 from embedmill_worker import corpus
 from waiting import wait_until
 
-TEXTS = corpus.short(300)
+TEXTS = corpus.short(150)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def drained(mill) -> int:
         return int(server.hget(Keyspace(mill.namespace).drain(model.decode(), "bulk"), "drained") or 0)
 
 
-def edit(texts, every=100):
+def edit(texts, every=50):
     return [f"{text} changed" if i % every == 0 else text for i, text in enumerate(texts)]
 
 
@@ -56,10 +56,10 @@ def rejects(path: Path) -> list[dict]:
 def test_a_corpus_becomes_the_vectors_that_the_client_gives(reindexer, client, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS, lang="id")
     report = reindexer(source, "--to", tmp_path / "vectors").run()
-    assert (report["added"], report["rows"], report["rejected"]) == (300, 300, 0)
+    assert (report["added"], report["rows"], report["rejected"]) == (150, 150, 0)
     wanted = client.embed(TEXTS, input_type="passage")
     found = rows(tmp_path / "vectors")
-    assert found == {f"d{i}": (wanted[i].tobytes(), '{"lang":"id"}') for i in range(300)}
+    assert found == {f"d{i}": (wanted[i].tobytes(), '{"lang":"id"}') for i in range(150)}
 
 
 def test_a_second_run_does_no_forward_pass_and_a_third_embeds_what_has_changed(reindexer, mill, tmp_path):
@@ -68,15 +68,15 @@ def test_a_second_run_does_no_forward_pass_and_a_third_embeds_what_has_changed(r
     run.run()
     before, tokens = rows(tmp_path / "vectors"), drained(mill)
     report = run.run()
-    assert (report["added"], report["updated"], report["skipped"]) == (0, 0, 300)
+    assert (report["added"], report["updated"], report["skipped"]) == (0, 0, 150)
     assert drained(mill) == tokens
     assert rows(tmp_path / "vectors") == before
 
     write_jsonl(source, edit(TEXTS))
     report = run.run()
-    assert (report["added"], report["updated"], report["skipped"]) == (0, 3, 297)
+    assert (report["added"], report["updated"], report["skipped"]) == (0, 3, 147)
     after = rows(tmp_path / "vectors")
-    assert {id for id in after if after[id] != before[id]} == {"d0", "d100", "d200"}
+    assert {id for id in after if after[id] != before[id]} == {"d0", "d50", "d100"}
     assert after.keys() == before.keys()
 
 
@@ -96,12 +96,12 @@ def test_what_has_vanished_is_deleted_when_asked_and_only_then(reindexer, tmp_pa
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
     run = reindexer(source, "--to", tmp_path / "vectors")
     run.run()
-    write_jsonl(source, TEXTS[:250])
+    write_jsonl(source, TEXTS[:100])
     assert run.run()["deleted"] == 0
-    assert len(rows(tmp_path / "vectors")) == 300
+    assert len(rows(tmp_path / "vectors")) == 150
     report = reindexer(source, "--to", tmp_path / "vectors", "--delete-missing").run()
-    assert (report["deleted"], report["rows"]) == (50, 250)
-    assert rows(tmp_path / "vectors").keys() == {f"d{i}" for i in range(250)}
+    assert (report["deleted"], report["rows"]) == (50, 100)
+    assert rows(tmp_path / "vectors").keys() == {f"d{i}" for i in range(100)}
 
 
 @pytest.mark.parametrize("source", ["", "not JSON\n"], ids=["no record", "an unreadable one"])
@@ -196,7 +196,7 @@ def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(own_m
     _, err = run.wait(1)
     assert "cancelled" in err
     own_mill.start_worker()
-    assert Reindexer(own_mill.env, [source, "--to", tmp_path / "vectors"]).run()["rows"] == 300
+    assert Reindexer(own_mill.env, [source, "--to", tmp_path / "vectors"]).run()["rows"] == 150
 
 
 def test_a_sink_that_was_filled_otherwise_is_refused_and_rebuilt_when_asked(reindexer, tmp_path):
@@ -314,14 +314,14 @@ def test_a_dry_run_reckons_and_leaves_no_trace(reindexer, mill, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
     tokens = drained(mill)
     out, _ = reindexer(source, "--to", tmp_path / "vectors", "--dry-run").start().wait()
-    assert "all 300 records looked at" in out
+    assert "all 150 records looked at" in out
     estimate = reindexer(source, "--to", tmp_path / "vectors", "--dry-run").run()
-    assert (estimate["texts"], estimate["unchanged"]) == (300, 0)
+    assert (estimate["texts"], estimate["unchanged"]) == (150, 0)
     assert estimate["seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl"]
     assert drained(mill) == tokens
     reindexer(source, "--to", tmp_path / "vectors").run()
-    assert reindexer(source, "--to", tmp_path / "vectors", "--dry-run").run()["unchanged"] == 300
+    assert reindexer(source, "--to", tmp_path / "vectors", "--dry-run").run()["unchanged"] == 150
 
 
 def test_no_text_and_no_password_is_written_anywhere_but_into_the_sink(reindexer, tmp_path):
@@ -415,7 +415,7 @@ def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):
         embedmill.reindex(records, sink, client=client)
     spent = drained(mill) - tokens
     sink.fails = False
-    assert embedmill.reindex(records, sink, client=client).added == 300
+    assert embedmill.reindex(records, sink, client=client).added == 150
     assert drained(mill) - tokens == spent, "the vectors were still in Redis"
     with redis.Redis.from_url(mill.redis_url) as server:
         assert not list(server.scan_iter(f"{mill.namespace}:job:reindex-*"))
