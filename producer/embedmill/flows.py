@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from embedmill import protocol, records
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.keys import Keyspace
+from embedmill.limits import MAX_CARDS, MAX_WORKERS
 from embedmill.protocol import ChunkReply, ModelCard
 from embedmill.records import Events, JobRecord
 from embedmill.request import JobRequest
@@ -92,8 +94,9 @@ def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[Landscape]:
 
     What cannot be read is passed over: it must not stop the others.
     """
-    packed_cards, ids = yield Ask([("HVALS", keys.models), ("ZRANGE", keys.workers, 0, -1)], grace_s=grace_s)
-    cards = readable(ModelCard.from_json, packed_cards, "model card")
+    newest = ("ZRANGE", keys.workers, 0, MAX_WORKERS - 1, "REV")
+    packed_cards, ids = yield Ask([("HVALS", keys.models), newest], grace_s=grace_s)
+    cards = readable(ModelCard.from_json, islice(packed_cards, MAX_CARDS), "model card")
     names = readable(records.read_name, ids, "worker id")
     workers: list[WorkerInfo] = []
     if names:

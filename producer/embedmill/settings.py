@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
+from embedmill.harmless import kind
 from embedmill.limits import MAX_QUEUED_TOKENS
 from embedmill.redis_url import check_url, mask_url
 
@@ -30,7 +31,7 @@ def check_model_name(name: str) -> str:
         SettingsError: it cannot.
     """
     if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
-        raise SettingsError("model", repr(name), f"a model name matches {_MODEL_NAME.pattern}")
+        raise SettingsError("model", kind(name), f"a model name matches {_MODEL_NAME.pattern}")
     return name
 
 

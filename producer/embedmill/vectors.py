@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from enum import StrEnum
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.harmless import kind
 
 Vectors = npt.NDArray[Any]
 
@@ -50,7 +50,7 @@ class Dtype(StrEnum):
             InvalidRequestError: there is none.
         """
         if value not in tuple(cls):
-            raise InvalidRequestError("dtype", f"{reprlib.repr(value)} is none of {', '.join(cls)}")
+            raise InvalidRequestError("dtype", f"{kind(value)} is none of {', '.join(cls)}")
         return cls(value)
 
     @property

@@ -211,3 +211,9 @@ def make_bench() -> type[Bench]:
 def expected():
     """Gives the vectors that the paper model makes of texts."""
     return lambda texts: np.array([vector_of(text) for text in texts], dtype=np.float32).reshape(-1, DIMENSION)
+
+
+@pytest.fixture
+def paper_reply():
+    """Gives what the paper model replies to a claim."""
+    return embed

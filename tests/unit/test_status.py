@@ -24,7 +24,7 @@ def run(infos, lanes, counts):
             match command:
                 case ("HVALS", _):
                     replies.append([])
-                case ("ZRANGE", key, 0, -1) if key == KEYS.workers:
+                case ("ZRANGE", KEYS.workers, 0, _, "REV"):
                     replies.append([info.worker_id.encode() for info in infos])
                 case ("MGET", *_):
                     replies.append([info.to_json().encode() for info in infos])

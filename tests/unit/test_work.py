@@ -245,7 +245,7 @@ def test_an_oversized_text_reaches_the_engine_by_no_way():
     assert engine.calls == []
     assert len(record.committed.indices) == 0  # the client rejects the rows that never came
     with pytest.raises(InvalidRequestError, match=r"texts\[0\]: 1000001 characters, limit 1000000"):
-        embed_task.embed(engine, [huge], input_type=None, dimensions=None, dtype="float32", truncate=True)
+        embed_task.embed(engine, embed_task.read_call([[huge]], {}, ()))
     assert engine.calls == []
 
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 from embedmill import records
 from embedmill.errors import MessageError
 from embedmill.flows import Ask, Command, Flow, evalsha
+from embedmill.harmless import printable
 from embedmill.keys import Keyspace
 from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
-from embedmill.protocol import PROTOCOL_VERSION
+from embedmill.protocol import MAX_LABEL_CHARS, PROTOCOL_VERSION
 
 #: Job, chunk and ring: a number of microseconds.
 _TOKEN: Final = re.compile(r"([^:]*):([0-9]{1,9}):[0-9]{1,20}")
@@ -38,7 +39,7 @@ class ChunkRef:
 class Work:
     """The chunk is ours: embed it."""
 
-    texts: bytes
+    texts: bytes = field(repr=False)
     options: bytes
     waited_ms: float
     #: Workers lost and children killed under this chunk so far, while no text was alone.
@@ -59,7 +60,7 @@ class Work:
 class Late:
     """The chunk is ours, but its deadline has passed: reject its texts."""
 
-    texts: bytes
+    texts: bytes = field(repr=False)
     options: bytes
 
 
@@ -68,7 +69,7 @@ class OtherFingerprint:
     """The job is pinned to vectors of another fingerprint."""
 
     pinned: str
-    texts: bytes
+    texts: bytes = field(repr=False)
     options: bytes
 
 
@@ -101,10 +102,10 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
         case b"late":
             return Late(rest[0], rest[1])
         case b"fingerprint":
-            return OtherFingerprint(rest[0].decode(errors="replace"), rest[1], rest[2])
+            return OtherFingerprint(_label(rest[0]), rest[1], rest[2])
         case b"version":
-            return OtherVersion(rest[0].decode(errors="replace"))
-    return NotOurs(what.decode(errors="replace"))
+            return OtherVersion(_label(rest[0]))
+    return NotOurs(_label(what))
 
 
 def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
@@ -148,6 +149,11 @@ def parse_token(token: str) -> tuple[str, int] | None:
     """Give job id and chunk of a doorbell's id, None for any other task's."""
     match = _TOKEN.fullmatch(token)
     return (match[1], int(match[2])) if match else None
+
+
+def _label(value: bytes) -> str:
+    """Return what a job's record says as a name of bounded length: it goes into logs and replies."""
+    return printable(value[: 4 * MAX_LABEL_CHARS].decode(errors="replace"), limit=MAX_LABEL_CHARS)
 
 
 def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from embedmill.errors import BrokerUnavailableError, FingerprintError, QueueError, UnknownModelError
+from embedmill.errors import BrokerUnavailableError, FingerprintError, QueueError
 from embedmill.flows import Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link, T
@@ -176,13 +176,9 @@ class Node:
         """Give a served model; None: the default one.
 
         Raises:
-            UnknownModelError: it is not served.
+            KeyError: it is not served.
         """
-        name = model or self._engines.default
-        if name not in self._settings.model_names:  # a message may hold anything in a name's place
-            asked = name if isinstance(name, str) else type(name).__name__
-            raise UnknownModelError(asked[:128], self._settings.model_names)
-        return self._cached(self._engines.get(name))
+        return self._cached(self._engines.get(model or self._engines.default))
 
     def _cached(self, engine: Engine) -> Embedder:
         if self._cache is None or engine.card.tokens_per_s > TABLE_TOKENS_PER_S:

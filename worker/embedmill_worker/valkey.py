@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from urllib.parse import quote
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -27,6 +29,9 @@ from embedmill_worker.tether import tethered
 from embedmill_worker.valkey_binary import find_binary
 
 _log = logging.getLogger(__name__)
+
+#: What makes a server keep commands with the first 128 bytes of each argument: slow ones, and large ones (Valkey 8.1).
+_COMMAND_LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
 
 _T = TypeVar("_T")
 
@@ -204,6 +209,7 @@ class EmbeddedValkey:
             while self.alive and time.monotonic() < deadline:
                 try:
                     redis.ping()
+                    _forget_arguments(redis)
                     return
                 except (RedisConnectionError, RedisTimeoutError):  # not listening yet, or still loading its file
                     time.sleep(0.01)
@@ -213,6 +219,13 @@ class EmbeddedValkey:
     def _last_words(self, lines: int = 5) -> str:
         log = (self.folder / "valkey.log").read_text(errors="replace")
         return " | ".join(log.splitlines()[-lines:]) or "nothing"
+
+
+def _forget_arguments(redis: Redis) -> None:
+    """Switch off the logs of commands, which hold texts; no server has all of them."""
+    for name in _COMMAND_LOGS:
+        with suppress(ResponseError):
+            redis.config_set(name, -1)
 
 
 def _started(value: _T | None) -> _T:

@@ -5,6 +5,16 @@
 -- nothing is written).
 local chunk, reply, token = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local dead = KEYS[13]
+
+-- Whoever can write to Redis can use up a stream's ids, so that none is left for a letter: it begins anew then.
+local function keep_letter(letter)
+  local added = redis.pcall('XADD', dead, 'MAXLEN', ARGV[4], '*', 'l', letter)
+  if type(added) ~= 'table' or not added.err then return end
+  if not string.find(added.err, 'exhausted') then error(added.err) end
+  redis.call('UNLINK', dead)
+  redis.call('XADD', dead, '*', 'l', letter)
+end
+
 local record = redis.call('HMGET', job, 'state', 'n_chunks', 'rung', 'unfinished_ttl_ms')
 if record[1] ~= 'active' or not has_rung(token) then return 'over' end
 if redis.call('HDEL', texts, chunk) == 0 then return 'duplicate' end
@@ -19,7 +29,7 @@ leave_lane(1, n_texts, n_tokens)
 redis.call('HINCRBY', drain, 'drained', n_tokens)
 redis.call('HDEL', claims, chunk, chunk .. ':at')
 redis.call('HSET', replies, chunk, reply)
-for i = 6, #ARGV do redis.call('XADD', dead, 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
+for i = 6, #ARGV do keep_letter(ARGV[i]) end
 if #ARGV > 5 then
   redis.call('XTRIM', dead, 'MINID', now_ms() - ARGV[5])
   redis.call('PEXPIRE', dead, ARGV[5])

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from embedmill.errors import MessageError, SinkError
+from embedmill.regular_file import check_regular
 from embedmill.reindexing.index import Index
 
 #: Of the tables; a ledger of another version is refused.
@@ -84,6 +85,11 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}") from None
+        if path.exists():
+            try:
+                check_regular(path)
+            except OSError as error:
+                raise SinkError(sink, f"its ledger {path} cannot be used: {error.strerror}") from None
         with self._mapped():
             self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None)
         try:

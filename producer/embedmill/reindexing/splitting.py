@@ -16,6 +16,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.regular_file import check_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, Source, to_record
 
@@ -80,6 +81,7 @@ class Splitter:
     def _tokenizer(self) -> Tokenizer:
         """The tokenizer without truncation and padding, by which all long parts would count alike."""
         try:
+            check_regular(self.tokenizer)
             loaded = Tokenizer.from_file(str(self.tokenizer))
         except Exception as error:  # the library raises nothing more precise
             raise SourceError(str(self.tokenizer), f"is no tokenizer.json ({type(error).__name__})") from None

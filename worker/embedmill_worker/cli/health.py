@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         return exit_codes.SETTINGS
     probe = "live" if args.live else "ready"
     verdict = _judge(Path(args.file), probe)
-    print(json.dumps({"probe": probe, "ok": verdict.is_well, "line": verdict.line}) if args.json else verdict.line)
+    line = verdict.line.encode("unicode_escape").decode() if not verdict.line.isprintable() else verdict.line
+    print(json.dumps({"probe": probe, "ok": verdict.is_well, "line": verdict.line}) if args.json else line)
     return exit_codes.OK if verdict.is_well else exit_codes.UNHEALTHY
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Final
 
+from embedmill.reindexing.sources.lines import TOO_LONG, bounded
+
 FORMATS: Final = ("auto", "lines", "jsonl")
 
 #: Most texts and characters in one window; a job holds up to 65,536 texts, but two windows are in memory at a time.
@@ -25,7 +27,7 @@ class Window:
 
     #: Position of the first one in the whole input.
     start: int
-    texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list, repr=False)
     #: Position in ``texts`` → why it could not be read.
     problems: dict[int, str] = field(default_factory=dict)
 
@@ -50,7 +52,11 @@ def read(stream: IO[bytes], name: str, *, form: str, key: str) -> Iterator[str |
         key: the field of a JSON object that holds the text.
     """
     is_jsonl = form == "jsonl" or (form == "auto" and name.endswith(_JSONL_ENDINGS))
-    for number, raw in enumerate(stream, start=1):
+    place = "stdin" if name == "-" else name
+    for number, raw in enumerate(bounded(stream), start=1):
+        if raw is None:
+            yield Unreadable(f"line {number} of {place} {TOO_LONG}")
+            continue
         line = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
         line = line.removesuffix("\n").removesuffix("\r")
         if number == 1 and form == "auto":
@@ -59,11 +65,7 @@ def read(stream: IO[bytes], name: str, *, form: str, key: str) -> Iterator[str |
             yield line
         elif line.strip():
             text = _text_of(line, key)
-            yield (
-                Unreadable(f"line {number} of {'stdin' if name == '-' else name} {text.detail}")
-                if isinstance(text, Unreadable)
-                else text
-            )
+            yield (Unreadable(f"line {number} of {place} {text.detail}") if isinstance(text, Unreadable) else text)
 
 
 def windows(texts: Iterable[str | Unreadable]) -> Iterator[Window]:

@@ -54,6 +54,7 @@ class Csv(FileSource):
         except csv.Error as error:
             raise SourceError(self.name, f"its first row is not CSV ({error})") from None
         if header and self._fields.text not in header:
-            shown = ", ".join(header[:10])
-            raise SourceError(self.name, f"has no field {self._fields.text!r}, but {shown}; name the text field")
+            # Not what it has: a file without a row of names begins with texts.
+            reason = f"has {len(header)} fields in its first row, none named {self._fields.text!r}; name the text field"
+            raise SourceError(self.name, reason)
         return header

@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISREG
 from typing import IO, Final, cast
 
 from embedmill.errors import SourceError
+from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 
 #: Stands for standard input.
@@ -56,7 +57,7 @@ class FileSource(ABC):
         if self.path == STDIN:
             yield sys.stdin.buffer
             return
-        with mapped(self.name), Path(self.path).open("rb") as raw:
+        with mapped(self.name), open_regular(Path(self.path)) as raw:
             self._raw = raw
             if self.path.endswith(".gz"):
                 with gzip.open(raw) as stream:
@@ -74,8 +75,8 @@ def size_of(path: Path) -> int:
     """
     with mapped(str(path)):
         found = path.stat()
-    if S_ISDIR(found.st_mode) or not S_ISREG(found.st_mode):
-        raise SourceError(str(path), "is no regular file")
+    if not S_ISREG(found.st_mode):
+        raise SourceError(str(path), "is no regular file; a pipe is read as standard input, named -")
     return found.st_size
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SourceError
+from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNREADABLE, to_record
 
@@ -66,7 +67,7 @@ class Folder:
 
     def _record(self, path: str) -> Record | BadRecord:
         try:
-            with (self._root / path).open("rb") as stream:
+            with open_regular(self._root / path) as stream:
                 data = stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             return _bad(path, f"cannot be read: {error.strerror or type(error).__name__}")

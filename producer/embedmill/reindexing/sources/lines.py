@@ -32,14 +32,20 @@ TOO_LONG: Final = f"is longer than {MAX_LINE_BYTES >> 20} MiB"
 
 def numbered(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """Give (number from 1, line without its end); None: it was too long, and skipped."""
-    number = 0
-    while line := stream.readline(MAX_LINE_BYTES):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(MAX_LINE_BYTES)
+    for number, line in enumerate(bounded(stream), start=1):
+        if line is None:
             yield number, None
             continue
-        yield number, line.rstrip(b"\r\n") if line.endswith(b"\n") else line
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        yield number, text.rstrip(b"\r\n") if text.endswith(b"\n") else text
+
+
+def bounded(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """Give each line with its end, never more of it than ``MAX_LINE_BYTES``; None: it was longer, and skipped."""
+    while line := stream.readline(MAX_LINE_BYTES):
+        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES)
+        yield None

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.errors import SourceError
+from embedmill.harmless import printable
+from embedmill.limits import MAX_DETAIL_CHARS
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields
 from embedmill.reindexing.sources.files import mapped, size_of
@@ -52,11 +54,12 @@ class Parquet:
         size_of(path)
         with _mapped(path), pq.ParquetFile(path) as file:
             if self._fields.text not in file.schema_arrow.names:
-                shown = ", ".join(file.schema_arrow.names[:10])
+                shown = printable(", ".join(file.schema_arrow.names[:10]), limit=MAX_DETAIL_CHARS)
                 raise SourceError(path.name, f"has no field {self._fields.text!r}, but {shown}; name the text field")
             return int(file.metadata.num_rows)
 
     def _file(self, path: Path) -> Iterator[Record | BadRecord]:
+        size_of(path)
         with _mapped(path), pq.ParquetFile(path, memory_map=True) as file:
             number = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=self._columns(file)):
