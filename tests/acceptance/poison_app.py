@@ -66,6 +66,8 @@ class Poisoned:
 
     def encode(self, texts, prefix=""):
         for text in texts:
+            if text.startswith("☠quotes"):
+                raise ValueError(text)
             if text.startswith("☠"):
                 ACTS[text.split()[0][1:]]()
         return self.inner.encode(texts, prefix)
