@@ -38,6 +38,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedmill.harmless import some
+
 if TYPE_CHECKING:
     from embedmill.reply import EmbeddingReply
 
@@ -115,7 +117,7 @@ class UnknownModelError(RequestError, LookupError):
         asked = f"model {self.model!r} is not known" if self.model else "no model was named"
         if not self.known:
             return f"{asked} and no worker has announced one; start a worker or pass model=…"
-        return f"{asked}; workers have announced: {', '.join(self.known)}. Pass model=… or set EMBEDMILL_MODEL."
+        return f"{asked}; workers have announced: {some(self.known)}. Pass model=… or set EMBEDMILL_MODEL."
 
 
 class JobConflictError(RequestError):
@@ -237,10 +239,9 @@ class ProtocolVersionError(QueueError):
         self.theirs = tuple(theirs)
 
     def __str__(self) -> str:
-        theirs = ", ".join(map(str, self.theirs))
         return (
-            f"this client speaks protocol {self.ours}, and all live workers of {self.model} speak {theirs}; nothing "
-            "was submitted. Install the same version of embedmill on both sides, or start a worker of this one."
+            f"this client speaks protocol {self.ours}, and all live workers of {self.model} speak {some(self.theirs)}; "
+            "nothing was submitted. Install the same version of embedmill on both sides, or start a worker of this one."
         )
 
 

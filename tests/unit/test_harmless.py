@@ -2,7 +2,8 @@
 
 import pytest
 
-from embedmill.harmless import kind, printable
+from embedmill.errors import UnknownModelError
+from embedmill.harmless import kind, printable, some
 
 CANARY = "canaryzebra"
 
@@ -31,6 +32,12 @@ def test_control_characters_become_escapes():
     assert printable("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
     assert printable("a\x1b\nb\tc", keep="\n\t") == "a\\x1b\nb\tc"
     assert printable("Selamat pagi, «ü»") == "Selamat pagi, «ü»"
+
+
+def test_a_long_list_of_names_is_counted():
+    assert some(("a", 2)) == "a, 2"
+    assert some(str(n) for n in range(22)) == ", ".join(map(str, range(20))) + " and 2 more"
+    assert len(str(UnknownModelError("", tuple("m" * 500 for _ in range(1_000))))) < 12_000
 
 
 def test_a_long_text_is_cut():
