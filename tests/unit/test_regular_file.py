@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embedmill.errors import SinkError, SourceError
+from embedmill.errors import ModelLoadError, SinkError, SourceError
 from embedmill.regular_file import check_regular, open_regular, read_regular
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.rejects import Rejects
@@ -14,6 +14,7 @@ from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.sources.names import open_source
 from embedmill.reindexing.splitting import Splitter
 from embedmill_worker import health
+from embedmill_worker.models import resolve
 
 #: Seconds after which a read that waits for ever is interrupted.
 LIMIT_S = 60
@@ -137,3 +138,12 @@ def test_a_ledger_a_list_of_rejects_and_a_tokenizer_that_are_pipes_are_refused(p
 def test_a_health_file_that_is_a_pipe_is_none(pipe):
     assert health.read(pipe) is None
     assert health.read(Path("/dev/zero")) is None
+
+
+@pytest.mark.parametrize("spec", ["ft={pipe}", "{pipe}", "ft={folder}"])
+def test_a_fasttext_file_that_is_a_pipe_is_refused(tmp_path, spec):
+    pipe = tmp_path / "folder" / "vectors.bin"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    with pytest.raises(ModelLoadError):
+        resolve(spec.format(pipe=pipe, folder=pipe.parent), data_dir=tmp_path / "data")

@@ -30,7 +30,7 @@ UNHEALTHY: Final = 9
 STALLED: Final = 10
 #: A worker that was asked to stop did not finish within its grace period.
 GRACE: Final = 11
-#: Ctrl-C.
+#: Ctrl-C or SIGTERM.
 INTERRUPTED: Final = 130
 
 #: What each code means; docs/operations.md says the same.
@@ -47,7 +47,7 @@ MEANINGS: Final = {
     UNHEALTHY: "a probe found the worker not well",
     STALLED: "the worker took no more work and ended itself, to be started anew",
     GRACE: "the worker did not finish within its grace period; its work runs elsewhere",
-    INTERRUPTED: "Ctrl-C",
+    INTERRUPTED: "Ctrl-C or SIGTERM",
 }
 
 

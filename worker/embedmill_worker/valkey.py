@@ -30,8 +30,14 @@ from embedmill_worker.valkey_binary import find_binary
 
 _log = logging.getLogger(__name__)
 
-#: What makes a server keep commands with the first 128 bytes of each argument: slow ones, and large ones (Valkey 8.1).
-_COMMAND_LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
+#: What keeps a server from logging commands with the first 128 bytes of each argument: slow ones, large ones (from
+#: Valkey 8.1 on), and the one under which it crashed.
+_DISCRETION = {
+    "slowlog-log-slower-than": "-1",
+    "commandlog-request-larger-than": "-1",
+    "commandlog-reply-larger-than": "-1",
+    "hide-user-data-from-log": "yes",
+}
 
 _T = TypeVar("_T")
 
@@ -223,9 +229,9 @@ class EmbeddedValkey:
 
 def _forget_arguments(redis: Redis) -> None:
     """Switch off the logs of commands, which hold texts; no server has all of them."""
-    for name in _COMMAND_LOGS:
+    for name, value in _DISCRETION.items():
         with suppress(ResponseError):
-            redis.config_set(name, -1)
+            redis.config_set(name, value)
 
 
 def _started(value: _T | None) -> _T:

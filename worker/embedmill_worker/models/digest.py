@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from embedmill.regular_file import open_regular
+
 #: Most bytes of a JSON file; the tokenizers of the largest vocabularies take 35 MB.
 _MAX_NOTE_BYTES = 256 << 20
 
@@ -32,7 +34,7 @@ def sha256_of(*paths: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _sha256_at(path: Path, _state: tuple[int, ...]) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

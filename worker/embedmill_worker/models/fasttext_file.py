@@ -14,6 +14,7 @@ from typing import Final
 
 from embedmill.errors import ModelLoadError
 from embedmill.limits import MAX_DIMENSION
+from embedmill.regular_file import open_regular
 from embedmill_worker.models.fasttext_words import WordIndex
 
 #: Most words of a text that count. fastText has no limit; this is 16 pages, and bounds what one text may cost.
@@ -120,7 +121,7 @@ def mapped(path: Path) -> mmap.mmap:
         OSError: it cannot be read.
         ValueError: it is empty.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise ValueError("is empty; restore it")
         return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
@@ -200,7 +201,7 @@ def _digest(data: mmap.mmap, index: WordIndex, start: int, end: int) -> str:
 
 def _has_magic(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == struct.pack("<i", _MAGIC)
     except OSError:
         return False
