@@ -165,17 +165,12 @@ def excerpt(value: bytes) -> bytes:
     return value[max(0, at - 300) : at + 100]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("canary")
-
-
 @pytest.fixture
-def witness(make_mill, own_valkey, folder, tmp_path):
+def witness(make_mill, own_valkey, tmp_path):
     """A worker at DEBUG whose engine quotes texts in its errors, on a server of its own."""
     mill = make_mill(own_valkey.url)
     (tmp_path / "tmp").mkdir()
-    mill.env |= {"TMPDIR": str(tmp_path / "tmp"), "EMBEDMILL_DATA_DIR": mill.env["EMBEDMILL_DATA_DIR"]}
+    mill.env["TMPDIR"] = str(tmp_path / "tmp")
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     mill.start_worker(app="poison_app", log_level="DEBUG", PYTHONPATH=path, EMBEDMILL_CONCURRENCY="1")
     made = Witness(mill, tmp_path)
@@ -301,8 +296,6 @@ def test_no_text_of_an_asyncio_client_is_anywhere_though_asyncio_debugs(witness)
 
     asyncio.run(main(), debug=True)
     assert "Executing <" in witness.client_log.read_text()
-    for job in witness.server.scan_iter(f"{witness.mill.namespace}:job:*:texts"):
-        witness.server.delete(job)  # of the call that was given up: it is forgotten with its client's next breath
     witness.assert_silent()
 
 
@@ -346,7 +339,7 @@ def test_no_text_of_the_celery_task_is_anywhere_whatever_the_slip(witness, stran
     for slip in ({"dtype": WORD}, {"input_type": WORD}, {"model": TEXT}, {"dimensions": WORD}, {"truncate": WORD}):
         with told():
             embedmill.signature([TEXT], **slip)
-    assert witness.mill.worker.log.count("raised unexpected") + witness.mill.worker.log.count("ERROR") >= len(sent) // 2
+    assert witness.mill.worker.log.count("raised unexpected") == len(sent)
     witness.assert_silent()
 
 
