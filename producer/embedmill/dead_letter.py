@@ -46,7 +46,8 @@ class DeadLetter:
     index: int | None
     model: str
     lane: str
-    #: One of ``Reason``: crashed, workers_lost, failed or unsupported; or ``unreadable``: the letter itself is.
+    #: One of ``Reason``: crashed, workers_lost, failed, not_finite or unsupported; or ``unreadable``: the letter
+    #: itself is.
     reason: str
     detail: str
     #: Crashes, losses or failures that were seen under it.

@@ -188,10 +188,11 @@ class JobLife:
         if not (hands := [*self.in_hand, *self.zombies]):
             return
         hand = chosen(hands, pick)
-        self.bench.run(claims.note_position(self.bench.keys, hand.ref, pick % 3))
+        at = (0, 1, 2, None)[pick % 4]
+        self.bench.run(claims.note_position(self.bench.keys, hand.ref, at))
         job = self.job_of(hand.ref, hand.incarnation)
         if job and (chunk := job.chunks[hand.ref.chunk]).token == hand.ref.token:
-            chunk.at = pick % 3
+            chunk.at = at
 
     def child_dies(self, pick):
         if not self.in_hand:
@@ -246,6 +247,7 @@ class JobLife:
                 assert chunk.holder in self.live
                 assert not any(hand.ref.token == chunk.token for hand in self.in_hand)
                 self.happened["abandoned"] += 1
+                chunk.lose()
                 chunk.holder, chunk.token, chunk.at = "", "", None
 
     # What must hold after every step.

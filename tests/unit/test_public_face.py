@@ -15,7 +15,7 @@ PUBLIC = {
     *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job"),
     *("EmbeddingReply", "JobState", "JobStatus", "Reason", "Rejected", "ReplyPart"),
     *("ReindexReport", "reindex", "SinkError", "SinkMismatchError", "SourceError"),
-    *("signature", "unpack_binary", "unpack_int8", "vectors_of"),
+    *("rejected_of", "signature", "unpack_binary", "unpack_int8", "vectors_of"),
     *("BrokerUnavailableError", "ClientClosedError", "EmbedError", "EngineError", "InferenceError"),
     *("InvalidRequestError",),
     *("InvalidTextError", "JobCancelledError", "JobConflictError", "JobTooLargeError"),

@@ -116,13 +116,13 @@ def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes]
     return bool(outcome == b"committed")
 
 
-def note_position(keys: Keyspace, ref: ChunkRef, position: int) -> Flow[bool]:
-    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it.
+def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[bool]:
+    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it; None: none any more.
 
     Gives False if the claim does not stand any more: the job was cancelled or deleted, or somebody else has the chunk.
     """
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    (stands,) = yield Ask([evalsha("note", job_keys, ref.chunk, ref.token, position)])
+    (stands,) = yield Ask([evalsha("note", job_keys, ref.chunk, ref.token, "" if position is None else position)])
     return bool(stands)
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embedmill import chunking, vectors
-from embedmill.errors import EmbedError, InferenceError, InvalidRequestError, TooManyTextsError
+from embedmill.errors import InvalidRequestError, TooManyTextsError
 from embedmill.harmless import kind
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol import EmbedOptions
 from embedmill.request import check_texts
 from embedmill.vectors import Dtype
-from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker import isolation
+from embedmill_worker.engine import Embedder
 from embedmill_worker.work import check_servable
 
 #: What the task takes, by position or by name.
@@ -90,7 +91,7 @@ def _check_model(model: Any, served: Sequence[str]) -> str | None:
 
 
 def embed(engine: Embedder, call: EmbedCall) -> dict[str, Any]:
-    """Embed at most one chunk's cost of texts.
+    """Embed at most one chunk's cost of texts; what fails on one of them rejects that one alone.
 
     Returns:
         ``vectors`` (raw little-endian rows), ``shape``, ``dtype``, ``token_counts``, ``truncated``, ``rejected``
@@ -98,17 +99,15 @@ def embed(engine: Embedder, call: EmbedCall) -> dict[str, Any]:
 
     Raises:
         RequestError: texts or options that cannot be served, or more than a chunk of them.
-        InferenceError: the engine failed.
     """
     values, options = call.texts, call.options
     check_servable(options, engine)
     check_cost(engine, values)
     _check_texts(values)
-    embeddings = _run(engine, values, options)
-    rows = vectors.cut(embeddings.vectors, options.dimensions)
+    embeddings = isolation.embed(engine, values, options)
     return {
-        "vectors": vectors.to_bytes(rows, options.dtype),
-        "shape": [len(values), options.dtype.columns(rows.shape[1])],
+        "vectors": vectors.to_bytes(embeddings.vectors, options.dtype),
+        "shape": [len(values), options.dtype.columns(embeddings.vectors.shape[1])],
         "dtype": str(options.dtype),
         "token_counts": embeddings.token_counts.tolist(),
         "truncated": embeddings.truncated.tolist(),
@@ -116,17 +115,6 @@ def embed(engine: Embedder, call: EmbedCall) -> dict[str, Any]:
         "model": engine.card.name,
         "fingerprint": engine.card.fingerprint,
     }
-
-
-def _run(engine: Embedder, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
-    """Run the engine; whatever it raises may hold a text, and is not passed on."""
-    try:
-        return engine.embed(texts, input_type=options.input_type, truncate=options.truncate)
-    except (EmbedError, SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # extension modules have some of their own beside Exception
-        reason = f"the engine failed on {len(texts)} texts ({type(error).__name__}); submit says which one it is"
-        raise InferenceError(engine.card.name, reason) from None
 
 
 def check_cost(engine: Embedder, texts: Sequence[str]) -> None:

@@ -136,9 +136,10 @@ class BulkQueue:
         keys = self._calls.keys
         (entries,) = yield Ask([("XRANGE", keys.events(job_id), "-", "+")])
         chunks = records.read_news(entries).chunks if entries else ()
+        intake = yield from self._calls.intake(job_id)
         parts: list[ReplyPart] = []
         for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-            parts += yield from self._calls.parts(job_id, chunks[start : start + flows.FETCH_CHUNKS])
+            parts += yield from self._calls.parts(job_id, chunks[start : start + flows.FETCH_CHUNKS], intake)
         return parts
 
 
