@@ -53,7 +53,8 @@ LIVENESS_PERIOD_S: Final = 2.0
 #: Observed crashes of one text alone after which it is rejected.
 MAX_TEXT_CRASHES: Final = 3
 
-#: Lost workers and killed children after which what they worked on is rejected: a text, if it was alone, else a chunk.
+#: Lost workers, killed children and tries without a result after which what they worked on is rejected: a text, if it
+#: was alone, else a chunk.
 MAX_LOSSES: Final = 10
 
 #: Dead letters of a namespace, and seconds that they live. A newer one pushes the oldest out.

@@ -15,7 +15,7 @@ from embedmill.limits import MAX_LOSSES, MAX_TEXT_CHARS, MAX_TEXT_CRASHES
 from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
 from embedmill.reply import Reason
 from embedmill.vectors import Dtype
-from embedmill_worker import claims, embed_task, work
+from embedmill_worker import claims, dead_lettering, embed_task, work
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embeddings
 
@@ -288,6 +288,28 @@ def test_a_try_that_fails_outside_the_engine_is_counted_and_tells_no_text(monkey
     assert (record.committed, record.released) == (None, [(REF.token, True)])
     assert type(error).__name__ in caplog.text
     assert "zebra" not in caplog.text
+
+
+def test_a_chunk_whose_letters_cannot_be_written_is_rejected_without_them(monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("zebra")
+
+    monkeypatch.setattr(dead_lettering, "letters", fail)
+    assert work_on(claimed(["a"], losses=MAX_LOSSES)).released == [(REF.token, True)]
+    record = work_on(claimed(["a"], losses=MAX_LOSSES + 1))
+    assert reasons(record.committed) == {10: Reason.WORKERS_LOST}
+    assert (record.letters, record.released) == ([], [])
+
+
+@pytest.mark.parametrize("error", [MemoryError("zebra"), Panic("zebra"), ValueError("zebra")])
+def test_whatever_fails_in_the_canvas_task_is_an_error_of_ours_without_a_text(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(vectors, "to_bytes", fail)
+    with pytest.raises(InferenceError) as caught:
+        embed_task.embed(PaperEngine(), ["a"], input_type=None, dimensions=None, dtype="float32", truncate=True)
+    assert str(caught.value) == f"model paper: the task failed ({type(error).__name__})"
 
 
 def test_a_redis_that_is_away_is_no_failure_of_the_chunk(monkeypatch):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embedmill import chunking, vectors
-from embedmill.errors import InvalidRequestError, TooManyTextsError
+from embedmill.errors import InferenceError, InvalidRequestError, TooManyTextsError
 from embedmill.harmless import kind
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol import EmbedOptions
@@ -19,6 +19,7 @@ from embedmill.request import check_texts
 from embedmill.vectors import Dtype
 from embedmill_worker import isolation
 from embedmill_worker.engine import Embedder
+from embedmill_worker.engine.native import STOPS
 from embedmill_worker.work import check_servable
 
 #: What the task takes, by position or by name.
@@ -99,11 +100,21 @@ def embed(engine: Embedder, call: EmbedCall) -> dict[str, Any]:
 
     Raises:
         RequestError: texts or options that cannot be served, or more than a chunk of them.
+        InferenceError: it failed, and not on one of the texts; the message holds none.
     """
     values, options = call.texts, call.options
     check_servable(options, engine)
     check_cost(engine, values)
     _check_texts(values)
+    try:
+        return _embedded(engine, values, options)
+    except STOPS:
+        raise
+    except BaseException as error:  # its message may hold a text, and a MemoryError would end the worker
+        raise InferenceError(engine.card.name, f"the task failed ({type(error).__name__})") from None
+
+
+def _embedded(engine: Embedder, values: Sequence[str], options: EmbedOptions) -> dict[str, Any]:
     embeddings = isolation.embed(engine, values, options)
     return {
         "vectors": vectors.to_bytes(embeddings.vectors, options.dtype),

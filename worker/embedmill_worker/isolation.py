@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from embedmill import vectors
+from embedmill.errors import InferenceError
 from embedmill.protocol import EmbedOptions
 from embedmill.reply import Reason
 from embedmill_worker.engine import Embedder, Embeddings
@@ -36,7 +37,7 @@ def embed_together(engine: Embedder, texts: Sequence[str], options: EmbedOptions
         log.warning(
             "%d texts failed together (%s); they are embedded one by one",
             len(texts),
-            type(error).__name__,
+            _kind(error),
             extra={"action": "one_by_one"},
         )
         return None
@@ -76,7 +77,12 @@ def _embed_one(engine: Embedder, text: str, options: EmbedOptions) -> Embeddings
     except STOPS:
         raise
     except BaseException as error:
-        return _none(engine, options, Reason.FAILED, f"the engine failed on it alone ({type(error).__name__})")
+        return _none(engine, options, Reason.FAILED, f"the engine failed on it alone ({_kind(error)})")
+
+
+def _kind(error: BaseException) -> str:
+    """Return what may be said of an error: our own words, which hold no text, or no more than its type."""
+    return error.reason if isinstance(error, InferenceError) else type(error).__name__
 
 
 def _none(engine: Embedder, options: EmbedOptions, reason: Reason, detail: str) -> Embeddings:

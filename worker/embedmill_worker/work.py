@@ -102,7 +102,8 @@ class Miller:
                 return
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)
-        if isinstance(claim, claims.Work) and (reply.rejected or is_unreadable):
+        # A chunk whose very rejection failed before leaves no letter.
+        if isinstance(claim, claims.Work) and claim.losses <= MAX_LOSSES and (reply.rejected or is_unreadable):
             letters = dead_lettering.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
         commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
         is_stored = self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
