@@ -12,6 +12,7 @@ from embedmill.reindexing.splitting import Split, Splitter
 from embedmill_worker import corpus
 from embedmill_worker.models import resolve
 from embedmill_worker.settings import DEFAULT_MODEL
+from odd_models import PANIC_WORD, write_odd_model
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,14 @@ def test_what_cannot_be_asked_for_is_refused(tokenizer, tmp_path):
             (tmp_path / "tokenizer.json").write_bytes(data)
         with pytest.raises(SourceError, match=r"tokenizer\.json"):
             Splitter(max_tokens=16, tokenizer=tmp_path / "tokenizer.json").parts("x", is_markdown=False)
+
+
+def test_a_text_on_which_the_tokenizer_panics_is_rejected_alone_and_none_of_it_is_printed(tmp_path, capfd):
+    folder = write_odd_model(tmp_path / "model")
+    source = Values([("a", "the river"), ("b", f"quagga {PANIC_WORD}"), ("c", "the")])
+    items = list(Split(source, Splitter(max_tokens=16, tokenizer=folder / "tokenizer.json")))
+    assert [item.text for item in items if isinstance(item, Record)] == ["the river", "the"]
+    assert [(item.id, item.reason, item.detail) for item in items if isinstance(item, BadRecord)] == [
+        ("b", "failed", "the tokenizer failed on it (PanicException)")
+    ]
+    assert capfd.readouterr() == ("", "")

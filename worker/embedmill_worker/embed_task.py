@@ -14,12 +14,12 @@ from embedmill import chunking, vectors
 from embedmill.errors import InferenceError, InvalidRequestError, TooManyTextsError
 from embedmill.harmless import kind
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
+from embedmill.native import STOPS
 from embedmill.protocol import EmbedOptions
 from embedmill.request import check_texts
 from embedmill.vectors import Dtype
 from embedmill_worker import isolation
 from embedmill_worker.engine import Embedder
-from embedmill_worker.engine.native import STOPS
 from embedmill_worker.work import check_servable
 
 #: What the task takes, by position or by name.

@@ -10,10 +10,10 @@ import numpy as np
 
 from embedmill import vectors
 from embedmill.errors import InferenceError
+from embedmill.native import STOPS
 from embedmill.protocol import EmbedOptions
 from embedmill.reply import Reason
 from embedmill_worker.engine import Embedder, Embeddings
-from embedmill_worker.engine.native import STOPS
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from embedmill.flows import look_around
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.link import Link
+from embedmill.native import STOPS
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
 from embedmill.reply import Reason, Rejected
 from embedmill_worker import claims, dead_lettering, isolation
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embedder, Embeddings
-from embedmill_worker.engine.native import STOPS
 from embedmill_worker.isolation import Rejection
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.engine.native import STOPS, guarded, silenced
+from embedmill.native import STOPS, guarded, silenced
 
 
 @dataclass(frozen=True, slots=True)
