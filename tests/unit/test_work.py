@@ -308,7 +308,7 @@ def test_whatever_fails_in_the_canvas_task_is_an_error_of_ours_without_a_text(mo
 
     monkeypatch.setattr(vectors, "to_bytes", fail)
     with pytest.raises(InferenceError) as caught:
-        embed_task.embed(PaperEngine(), ["a"], input_type=None, dimensions=None, dtype="float32", truncate=True)
+        embed_task.embed(PaperEngine(), embed_task.read_call([["a"]], {}, ()))
     assert str(caught.value) == f"model paper: the task failed ({type(error).__name__})"
 
 
@@ -335,18 +335,15 @@ def test_a_row_that_the_asked_dtype_cannot_hold_is_rejected_with_a_letter():
 
 @pytest.mark.parametrize("error", [InferenceError("paper", "torn"), MemoryError(), Panic("zebra")])
 def test_the_canvas_task_rejects_one_bad_text_and_embeds_its_neighbours(error):
-    result = embed_task.embed(
-        PaperEngine(error), ["a", "poison", "ccc"], input_type=None, dimensions=None, dtype="float32", truncate=True
-    )
+    result = embed_task.embed(PaperEngine(error), embed_task.read_call([["a", "poison", "ccc"]], {}, ()))
     assert [(r.index, r.reason) for r in rejected_of(result)] == [(1, Reason.FAILED)]
     assert vectors_of(result)[[0, 2], 0].tolist() == [1.0, 3.0]
     assert np.isnan(vectors_of(result)[1]).all()
 
 
 def test_the_canvas_task_rejects_what_its_dtype_cannot_hold():
-    result = embed_task.embed(PaperEngine(), ["a", "huge"], input_type=None, dimensions=4, dtype="int8", truncate=True)
+    asked = {"texts": ["a", "huge"]}
+    result = embed_task.embed(PaperEngine(), embed_task.read_call([], asked | {"dimensions": 4, "dtype": "int8"}, ()))
     assert rejected_of(result) == ()
-    raw = embed_task.embed(
-        PaperEngine(), ["a", "huge"], input_type=None, dimensions=None, dtype="float16", truncate=True
-    )
+    raw = embed_task.embed(PaperEngine(), embed_task.read_call([], asked | {"dtype": "float16"}, ()))
     assert [(r.index, r.reason) for r in rejected_of(raw)] == [(1, Reason.NOT_FINITE)]
