@@ -171,7 +171,9 @@ class QdrantSink(Sink):
     def _connected(self) -> QdrantClient:
         address = self._address
         if address.folder is not None:
-            return QdrantClient(path=str(address.folder))
+            # One thread uses a sink. Without the switch the client looks up what SQLite allows, over a connection that
+            # it never closes.
+            return QdrantClient(path=str(address.folder), force_disable_check_same_thread=True)
         options = {"timeout": TIMEOUT_S, "check_compatibility": False}
         client: QdrantClient = self._quietly(QdrantClient, url=address.url, api_key=address.api_key, **options)
         return client
