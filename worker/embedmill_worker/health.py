@@ -71,10 +71,16 @@ def write(path: Path, health: Health) -> None:
 
 
 def read(path: Path) -> Health | None:
-    """Read the file; None if there is none that can be read."""
+    """Read the file; None if there is none that a worker wrote.
+
+    Raises:
+        PermissionError: it is another user's, who lets nobody read it.
+    """
     try:
         values = json.loads(_read(path))
         health = Health(**{f.name: values[f.name] for f in fields(Health) if f.name in values})
+    except PermissionError:
+        raise
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     numbers = (health.beat_at_s, health.reached_at_s)

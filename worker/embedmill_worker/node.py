@@ -139,7 +139,8 @@ class Node:
         try:
             health.write(self._settings.health_file, said)
         except OSError as error:
-            log.warning("the health file cannot be written: %s", error.strerror, extra={"action": "health"})
+            words = "%s cannot be written: %s; set EMBEDMILL_HEALTH_FILE to a file that you may write"
+            log.warning(words, self._settings.health_file, error.strerror, extra={"action": "health"})
 
     def sweep(self) -> None:
         """Look for lost work."""

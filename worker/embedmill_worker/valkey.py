@@ -11,9 +11,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 from redis import Redis
@@ -110,12 +111,14 @@ class EmbeddedValkey:
         """Starts the server and waits until it answers; nothing happens if it runs already.
 
         Raises:
-            SettingsError: another server uses the folder, or this one did not start; its last words are shown.
+            SettingsError: the folder cannot be written, another server uses it, or this one did not start; its last
+                words are shown.
         """
         if self.alive:
             return
         try:
-            self._lay_out()
+            with self._storing():
+                self._lay_out()
             self._process = self._spawn()
             self._wait_until_ready(timeout_s)
         except BaseException:
@@ -192,9 +195,10 @@ class EmbeddedValkey:
         return [str(self._binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        lock = locked(self.folder / "valkey.lock")
+        with self._storing():
+            lock = locked(self.folder / "valkey.lock")
         try:
-            with (self.folder / "valkey.log").open("ab") as log:
+            with self._log_file() as log:
                 process = subprocess.Popen(
                     tethered(self._arguments()),
                     stdin=subprocess.DEVNULL,
@@ -207,6 +211,20 @@ class EmbeddedValkey:
         finally:
             os.close(lock)  # from here on the server alone holds it
         return process
+
+    def _log_file(self) -> BinaryIO:
+        with self._storing():
+            return (self.folder / "valkey.log").open("ab")
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Turn what the system refuses over the folder into SettingsError."""
+        try:
+            yield
+        except OSError as error:
+            variable = "EMBEDMILL_DATA_DIR" if self._persistent else "TMPDIR"
+            reason = f"cannot be written: {error.strerror}; set {variable} to a folder that you may write"
+            raise SettingsError("folder", str(error.filename or self._parent_folder), reason) from None
 
     def _wait_until_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -54,6 +54,10 @@ ON CONFLICT (number) DO UPDATE SET parent = excluded.parent, digest = excluded.d
   reason = excluded.reason, detail = excluded.detail
 """
 
+#: What SQLite answers where this user may not write, and what to do then.
+_REFUSALS: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+_OTHER_PLACE: Final = "name a sink that you may write, or for one in a database an EMBEDMILL_DATA_DIR"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -84,7 +88,7 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}") from None
+            raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}; {_OTHER_PLACE}") from None
         if path.exists():
             try:
                 check_regular(path)
@@ -268,6 +272,9 @@ class _Mapped:
         if "locked" in str(error):
             raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
         # SQLite names tables and files, never values.
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSALS:
+            reason = f"its ledger {self._path} cannot be written ({error}); {_OTHER_PLACE}"
+            raise SinkError(self._sink, reason) from None
         reason = f"its ledger {self._path} cannot be used ({error}); if it is damaged, rebuild into another sink"
         raise SinkError(self._sink, reason) from None
 

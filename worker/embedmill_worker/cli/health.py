@@ -57,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judge(path: Path, probe: str) -> Verdict:
-    found = health.read(path)
+    try:
+        found = health.read(path)
+    except PermissionError as error:
+        line = f"{path} cannot be read: {error.strerror}; probe as the worker's user, or let this one read it"
+        return Verdict(is_well=False, line=line)
     if found is None:
         return Verdict(is_well=False, line=f"no worker has written {path}")
     if not health.is_running(found.pid):

@@ -11,6 +11,7 @@ from embedmill.errors import SourceError
 from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNREADABLE, to_record
+from embedmill.reindexing.sources.files import mapped
 
 #: Endings of files that are read.
 SUFFIXES: Final = frozenset({".md", ".markdown", ".mdx", ".rst", ".txt"})
@@ -30,7 +31,9 @@ class Folder:
         """
         self.name = path
         self._root = Path(path)
-        if not self._root.is_dir():
+        with mapped(path):
+            is_folder = self._root.is_dir()
+        if not is_folder:
             raise SourceError(path, "is no folder")
         self._paths: list[str] | None = None
         self._done = 0
@@ -61,7 +64,7 @@ class Folder:
                 path = Path(folder, name)
                 if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                     continue
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if _leads_out(path, root):
                     continue
                 yield path.relative_to(root).as_posix()
 
@@ -74,6 +77,13 @@ class Folder:
         if len(data) > MAX_FILE_BYTES:
             return _bad(path, f"is longer than {MAX_FILE_BYTES >> 20} MiB")
         return to_record(path, data.decode("utf-8-sig", "surrogateescape"), {"path": path}, path)
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(root)
+    except PermissionError:  # told when it is read
+        return False
 
 
 def _bad(path: str, why: str) -> BadRecord:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Final, cast
 
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, Source
 from embedmill.reindexing.sources.csv_file import Csv
-from embedmill.reindexing.sources.files import STDIN
+from embedmill.reindexing.sources.files import STDIN, mapped
 from embedmill.reindexing.sources.folder import Folder
 from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reindexing.sources.lines import Lines
@@ -81,12 +82,15 @@ def _open(name: str, form: str, fields: Fields) -> Source:
     return Lines(name)
 
 
+def _is_folder(name: str) -> bool:
+    with mapped(name):
+        try:
+            return S_ISDIR(Path(name).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise SourceError(name, "there is no such file or folder") from None
+
+
 def _form_of(name: str) -> str:
-    path = Path(name)
-    if name != STDIN and path.is_dir():
-        if any(path.glob("*.parquet")):
-            return "parquet"
-        return "folder"
-    if name != STDIN and not path.exists():
-        raise SourceError(name, "there is no such file or folder")
+    if name != STDIN and _is_folder(name):
+        return "parquet" if any(Path(name).glob("*.parquet")) else "folder"
     return _OF_SUFFIX.get(Path(name.removesuffix(".gz")).suffix.lower(), "lines")

@@ -36,7 +36,8 @@ class Parquet:
         self.name = Path(path).name
         self._fields = fields
         root = Path(path)
-        self._paths = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
+        with mapped(path):  # glob would take a folder that may not be listed for an empty one
+            self._paths = sorted(p for p in root.iterdir() if p.suffix == ".parquet") if root.is_dir() else [root]
         self._n_rows = sum(map(self._check, self._paths))
         self._read_rows = 0
 
