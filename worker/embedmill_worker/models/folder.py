@@ -115,7 +115,9 @@ def _weights(folder: Path) -> tuple[Path, ...]:
 
 def _variant(folder: Path) -> Path:
     """The first ONNX file of another precision."""
-    next(folder.iterdir(), None)  # glob passes over a folder that may not be listed
+    for place in (folder, folder / "onnx"):
+        if is_folder(place):
+            next(place.iterdir(), None)  # glob passes over a folder that may not be listed
     found = sorted(path for pattern in _VARIANTS for path in folder.glob(pattern) if is_file(path))
     if found:
         logger.warning(
