@@ -234,9 +234,9 @@ def test_a_worker_starts_on_a_read_only_data_folder_from_a_folder_that_it_may_no
     env |= {"EMBEDMILL_DATA_DIR": str(data), "EMBEDMILL_CONCURRENCY": "1"}
     closed = tmp_path / "closed"
     closed.mkdir()
-    closed.chmod(0)
+    shell = ["/bin/sh", "-c", 'chmod 0 . && exec "$@"', "sh"]
     worker = subprocess.Popen(
-        ordinary.command(sys.executable, "-P", "-m", "embedmill_worker.cli", "worker"),
+        ordinary.command(*shell, sys.executable, "-P", "-m", "embedmill_worker.cli", "worker"),
         env={**os.environ, **env},
         cwd=closed,
         stderr=subprocess.PIPE,
