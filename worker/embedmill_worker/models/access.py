@@ -23,12 +23,12 @@ class StorageError(OSError):
     """A file of the data folder cannot be written. Arguments: errno, the system's reason, the file."""
 
     def __str__(self) -> str:
-        first = "" if is_refusal(self) else "mend that, or "
-        folder = "a folder that you may write" if is_refusal(self) else "another folder"
+        first = "" if _is_refusal(self) else "mend that, or "
+        folder = "a folder that you may write" if _is_refusal(self) else "another folder"
         return f"{self.filename} cannot be written: {self.strerror}; {first}set EMBEDMILL_DATA_DIR to {folder}"
 
 
-def is_refusal(error: BaseException) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     """Tell whether the system refused something for want of rights."""
     return isinstance(error, OSError) and error.errno in _NO_RIGHT
 
@@ -50,7 +50,7 @@ def told(model: str, *, instead: str = "name another folder") -> Iterator[None]:
 def _reason(error: OSError, instead: str) -> str:
     if isinstance(error, StorageError) or error.filename is None:
         return str(error)
-    cure = f"let user id {os.geteuid()} read it and enter its folders" if is_refusal(error) else "restore it"
+    cure = f"let user id {os.geteuid()} read it and enter its folders" if _is_refusal(error) else "restore it"
     return f"{error.filename} cannot be read: {error.strerror}; {cure}, or {instead}"
 
 

