@@ -89,11 +89,12 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}; {_OTHER_PLACE}") from None
-        if path.exists():
-            try:
-                check_regular(path)
-            except OSError as error:
-                raise SinkError(sink, f"its ledger {path} cannot be used: {error.strerror}") from None
+        try:
+            check_regular(path)
+        except (FileNotFoundError, PermissionError):
+            pass  # SQLite makes it, or is told why not
+        except OSError as error:
+            raise SinkError(sink, f"its ledger {path} cannot be used: {error.strerror}") from None
         with self._mapped():
             self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None)
         try:
