@@ -3,5 +3,9 @@
 local chunk, token = ARGV[1], ARGV[2]
 local claim = redis.call('HGET', claims, chunk)
 if not claim or string.match(claim, '^%S+ (%S+)') ~= token then return 0 end
-if ARGV[3] == '' then redis.call('HDEL', claims, chunk .. ':at') else redis.call('HSET', claims, chunk .. ':at', ARGV[3]) end
+if ARGV[3] == '' then
+  redis.call('HDEL', claims, chunk .. ':at')
+else
+  redis.call('HSET', claims, chunk .. ':at', ARGV[3])
+end
 return 1
