@@ -13,6 +13,7 @@
     │   └── FingerprintError         a worker's: live workers serve another model under the same name
     ├── QueueError                   between client and worker; the request may be sent again
     │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
+    │   ├── KeyConflictError         something else has written under a key of embedmill's
     │   ├── QueueFullError           Redis has no room for more work
     │   ├── NotReplicatedError       a job is stored on fewer replicas than asked for
     │   ├── ProtocolVersionError     live workers speak another protocol version
@@ -191,6 +192,21 @@ class BrokerUnavailableError(QueueError, ConnectionError):
 
     def __str__(self) -> str:
         return f"Redis at {self.url_masked} is unavailable: {self.reason}"
+
+
+class KeyConflictError(QueueError):
+    """A key of the namespace holds what embedmill never writes there. Arguments: URL without its password, reason."""
+
+    def __init__(self, url_masked: str, reason: str) -> None:
+        super().__init__(url_masked, reason)
+        self.url_masked = url_masked
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"Redis at {self.url_masked} answers, but {self.reason}; nothing was changed. Something else writes into this "
+            "namespace: delete or rename that key, or choose another EMBEDMILL_NAMESPACE."
+        )
 
 
 class QueueFullError(QueueError):

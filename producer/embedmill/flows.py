@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from embedmill import protocol, records
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.keys import Keyspace
-from embedmill.limits import MAX_CARDS, MAX_WORKERS
+from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_WORKERS
 from embedmill.protocol import ChunkReply, ModelCard
 from embedmill.records import Events, JobRecord
 from embedmill.request import JobRequest
@@ -94,14 +94,11 @@ def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[Landscape]:
 
     What cannot be read is passed over: it must not stop the others.
     """
-    newest = ("ZRANGE", keys.workers, 0, MAX_WORKERS - 1, "REV")
-    packed_cards, ids = yield Ask([("HVALS", keys.models), newest], grace_s=grace_s)
+    limits = (round(LIVENESS_TTL_S * 1000), MAX_WORKERS)
+    look = evalsha("look", (keys.models, keys.workers), keys.worker_prefix, *limits)
+    ((packed_cards, _, entries),) = yield Ask([look], grace_s=grace_s)
     cards = readable(ModelCard.from_json, islice(packed_cards, MAX_CARDS), "model card")
-    names = readable(records.read_name, ids, "worker id")
-    workers: list[WorkerInfo] = []
-    if names:
-        (entries,) = yield Ask([("MGET", *map(keys.worker, names))], grace_s=grace_s)
-        workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
+    workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
     return Landscape(cards={card.name: card for card in cards}, workers=tuple(workers))
 
 

@@ -50,6 +50,9 @@ UNFINISHED_TTL_S: Final = 7 * 86_400
 LIVENESS_TTL_S: Final = 10.0
 LIVENESS_PERIOD_S: Final = 2.0
 
+#: Live workers that anybody looks at: those that beat last.
+MAX_WORKERS: Final = 4_096
+
 #: Observed crashes of one text alone after which it is rejected.
 MAX_TEXT_CRASHES: Final = 3
 

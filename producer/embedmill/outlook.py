@@ -32,7 +32,8 @@ class Outlook:
         """Take what was read."""
         self._landscape = landscape
         # Nothing announced yet: look again at the next call.
-        self._read_at_s = time.monotonic() if landscape.workers else float("-inf")
+        is_whole = landscape.workers and landscape.cards
+        self._read_at_s = time.monotonic() if is_whole else float("-inf")
 
     def choose(self, model: str | None) -> tuple[str, ModelCard, int]:
         """Give the model's name, its card (or a guess, if none is announced) and the processes that serve it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -19,6 +20,9 @@ from embedmill.workers import WorkerInfo
 #: A worker's state in which it takes work.
 READY: Final = "ready"
 
+#: The state of one that would take work if clients knew its model: Redis has lost the card, which it sends again.
+UNANNOUNCED: Final = "unannounced"
+
 #: Seconds between two looks while waiting for a worker.
 POLL_S: Final = 0.1
 
@@ -34,7 +38,7 @@ class WorkerStatus:
     name: str
     model: str
     fingerprint: str
-    #: ``ready`` or ``stopping``.
+    #: ``ready``, ``stalled``, ``stopping`` or ``unannounced``.
     state: str
     pid: int
     #: Processes that embed.
@@ -82,7 +86,7 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
     replies = (yield Ask(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
-    workers = islice((w for info in landscape.workers for w in _of_worker(info)), MAX_STATUS_WORKERS)
+    workers = islice((w for info in landscape.workers for w in _of_worker(info, landscape.cards)), MAX_STATUS_WORKERS)
     return MillStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(_of_lane(keys, pair, replies[2 * i], replies[2 * i + 1], now_s) for i, pair in enumerate(pairs)),
@@ -126,13 +130,13 @@ def _split(member: str) -> tuple[str, str]:
     return model, lane
 
 
-def _of_worker(info: WorkerInfo) -> list[WorkerStatus]:
+def _of_worker(info: WorkerInfo, cards: Container[str]) -> list[WorkerStatus]:
     return [
         WorkerStatus(
             name=info.name,
             model=model,
             fingerprint=fingerprint,
-            state=info.state,
+            state=UNANNOUNCED if info.state == READY and model not in cards else info.state,
             pid=info.pid,
             children=info.children,
         )

@@ -416,7 +416,6 @@ def live_through(bench, steps):
 
 
 @mock.patch.object(submission, "RING_WINDOW", RING_WINDOW)
-@mock.patch("embedmill_worker.reconciler.YOUNG_JOB_S", 0.0)
 def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, make_bench):
     happened = Counter()
 

@@ -26,6 +26,7 @@ from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
 from embedmill_worker.prefork import mend_transport
 from embedmill_worker.settings import WorkerSettings
+from embedmill_worker.sweeper import RestingLink, Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def build(settings: WorkerSettings) -> Celery:
     app = EmbedmillCelery("embedmill", set_as_current=False)
     app.conf.update(configuration(settings, keys))
     lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
-    node = Node(settings, Engines(settings), keys, Link(client_settings(settings)))
+    sweeper = Sweeper(RestingLink(client_settings(settings)))
+    node = Node(settings, Engines(settings), keys, Link(client_settings(settings)), sweeper)
     app.steps["consumer"].add(Liveness.of(node))
     app.conf.worker_consumer = PatientConsumer.of(node)
 

@@ -56,6 +56,7 @@ def of(error: EmbedError) -> int:
     from embedmill.errors import (  # noqa: PLC0415  the probe wants the codes without the client
         BrokerUnavailableError,
         FingerprintError,
+        KeyConflictError,
         ModelLoadError,
         RequestError,
         SettingsError,
@@ -65,6 +66,7 @@ def of(error: EmbedError) -> int:
     kinds: tuple[tuple[type[Exception], int], ...] = (
         (SettingsError, SETTINGS),
         (BrokerUnavailableError, BROKER),
+        (KeyConflictError, BROKER),
         (ModelLoadError, MODEL),
         (TimeoutError, TIMEOUT),
         (FingerprintError, FINGERPRINT),
