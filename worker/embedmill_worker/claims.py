@@ -142,7 +142,7 @@ def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[boo
 
 def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
     """Give the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
-    return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen)
+    return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen.encode("latin-1"))
 
 
 def parse_token(token: str) -> tuple[str, int] | None:

@@ -53,7 +53,7 @@ class Lost:
     """A chunk to ring again, unless its claim is another one by then."""
 
     ref: ChunkRef
-    #: "worker token pid", or "" for none.
+    #: "worker token pid", or "" for none; whatever bytes it has are Latin-1.
     claim: str
     #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's.
     how: str
@@ -263,5 +263,5 @@ def _read_chunks(lane: ChunkRef, listed: Sequence[Any]) -> list[OpenChunk]:
             warn_once("a job is passed over: a key of its record holds another type than embedmill's")
             continue
         ref = ChunkRef(job_id=job_id, chunk=chunk, model=lane.model, lane=lane.lane, token="")
-        chunks.append(OpenChunk(ref, claim.decode(errors="replace")))
+        chunks.append(OpenChunk(ref, claim.decode("latin-1")))
     return chunks

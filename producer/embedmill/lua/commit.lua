@@ -24,7 +24,7 @@ if n_left > 0 then
 end
 
 redis.call('PERSIST', drain)
-for i = 6, #ARGV do redis.call('XADD', dead, 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
+for i = 6, #ARGV do append(dead, 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
 if #ARGV > 5 then
   redis.call('XTRIM', dead, 'MINID', math.max(0, now_ms() - ARGV[5]))
   redis.call('PEXPIRE', dead, ARGV[5])
@@ -36,8 +36,8 @@ local n_done = redis.call('HLEN', replies)
 redis.call('HSET', job, 'done', n_done, 'n_chunks', n_done + n_left, 'left_chunks', n_left,
   'left_texts', math.max(0, left_texts - n_texts), 'left_tokens', math.max(0, left_tokens - n_tokens))
 weigh(-1, 1, n_texts, n_tokens, whole(record[7]), whole(record[8]))
-redis.call('HSET', drain, 'drained', whole(redis.call('HGET', drain, 'drained')) + n_tokens)
-tell('c', chunk)
+redis.call('HSET', drain, 'drained', sum_of(whole(redis.call('HGET', drain, 'drained')), n_tokens))
+append(events, '*', 'c', chunk)
 if n_left == 0 then
   finish('done')
   return 'committed'

@@ -25,10 +25,17 @@ local function now_ms()
   return math.floor(now_us() / 1000)
 end
 
--- The whole number in a field, if it is one from 0 to what Lua counts exactly; else the other one, or 0.
+-- The most that Lua counts exactly.
+local MOST = 9007199254740991
+
+-- The whole number in a field, if it is one from 0 to MOST; else the other one, or 0.
 local function whole(value, other)
   local number = value and #value <= 16 and string.match(value, '^%d+$') and tonumber(value)
-  return number and number < 9007199254740992 and number or other or 0
+  return number and number <= MOST and number or other or 0
+end
+
+local function sum_of(one, other)
+  return math.max(0, math.min(one + other, MOST))
 end
 
 -- A refusal if a key holds another type than it should: key, type, key, type, ….
@@ -55,11 +62,17 @@ local function job_id()
   return string.match(job, '[^:]*$')
 end
 
+-- A ring's number in a field, if a billion more may follow it; else the other one, or 0.
+local function ring_number(value, other)
+  local number = whole(value, other)
+  return number < MOST - 1000000000 and number or other or 0
+end
+
 -- Put a Celery message for the chunk into its queue, as kombu would. Workers pop from the right:
 -- LPUSH makes it wait its turn, RPUSH makes it the next one.
 local function ring(chunk, push)
   local record = redis.call('HMGET', job, 'first_ring', 'rings', 'limit_s')
-  local number = math.max(whole(record[1]), whole(record[2], now_us())) + 1
+  local number = math.max(ring_number(record[1]), ring_number(record[2], now_us())) + 1
   local limit_s = tonumber(string.match(record[3] or '', '^%d+%.?%d*$'))
   if not limit_s or limit_s < 1 or limit_s > 86400 then limit_s = USUAL_LIMIT_S end
   local tag = string.format('%s:%d:%d', job_id(), chunk, number)
@@ -71,7 +84,7 @@ end
 -- the same id. A number of rings that is lost is any up to now.
 local function has_rung(token, first_ring, rings)
   local number = whole(string.match(token, ':(%d+)$'))
-  return number > whole(first_ring) and number <= whole(rings, now_us())
+  return number > ring_number(first_ring) and number <= ring_number(rings, now_us())
 end
 
 local function renew(ttl_ms)
@@ -100,12 +113,12 @@ local function lose(chunk, at)
   count_crash(chunk .. (at and ':' .. at or '') .. ':lost')
 end
 
--- Tell the waiters. A stream whose last id is the last there can be takes no entry any more: another one is begun.
-local function tell(name, value)
-  local outcome = redis.pcall('XADD', events, '*', name, value)
+-- XADD. A stream whose last id is the last there can be takes no entry any more: another one is begun.
+local function append(stream, ...)
+  local outcome = redis.pcall('XADD', stream, ...)
   if type(outcome) == 'table' and outcome.err then
-    redis.call('UNLINK', events)
-    redis.call('XADD', events, '*', name, value)
+    redis.call('UNLINK', stream)
+    redis.call('XADD', stream, ...)
   end
 end
 
@@ -119,8 +132,8 @@ local function weigh(sign, n_chunks, n_texts, n_tokens, row_bytes, created_ms)
   local is_swept = swept[1] and created_ms <= whole(swept[1])
   local counts, news, swept_news = redis.call('HMGET', lane, unpack(COUNTERS)), {}, {}
   for i, name in ipairs(COUNTERS) do
-    news[2 * i - 1], news[2 * i] = name, math.max(0, whole(counts[i]) + sign * amounts[i])
-    swept_news[2 * i - 1], swept_news[2 * i] = 'swept_' .. name, math.max(0, whole(swept[i + 1]) + sign * amounts[i])
+    news[2 * i - 1], news[2 * i] = name, sum_of(whole(counts[i]), sign * amounts[i])
+    swept_news[2 * i - 1], swept_news[2 * i] = 'swept_' .. name, sum_of(whole(swept[i + 1]), sign * amounts[i])
   end
   redis.call('HSET', lane, unpack(news))
   if is_swept then redis.call('HSET', drain, unpack(swept_news)) end
@@ -134,7 +147,7 @@ local function finish(state)
   redis.call('ZREM', active, job_id())
   redis.call('HSET', job, 'state', state, 'left_chunks', 0, 'left_texts', 0, 'left_tokens', 0, 'ended_ms', now_ms())
   redis.call('UNLINK', texts, weights, claims, crashes)
-  tell('s', state)
+  append(events, '*', 's', state)
   renew(math.max(1, whole(redis.call('HGET', job, 'ttl_ms'), USUAL_TTL_MS)))
 end
 

@@ -53,15 +53,17 @@ local function list(id, rung, low, n_chunks)
   for i, chunk in ipairs(open) do note(id, chunk, held[i] or '') end
 end
 
-local function count(id)
+local function count(id, submitted)
   steps = steps + 1
   local record = redis.pcall('HMGET', prefix .. id, 'state', 'v', 'left_chunks', 'left_texts', 'left_tokens', 'row_bytes',
-    'rung', 'low', 'n_chunks')
+    'rung', 'low', 'n_chunks', 'created_ms')
   if record.err then return note(id, -1, '') end
   if record[1] ~= 'active' then return redis.call('ZREM', active, id) end
+  -- Both say when it was submitted, and it is counted by both.
+  if record[10] ~= submitted and whole(submitted) > 0 then redis.call('HSET', prefix .. id, 'created_ms', submitted) end
   local n_texts = whole(record[4])
   local amounts = {whole(record[3]), n_texts, whole(record[5]), n_texts * whole(record[6])}
-  for i = 1, 4 do sums[i] = sums[i] + amounts[i] end
+  for i = 1, 4 do sums[i] = sum_of(sums[i], amounts[i]) end
   if record[2] ~= version then return end
   local n_chunks = math.min(whole(record[9], MAX_CHUNKS), MAX_CHUNKS)
   list(id, math.min(whole(record[7]), n_chunks), whole(record[8]), n_chunks)
@@ -91,7 +93,7 @@ for i = 1, #page, 2 do
     break
   end
   ended = page[i + 1]
-  count(page[i])
+  count(page[i], page[i + 1])
 end
 if not is_last then
   found[1] = ended
