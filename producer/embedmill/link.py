@@ -6,6 +6,7 @@ Safe in threads and after a fork: connections come from redis-py's pool, which k
 from __future__ import annotations
 
 import builtins
+import errno
 import re
 import time
 from collections.abc import Sequence
@@ -173,6 +174,8 @@ def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError
         return BrokerUnavailableError(url_masked, reason)
     if "WRONG_VERSION_NUMBER" in str(error):
         return BrokerUnavailableError(url_masked, "it does not speak TLS on this port; use redis:// if that is right")
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return BrokerUnavailableError(url_masked, "there is no file descriptor left to reach it by; raise their limit")
     late = isinstance(error, TimeoutError | builtins.TimeoutError)
     reason = "no answer in time" if late else "cannot be reached"
     return BrokerUnavailableError(

@@ -313,3 +313,118 @@ def test_garbage_in_a_field_stops_no_script_and_loses_no_chunk(scene, script):
         if (said := trouble(scene, script, what, part and part.decode(errors="replace"), command))
     ]
     assert found == []
+
+
+def test_a_submission_that_was_refused_is_made_as_if_for_the_first_time(bench):
+    queue = bench.keys.queue("paper", "bulk")
+    bench.redis.set(queue, "x")
+    with pytest.raises(KeyConflictError, match=f"{queue} is a string, not a list; nothing was changed"):
+        bench.submit(TEXTS)
+    assert bench.redis.keys(f"{bench.keys.job('job')}*") == []
+    bench.redis.delete(queue)
+    bench.submit(TEXTS)
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+
+
+@pytest.mark.parametrize("counter", ["chunks", "texts", "tokens", "bytes"])
+def test_a_garbage_counter_costs_neither_a_submission_nor_a_chunk_under_work(bench, counter):
+    lane = bench.keys.lane("paper", "bulk")
+    bench.redis.hset(lane, counter, "abc")
+    bench.submit(TEXTS)
+    ref = bench.pop()
+    claim = bench.claim(ref)
+    bench.redis.hset(lane, counter, "abc")
+    assert bench.commit(ref, claim)
+    assert bench.status().chunks_done == 1
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+    assert set(bench.redis.hvals(lane)) == {b"0"}
+
+
+@pytest.mark.parametrize("n_done", [0, 2])
+def test_a_job_that_has_forgotten_what_it_rang_is_rung_by_the_sweep(bench, n_done):
+    bench.live("w")
+    bench.submit(TEXTS)
+    for _ in range(n_done):
+        bench.work()
+    bench.redis.delete(bench.keys.queue("paper", "bulk"))
+    bench.redis.hset(bench.keys.job("job"), "rung", 0)  # as a script left it that failed half-way
+    sweeper = Reconciler(bench.keys, "w")
+    assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, len(TEXTS) - n_done]
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+
+
+def test_what_is_left_of_a_lost_record_is_none_of_the_next_job_s_of_its_id(bench):
+    bench.submit(TEXTS)
+    bench.work()
+    bench.redis.delete(bench.keys.job("job"))
+    bench.submit([text.replace("0", "z") for text in TEXTS[:2]])
+    assert bench.status().chunks_done == 0
+    assert bench.key_names() == {"", "texts", "weights"}
+
+
+def test_a_long_queue_and_long_jobs_are_compared_in_parts_and_from_where_all_is_done(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "MAX_MARKS", 7)
+    monkeypatch.setattr(reconciler, "REST", 0.0)
+    bench.live("w")
+    for n in range(6):
+        bench.submit(TEXTS, job_id=f"job{n}")
+    sweeper = Reconciler(bench.keys, "w")
+    assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, 0]
+    lost = {bench.pop().token.rpartition(":")[0] for _ in range(4)}
+    for _ in range(2):
+        bench.run(sweeper.sweep())
+    assert set(bench.doorbells()[:4]) == lost
+    assert len(bench.doorbells()) == 6 * len(TEXTS)
+    while bench.work():
+        bench.run(sweeper.sweep())
+    assert all(bench.status(f"job{n}").state is JobState.DONE for n in range(6))
+
+
+def test_a_doorbell_is_known_by_its_id(bench):
+    queue = bench.keys.queue("paper", "bulk")
+    bench.redis.rpush(
+        queue,
+        b'{"headers": {"id": "job-1.x:12:3", "root_id": "y"}}',
+        b'{"headers": {"id": "6a1f", "task": "embedmill.embed"}}',
+        b"not json",
+    )
+    assert bench.ask(evalsha("queued", (queue,), 0, 9)) == [3, b"job-1.x:12"]
+
+
+def test_counters_are_exact_though_work_goes_on_during_the_sweep(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "JOBS_PAGE", 2)
+    monkeypatch.setattr(reconciler, "REST", 0.0)
+    bench.live("w")
+    for n in range(20):
+        bench.submit(TEXTS, job_id=f"job{n}")
+    lane = bench.keys.lane("paper", "bulk")
+    bench.redis.hset(lane, mapping={"chunks": 10**6, "texts": "x", "tokens": 0, "bytes": -4})
+    sweep = Reconciler(bench.keys, "w").sweep()
+    ask, n_pages = next(sweep), 0
+    while True:
+        replies = bench.run(as_flow(ask)) if isinstance(ask, Ask) else None
+        if n_pages % 3 == 0:
+            bench.work()
+            bench.submit(TEXTS[:2], job_id=f"new{n_pages}")
+            bench.run(flows.end(bench.keys, f"job{n_pages % 20}", "cancel"))
+        n_pages += 1
+        try:
+            ask = sweep.send(replies)
+        except StopIteration:
+            break
+    assert n_pages > 15
+    sums = [0, 0, 0]
+    for job_id in bench.redis.zrange(bench.keys.active("paper", "bulk"), 0, -1):
+        left = bench.redis.hmget(bench.keys.job(job_id.decode()), "left_chunks", "left_texts", "left_tokens")
+        sums = [one + int(other) for one, other in zip(sums, left, strict=True)]
+    assert list(map(int, bench.redis.hmget(lane, "chunks", "texts", "tokens"))) == sums
+
+
+def as_flow(ask):
+    return (yield ask)

@@ -223,6 +223,9 @@ def start(node: Node, hostname: str) -> None:
     except EmbedError as error:
         log.critical("%s", error, extra={"action": "exit"})
         raise SystemExit(exit_codes.of(error)) from None
+    except Exception as error:  # Celery would log it and go on, without a model
+        log.critical("the worker cannot start: %s: %s", type(error).__name__, error, extra={"action": "exit"})
+        raise SystemExit(exit_codes.FAILURE) from None
 
 
 def quieten(**_: Any) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from celery import bootsteps
+from celery.exceptions import WorkerTerminate
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
@@ -142,6 +143,14 @@ class PatientConsumer(Consumer):
     def of(cls, node: Node) -> type[PatientConsumer]:
         """Give the class for one node."""
         return type("NodeConsumer", (cls,), {"node": node})
+
+    def start(self) -> None:
+        """Run; an end for want of descriptors gets its exit code, which Celery 5.7.0 forgets: nobody would restart it."""
+        try:
+            super().start()
+        except WorkerTerminate as end:
+            self.controller.exitcode = end.code
+            raise
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """Drop what cannot be read, without the body that Celery would log."""
