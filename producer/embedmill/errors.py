@@ -204,8 +204,8 @@ class KeyConflictError(QueueError):
 
     def __str__(self) -> str:
         return (
-            f"Redis at {self.url_masked} answers, but {self.reason}; nothing was changed. Something else writes into this "
-            "namespace: delete or rename that key, or choose another EMBEDMILL_NAMESPACE."
+            f"Redis at {self.url_masked} answers, but {self.reason}; nothing was changed. Something else writes into "
+            "this namespace: delete or rename that key, or choose another EMBEDMILL_NAMESPACE."
         )
 
 

@@ -50,9 +50,6 @@ UNFINISHED_TTL_S: Final = 7 * 86_400
 LIVENESS_TTL_S: Final = 10.0
 LIVENESS_PERIOD_S: Final = 2.0
 
-#: Live workers that anybody looks at: those that beat last.
-MAX_WORKERS: Final = 4_096
-
 #: Observed crashes of one text alone after which it is rejected.
 MAX_TEXT_CRASHES: Final = 3
 
@@ -76,7 +73,7 @@ MAX_WORKER_CHILDREN: Final = 65_536
 MAX_ENTRY_BYTES: Final = 1 << 20
 
 #: Workers, cards and lanes that are looked at: those that beat last, and the first ones.
-MAX_WORKERS: Final = 1_024
+MAX_WORKERS: Final = 4_096
 MAX_CARDS: Final = 1_024
 MAX_LANES: Final = 2_048
 

@@ -117,7 +117,7 @@ def new_mill(redis_url: str, data_dir: Path, folder: Path) -> Mill:
 
 
 def close(mill: Mill) -> None:
-    """End all its workers, as a lost host would: a stop in order takes each more than a second, and tests enough do it."""
+    """End all its workers as a lost host would: a stop in order takes each more than a second."""
     for worker in mill.workers:
         with suppress(psutil.NoSuchProcess):
             if worker.process.poll() is None:

@@ -70,7 +70,9 @@ class Scene:
 
         match script:
             case "submit":
-                return submission._evalsha(keys, self.fresh(), Admission(max_queued_tokens=10**9), "n", unstaged_bytes=0)
+                return submission._evalsha(
+                    keys, self.fresh(), Admission(max_queued_tokens=10**9), "n", unstaged_bytes=0
+                )
             case "claim" | "take over":
                 ref = refs["popped" if script == "claim" else "lost"]
                 token = ref.token if script == "claim" else self.popped_again.token
@@ -187,7 +189,11 @@ def garbage(server, name):
             for value in VALUES:
                 yield f"{value} at {name}", None, lambda value=value: server.set(name, value)
         case b"list":
-            yield f"garbage in {name}", None, lambda: server.rpush(name, b"x", b"\xff", b'{"headers": {"id": "job:99:1"}}')
+            yield (
+                f"garbage in {name}",
+                None,
+                lambda: server.rpush(name, b"x", b"\xff", b'{"headers": {"id": "job:99:1"}}'),
+            )
         case b"set":
             yield f"garbage in {name}", None, lambda: server.sadd(name, b"x", b"\xff \xff", b"paper", b"a b c")
         case b"zset":
@@ -246,7 +252,7 @@ def one(command):
 
 
 def cases(scene, script, ways):
-    """Plants garbage, one way after the other, into a scene that is as it was before; gives what, the field, the call."""
+    """Plant garbage, one way after the other, into a scene as it was before; yield what, the field, the call."""
     server, namespace = scene.bench.redis, scene.bench.namespace
     scene.prepare_for(script)
     command = scene.command(script)

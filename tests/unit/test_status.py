@@ -17,9 +17,7 @@ def worker(name, models, state="ready"):
 
 
 def card(model):
-    return ModelCard(
-        name=model, fingerprint="f", dimension=8, max_tokens=64, chars_per_token=4.0, tokens_per_s=9.0
-    )
+    return ModelCard(name=model, fingerprint="f", dimension=8, max_tokens=64, chars_per_token=4.0, tokens_per_s=9.0)
 
 
 def run(infos, lanes, counts, cards=None):

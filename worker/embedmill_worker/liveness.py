@@ -145,11 +145,11 @@ class PatientConsumer(Consumer):
         return type("NodeConsumer", (cls,), {"node": node})
 
     def start(self) -> None:
-        """Run; an end for want of descriptors gets its exit code, which Celery 5.7.0 forgets: nobody would restart it."""
+        """Run; an end for want of descriptors keeps its exit code, which Celery 5.7.0 forgets: it must be restarted."""
         try:
             super().start()
         except WorkerTerminate as end:
-            self.controller.exitcode = end.code
+            self.controller.exitcode = end.code  # type: ignore[attr-defined]  # the stubs leave it out
             raise
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:

@@ -59,7 +59,7 @@ class Sweeper:
         self._holds_fork = False
 
     def start(self, reconciler: Reconciler) -> None:
-        """Sweep from now on; again after a ``pause``. Called in the main process, once its first children are forked."""
+        """Sweep from now on; again after a ``pause``. For the main process, once its first children are forked."""
         self._may_sweep.set()
         if not self._is_started:
             self._is_started = True
