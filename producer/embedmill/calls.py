@@ -242,13 +242,20 @@ class Calls:
         return filled.reply(record.status.model)
 
     def cancel(self, job_id: str) -> Flow[bool]:
-        """Stop a job; gives whether it is cancelled."""
-        yield from flows.end(self.keys, job_id, "cancel")
-        return (yield from self.status(job_id)).state is JobState.CANCELLED
+        """Stop a job; returns whether it is cancelled.
+
+        Raises:
+            ResultExpiredError: there is none.
+        """
+        # The script's own answer: who waits for the job may delete it as soon as it is cancelled.
+        state = yield from flows.end(self.keys, job_id, "cancel")
+        if state is None:
+            raise ResultExpiredError(job_id)
+        return state == b"cancelled"
 
     def delete(self, job_id: str) -> Flow[bool]:
         """Forget a job."""
-        return (yield from flows.end(self.keys, job_id, "delete"))
+        return (yield from flows.end(self.keys, job_id, "delete")) not in (None, 0)
 
     def intake(self, job_id: str) -> Flow[Intake]:
         """Read what a job's replies must fit."""

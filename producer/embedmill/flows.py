@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from embedmill import protocol, records
 from embedmill.errors import MessageError, ResultExpiredError
@@ -189,11 +189,11 @@ def discard(keys: Keyspace, request: JobRequest, *, grace_s: float) -> Flow[None
     yield Ask([evalsha("delete", job_keys)], grace_s=grace_s, outage_s=0.0)
 
 
-def end(keys: Keyspace, job_id: str, how: str) -> Flow[bool]:
-    """Cancel or delete a job; how: ``cancel`` or ``delete``. Gives whether there was one."""
+def end(keys: Keyspace, job_id: str, how: str) -> Flow[bytes | int | None]:
+    """Cancel or delete a job; returns what the script ``how`` answers, None if there is no such job."""
     (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
-        return False
+        return None
     job_keys = keys.of_job(job_id, records.read_name(found[0]), records.read_name(found[1]))
     (outcome,) = yield Ask([evalsha(how, job_keys)])
-    return outcome not in (None, 0)
+    return cast("bytes | int | None", outcome)

@@ -14,6 +14,7 @@ from chaos.proxy import Proxy
 
 from embedmill.keys import LANES, Keyspace
 from embedmill_worker.valkey import EmbeddedValkey
+from support.clock import Clock
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -26,6 +27,12 @@ PATIENCE_S = 120.0
 #: Seconds until a fault that hit nobody is tried again.
 AGAIN_S = 0.2
 
+#: What stands in a counter's place.
+GARBAGE = (b"abc \xff", b"", b"-5", b"1e999", b"9007199254740991")
+
+#: Seconds beside the true time to which Redis's clock is set.
+STEPS_S = (-7_200, -3_600, -60, 0, 60, 3_600)
+
 #: How a fault begins its answer that found no victim.
 NOBODY = "nobody"
 NO_CONNECTION = f"{NOBODY}: no connection is open"
@@ -34,8 +41,11 @@ NO_CONNECTION = f"{NOBODY}: no connection is open"
 class Faults:
     """One mill's faults, drawn from one seed."""
 
-    def __init__(self, mill, valkey: EmbeddedValkey, proxy: Proxy, rng: random.Random) -> None:
+    def __init__(
+        self, mill, valkey: EmbeddedValkey, proxy: Proxy, rng: random.Random, clock: Clock | None = None
+    ) -> None:
         self._mill, self._valkey, self._proxy, self._rng = mill, valkey, proxy, rng
+        self._clock = clock
         self._keys = Keyspace(mill.namespace)
         self._later: list[threading.Thread] = []
         self._frozen: set[int] = set()
@@ -58,6 +68,9 @@ class Faults:
             "drop connections": self._drop,
             "delay traffic": self._delay,
             "swallow traffic": self._swallow,
+            "empty Redis": self._empty_redis,
+            "spoil counters": self._spoil_counters,
+            "step clock": self._step_clock,
         }
 
     def strike(self, kind: str) -> tuple[str, str]:
@@ -186,6 +199,29 @@ class Faults:
         time.sleep(seconds)
         self._valkey.resume()
         return f"Redis {self._valkey.pid}, for {seconds:.1f} s"
+
+    def _empty_redis(self) -> str:
+        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+            n_keys = server.dbsize()
+            server.flushall()
+        return f"{n_keys} keys"
+
+    def _spoil_counters(self) -> str:
+        """Write garbage into every counter of a lane; the sweep is to put them right."""
+        lane = self._rng.choice(LANES)
+        key = self._rng.choice([self._keys.lane(MODEL, lane), self._keys.drain(MODEL, lane)])
+        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+            names = server.hkeys(key)
+            if names:
+                server.hset(key, mapping={name: self._rng.choice(GARBAGE) for name in names})
+        return f"{key}: {len(names)} counters" if names else f"{NOBODY}: {key} has no counters"
+
+    def _step_clock(self) -> str:
+        """Set Redis's clock forth or back."""
+        assert self._clock is not None, "the server's clock cannot be set"
+        seconds = self._rng.choice(STEPS_S)
+        self._clock.move(seconds)
+        return f"to {seconds} s beside the true time"
 
     def _delay(self) -> str:
         if not (hit := self._proxy.connections):

@@ -26,6 +26,8 @@ from chaos.proxy import Proxy
 
 from embedmill import EmbeddingClient
 from embedmill_worker import corpus
+from embedmill_worker.valkey_binary import BINARY_VARIABLE
+from support.clock import Clock
 
 log = logging.getLogger("chaos")
 
@@ -37,6 +39,8 @@ SHORT = (
     "drop connections",
     "kill worker",
     "freeze Redis",
+    "spoil counters",
+    "empty Redis",
     "kill Redis",
 )
 
@@ -54,6 +58,9 @@ LONG = {
     "kill Redis": 12,
     "freeze Redis": 12,
     "swallow traffic": 12,
+    "spoil counters": 12,
+    "empty Redis": 10,
+    "step clock": 12,
 }
 
 #: Seconds that the long form takes at least; its faults are spread over them.
@@ -65,6 +72,17 @@ def proxy(own_valkey):
     made = Proxy(own_valkey.socket)
     yield made
     made.close()
+
+
+@pytest.fixture
+def clock(valkey_binary, tmp_path, monkeypatch):
+    """The wall clock of ``own_valkey``, if that is asked for after it; None where no C compiler is."""
+    try:
+        made = Clock(valkey_binary, tmp_path)
+    except OSError:
+        return None
+    monkeypatch.setenv(BINARY_VARIABLE, str(made.program))
+    return made
 
 
 @pytest.fixture
@@ -86,7 +104,7 @@ def undisturbed(mill, texts: list[str]) -> Pool:
 
 
 def strike(
-    mill, valkey, proxy, record, *, plan: list[str], seed: int, seconds: float, pool_texts: int, bulk_texts: int
+    mill, valkey, proxy, clock, record, *, plan: list[str], seed: int, seconds: float, pool_texts: int, bulk_texts: int
 ):
     """Runs the plan while producers work, then checks what is left."""
     rng = random.Random(seed)
@@ -99,7 +117,7 @@ def strike(
     assert np.isfinite(pool.vectors).all()
     record.info("seed %d: %d faults in at least %.0f s, %d texts to draw from", seed, len(plan), seconds, pool_texts)
 
-    faults = Faults(mill, valkey, proxy, rng)
+    faults = Faults(mill, valkey, proxy, rng, clock)
     producers = Producers(proxy.url, mill.namespace, MODEL, pool, seed, bulk_texts)
     producers.start()
     struck: Counter[str] = Counter()
@@ -133,23 +151,34 @@ def strike(
     return struck
 
 
-def test_nothing_is_lost_and_no_bit_changes_whatever_strikes(durable_mill, own_valkey, proxy, record):
+def test_nothing_is_lost_and_no_bit_changes_whatever_strikes(clock, durable_mill, own_valkey, proxy, record):
+    plan = [*SHORT, *(["step clock"] if clock else [])]
     struck = strike(
-        durable_mill, own_valkey, proxy, record, plan=list(SHORT), seed=5, seconds=0, pool_texts=300, bulk_texts=300
+        durable_mill, own_valkey, proxy, clock, record, plan=plan, seed=5, seconds=0, pool_texts=300, bulk_texts=300
     )
-    assert struck == Counter(SHORT)
+    assert struck == Counter(plan)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [int(s) for s in os.environ.get("EMBEDMILL_TEST_CHAOS_SEEDS", "1,2,3").split(",")])
-def test_ten_minutes_of_everything_lose_nothing(durable_mill, own_valkey, proxy, record, seed):
+def test_ten_minutes_of_everything_lose_nothing(clock, durable_mill, own_valkey, proxy, record, seed):
     share = float(os.environ.get("EMBEDMILL_TEST_CHAOS_SHARE", "1"))  # of the long form, for a quick look
-    plan = [kind for kind, count in LONG.items() for _ in range(max(1, round(count * share)))]
+    kinds = {kind: count for kind, count in LONG.items() if clock or kind != "step clock"}
+    plan = [kind for kind, count in kinds.items() for _ in range(max(1, round(count * share)))]
     seconds = LONG_S * share
     struck = strike(
-        durable_mill, own_valkey, proxy, record, plan=plan, seed=seed, seconds=seconds, pool_texts=1500, bulk_texts=1200
+        durable_mill,
+        own_valkey,
+        proxy,
+        clock,
+        record,
+        plan=plan,
+        seed=seed,
+        seconds=seconds,
+        pool_texts=1500,
+        bulk_texts=1200,
     )
     if share >= 1:
         assert struck.total() >= 200
-        assert set(struck) == set(LONG)
+        assert set(struck) == set(kinds)
         assert min(struck.values()) >= 10

@@ -1,0 +1,92 @@
+"""A Redis that comes back empty, or with another time: what workers announce comes back, who is dead is dead."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import redis
+from test_lost_work import held_claims
+
+from embedmill import EmbeddingClient
+from embedmill.errors import UnknownModelError
+from embedmill.keys import Keyspace
+from embedmill.settings import ClientSettings
+from embedmill.status import read_status
+from embedmill_worker import corpus, exit_codes
+from embedmill_worker.tether import tethered
+from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.valkey_binary import BINARY_VARIABLE, find_binary
+from support.clock import Clock
+from waiting import PATIENCE_S, wait_until
+
+MODEL = "all-MiniLM-L6-v2"
+TEXTS = corpus.short(20, seed=22)
+
+
+def test_what_workers_announce_comes_back_when_redis_has_lost_it(durable_mill):
+    durable_mill.start_worker()
+    settings = ClientSettings.from_env(environ=durable_mill.env)
+    with (
+        redis.Redis.from_url(durable_mill.redis_url) as server,
+        EmbeddingClient(durable_mill.redis_url, namespace=durable_mill.namespace) as before,
+    ):
+        vectors = before.embed(TEXTS)
+        for _ in range(3):
+            server.flushall()
+            assert not read_status(settings).workers  # nobody is «ready» of whom nothing else is known
+            wait_until(lambda: any(w.state == "ready" for w in read_status(settings).workers))
+            # Said to be ready, it can be used: by who has just come, and by who was there before.
+            with EmbeddingClient(durable_mill.redis_url, namespace=durable_mill.namespace) as fresh:
+                assert np.array_equal(fresh.embed(TEXTS), vectors)
+                assert np.array_equal(fresh.submit(TEXTS).result(PATIENCE_S).vectors, vectors)
+            assert np.array_equal(before.embed(TEXTS), vectors)
+
+
+def test_a_worker_whose_cards_are_lost_is_not_ready_until_they_are_back(durable_mill):
+    durable_mill.start_worker()
+    settings, keys = ClientSettings.from_env(environ=durable_mill.env), Keyspace(durable_mill.namespace)
+    with redis.Redis.from_url(durable_mill.redis_url) as server:
+        for _ in range(20):
+            server.delete(keys.models)
+            if any(w.state == "ready" for w in read_status(settings).workers):
+                # Then its card was back by that time.
+                with EmbeddingClient(durable_mill.redis_url, namespace=durable_mill.namespace) as client:
+                    try:
+                        assert len(client.embed(TEXTS)) == len(TEXTS)
+                    except UnknownModelError as error:
+                        pytest.fail(f"said to be ready: {error}")
+        wait_until(lambda: server.exists(keys.models))
+
+
+def test_a_worker_that_died_before_redis_s_clock_was_set_back_is_dead_all_the_same(make_mill, tmp_path, monkeypatch):
+    try:
+        clock = Clock(find_binary(), tmp_path)
+    except OSError:
+        pytest.skip("needs a C compiler (cc): the server's clock is set by a library that is loaded before it")
+    monkeypatch.setenv(BINARY_VARIABLE, str(clock.program))
+    with EmbeddedValkey(tmp_path / "valkey", persistent=True) as valkey, redis.Redis.from_url(valkey.url) as server:
+        mill = make_mill(valkey.url)
+        worker = mill.start_worker(EMBEDMILL_CONCURRENCY="1")
+        keys, settings = Keyspace(mill.namespace), ClientSettings.from_env(environ=mill.env)
+        with EmbeddingClient(valkey.url, MODEL, namespace=mill.namespace) as client:
+            job = client.submit(corpus.mixed(3_000, seed=1))
+            wait_until(lambda: held_claims(server, keys, job))
+            worker.kill()
+            then_s = server.time()[0]
+            clock.move(-3_600)
+            wait_until(lambda: server.time()[0] < then_s - 3_000, "the server's clock was not set")
+            other = mill.start_worker()
+            wait_until(lambda: [w.pid for w in read_status(settings).workers] == [other.pid])
+            assert job.result(600).rejected == ()
+            clock.move(3_600)  # and forth: who lives is live at the next beat
+            assert client.embed(TEXTS).shape == (len(TEXTS), 384)
+            wait_until(lambda: [w.state for w in read_status(settings).workers] == ["ready"])
+
+
+def test_a_worker_without_file_descriptors_ends_with_an_exit_code_that_restarts_it(own_mill):
+    command = [sys.executable, "-m", "celery", "-A", "embedmill_worker.app", "worker"]
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)); "
+    limited = [sys.executable, "-c", f"{limit}os.execv(sys.argv[1], sys.argv[1:])", *command]
+    ran = subprocess.run(tethered(limited), env=own_mill.env, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert ran.returncode not in (exit_codes.OK, exit_codes.GRACE), ran.stderr.decode()
