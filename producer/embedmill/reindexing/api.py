@@ -14,6 +14,7 @@ from embedmill.reindexing.estimate import Estimate, estimate
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.opening import (
     await_card,
+    check_apart,
     index_of,
     ledger_path,
     prepare,
@@ -60,7 +61,8 @@ def reindex(
 
     Args:
         source: a path (lines, JSONL, CSV, Parquet, a folder of text or Markdown), a ``Source``, or an iterable of
-            ``Record``, ``(id, text)``, ``(id, text, metadata)`` or mappings. Read once, in order.
+            ``Record``, ``(id, text)``, ``(id, text, metadata)`` or mappings, or anything with Arrow's stream protocol
+            (a frame of pandas or polars, a relation of DuckDB). Read once, in order.
         to: a sink, or its name: a folder or ``*.parquet``, ``*.npy``, ``*.jsonl``, ``qdrant://…``,
             ``qdrant+file:FOLDER``, ``postgresql://…``.
         client: None: one of its own, from the environment.
@@ -94,6 +96,7 @@ def reindex(
         index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
         named = to_sink(to)
         stack.callback(named.close)
+        check_apart(records, named)
         sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
@@ -150,8 +153,8 @@ def preview(
         path = ledger_path(sink, index)
         ledger = stack.enter_context(Ledger(path, sink.name)) if path.exists() else None
 
-        def count_unchanged(records: list[Record]) -> int:
-            return unchanged(ledger, records) if ledger is not None and ledger.index() == index else 0
+        def count_unchanged(records: list[Record], metadata: list[str]) -> int:
+            return unchanged(ledger, records, metadata) if ledger is not None and ledger.index() == index else 0
 
         rate = max(served.tokens_per_s, queue.backlog().tokens_per_s if served.is_live else 0.0)
         return estimate(

@@ -157,10 +157,10 @@ class Ledger:
                     known[found] = tuple(entry)
         return known
 
-    def numbers_under(self, id: str) -> list[int]:
-        """Give the numbers of a record and of its parts."""
+    def rows_under(self, id: str) -> list[tuple[int, str]]:
+        """Return (number, id) of a record and of its parts."""
         with self._mapped():
-            return [n for (n,) in self._db.execute("SELECT number FROM rows WHERE id = ? OR parent = ?", (id, id))]
+            return list(self._db.execute("SELECT number, id FROM rows WHERE id = ? OR parent = ?", (id, id)))
 
     def commit(self, place: int, entries: Sequence[Entry], job_id: str) -> None:
         """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over."""

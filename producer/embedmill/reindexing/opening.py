@@ -7,14 +7,16 @@ import os
 import re
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from embedmill.errors import SinkMismatchError, UnknownModelError
+from embedmill.errors import InvalidRequestError, SinkMismatchError, UnknownModelError
 from embedmill.protocol import EmbedOptions, ModelCard
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.printable import printable
 from embedmill.reindexing.report import NOTHING_YET, Progress
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
@@ -66,13 +68,30 @@ def index_of(
 
 
 def to_source(source: Any, fields: Fields | None) -> Source:
-    """Give what can be read from what the caller named."""
+    """Return what can be read from what the caller named.
+
+    Raises:
+        SourceError: it cannot be read.
+        InvalidRequestError: it is nothing that holds records, or a field is not there.
+    """
     if isinstance(source, str | os.PathLike):
         return open_source([os.fspath(source)], fields=fields or Fields())
-    if hasattr(source, "fraction") and hasattr(source, "name"):
+    if hasattr(source, "__arrow_c_stream__"):
+        module = import_module("embedmill.reindexing.sources.arrow")
+        return cast(Source, module.Frame(source, fields))
+    if callable(getattr(source, "fraction", None)) and hasattr(source, "name"):
         given: Source = source
         return given
     return Values(source, fields)
+
+
+def check_apart(source: Source, sink: Sink) -> None:
+    """Raise InvalidRequestError if the sink is the folder that is read: it would read what it writes."""
+    for name in source.name.split(", "):
+        if os.path.isdir(name) and os.path.isdir(sink.name) and os.path.samefile(name, sink.name):
+            raise InvalidRequestError(
+                "to", f"{printable(name)} is the source itself; name a folder beside or within it"
+            )
 
 
 def await_card(

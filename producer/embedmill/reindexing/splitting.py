@@ -6,18 +6,18 @@ parts, and parts that it no longer has are found and deleted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import UNFIT, Source, to_record
+from embedmill.reindexing.source import UNFIT, Source, notes_of, to_record
 
 #: Characters of a document that is split.
 MAX_DOCUMENT_CHARS: Final = 16_000_000
@@ -104,6 +104,11 @@ class Split:
             else:
                 yield from self._parts(item)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the source has to say."""
+        return notes_of(self._source)
+
     def fraction(self) -> float | None:
         """Say how much of the source has been read."""
         return self._source.fraction()
@@ -121,6 +126,13 @@ class Split:
             return
         is_markdown = record.id.lower().endswith(MARKDOWN)
         for number, (start, part) in enumerate(self._splitter.parts(record.text, is_markdown=is_markdown)):
-            metadata = {**record.metadata, PART: number, START: start}
+            metadata = {**_kept(record.metadata), PART: number, START: start}
             made = to_record(f"{record.id}#{number}", part, metadata, record.id)
             yield made if isinstance(made, BadRecord) else replace(made, parent=record.id)
+
+
+def _kept(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record's metadata, its own ``part`` and ``start`` under names of their own."""
+    if PART not in metadata and START not in metadata:
+        return metadata
+    return {f"document_{key}" if key in (PART, START) else key: value for key, value in metadata.items()}

@@ -1,32 +1,28 @@
-"""From the names of sources to one source. What a form needs is loaded when it is named."""
+"""From the names of sources to one source."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.redis_url import mask_url
+from embedmill.reindexing.printable import printable
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import Fields, Source
-from embedmill.reindexing.sources.csv_file import Csv
-from embedmill.reindexing.sources.files import STDIN
+from embedmill.reindexing.source import Fields, Source, notes_of
+from embedmill.reindexing.sources.csv_file import check_delimiter
+from embedmill.reindexing.sources.files import STDIN, Reading
 from embedmill.reindexing.sources.folder import Folder
-from embedmill.reindexing.sources.jsonl import Jsonl
-from embedmill.reindexing.sources.lines import Lines
+from embedmill.reindexing.sources.forms import open_file
+from embedmill.reindexing.sources.streams import check_encoding
 
 #: What a source may be.
-FORMS: Final = ("auto", "lines", "jsonl", "csv", "parquet", "folder")
+FORMS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
 
-_OF_SUFFIX: Final = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".parquet": "parquet",
-}
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Chain:
@@ -36,6 +32,11 @@ class Chain:
         self.name = ", ".join(source.name for source in sources)
         self._sources = sources
         self._done = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What all of them have to say."""
+        return [note for source in self._sources for note in notes_of(source)]
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
         """Read them in turn."""
@@ -48,45 +49,78 @@ class Chain:
         return None if part is None else (self._done + part) / len(self._sources)
 
 
-def open_source(names: Sequence[str], *, form: str = "auto", fields: Fields | None = None) -> Source:
-    """Give the source of these names, read one after the other.
+def open_source(
+    names: Sequence[str],
+    *,
+    form: str = "auto",
+    fields: Fields | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Source:
+    """Return the source of these names, read one after the other.
 
     Args:
         names: files, folders, or ``-`` for standard input.
-        form: one of ``FORMS``; ``auto`` chooses by a file's ending, and takes lines where it says nothing.
+        form: one of ``FORMS``; ``auto`` chooses by a file's ending and by how it begins. Of a folder, a form reads the
+            files of that form alone, and ``folder`` the documents alone.
         fields: which field is what, in forms that have fields.
+        delimiter: between the fields of CSV; None: a comma, or in ``.tsv`` a tab.
+        encoding: of files without a byte order mark; None: UTF-8.
 
     Raises:
         SourceError: one of them cannot be read.
-        InvalidRequestError: the form is none.
+        InvalidRequestError: the form is none, or a field is not there.
         ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
     if form not in FORMS:
         raise InvalidRequestError("format", f"{form!r} is none of {', '.join(FORMS)}")
-    sources = [_open(name, form, fields or Fields()) for name in names]
+    reading = Reading(
+        fields=fields or Fields(),
+        delimiter=check_delimiter(delimiter) if delimiter else "",
+        encoding=check_encoding(encoding) if encoding else "utf-8",
+    )
+    sources = [_open(name, label, form, reading) for name, label in zip(names, labels(names), strict=True)]
     return sources[0] if len(sources) == 1 else Chain(sources)
 
 
-def _open(name: str, form: str, fields: Fields) -> Source:
-    match _form_of(name) if form == "auto" else form:
-        case "folder":
-            return Folder(name)
-        case "jsonl":
-            return Jsonl(name, fields)
-        case "csv":
-            return Csv(name, fields)
-        case "parquet":
-            module = import_module("embedmill.reindexing.sources.parquet_files")
-            return cast(Source, module.Parquet(name, fields))
-    return Lines(name)
+def labels(names: Sequence[str]) -> list[str]:
+    """Return what the ids of each source's records begin with: its path as it was named.
+
+    A relative path counts as it is written, an absolute one from the working folder on if it leads there, else from
+    the folder on that holds all of those that were named. A folder alone adds nothing to the paths within it.
+    """
+    paths = {name: _shortened(name) for name in names if name != STDIN}
+    outside = [os.path.dirname(path) for path in paths.values() if os.path.isabs(path)]
+    above = os.path.commonpath(outside) if outside else ""
+    found = []
+    for name in names:
+        path = paths.get(name, "stdin")
+        label = os.path.relpath(path, above) if os.path.isabs(path) else path
+        if len(names) == 1 and name != STDIN and os.path.isdir(name):
+            label = ""
+        found.append(printable(label.replace(os.sep, "/")))
+    return found
 
 
-def _form_of(name: str) -> str:
-    path = Path(name)
-    if name != STDIN and path.is_dir():
-        if any(path.glob("*.parquet")):
-            return "parquet"
-        return "folder"
-    if name != STDIN and not path.exists():
-        raise SourceError(name, "there is no such file or folder")
-    return _OF_SUFFIX.get(Path(name.removesuffix(".gz")).suffix.lower(), "lines")
+def _shortened(name: str) -> str:
+    path = os.path.normpath(name)
+    if not os.path.isabs(path):
+        return path
+    here = os.getcwd()
+    return os.path.relpath(path, here) if Path(path).is_relative_to(here) and path != here else path
+
+
+def _open(name: str, label: str, form: str, reading: Reading) -> Source:
+    if name == STDIN:
+        return open_file(name, label, "lines" if form == "folder" else form, reading)
+    if not os.path.lexists(name):
+        if _URL.match(name):
+            reason = f"{printable(mask_url(name))} is a URL, which is not read; fetch it first, or pipe it in as -"
+            raise InvalidRequestError("source", reason)
+        raise SourceError(printable(name), "there is no such file or folder")
+    if os.path.isdir(name):
+        prefix = "" if label in ("", ".") else f"{label}/"
+        return Folder(name, prefix, form, reading)
+    if form == "folder":
+        raise SourceError(printable(name), "is no folder")
+    return open_file(name, label, form, reading)

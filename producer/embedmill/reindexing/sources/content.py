@@ -1,0 +1,119 @@
+"""What a file is by its first bytes, whatever it is called."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+#: Bytes that are looked at.
+HEAD_BYTES: Final = 1 << 16
+
+PARQUET: Final = b"PAR1"
+
+#: How a compressed file begins, and what it is compressed by.
+_COMPRESSED: Final = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bz2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+)
+
+#: How files begin whose lines are no texts.
+_BINARY: Final = (
+    (b"PK\x03\x04", "a ZIP archive (or a document that is one: DOCX, XLSX, ODT, EPUB)"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"%PDF-", "a PDF"),
+    (b"{\\rtf", "RTF"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office document"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x1f\x9d", "compressed by compress (.Z)"),
+    (b"!<arch>\n", "an ar archive (.deb, .a)"),
+    (b"\xed\xab\xee\xdb", "an RPM package"),
+    (PARQUET, "Parquet"),
+    (b"ARROW1", "an Arrow (Feather) file"),
+    (b"FEA1", "a Feather file"),
+    (b"ORC", "ORC"),
+    (b"Obj\x01", "Avro"),
+    (b"\x89HDF\r\n", "HDF5"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"SQLite format 3\x00", "an SQLite database"),
+    (b"\x7fELF", "an ELF binary"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"RIFF", "a RIFF file (WAV, AVI, WebP)"),
+    (b"OggS", "an Ogg file"),
+    (b"ID3", "an MP3"),
+    *((magic, f"compressed twice, the second time by {kind}") for magic, kind in _COMPRESSED),
+)
+
+#: Byte order marks, the longer ones first, and what they mean.
+_MARKS: Final = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+
+#: Where tar writes its name, and a bzip2 stream the first of its blocks (or, if it is empty, its end).
+_TAR_AT: Final = 257
+_BZIP2_BLOCKS: Final = (b"1AY&SY", b"\x17rE8P\x90")
+
+
+def compression_of(head: bytes) -> str:
+    """Return what a file is compressed by; "": by nothing."""
+    found = next((codec for magic, codec in _COMPRESSED if head.startswith(magic)), "")
+    if found == "bz2" and head[4:10] not in _BZIP2_BLOCKS:
+        return ""
+    return found
+
+
+def encoding_of(head: bytes) -> str:
+    """Return the encoding that a byte order mark names; "": there is none."""
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "")
+
+
+def binary_of(head: bytes) -> str:
+    """Return what a file is if it is no text, for people; "": it may be some."""
+    if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
+        return "a tar archive"
+    for magic, name in _BINARY:
+        if head.startswith(magic) and (magic != b"BZh" or compression_of(head)):
+            return name
+    if b"\x00" in head:
+        return "binary (it holds NUL bytes), or UTF-16 without a byte order mark, which --encoding utf-16-le reads"
+    return ""
+
+
+def markup_of(head: bytes) -> str:
+    """Return the markup that a file begins with and whose lines are no texts; "": none."""
+    start = head.lstrip()[:200].lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "HTML"
+    return "XML" if start.startswith(b"<?xml") else ""
+
+
+def json_of(head: bytes) -> str:
+    """Return ``jsonl`` if the first line is a JSON object, ``json`` if JSON begins that spans lines, else ""."""
+    start = head.lstrip()
+    if not start.startswith((b"{", b"[")):
+        return ""
+    line, end, _ = start.partition(b"\n")
+    value = _json(line)
+    if isinstance(value, dict):
+        return "jsonl"
+    if isinstance(value, list):
+        return "json" if not value or isinstance(value[0], dict) else ""
+    if start.startswith(b"{"):
+        return "json" if start[1:].lstrip().startswith((b'"', b"}")) and (end or len(line) < 3) else ""
+    return "json" if start[1:].lstrip().startswith(b"{") or (line.strip() == b"[" and end) else ""
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
