@@ -1,4 +1,4 @@
-"""Metadata as JSON: what JSON cannot hold is kept as text, and what no text can hold is an error that names the field."""
+"""Metadata as JSON: what JSON cannot hold is kept as text, and what no text can hold is named in an error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def to_json(metadata: Mapping[str, Any]) -> str:
     return encoded
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> Any:  # noqa: C901, PLR0911  a line a kind
     """Return a value as JSON holds it.
 
     Raises:

@@ -88,7 +88,8 @@ def to_source(source: Any, fields: Fields | None) -> Source:
 def check_apart(source: Source, sink: Sink) -> None:
     """Raise InvalidRequestError if the sink is the folder that is read: it would read what it writes."""
     for name in source.name.split(", "):
-        if os.path.isdir(name) and os.path.isdir(sink.name) and os.path.samefile(name, sink.name):
+        source_path, sink_path = Path(name), Path(sink.name)
+        if source_path.is_dir() and sink_path.is_dir() and source_path.samefile(sink_path):
             raise InvalidRequestError(
                 "to", f"{printable(name)} is the source itself; name a folder beside or within it"
             )

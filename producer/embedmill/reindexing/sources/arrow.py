@@ -116,7 +116,7 @@ def _known(kind: Any) -> Any:
     return kind
 
 
-def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:
+def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:  # noqa: PLR0911  a line a kind
     """Return a type whose innermost ones are others."""
 
     def inner(field: Any) -> Any:

@@ -36,7 +36,7 @@ def check_columns(
         raise missing(name, fields.text, columns, hint=hint)
     _check_unique(name, columns, fields)
     _check_named(name, columns, fields, lambda field: has(field) or field in reading.partition)
-    if not has(fields.id) and (alike := [column for column in columns if _is_alike(column, fields.id)]):
+    if fields.id and not has(fields.id) and (alike := [column for column in columns if _is_alike(column, fields.id)]):
         return [
             f"{name} has no field {shown(fields.id)}, so ids are made of places; its field {shown(alike[0])} is one if "
             "you name it (--id-field)"
@@ -60,7 +60,7 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading)
 
     if not has(fields.text):
         raise missing(name, fields.text, columns)
-    if fields.id != Fields().id and not has(fields.id):
+    if _is_chosen(fields.id) and not has(fields.id):
         raise _not_there(name, "id field", "--id-field", fields.id, columns)
 
 
@@ -82,18 +82,18 @@ class Carried:
     def __init__(self, name: str, reading: Reading, notes: list[str]) -> None:
         self._name = name
         self._notes = notes
-        self._left = set(reading.fields.metadata or ())
+        self.left = set(reading.fields.metadata or ())
 
     def seen(self, item: Record | BadRecord) -> Record | BadRecord:
         """Return a record, having looked at it."""
-        if self._left and isinstance(item, Record):
-            self._left.difference_update(item.metadata)
+        if self.left and isinstance(item, Record):
+            self.left.difference_update(item.metadata)
         return item
 
     def close(self) -> None:
         """Note what was nowhere."""
-        if self._left:
-            self._notes.append(f"no record of {self._name} has a field {listed(sorted(self._left))} (--metadata)")
+        if self.left:
+            self._notes.append(f"no record of {self._name} has a field {listed(sorted(self.left))} (--metadata)")
 
 
 def _check_unique(name: str, columns: Sequence[str], fields: Fields) -> None:
@@ -104,7 +104,7 @@ def _check_unique(name: str, columns: Sequence[str], fields: Fields) -> None:
 
 
 def _check_named(name: str, columns: Sequence[str], fields: Fields, has: Callable[[str], bool]) -> None:
-    if fields.id != Fields().id and not has(fields.id):
+    if _is_chosen(fields.id) and not has(fields.id):
         raise _not_there(name, "id field", "--id-field", fields.id, columns)
     for field in fields.metadata or ():
         if not has(field):
@@ -113,6 +113,11 @@ def _check_named(name: str, columns: Sequence[str], fields: Fields, has: Callabl
 
 def _not_there(name: str, option: str, flag: str, field: str, columns: Sequence[str]) -> InvalidRequestError:
     return InvalidRequestError(option, f"{name} has no field {shown(field)} ({flag}), but {listed(columns)}")
+
+
+def _is_chosen(field: str) -> bool:
+    """Return whether the caller has named an id field."""
+    return field not in ("", Fields().id)
 
 
 def _is_alike(column: str, field: str) -> bool:

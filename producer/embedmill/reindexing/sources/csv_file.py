@@ -160,6 +160,6 @@ def check_delimiter(delimiter: str) -> str:
         InvalidRequestError: it cannot be one.
     """
     named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}.get(delimiter.lower(), delimiter)
-    if len(named) != 1 or named in '"\r\n' or not named.isascii() and not is_unicode(named):
+    if len(named) != 1 or named in '"\r\n' or (not named.isascii() and not is_unicode(named)):
         raise InvalidRequestError("delimiter", f"{delimiter!r} is no single character, as ';' or tab are")
     return named

@@ -31,19 +31,17 @@ class Lines(FileSource):
                 yield bad(place, TOO_LONG)
                 continue
             try:
-                yield Record(id=place, text=line.decode())
+                yield Record(id=place, text=line.removeprefix(BOM).decode())
             except UnicodeDecodeError:
                 yield undecodable(Record(id=place, text=""), place, self.encoding)
 
 
 def numbered(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Return (number from 1, line without its end and its byte order mark); None: it was too long, and skipped."""
+    """Return (number from 1, line without its end); None: it was too long, and skipped."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES):
         number += 1
-        if line.startswith(BOM):
-            line = line[len(BOM) :]
-        if len(line) >= MAX_LINE_BYTES - len(BOM) and not line.endswith(b"\n"):
+        if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MAX_LINE_BYTES)
             yield number, None

@@ -90,24 +90,17 @@ def labels(names: Sequence[str]) -> list[str]:
     the folder on that holds all of those that were named. A folder alone adds nothing to the paths within it.
     """
     paths = {name: _shortened(name) for name in names if name != STDIN}
-    outside = [os.path.dirname(path) for path in paths.values() if os.path.isabs(path)]
+    outside = [path.parent for path in paths.values() if path.is_absolute()]
     above = os.path.commonpath(outside) if outside else ""
-    found = []
-    for name in names:
-        path = paths.get(name, "stdin")
-        label = os.path.relpath(path, above) if os.path.isabs(path) else path
-        if len(names) == 1 and name != STDIN and os.path.isdir(name):
-            label = ""
-        found.append(printable(label.replace(os.sep, "/")))
-    return found
+    if len(names) == 1 and names[0] in paths and Path(names[0]).is_dir():
+        return [""]
+    found = (paths.get(name, Path("stdin")) for name in names)
+    return [printable((path.relative_to(above) if path.is_absolute() else path).as_posix()) for path in found]
 
 
-def _shortened(name: str) -> str:
-    path = os.path.normpath(name)
-    if not os.path.isabs(path):
-        return path
-    here = os.getcwd()
-    return os.path.relpath(path, here) if Path(path).is_relative_to(here) and path != here else path
+def _shortened(name: str) -> Path:
+    path, here = Path(os.path.normpath(name)), Path.cwd()
+    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
 
 
 def _open(name: str, label: str, form: str, reading: Reading) -> Source:
@@ -118,7 +111,7 @@ def _open(name: str, label: str, form: str, reading: Reading) -> Source:
             reason = f"{printable(mask_url(name))} is a URL, which is not read; fetch it first, or pipe it in as -"
             raise InvalidRequestError("source", reason)
         raise SourceError(printable(name), "there is no such file or folder")
-    if os.path.isdir(name):
+    if Path(name).is_dir():
         prefix = "" if label in ("", ".") else f"{label}/"
         return Folder(name, prefix, form, reading)
     if form == "folder":

@@ -141,12 +141,17 @@ class _Arrow(_Raw):
             raise SourceError(self._name, f"the file {cut} ({self._codec})") from None
 
 
+def _unknown(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for bytes that an encoding does not know."""
+    return _UNKNOWN, cast(UnicodeDecodeError, error).end
+
+
 class _Utf8(_Raw):
     """Text of another encoding, as UTF-8."""
 
     def __init__(self, stream: IO[bytes], name: str, encoding: str) -> None:
         super().__init__(stream, name)
-        codecs.register_error("embedmill.unknown", lambda error: (_UNKNOWN, cast(UnicodeError, error).end))  # type: ignore[attr-defined]
+        codecs.register_error("embedmill.unknown", _unknown)
         self._decoder = codecs.getincrementaldecoder(encoding)("embedmill.unknown")
         self._is_over = False
 
