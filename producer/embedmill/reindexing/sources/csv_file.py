@@ -45,8 +45,8 @@ class _Lines:
 
     def __init__(self, text: io.TextIOWrapper, number: int) -> None:
         self.number = number
-        #: Quotes since the row under work began.
-        self.quotes = 0
+        #: Quotes since the row under work began, and those of them that a backslash should escape.
+        self.quotes = self.escaped = 0
         self._text = text
         self._lines = self._read()
 
@@ -55,7 +55,7 @@ class _Lines:
 
     def skip_row(self) -> bool:
         """Pass over the lines of the row under work, which ends where its quotes are even; False: it does not end."""
-        while self.quotes % 2:
+        while (self.quotes - self.escaped) % 2:
             if next(self._lines, None) is None:
                 return False
         return True
@@ -68,6 +68,7 @@ class _Lines:
                 )
             self.number += 1
             self.quotes += line.count('"')
+            self.escaped += line.count('\\"')
             yield line
 
 
@@ -95,11 +96,12 @@ class _Table:
         """Read row by row."""
         name, lines, rows = self._source.name, self._lines, self._rows
         while True:
-            lines.quotes, begins = 0, lines.number + 1
+            lines.quotes = lines.escaped = 0
+            begins = lines.number + 1
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                if not lines.skip_row():
+                if "unexpected end" in str(error) or not lines.skip_row():
                     yield rest_lost(
                         f"{name} line {begins}", "a quote opens there and is not closed; nothing from there on is read"
                     )
