@@ -23,6 +23,7 @@ from embedmill.reindexing.opening import (
     to_source,
     version_of,
 )
+from embedmill.reindexing.origins import check_origins
 from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planner import unchanged
 from embedmill.reindexing.record import Record
@@ -101,6 +102,7 @@ def reindex(
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
+        check_origins(records, ledger, named.name)
         side = Rejects(Path(rejects) if rejects is not None else rejects_path(named))
         stack.callback(side.close)
         run = Run(

@@ -16,6 +16,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, Source, notes_of, to_record
 
@@ -108,6 +109,11 @@ class Split:
     def notes(self) -> list[str]:
         """What the source has to say."""
         return notes_of(self._source)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where the source's ids come from."""
+        return origins_of(self._source)
 
     def fraction(self) -> float | None:
         """Say how much of the source has been read."""

@@ -66,8 +66,8 @@ def check_schema(name: str, schema: pa.Schema, reading: Reading) -> list[str]:
     Raises:
         InvalidRequestError: a field that the caller named is not there, is there twice, or is no text.
     """
-    notes = check_columns(name, schema.names, reading, lambda path: _type_at(schema, path) is not None)
-    kind = _type_at(schema, reading.fields.text)
+    notes = check_columns(name, schema.names, reading, lambda path: type_at(schema, path) is not None)
+    kind = type_at(schema, reading.fields.text)
     if kind is not None and not _is_text(kind):
         texts = [field.name for field in schema if _is_text(field.type)]
         more = f"; text is in {listed(texts)}" if texts else ""
@@ -138,7 +138,7 @@ def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:  # noqa: PLR0911  a l
     return leaf(kind)
 
 
-def _type_at(schema: pa.Schema, path: str) -> Any:
+def type_at(schema: pa.Schema, path: str) -> Any:
     """Return the type of a field, or of what lies at a path; None: it is not there."""
     if path in schema.names:
         return schema.field(schema.get_all_field_indices(path)[0]).type
@@ -146,7 +146,7 @@ def _type_at(schema: pa.Schema, path: str) -> Any:
     if not rest or head not in schema.names:
         return None
     kind = schema.field(schema.get_all_field_indices(head)[0]).type
-    return _type_at(pa.schema(list(kind)), rest) if pa.types.is_struct(kind) else None
+    return type_at(pa.schema(list(kind)), rest) if pa.types.is_struct(kind) else None
 
 
 def _is_text(kind: Any) -> bool:

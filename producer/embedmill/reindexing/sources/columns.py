@@ -44,14 +44,14 @@ def check_columns(
     return []
 
 
-def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading) -> None:
-    """Look for the fields in the first objects of a file.
+def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading) -> bool:
+    """Return whether one of the first objects of a file has an id.
 
     Raises:
         InvalidRequestError: none of them has the text, or the id that the caller named.
     """
     if not first:
-        return
+        return False
     columns = sorted({str(key) for value in first for key in value})
     fields = reading.fields
 
@@ -62,6 +62,7 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading)
         raise missing(name, fields.text, columns)
     if _is_chosen(fields.id) and not has(fields.id):
         raise _not_there(name, "id field", "--id-field", fields.id, columns)
+    return has(fields.id)
 
 
 def missing(name: str, text: str, columns: Sequence[str], *, hint: str = "") -> InvalidRequestError:

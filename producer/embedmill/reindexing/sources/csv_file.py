@@ -145,6 +145,7 @@ class _Table:
         if header:
             notes = check_columns(name, header, self._reading, header.__contains__, hint=self._hint(header))
             self._source.notes[:] = notes
+            self._source.has_ids = self._reading.fields.id in header
         return header
 
     def _hint(self, header: list[str]) -> str:

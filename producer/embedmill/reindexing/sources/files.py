@@ -51,6 +51,8 @@ class FileSource(ABC):
         self.path = path
         self.reading = reading
         self.notes: list[str] = []
+        #: Records name themselves by an id, as far as the file's beginning shows.
+        self.has_ids = False
         #: Bytes on the disk; 0: nobody knows.
         self.n_bytes = 0
         #: What the file's bytes were, for messages.
@@ -79,6 +81,11 @@ class FileSource(ABC):
                 yield from self.records(stream)
         except SourceError as error:
             yield rest_lost(self.name, f"{error.reason}; only what comes before is read")
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """What ids made of places begin with, and where the file is."""
+        return {} if self.has_ids or self.path == STDIN else {self.name: os.path.realpath(self.path)}
 
     def fraction(self) -> float | None:
         """Return the share of its bytes that has been read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,11 @@ class Folder:
             self.notes.append(f"{printable(self.name)}: passed over {listing.note()}")
         elif not listing.paths:
             self.notes.append(f"{printable(self.name)} holds no file")
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """What the documents' ids begin with, and where the folder is."""
+        return {self._prefix: os.path.realpath(self._root)}
 
     def fraction(self) -> float | None:
         """Count each file alike."""

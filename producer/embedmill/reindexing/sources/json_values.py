@@ -32,7 +32,8 @@ class JsonValues(FileSource):
     def check(self, stream: io.BufferedReader) -> None:
         """Look for the fields in the first object."""
         first = next(_Values(stream, self.name).read(), None)
-        check_first(self.name, [first[0]] if first and isinstance(first[0], dict) else [], self.reading)
+        objects = [first[0]] if first and isinstance(first[0], dict) else []
+        self.has_ids = check_first(self.name, objects, self.reading)
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
         """Read object by object."""

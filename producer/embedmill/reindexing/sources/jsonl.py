@@ -23,7 +23,7 @@ class Jsonl(FileSource):
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         whole, _, rest = head.rpartition(b"\n")
         values = (_value(line) for line in (whole or rest).splitlines())
-        check_first(self.name, [value for value in values if isinstance(value, dict)], self.reading)
+        self.has_ids = check_first(self.name, [value for value in values if isinstance(value, dict)], self.reading)
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
         """Read line by line."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.redis_url import mask_url
+from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.printable import printable
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, Source, notes_of
@@ -37,6 +38,11 @@ class Chain:
     def notes(self) -> list[str]:
         """What all of them have to say."""
         return [note for source in self._sources for note in notes_of(source)]
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where the ids of all of them come from."""
+        return {label: path for source in self._sources for label, path in origins_of(source).items()}
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
         """Read them in turn."""

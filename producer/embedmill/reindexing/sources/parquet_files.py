@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import rest_lost
-from embedmill.reindexing.sources.arrow import BATCH_ROWS, check_schema, records
+from embedmill.reindexing.sources.arrow import BATCH_ROWS, check_schema, records, type_at
 from embedmill.reindexing.sources.files import Reading, mapped, open_regular
 
 #: Bytes of the rows read at a time, before they are values of Python.
@@ -36,6 +37,7 @@ class Parquet:
         self._read_rows = 0
         with self._opened() as file:
             self.notes[:] = check_schema(name, file.schema_arrow, reading)
+            self._has_ids = type_at(file.schema_arrow, reading.fields.id) is not None
             self._n_rows = int(file.metadata.num_rows)
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
@@ -49,6 +51,11 @@ class Parquet:
         except SourceError as error:
             reason = f"{error.reason} after row {self._read_rows:,}; only what comes before is read"
             yield rest_lost(self.name, reason)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """What ids made of places begin with, and where the file is."""
+        return {} if self._has_ids else {self.name: os.path.realpath(self.path)}
 
     def fraction(self) -> float | None:
         """Return the share of the rows that has been read."""
