@@ -316,6 +316,12 @@ def test_columns_of_one_name_and_other_delimiters(tmp_path):
     with pytest.raises(InvalidRequestError, match=r"but id;text; .*--delimiter ';'"):
         read(semicolons)
     assert texts(read(semicolons, delimiter=";")) == [("a", "satu")]
+    quoted = write(tmp_path / "e.csv", '"id";"text"\n"a";"satu, dua"\n')
+    with pytest.raises(InvalidRequestError, match=r"first row of e\.csv is not CSV, .*--delimiter ';'"):
+        read(quoted)
+    assert texts(read(quoted, delimiter=";")) == [("a", "satu, dua")]
+    with pytest.raises(InvalidRequestError, match=r"--delimiter '\|'"):
+        read(write(tmp_path / "f.csv", "sku|title\na|satu\n"))
     tabs = write(tmp_path / "d.csv", "id\ttext\na\tsatu\n")
     with pytest.raises(InvalidRequestError, match="--delimiter tab"):
         read(tabs)
@@ -393,9 +399,13 @@ def test_a_field_that_was_named_and_is_not_there_is_told(tmp_path, suffix):
 
 @pytest.mark.parametrize("column", ["ID", "_id"])
 def test_a_column_that_looks_like_the_id_is_pointed_at(tmp_path, column):
-    source = open_source([str(write(tmp_path / "a.csv", f"{column},text\n7,x\n"))])
-    assert [item.id for item in source] == ["a.csv:2"]
-    assert f"its field '{column}' is one if you name it (--id-field)" in notes_of(source)[0]
+    csv = write(tmp_path / "a.csv", f"{column},text\n7,x\n")
+    jsonl = write(tmp_path / "a.jsonl", json.dumps({column: 7, "text": "x"}))
+    parquet = table(tmp_path / "a.parquet", {column: [7], "text": ["x"]})
+    for path, line in ((csv, 2), (jsonl, 1), (parquet, 1)):
+        source = open_source([str(path)])
+        assert [item.id for item in source] == [f"{path.name}:{line}"]
+        assert f"its field '{column}' is one if you name it (--id-field)" in notes_of(source)[0]
 
 
 # Folders

@@ -102,7 +102,7 @@ def reindex(
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
-        check_origins(records, ledger, named.name)
+        check_origins(records, ledger, named.name, replaces=delete_missing)
         side = Rejects(Path(rejects) if rejects is not None else rejects_path(named))
         stack.callback(side.close)
         run = Run(

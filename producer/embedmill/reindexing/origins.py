@@ -17,8 +17,8 @@ def origins_of(source: Source) -> Mapping[str, str]:
     return found
 
 
-def check_origins(source: Source, ledger: Ledger, sink: str) -> None:
-    """Note where ids come from.
+def check_origins(source: Source, ledger: Ledger, sink: str, *, replaces: bool) -> None:
+    """Note where ids come from; replaces: this source takes the place of another one.
 
     Raises:
         InvalidRequestError: the sink holds such ids of another file, which is still there.
@@ -26,11 +26,12 @@ def check_origins(source: Source, ledger: Ledger, sink: str) -> None:
     known, origins = ledger.origins(), origins_of(source)
     for label, path in origins.items():
         before = known.get(label, path)
-        if before != path and Path(before).exists():
+        if before != path and not replaces and Path(before).exists():
             raise InvalidRequestError(
                 "source",
-                f"{printable(sink)} holds records of {printable(before)} under the same ids; name both in one call or, "
-                "from a folder above them, by their relative paths, or give records an id (--id-field)",
+                f"{printable(sink)} holds records of {printable(before)} under the same ids. Name both in one call, or "
+                "files from a folder above them by their relative paths, or give records an id (--id-field); to put "
+                "this one in the place of the other, delete what is missing (--delete-missing)",
             )
     if any(known.get(label) != path for label, path in origins.items()):
         ledger.set_origins({**known, **origins})

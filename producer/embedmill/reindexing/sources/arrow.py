@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from embedmill.errors import InvalidRequestError
+from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields
 from embedmill.reindexing.sources.columns import check_columns, listed
@@ -78,11 +79,25 @@ def check_schema(name: str, schema: pa.Schema, reading: Reading) -> list[str]:
 def records(batch: pa.RecordBatch, reading: Reading, name: str, first: int) -> Iterator[Record | BadRecord]:
     """Return a record a row; first: the number of the first one."""
     wanted = [column for column in batch.schema.names if reading.fields.wants(column)]
-    columns = [_values(batch.column(column)) for column in wanted]
+    columns = [_read_values(batch.column(column), name, column) for column in wanted]
     record, partition = reading.fields.record, reading.partition
     for number, row in enumerate(zip(*columns, strict=True), start=first):
         fields = dict(zip(wanted, row, strict=True))
         yield record({**partition, **fields} if partition else fields, f"{name}:{number}")
+
+
+def _read_values(column: Any, name: str, field: str) -> list[Any]:
+    """Return a column's values.
+
+    Raises:
+        SourceError: they are of a kind that has no form here.
+    """
+    try:
+        return _values(column)
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # their messages may quote values
+        way_out = "leave it out (--metadata)"
+        reason = f"its column {shown(field)} ({column.type}) cannot be read ({type(error).__name__}); {way_out}"
+        raise SourceError(name, reason) from None
 
 
 def _values(column: Any) -> list[Any]:

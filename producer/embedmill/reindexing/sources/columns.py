@@ -36,16 +36,11 @@ def check_columns(
         raise missing(name, fields.text, columns, hint=hint)
     _check_unique(name, columns, fields)
     _check_named(name, columns, fields, lambda field: has(field) or field in reading.partition)
-    if fields.id and not has(fields.id) and (alike := [column for column in columns if _is_alike(column, fields.id)]):
-        return [
-            f"{name} has no field {shown(fields.id)}, so ids are made of places; its field {shown(alike[0])} is one if "
-            "you name it (--id-field)"
-        ]
-    return []
+    return [] if has(fields.id) else _id_notes(name, columns, fields.id)
 
 
-def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading) -> bool:
-    """Return whether one of the first objects of a file has an id.
+def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading, notes: list[str]) -> bool:
+    """Return whether one of the first objects of a file has an id; notes: filled with what people should know.
 
     Raises:
         InvalidRequestError: none of them has the text, or the id that the caller named.
@@ -62,6 +57,7 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading)
         raise missing(name, fields.text, columns)
     if _is_chosen(fields.id) and not has(fields.id):
         raise _not_there(name, "id field", "--id-field", fields.id, columns)
+    notes[:] = [] if has(fields.id) else _id_notes(name, columns, fields.id)
     return has(fields.id)
 
 
@@ -114,6 +110,13 @@ def _check_named(name: str, columns: Sequence[str], fields: Fields, has: Callabl
 
 def _not_there(name: str, option: str, flag: str, field: str, columns: Sequence[str]) -> InvalidRequestError:
     return InvalidRequestError(option, f"{name} has no field {shown(field)} ({flag}), but {listed(columns)}")
+
+
+def _id_notes(name: str, columns: Sequence[str], field: str) -> list[str]:
+    """Return which field may be the id that is not there."""
+    alike = [column for column in columns if field and _is_alike(column, field)]
+    way_out = f"its field {shown(alike[0])} is one if you name it (--id-field)" if alike else ""
+    return [f"{name} has no field {shown(field)}, so ids are made of places; {way_out}"] if alike else []
 
 
 def _is_chosen(field: str) -> bool:

@@ -13,6 +13,7 @@ from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import bad, rest_lost, undecodable
 from embedmill.reindexing.sources.columns import check_columns
+from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.suffixes import suffix_of
 from embedmill.unicode import is_unicode
@@ -87,6 +88,7 @@ class _Table:
         )
         self._delimiter = self._reading.delimiter or given
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._first = stream.peek(HEAD_BYTES).partition(b"\n")[0].decode("utf-8", "replace")
         self._text = text
         self._lines = _Lines(text, 1 if separator else 0)
         self._rows = csv.reader(self._lines, delimiter=self._delimiter, strict=True)
@@ -135,6 +137,8 @@ class _Table:
         try:
             row = next((row for row in self._rows if any(map(str.strip, row))), [])
         except csv.Error as error:
+            if hint := self._hint(self._first):
+                raise InvalidRequestError("delimiter", f"the first row of {name} is not CSV{hint}") from None
             raise SourceError(name, f"its first row is not CSV ({error})") from None
         if not is_unicode("".join(row)):
             raise InvalidRequestError(
@@ -143,16 +147,19 @@ class _Table:
             )
         header = [cell.strip() or f"column {number}" for number, cell in enumerate(row, start=1)]
         if header:
-            notes = check_columns(name, header, self._reading, header.__contains__, hint=self._hint(header))
+            notes = check_columns(
+                name, header, self._reading, header.__contains__, hint=self._hint(self._delimiter.join(header))
+            )
             self._source.notes[:] = notes
             self._source.has_ids = self._reading.fields.id in header
         return header
 
-    def _hint(self, header: list[str]) -> str:
-        """Return what to do if another delimiter separates the fields."""
-        text = self._reading.fields.text
-        first = self._delimiter.join(header)
-        other = next((o for o in _OTHERS if o != self._delimiter and text in map(str.strip, first.split(o))), "")
+    def _hint(self, first: str) -> str:
+        """Return what to do if another delimiter separates the fields of the first row."""
+        text, others = self._reading.fields.text, [other for other in _OTHERS if other != self._delimiter]
+        is_there = (other for other in others if text in (field.strip(' "') for field in first.split(other)))
+        alone = (other for other in others if other in first and self._delimiter not in first)
+        other = next(is_there, next(alone, ""))
         return f", or say what separates the fields: --delimiter {_OTHERS[other]}" if other else ""
 
 

@@ -52,6 +52,7 @@ class Folder:
         self._partitions: dict[str, Partition] = {}
         self._done = 0
         self._under_work: Source | None = None
+        self._has_documents = False
         self._check()
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
@@ -74,7 +75,7 @@ class Folder:
     @property
     def origins(self) -> dict[str, str]:
         """What the documents' ids begin with, and where the folder is."""
-        return {self._prefix: os.path.realpath(self._root)}
+        return {self._prefix: os.path.realpath(self._root)} if self._has_documents else {}
 
     def fraction(self) -> float | None:
         """Count each file alike."""
@@ -93,6 +94,7 @@ class Folder:
         """Raise InvalidRequestError if nothing in it can be read as it is asked for."""
         listing, error = self._list(), None
         self._listing = None
+        self._has_documents = listing.has_documents
         if listing.broken or listing.has_documents:
             return
         if not listing.paths and listing.passed_over:

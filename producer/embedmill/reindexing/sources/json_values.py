@@ -33,7 +33,7 @@ class JsonValues(FileSource):
         """Look for the fields in the first object."""
         first = next(_Values(stream, self.name).read(), None)
         objects = [first[0]] if first and isinstance(first[0], dict) else []
-        self.has_ids = check_first(self.name, objects, self.reading)
+        self.has_ids = check_first(self.name, objects, self.reading, self.notes)
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
         """Read object by object."""

@@ -23,7 +23,8 @@ class Jsonl(FileSource):
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         whole, _, rest = head.rpartition(b"\n")
         values = (_value(line) for line in (whole or rest).splitlines())
-        self.has_ids = check_first(self.name, [value for value in values if isinstance(value, dict)], self.reading)
+        objects = [value for value in values if isinstance(value, dict)]
+        self.has_ids = check_first(self.name, objects, self.reading, self.notes)
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
         """Read line by line."""
