@@ -112,6 +112,14 @@ def test_what_cannot_work_is_told_before_anything_is_done(reindexer, tmp_path, m
     assert not (tmp_path / "vectors").exists()
 
 
+def test_a_sink_that_is_refused_says_nothing_of_what_is_committed(reindexer, tmp_path):
+    source = write_lines(tmp_path / "a.jsonl", {"id": "a", "text": "one"})
+    (tmp_path / "foreign.npy").write_bytes(b"somebody's")
+    _, err = reindexer(source, "--to", tmp_path / "foreign.npy").start().wait(exit_codes.FAILURE)
+    assert "was not written by reindex" in err
+    assert "what is committed stays" not in err
+
+
 def test_a_table_beside_documents_does_not_hide_them(reindexer, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()

@@ -537,7 +537,8 @@ def test_what_reindex_has_written_is_no_source(tmp_path):
     for name in ("vectors/0.parquet", "one.parquet", "two.npy", "two.ids.jsonl", "index/meta.json"):
         write(tmp_path / name, b"whatever")
     write(tmp_path / "lost.jsonl", '{"id": "x", "reason": "too_long", "detail": "y"}\n')
-    assert texts(read(tmp_path)) == [("a.md", "good")]
+    write(tmp_path / "own.jsonl", '{"id": "x", "reason": "spam", "detail": "y", "text": "a record"}\n')
+    assert texts(read(tmp_path)) == [("a.md", "good"), ("x", "a record")]
 
     class Sink:
         name = str(tmp_path / "vectors" / "..")

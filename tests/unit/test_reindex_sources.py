@@ -1,19 +1,28 @@
 """Sources: every record, each problem one record's, and the same order each time."""
 
+import csv
 import datetime
 import decimal
 import gzip
+import io
 import json
 import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedmill import InvalidRequestError, SourceError
 from embedmill.reindexing import BadRecord, Fields, Record
 from embedmill.reindexing.source import Values
 from embedmill.reindexing.sources import lines as lines_module
+from embedmill.reindexing.sources.csv_file import Csv
+from embedmill.reindexing.sources.files import Reading
+from embedmill.reindexing.sources.json_values import JsonValues
+from embedmill.reindexing.sources.jsonl import Jsonl
+from embedmill.reindexing.sources.lines import Lines
 from embedmill.reindexing.sources.names import open_source
 
 
@@ -244,3 +253,40 @@ def test_values_of_a_program(tmp_path):
 def test_an_id_is_valid_or_there_is_no_record(bad):
     with pytest.raises(InvalidRequestError):
         Record(id=bad, text="t")
+
+
+#: Texts that one line can hold.
+ONE_LINE = st.text(st.characters(exclude_characters="\n\r\0\ufeff", exclude_categories=["Cs"]))
+
+
+def read_bytes(kind, data):
+    """Reads bytes as a file of one kind, twice, the second time in pieces of some bytes."""
+    first, second = (
+        list(kind("-", "x", Reading()).records(io.BufferedReader(io.BytesIO(data), size))) for size in (9, 99)
+    )
+    assert first == second
+    return [item.text for item in first]
+
+
+@pytest.mark.property
+@given(st.lists(ONE_LINE))
+def test_what_was_written_is_read_again(written):
+    objects = [json.dumps({"text": text}) for text in written]
+    assert read_bytes(Jsonl, "".join(f"{line}\n" for line in objects).encode()) == written
+    assert read_bytes(JsonValues, f"[{', '.join(objects)}]".encode()) == written
+    assert read_bytes(JsonValues, "".join(objects).encode()) == written
+    assert read_bytes(Lines, "".join(f"{text}\n" for text in written).encode()) == written
+
+
+@pytest.mark.property
+@given(
+    st.lists(
+        st.tuples(st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])), ONE_LINE),
+        min_size=1,
+    )
+)
+def test_what_was_written_as_csv_is_read_again(written):
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerows([("note", "text"), *((note, f".{text}") for note, text in written)])
+    assert read_bytes(Csv, table.getvalue().encode()) == [f".{text}" for _, text in written]

@@ -87,7 +87,7 @@ def to_source(source: Any, fields: Fields | None) -> Source:
 
 def check_apart(source: Source, sink: Sink) -> None:
     """Raise InvalidRequestError if the sink is the folder that is read: it would read what it writes."""
-    for name in source.name.split(", "):
+    for name in (source.name, *source.name.split(", ")):  # of several sources, each
         source_path, sink_path = Path(name), Path(sink.name)
         if source_path.is_dir() and sink_path.is_dir() and source_path.samefile(sink_path):
             raise InvalidRequestError(

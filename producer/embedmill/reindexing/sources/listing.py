@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -139,10 +140,10 @@ def _is_written(path: Path) -> bool:
 def _is_reject_list(path: Path) -> bool:
     try:
         with open_regular(path) as stream:
-            line = stream.readline(4096)
-    except (OSError, SourceError):
+            first = json.loads(stream.readline(4096))
+    except (OSError, SourceError, ValueError, RecursionError):
         return False
-    return line.startswith(b'{"id": ') and b', "reason": ' in line and b', "detail": ' in line
+    return isinstance(first, dict) and first.keys() == {"id", "reason", "detail"}
 
 
 def _said(folder: str) -> dict[str, str | None]:
