@@ -100,6 +100,30 @@ def test_a_file_is_read_by_what_it_is(tmp_path, name, data):
     assert texts(read(write(tmp_path / name, data))) == ABC
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{not json}",
+        "[1] is a note",
+        "BZh9 begins so",
+        "ID3 tags",
+        "ORC and RIFF",
+        "GIF89",
+        "PAR1 of two",
+        "<html> in words",
+    ],
+)
+def test_a_text_that_begins_as_something_else_does_is_a_text(tmp_path, line):
+    assert texts(read(write(tmp_path / "a.md", f"{line}\n"))) == [("a.md:1", line)]
+
+
+def test_jsonl_whose_first_line_is_broken_or_long_is_jsonl(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'{"id": "x", "text": "x"} trailing\n{"text": "oh\n' + LINES)
+    assert texts(read(path)) == [("a.jsonl:1", None), ("a.jsonl:2", None), *ABC]
+    path = write(tmp_path / "b", json.dumps({"id": "x", "text": "x" * 100_000}) + "\n" + LINES.decode())
+    assert texts(read(path))[1:] == ABC
+
+
 def test_parquet_is_known_by_its_bytes_too(tmp_path):
     path = table(tmp_path / "rows.bin", {"id": ["a"], "text": ["one"]})
     assert texts(read(path)) == [("a", "one")]
@@ -283,6 +307,8 @@ def test_a_quote_that_is_not_closed_is_told_with_its_line(tmp_path):
     good, lost = read(path)
     assert (good.id, lost.is_partial) == ("a", True)
     assert "a.csv line 3: a quote opens there and is not closed" in lost.detail
+    with pytest.raises(SourceError, match="line 1, its first row: a quote opens there"):
+        read(write(tmp_path / "c.csv", 'id,"text\na,satu\n'))
     path = write(tmp_path / "b.csv", 'id,text\na,satu\nb,"dua\nc,"tiga"\nd,"empat"\n')
     assert texts(read(path)) == [("a", "satu"), ("b.csv line 3", None)]
 

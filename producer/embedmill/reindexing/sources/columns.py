@@ -96,7 +96,11 @@ class Carried:
 def _check_unique(name: str, columns: Sequence[str], fields: Fields) -> None:
     twice = [column for column, count in Counter(columns).items() if count > 1 and fields.wants(column)]
     if twice:
-        way_out = "rename one of them" if fields.text in twice else "rename one of them, or leave it out (--metadata)"
+        way_out = (
+            "rename one of them"
+            if {fields.text, fields.id} & set(twice)
+            else "rename one of them, or leave it out (--metadata)"
+        )
         raise InvalidRequestError("fields", f"{name} has several columns of the name {listed(twice)}; {way_out}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Final
 
 #: Bytes that are looked at.
 HEAD_BYTES: Final = 1 << 16
@@ -31,10 +31,6 @@ _BINARY: Final = (
     (b"\x1f\x9d", "compressed by compress (.Z)"),
     (b"!<arch>\n", "an ar archive (.deb, .a)"),
     (b"\xed\xab\xee\xdb", "an RPM package"),
-    (PARQUET, "Parquet"),
-    (b"ARROW1", "an Arrow (Feather) file"),
-    (b"FEA1", "a Feather file"),
-    (b"ORC", "ORC"),
     (b"Obj\x01", "Avro"),
     (b"\x89HDF\r\n", "HDF5"),
     (b"\x93NUMPY", "a NumPy array"),
@@ -42,11 +38,19 @@ _BINARY: Final = (
     (b"\x7fELF", "an ELF binary"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
+    *((magic, f"compressed twice, the second time by {kind}") for magic, kind in _COMPRESSED),
+)
+
+#: The same for beginnings that a text may have, too: only with NUL bytes behind them.
+_BINARY_WITH_NULS: Final = (
+    (PARQUET, "Parquet"),
+    (b"ARROW1", "an Arrow (Feather) file"),
+    (b"FEA1", "a Feather file"),
+    (b"ORC", "ORC"),
     (b"GIF8", "a GIF image"),
     (b"RIFF", "a RIFF file (WAV, AVI, WebP)"),
     (b"OggS", "an Ogg file"),
     (b"ID3", "an MP3"),
-    *((magic, f"compressed twice, the second time by {kind}") for magic, kind in _COMPRESSED),
 )
 
 #: Byte order marks, the longer ones first, and what they mean.
@@ -80,12 +84,18 @@ def binary_of(head: bytes) -> str:
     """Return what a file is if it is no text, for people; "": it may be some."""
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
         return "a tar archive"
-    for magic, name in _BINARY:
+    has_nuls = b"\x00" in head
+    for magic, name in (*_BINARY, *(_BINARY_WITH_NULS if has_nuls else ())):
         if head.startswith(magic) and (magic != b"BZh" or compression_of(head)):
             return name
-    if b"\x00" in head:
+    if has_nuls:
         return "binary (it holds NUL bytes), or UTF-16 without a byte order mark, which --encoding utf-16-le reads"
     return ""
+
+
+def is_parquet(head: bytes) -> bool:
+    """Return whether a file begins as Parquet does."""
+    return head.startswith(PARQUET) and b"\x00" in head
 
 
 def markup_of(head: bytes) -> str:
@@ -99,21 +109,21 @@ def markup_of(head: bytes) -> str:
 def json_of(head: bytes) -> str:
     """Return ``jsonl`` if the first line is a JSON object, ``json`` if JSON begins that spans lines, else ""."""
     start = head.lstrip()
-    if not start.startswith((b"{", b"[")):
-        return ""
     line, end, _ = start.partition(b"\n")
-    value = _json(line)
+    line = line.strip()
+    if not line.startswith((b"{", b"[")):
+        return ""
+    try:
+        value, _ = json.JSONDecoder().raw_decode(line.decode("utf-8", "replace"))
+    except json.JSONDecodeError as error:
+        is_open = error.pos >= len(error.doc) and "Unterminated" not in error.msg
+        if line.startswith(b"["):
+            return "json" if line[1:].lstrip().startswith(b"{") or (is_open and end) else ""
+        if is_open and end:
+            return "json"
+        return "" if end else "jsonl" if line[1:].lstrip().startswith(b'"') else ""  # longer than what is looked at
+    except (ValueError, RecursionError):
+        return ""
     if isinstance(value, dict):
         return "jsonl"
-    if isinstance(value, list):
-        return "json" if not value or isinstance(value[0], dict) else ""
-    if start.startswith(b"{"):
-        return "json" if start[1:].lstrip().startswith((b'"', b"}")) and (end or len(line) < 3) else ""
-    return "json" if start[1:].lstrip().startswith(b"{") or (line.strip() == b"[" and end) else ""
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
+    return "json" if not value or isinstance(value[0], dict) else ""

@@ -133,13 +133,14 @@ class _Table:
         yield item if is_unicode("".join(row)) else undecodable(item, place, self._source.encoding)
 
     def _read_header(self) -> list[str]:
-        name = self._source.name
+        name, begins = self._source.name, self._lines.number + 1
         try:
             row = next((row for row in self._rows if any(map(str.strip, row))), [])
         except csv.Error as error:
             if hint := self._hint(self._first):
                 raise InvalidRequestError("delimiter", f"the first row of {name} is not CSV{hint}") from None
-            raise SourceError(name, f"its first row is not CSV ({error})") from None
+            why = "a quote opens there and is not closed" if "unexpected end" in str(error) else f"is not CSV ({error})"
+            raise SourceError(name, f"line {begins}, its first row: {why}") from None
         if not is_unicode("".join(row)):
             raise InvalidRequestError(
                 "encoding",

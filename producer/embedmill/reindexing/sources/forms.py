@@ -10,14 +10,14 @@ from typing import Final, cast
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Source
-from embedmill.reindexing.sources.content import PARQUET, json_of, markup_of
+from embedmill.reindexing.sources.content import is_parquet, json_of, markup_of
 from embedmill.reindexing.sources.csv_file import Csv
 from embedmill.reindexing.sources.files import STDIN, FileSource, Reading, mapped, open_regular
 from embedmill.reindexing.sources.json_values import JsonValues
 from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reindexing.sources.lines import Lines
 from embedmill.reindexing.sources.streams import decompressed, head_of, utf8
-from embedmill.reindexing.sources.suffixes import MARKUP, TABLES, suffix_of
+from embedmill.reindexing.sources.suffixes import DOCUMENTS, MARKUP, TABLES, suffix_of
 
 _READERS: Final[dict[str, type[FileSource]]] = {"lines": Lines, "jsonl": Jsonl, "json": JsonValues, "csv": Csv}
 
@@ -66,7 +66,7 @@ def form_of(path: str, name: str, reading: Reading) -> str:
     """
     suffix = suffix_of(path)
     with mapped(name), open_regular(path) as raw:
-        if TABLES.get(suffix) == "parquet" or head_of(raw).startswith(PARQUET):
+        if TABLES.get(suffix) == "parquet" or is_parquet(head_of(raw)):
             return "parquet"
         stream, _ = utf8(decompressed(raw, name), name, reading.encoding)
         return _form_of_text(suffix, head_of(stream), name, reading)
@@ -79,6 +79,6 @@ def _form_of_text(suffix: str, head: bytes, name: str, reading: Reading) -> str:
         return form
     if found := json_of(head) or form:
         return found
-    if markup := MARKUP.get(suffix) or markup_of(head):
+    if markup := MARKUP.get(suffix) or (suffix not in DOCUMENTS and markup_of(head)):
         raise SourceError(name, f"is {markup}; make text of it, or read it line by line with --format lines")
     return "csv" if reading.delimiter else "lines"

@@ -96,8 +96,10 @@ class _Values:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
-                if self._is_whole or self._is_fault(error):
-                    raise SourceError(self._name, f"line {self._line()} begins what is not JSON") from None
+                is_fault = self._is_fault(error)
+                if self._is_whole or is_fault:
+                    why = "what is not JSON" if is_fault else "an object that does not come to an end"
+                    raise SourceError(self._name, f"line {self._line()} begins {why}") from None
             except RecursionError:
                 raise SourceError(self._name, f"line {self._line()} begins what is nested too deeply") from None
             else:
