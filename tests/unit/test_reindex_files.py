@@ -105,6 +105,7 @@ def test_a_file_is_read_by_what_it_is(tmp_path, name, data):
     [
         "{not json}",
         "[1] is a note",
+        "[] to do",
         "BZh9 begins so",
         "ID3 tags",
         "ORC and RIFF",

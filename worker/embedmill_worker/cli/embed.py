@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
     text = "field that holds the text, or its path as in doc.body; default text"
     flag("--field", "NAME", text, default="text")
-    parser.add_argument("--text-field", dest="field", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    flag("--text-field", "NAME", "the same, by the name that it has in reindex")
     flag("--delimiter", "CHAR", "between the fields of CSV, as ';' or tab; default a comma, in .tsv a tab")
     flag("--encoding", "NAME", "of text without a byte order mark, as latin-1; default UTF-8")
     flag("--output", "FILE", "write to FILE, which ends in .npy or .jsonl; default JSONL to stdout")
@@ -115,7 +115,9 @@ def _texts(args: argparse.Namespace) -> Texts:
             and Path(path).samefile(args.output)
         ):
             raise InvalidRequestError("output", f"{path} is read, too, and would be replaced; name another file")
-    return Texts(paths, form=args.format, key=args.field, delimiter=args.delimiter, encoding=args.encoding)
+    return Texts(
+        paths, form=args.format, key=args.text_field or args.field, delimiter=args.delimiter, encoding=args.encoding
+    )
 
 
 def _output(args: argparse.Namespace, stack: ExitStack) -> Output:

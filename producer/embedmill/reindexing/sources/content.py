@@ -20,7 +20,7 @@ _COMPRESSED: Final = (
 )
 
 #: How files begin whose lines are no texts.
-_BINARY: Final = (
+_BINARY: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PK\x03\x04", "a ZIP archive (or a document that is one: DOCX, XLSX, ODT, EPUB)"),
     (b"PK\x05\x06", "an empty ZIP archive"),
     (b"%PDF-", "a PDF"),
@@ -114,16 +114,29 @@ def json_of(head: bytes) -> str:
     if not line.startswith((b"{", b"[")):
         return ""
     try:
-        value, _ = json.JSONDecoder().raw_decode(line.decode("utf-8", "replace"))
+        text = line.decode("utf-8", "replace")
+        value, stop = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
         is_open = error.pos >= len(error.doc) and "Unterminated" not in error.msg
-        if line.startswith(b"["):
-            return "json" if line[1:].lstrip().startswith(b"{") or (is_open and end) else ""
-        if is_open and end:
-            return "json"
-        return "" if end else "jsonl" if line[1:].lstrip().startswith(b'"') else ""  # longer than what is looked at
+        return _begun(line, is_open=is_open, is_cut=not end)
     except (ValueError, RecursionError):
         return ""
     if isinstance(value, dict):
         return "jsonl"
-    return "json" if not value or isinstance(value[0], dict) else ""
+    return "json" if stop == len(text) and (not value or isinstance(value[0], dict)) else ""
+
+
+def _begun(line: bytes, *, is_open: bool, is_cut: bool) -> str:
+    """Return the form of a file whose first line is not whole.
+
+    Args:
+        line: it begins with a bracket.
+        is_open: it is JSON as far as it goes.
+        is_cut: it is longer than what is looked at.
+    """
+    inner = line[1:].lstrip()
+    if is_open and not is_cut:
+        return "json"
+    if line.startswith(b"["):
+        return "json" if inner.startswith(b"{") else ""
+    return "jsonl" if is_cut and inner.startswith(b'"') else ""
