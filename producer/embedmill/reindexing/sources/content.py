@@ -42,7 +42,7 @@ _BINARY: Final[tuple[tuple[bytes, str], ...]] = (
 )
 
 #: The same for beginnings that a text may have, too: only with NUL bytes behind them.
-_BINARY_WITH_NULS: Final = (
+_BINARY_WITH_NULS: Final[tuple[tuple[bytes, str], ...]] = (
     (PARQUET, "Parquet"),
     (b"ARROW1", "an Arrow (Feather) file"),
     (b"FEA1", "a Feather file"),
