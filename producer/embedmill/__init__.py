@@ -12,7 +12,7 @@ Importing this package reads no environment, opens no connection and loads no mo
 """
 
 from embedmill.aio import AsyncEmbeddingClient, AsyncJob
-from embedmill.canvas import signature, vectors_of
+from embedmill.canvas import rejected_of, signature, vectors_of
 from embedmill.client import EmbeddingClient, Job
 from embedmill.dead_letter import DeadLetter
 from embedmill.dead_letters import AsyncDeadLetters, DeadLetters
@@ -28,6 +28,7 @@ from embedmill.errors import (
     JobCancelledError,
     JobConflictError,
     JobTooLargeError,
+    KeyConflictError,
     MessageError,
     ModelLoadError,
     NotReplicatedError,
@@ -74,6 +75,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "JobTooLargeError",
+    "KeyConflictError",
     "MessageError",
     "ModelLoadError",
     "NotReplicatedError",
@@ -97,6 +99,7 @@ __all__ = [
     "UnknownLetterError",
     "UnknownModelError",
     "reindex",
+    "rejected_of",
     "signature",
     "unpack_binary",
     "unpack_int8",

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Self
 
 from embedmill import flows
-from embedmill.assembly import Missing
 from embedmill.async_coalescer import Coalescer
 from embedmill.async_link import AsyncLink
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
@@ -147,20 +146,16 @@ class AsyncJob:
     async def iter_results(self) -> AsyncIterator[ReplyPart]:
         """Give the chunks' vectors as they complete; see ``Job.iter_results``."""
         run, calls, progress = self._client._run, self._calls, Progress(self.id)
-        record = await run(calls.record(self.id))
-        missing = Missing(record.status.n_texts)
-        if record.rejected:
-            part = calls.rejected_part(record, record.rejected)
-            missing.note(part.indices)
-            yield part
+        intake = await run(calls.intake(self.id))
+        if refused := intake.refused():
+            yield refused
         while not progress.is_over:
             chunks = await run(calls.next_chunks(progress))
             for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-                for part in await run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS])):
-                    missing.note(part.indices)
+                for part in await run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS], intake)):
                     yield part
-        if lost := missing.rejected():
-            yield calls.rejected_part(record, lost)
+        if lost := intake.lost():
+            yield lost
 
     async def cancel(self) -> bool:
         """Stop the job; see ``Job.cancel``."""

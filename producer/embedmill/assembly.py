@@ -14,39 +14,128 @@ from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.vectors import Vectors
 
 
-def to_part(reply: ChunkReply) -> ReplyPart:
-    """Give a chunk's reply as a caller sees it."""
-    rows = codec.from_bytes(reply.vectors, reply.dtype, reply.dimension)
-    return ReplyPart(indices=reply.indices, vectors=rows, rejected=reply.rejected)
+class Intake:
+    """Takes in the replies of one job: refuses what cannot be of it, and knows which rows are still missing.
 
+    All who read replies read them through this, so what one of them refuses, all do.
+    """
 
-def rejected_part(options: EmbedOptions, rejected: Sequence[Rejected], dimension: int) -> ReplyPart:
-    """Give the part of the texts that never left the client."""
-    rows = codec.blank(len(rejected), options.dtype, options.dimensions or dimension)
-    indices = np.array([r.index for r in rejected], dtype=np.uint32)
-    return ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))
+    def __init__(
+        self, *, n_texts: int, options: EmbedOptions, rejected: Sequence[Rejected], dimension: int = 0
+    ) -> None:
+        """Start with every row missing but those that the client rejected.
 
-
-class Missing:
-    """Rows of a job that no part has brought yet."""
-
-    def __init__(self, n_texts: int) -> None:
-        self._rows: npt.NDArray[np.bool_] = np.ones(n_texts, dtype=np.bool_)
-
-    def note(self, indices: npt.NDArray[np.uint32]) -> None:
-        """Cross rows off.
+        Args:
+            n_texts: rows.
+            options: what was asked.
+            rejected: texts that never left the client.
+            dimension: length of a vector, for parts without any; 0 if unknown.
 
         Raises:
-            MessageError: the job has no such row.
+            MessageError: one of those texts is outside the job.
         """
-        if len(indices) and int(indices.max()) >= len(self._rows):
-            raise MessageError(f"a reply names row {int(indices.max())} of {len(self._rows)}")
-        self._rows[indices] = False
+        self._options = options
+        self._refused = tuple(rejected)
+        #: Of the first vectors that came; until then 0.
+        self._of_vectors = 0
+        self._dimension = dimension
+        self._is_missing: npt.NDArray[np.bool_] = np.ones(n_texts, dtype=np.bool_)
+        refused = np.array([r.index for r in rejected], dtype=np.uint32)
+        self._check_rows(refused)
+        self._is_missing[refused] = False
+        self.fingerprint = ""
 
-    def rejected(self) -> list[Rejected]:
-        """Give what there is to say of them once the job is done."""
+    @property
+    def dimension(self) -> int:
+        """Length of a vector, cut as asked, as far as it is known; 0: it is not."""
+        return self._options.dimensions or self._of_vectors or self._dimension
+
+    def take(self, reply: ChunkReply) -> ReplyPart:
+        """Return a chunk's reply as a caller sees it: without rows that came before, blank where there is no vector.
+
+        Raises:
+            MessageError: a row outside the job, or vectors of another model or form.
+        """
+        self._check(reply)
+        indices, rejected = reply.indices, {r.index: r for r in reply.rejected}
+        if len(rejected) == len(indices):
+            # It may come from a worker that has another model by now.
+            self._dimension = self._dimension or reply.dimension
+            rows = codec.blank(len(indices), reply.dtype, self.dimension)
+        else:
+            self._check_dimension(reply.dimension)
+            rows = codec.from_bytes(reply.vectors, reply.dtype, reply.dimension)
+        self.fingerprint = reply.fingerprint or self.fingerprint
+        is_new = self._is_missing[indices]
+        self._is_missing[indices] = False
+        part = part_of(indices, rows, tuple(rejected.values()))
+        # After a failover Redis may tell of a chunk twice.
+        return part if is_new.all() else _select(part, is_new)
+
+    def refused(self) -> ReplyPart | None:
+        """Return the part of the texts that never left the client, if there are any."""
+        return self._blank(self._refused)
+
+    def lost(self) -> ReplyPart | None:
+        """Return the part of the rows that no reply has brought, if there are any, once the job is done."""
         detail = "its chunk could not be read by the worker"
-        return [Rejected(index=int(i), reason=Reason.FAILED, detail=detail) for i in np.flatnonzero(self._rows)]
+        missing = np.flatnonzero(self._is_missing).tolist()
+        return self._blank([Rejected(index=index, reason=Reason.FAILED, detail=detail) for index in missing])
+
+    def _check(self, reply: ChunkReply) -> None:
+        indices = reply.indices
+        if reply.fingerprint and self.fingerprint and reply.fingerprint != self.fingerprint:
+            raise MessageError(f"replies of two fingerprints, {self.fingerprint} and {reply.fingerprint}, in one job")
+        self._check_rows(indices)
+        if len(np.unique(indices)) < len(indices):
+            raise MessageError("a reply names a row twice")
+        if reply.rejected and not {r.index for r in reply.rejected} <= set(indices.tolist()):
+            raise MessageError("a reply rejects a text that is not in its chunk")
+        if reply.dtype is not self._options.dtype:
+            raise MessageError(f"a reply holds {reply.dtype}, asked for was {self._options.dtype}")
+
+    def _check_rows(self, indices: npt.NDArray[np.uint32]) -> None:
+        last, n_texts = int(indices.max(initial=0)), len(self._is_missing)
+        if len(indices) and last >= n_texts:
+            raise MessageError(f"a reply names row {last} of {n_texts}")
+
+    def _check_dimension(self, dimension: int) -> None:
+        asked = self._options.dimensions or dimension
+        if dimension != asked:
+            raise MessageError(f"a reply holds vectors of {dimension} components, asked for were {asked}")
+        if dimension != (self._of_vectors or dimension):
+            raise MessageError(f"replies of {self._of_vectors} and of {dimension} components in one job")
+        self._of_vectors = dimension
+
+    def _blank(self, rejected: Sequence[Rejected]) -> ReplyPart | None:
+        if not rejected:
+            return None
+        indices = np.array([r.index for r in rejected], dtype=np.uint32)
+        rows = codec.blank(len(rejected), self._options.dtype, self.dimension)
+        return ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))
+
+
+def part_of(indices: npt.NDArray[np.uint32], rows: Vectors, rejected: Sequence[Rejected]) -> ReplyPart:
+    """Return rows as a caller may see them: those that are not finite are rejected, and rejected ones are blank."""
+    known = {r.index: r for r in rejected}
+    for place in np.flatnonzero(~codec.finite_rows(rows)).tolist():
+        index = int(indices[place])
+        detail = (
+            "the vector that came for it holds NaN or infinity: its worker is an older one, or the reply was changed"
+        )
+        known.setdefault(index, Rejected(index=index, reason=Reason.NOT_FINITE, detail=detail))
+    if known:
+        has_none = np.isin(indices, list(known))
+        rows = np.where(has_none[:, None], codec.blank_value(rows.dtype), rows)
+    return ReplyPart(indices=indices, vectors=rows, rejected=tuple(known.values()))
+
+
+def _select(part: ReplyPart, is_new: npt.NDArray[np.bool_]) -> ReplyPart:
+    """Return some rows of a part."""
+    indices = part.indices[is_new]
+    chosen = set(indices.tolist())
+    rejected = tuple(r for r in part.rejected if r.index in chosen)
+    return ReplyPart(indices=indices, vectors=part.vectors[is_new], rejected=rejected)
 
 
 class Assembly:
@@ -55,24 +144,14 @@ class Assembly:
     def __init__(
         self, *, n_texts: int, options: EmbedOptions, rejected: Sequence[Rejected], dimension: int = 0
     ) -> None:
-        """Start with every row empty.
-
-        Args:
-            n_texts: rows.
-            options: what was asked.
-            rejected: texts that the client rejected.
-            dimension: length of a vector, for a job without any; 0 if unknown.
-        """
+        """Start with every row empty; see ``Intake``."""
+        self._intake = Intake(n_texts=n_texts, options=options, rejected=rejected, dimension=dimension)
         self._options = options
         self._rows: Vectors | None = None
-        self._dimension = dimension
         self._n_texts = n_texts
         self._token_counts: npt.NDArray[np.uint32] = np.zeros(n_texts, dtype=np.uint32)
         self._truncated: npt.NDArray[np.bool_] = np.zeros(n_texts, dtype=np.bool_)
-        self._rejected = {r.index: r for r in rejected}
-        self._missing = Missing(n_texts)
-        self._missing.note(np.array([r.index for r in rejected], dtype=np.uint32))
-        self._fingerprint = ""
+        self._rejected = list(rejected)
         self._runtime = ""
         self._timings_ms = {"queue": 0.0, "tokenization": 0.0, "inference": 0.0}
 
@@ -82,52 +161,32 @@ class Assembly:
         Raises:
             MessageError: a row outside the job, or vectors of another model or form.
         """
-        if reply.fingerprint and self._fingerprint and reply.fingerprint != self._fingerprint:
-            raise MessageError(f"replies of two fingerprints, {self._fingerprint} and {reply.fingerprint}, in one job")
-        if reply.rejected and not {r.index for r in reply.rejected} <= set(reply.indices.tolist()):
-            raise MessageError("a reply rejects a text that is not in its chunk")
-        self._missing.note(reply.indices)
-        self._fingerprint = reply.fingerprint or self._fingerprint
+        part = self._intake.take(reply)
+        if len(part.rejected) < len(part.indices):
+            if self._rows is None:
+                self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
+            self._rows[part.indices] = part.vectors
+        self._rejected += part.rejected
         self._runtime = reply.runtime or self._runtime
-        self._place(reply)
         self._token_counts[reply.indices] = reply.token_counts
         self._truncated[reply.indices] = reply.truncated
-        self._rejected |= {r.index: r for r in reply.rejected}
         waited = self._timings_ms["queue"]
         self._timings_ms["queue"] = max(waited, reply.timings_ms.get("queue", 0.0))
         for stage in ("tokenization", "inference"):
             self._timings_ms[stage] += reply.timings_ms.get(stage, 0.0)
 
-    def _place(self, reply: ChunkReply) -> None:
-        """Copy the vectors. A chunk without any may come from a worker that has another model by now."""
-        if len(reply.rejected) == len(reply.indices):
-            self._dimension = self._dimension or reply.dimension
-            return
-        if reply.dtype is not self._options.dtype or reply.dimension != (self._options.dimensions or reply.dimension):
-            raise MessageError(
-                f"a reply holds {reply.dtype} of {reply.dimension} components, asked for were "
-                f"{self._options.dtype} of {self._options.dimensions or 'all'}"
-            )
-        if self._rows is None:
-            self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
-        columns = reply.dtype.columns(reply.dimension)
-        if self._rows.shape[1] != columns:
-            raise MessageError(f"replies of {self._rows.shape[1]} and of {columns} columns in one job")
-        self._rows[reply.indices] = codec.from_bytes(reply.vectors, reply.dtype, reply.dimension)
-
     def reply(self, model: str) -> EmbeddingReply:
         """Give the whole reply."""
-        dimension = self._options.dimensions or self._dimension
-        rows = self._rows
+        rows, lost = self._rows, self._intake.lost()
         if rows is None:
-            rows = codec.blank(self._n_texts, self._options.dtype, dimension)
+            rows = codec.blank(self._n_texts, self._options.dtype, self._intake.dimension)
         return EmbeddingReply(
             vectors=rows,
             token_counts=self._token_counts,
             truncated=self._truncated,
-            rejected=tuple(sorted([*self._rejected.values(), *self._missing.rejected()], key=lambda r: r.index)),
+            rejected=tuple(sorted([*self._rejected, *(lost.rejected if lost else ())], key=lambda r: r.index)),
             model=model,
-            fingerprint=self._fingerprint,
+            fingerprint=self._intake.fingerprint,
             runtime=self._runtime,
             timings_ms=dict(self._timings_ms),
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from embedmill import assembly, flows, submission
-from embedmill.assembly import Assembly
+from embedmill.assembly import Assembly, Intake
 from embedmill.errors import (
     JobCancelledError,
     JobTooLargeError,
@@ -23,8 +23,8 @@ from embedmill.keys import Keyspace
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
-from embedmill.records import JobRecord, JobState, JobStatus
-from embedmill.reply import EmbeddingReply, Rejected, ReplyPart
+from embedmill.records import JobState, JobStatus
+from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings
 from embedmill.submission import Admission
@@ -250,19 +250,24 @@ class Calls:
         """Forget a job."""
         return (yield from flows.end(self.keys, job_id, "delete"))
 
-    def record(self, job_id: str) -> Flow[JobRecord]:
-        """Read a job's record."""
-        return (yield from flows.read_record(self.keys, job_id))
+    def intake(self, job_id: str) -> Flow[Intake]:
+        """Read what a job's replies must fit."""
+        record = yield from flows.read_record(self.keys, job_id)
+        return Intake(
+            n_texts=record.status.n_texts,
+            options=record.options,
+            rejected=record.rejected,
+            dimension=self.outlook.dimension(record.status.model),
+        )
 
-    def parts(self, job_id: str, chunks: Sequence[int]) -> Flow[list[ReplyPart]]:
-        """Read the vectors of finished chunks."""
+    def parts(self, job_id: str, chunks: Sequence[int], intake: Intake) -> Flow[list[ReplyPart]]:
+        """Read the vectors of finished chunks.
+
+        Raises:
+            MessageError: they cannot be of this job.
+        """
         replies = yield from flows.fetch(self.keys, job_id, chunks)
-        return [assembly.to_part(reply) for reply in replies]
-
-    def rejected_part(self, record: JobRecord, rejected: Sequence[Rejected]) -> ReplyPart:
-        """Give the part of texts that no worker's reply speaks of."""
-        dimension = self.outlook.dimension(record.status.model)
-        return assembly.rejected_part(record.options, rejected, dimension)
+        return [intake.take(reply) for reply in replies]
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
         """Wait a moment for finished chunks; gives their numbers, maybe none.

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from embedmill.assembly import part_of
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.keys import Keyspace
-from embedmill.protocol import EmbedOptions
+from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.protocol import EmbedOptions, unpack_rejected
+from embedmill.reply import Rejected, ReplyPart
 from embedmill.request import check_texts
 from embedmill.settings import ClientSettings, check_model_name
 from embedmill.vectors import Dtype, Vectors
@@ -84,13 +87,30 @@ def signature(
 
 
 def vectors_of(result: Mapping[str, Any]) -> Vectors:
-    """Give the vectors in a result of ``embedmill.embed``, (n, columns); rows of rejected texts are NaN or zeros.
+    """Return the vectors in a result of ``embedmill.embed``, (n, columns); rows of rejected texts are NaN or zeros.
 
     Raises:
         MessageError: it is no such result.
     """
+    return _part_of(result).vectors
+
+
+def rejected_of(result: Mapping[str, Any]) -> tuple[Rejected, ...]:
+    """Return the texts without a vector in a result of ``embedmill.embed``, by position.
+
+    Raises:
+        MessageError: it is no such result.
+    """
+    return tuple(sorted(_part_of(result).rejected, key=lambda rejected: rejected.index))
+
+
+def _part_of(result: Mapping[str, Any]) -> ReplyPart:
     try:
         data, (count, columns), dtype = result["vectors"], result["shape"], Dtype.parse(result["dtype"])
-        return np.frombuffer(data, dtype=dtype.numpy).reshape(count, columns)
-    except (KeyError, TypeError, ValueError, InvalidRequestError) as error:
+        rows = np.frombuffer(data, dtype=dtype.numpy).reshape(count, columns)
+        rejected = unpack_rejected(result.get("rejected", []))
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidRequestError, MessageError) as error:
         raise MessageError(f"not a result of {EMBED_TASK} ({type(error).__name__})") from None
+    if len(rows) > MAX_CHUNK_TEXTS or any(one.index >= len(rows) for one in rejected):
+        raise MessageError(f"not a result of {EMBED_TASK} (it holds {len(rows)} rows, or rejects a text beyond them)")
+    return part_of(np.arange(len(rows), dtype=np.uint32), rows, rejected)

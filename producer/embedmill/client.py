@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from embedmill import flows
-from embedmill.assembly import Missing
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.dead_letters import DeadLetters
 from embedmill.errors import TextsRejectedError
@@ -210,20 +209,15 @@ class Job:
             BrokerUnavailableError: Redis did not answer for half a minute.
         """
         run, calls, progress = self._client._run, self._calls, Progress(self.id)
-        record = run(calls.record(self.id))
-        missing = Missing(record.status.n_texts)
-        if record.rejected:
-            part = calls.rejected_part(record, record.rejected)
-            missing.note(part.indices)
-            yield part
+        intake = run(calls.intake(self.id))
+        if refused := intake.refused():
+            yield refused
         while not progress.is_over:
             chunks = run(calls.next_chunks(progress))
             for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-                for part in run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS])):
-                    missing.note(part.indices)
-                    yield part
-        if lost := missing.rejected():
-            yield calls.rejected_part(record, lost)
+                yield from run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS], intake))
+        if lost := intake.lost():
+            yield lost
 
     def cancel(self) -> bool:
         """Stop the job; waiters get JobCancelledError. Gives whether it is cancelled: a finished job stays finished."""

@@ -8,7 +8,7 @@ texts instead of one for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from embedmill import assembly, chunking
@@ -61,7 +61,7 @@ class Capacity:
 class Call:
     """One caller's texts."""
 
-    texts: Sequence[str]
+    texts: Sequence[str] = field(repr=False)
     #: Estimated.
     tokens: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -110,8 +111,9 @@ def sentinel_options(address: SentinelAddress, told: Mapping[str, Any]) -> dict[
 
 
 def _checked(url: str, told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the options back if the files that they name are there."""
+    """Return the options if the files that they name can be read."""
     for name in FILE_OPTIONS:
-        if name in told and not Path(told[name]).is_file():
-            raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), f"{name} names no file: {told[name]}")
+        if name in told and not (os.access(told[name], os.R_OK) and Path(told[name]).is_file()):
+            reason = f"{name} names no file that can be read: {told[name]}"
+            raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
     return told

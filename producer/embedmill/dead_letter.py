@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from embedmill import protocol
 from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.harmless import printable
 from embedmill.keys import LANES
 from embedmill.limits import MAX_JOB_TEXTS, MAX_KEPT_TEXT_BYTES
 from embedmill.protocol import EmbedOptions
@@ -20,7 +21,7 @@ MAX_LETTER_BYTES: Final = MAX_KEPT_TEXT_BYTES + 8_192
 UNREADABLE: Final = "unreadable"
 
 #: Ids are those of a Redis stream: milliseconds since 1970 by Redis's clock, and a number within them.
-_ID: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 #: Characters of a name or a detail.
@@ -45,7 +46,8 @@ class DeadLetter:
     index: int | None
     model: str
     lane: str
-    #: One of ``Reason``: crashed, workers_lost, failed or unsupported; or ``unreadable``: the letter itself is.
+    #: One of ``Reason``: crashed, workers_lost, failed, not_finite or unsupported; or ``unreadable``: the letter
+    #: itself is.
     reason: str
     detail: str
     #: Crashes, losses or failures that were seen under it.
@@ -96,7 +98,8 @@ def check_id(letter_id: str) -> str:
     Raises:
         InvalidRequestError: no letter has such an id.
     """
-    if not isinstance(letter_id, str) or not _ID.fullmatch(letter_id):
+    match = _ID.fullmatch(letter_id) if isinstance(letter_id, str) else None
+    if match is None or max(map(int, match.groups())) >= 1 << 64:
         raise InvalidRequestError("letter_id", "an id looks like 1764000000000-0; list() gives them")
     return letter_id
 
@@ -111,9 +114,9 @@ def pack(letter: DeadLetter) -> bytes:
             letter.model,
             letter.lane,
             str(letter.reason),
-            letter.detail[:_MAX_NAME_CHARS],
+            printable(letter.detail, limit=_MAX_NAME_CHARS),
             letter.attempts,
-            letter.worker[:_MAX_NAME_CHARS],
+            printable(letter.worker, limit=_MAX_NAME_CHARS),
             letter.sha256,
             letter.n_chars,
             letter.n_bytes,

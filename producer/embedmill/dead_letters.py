@@ -10,6 +10,7 @@ from embedmill.calls import SubmitOptions
 from embedmill.dead_letter import DeadLetter
 from embedmill.errors import InvalidRequestError, MessageError, UnknownLetterError
 from embedmill.flows import Ask, Flow
+from embedmill.harmless import kind
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_DEAD_LETTERS
 
@@ -107,7 +108,7 @@ def check_limit(limit: int) -> int:
         InvalidRequestError: not a whole number from 1 to what is kept.
     """
     if type(limit) is not int or not 1 <= limit <= MAX_DEAD_LETTERS:
-        raise InvalidRequestError("limit", f"{limit!r} is not an int from 1 to {MAX_DEAD_LETTERS}")
+        raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {MAX_DEAD_LETTERS}")
     return limit
 
 

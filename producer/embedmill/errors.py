@@ -13,6 +13,7 @@
     │   └── FingerprintError         a worker's: live workers serve another model under the same name
     ├── QueueError                   between client and worker; the request may be sent again
     │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
+    │   ├── KeyConflictError         something else has written under a key of embedmill's
     │   ├── QueueFullError           Redis has no room for more work
     │   ├── NotReplicatedError       a job is stored on fewer replicas than asked for
     │   ├── ProtocolVersionError     live workers speak another protocol version
@@ -37,6 +38,8 @@ does an error survive pickling and Celery's JSON. No argument ever holds a user'
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from embedmill.harmless import some
 
 if TYPE_CHECKING:
     from embedmill.reply import EmbeddingReply
@@ -115,7 +118,7 @@ class UnknownModelError(RequestError, LookupError):
         asked = f"model {self.model!r} is not known" if self.model else "no model was named"
         if not self.known:
             return f"{asked} and no worker has announced one; start a worker or pass model=…"
-        return f"{asked}; workers have announced: {', '.join(self.known)}. Pass model=… or set EMBEDMILL_MODEL."
+        return f"{asked}; workers have announced: {some(self.known)}. Pass model=… or set EMBEDMILL_MODEL."
 
 
 class JobConflictError(RequestError):
@@ -191,6 +194,21 @@ class BrokerUnavailableError(QueueError, ConnectionError):
         return f"Redis at {self.url_masked} is unavailable: {self.reason}"
 
 
+class KeyConflictError(QueueError):
+    """A key of the namespace holds what embedmill never writes there. Arguments: URL without its password, reason."""
+
+    def __init__(self, url_masked: str, reason: str) -> None:
+        super().__init__(url_masked, reason)
+        self.url_masked = url_masked
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"Redis at {self.url_masked} answers, but {self.reason}; nothing was changed. Something else writes into "
+            "this namespace: delete or rename that key, or choose another EMBEDMILL_NAMESPACE."
+        )
+
+
 class QueueFullError(QueueError):
     """There is no room for more work now. Arguments: what is full, amount taken, limit, unit, seconds to wait or None.
 
@@ -237,10 +255,9 @@ class ProtocolVersionError(QueueError):
         self.theirs = tuple(theirs)
 
     def __str__(self) -> str:
-        theirs = ", ".join(map(str, self.theirs))
         return (
-            f"this client speaks protocol {self.ours}, and all live workers of {self.model} speak {theirs}; nothing "
-            "was submitted. Install the same version of embedmill on both sides, or start a worker of this one."
+            f"this client speaks protocol {self.ours}, and all live workers of {self.model} speak {some(self.theirs)}; "
+            "nothing was submitted. Install the same version of embedmill on both sides, or start a worker of this one."
         )
 
 

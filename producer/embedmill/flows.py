@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from embedmill import protocol, records
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.keys import Keyspace
+from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_WORKERS
 from embedmill.protocol import ChunkReply, ModelCard
 from embedmill.records import Events, JobRecord
 from embedmill.request import JobRequest
@@ -92,13 +94,11 @@ def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[Landscape]:
 
     What cannot be read is passed over: it must not stop the others.
     """
-    packed_cards, ids = yield Ask([("HVALS", keys.models), ("ZRANGE", keys.workers, 0, -1)], grace_s=grace_s)
-    cards = readable(ModelCard.from_json, packed_cards, "model card")
-    names = readable(records.read_name, ids, "worker id")
-    workers: list[WorkerInfo] = []
-    if names:
-        (entries,) = yield Ask([("MGET", *map(keys.worker, names))], grace_s=grace_s)
-        workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
+    limits = (round(LIVENESS_TTL_S * 1000), MAX_WORKERS)
+    look = evalsha("look", (keys.models, keys.workers), keys.worker_prefix, *limits)
+    ((packed_cards, _, entries),) = yield Ask([look], grace_s=grace_s)
+    cards = readable(ModelCard.from_json, islice(packed_cards, MAX_CARDS), "model card")
+    workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
     return Landscape(cards={card.name: card for card in cards}, workers=tuple(workers))
 
 

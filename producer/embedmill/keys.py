@@ -7,7 +7,8 @@ All under one namespace, by default ``embedmill``:
     {ns}:lane:{model}:{lane}          hash    chunks, texts, tokens not yet committed, bytes of their
                                               vectors. Permanent.
     {ns}:drain:{model}:{lane}         hash    tokens ever drained; drained and clock, ms, at the last sweep, and the
-                                              rate, tokens/s, measured from sweep to sweep. Permanent.
+                                              rate, tokens/s, measured from sweep to sweep; how far a sweep under way
+                                              is, and what it has counted. Permanent.
     {ns}:active:{model}:{lane}        zset    job id → submission time, ms; unfinished jobs only
     {ns}:workers                      zset    worker id → last beat, ms
     {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key

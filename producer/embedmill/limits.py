@@ -53,7 +53,8 @@ LIVENESS_PERIOD_S: Final = 2.0
 #: Observed crashes of one text alone after which it is rejected.
 MAX_TEXT_CRASHES: Final = 3
 
-#: Lost workers and killed children after which what they worked on is rejected: a text, if it was alone, else a chunk.
+#: Lost workers, killed children and tries without a result after which what they worked on is rejected: a text, if it
+#: was alone, else a chunk.
 MAX_LOSSES: Final = 10
 
 #: Dead letters of a namespace, and seconds that they live. A newer one pushes the oldest out.
@@ -65,3 +66,19 @@ MAX_KEPT_TEXT_BYTES: Final = 16_384
 
 #: Components of a vector that any model may have.
 MAX_DIMENSION: Final = 65_536
+
+#: Models of one worker, processes of one worker, and bytes of what it says of itself or of a model in JSON.
+MAX_WORKER_MODELS: Final = 128
+MAX_WORKER_CHILDREN: Final = 65_536
+MAX_ENTRY_BYTES: Final = 1 << 20
+
+#: Workers, cards and lanes that are looked at: those that beat last, and the first ones.
+MAX_WORKERS: Final = 4_096
+MAX_CARDS: Final = 1_024
+MAX_LANES: Final = 2_048
+
+#: Lines of a status: one a worker and model.
+MAX_STATUS_WORKERS: Final = 4_096
+
+#: Characters of what is said of a rejected text.
+MAX_DETAIL_CHARS: Final = 512

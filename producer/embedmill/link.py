@@ -6,6 +6,8 @@ Safe in threads and after a fork: connections come from redis-py's pool, which k
 from __future__ import annotations
 
 import builtins
+import errno
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -24,7 +26,7 @@ from redis.exceptions import (
 from redis.sentinel import SentinelConnectionPool
 
 from embedmill.connections import REPLY_S, deadline, make_pool
-from embedmill.errors import BrokerUnavailableError, QueueError, QueueFullError
+from embedmill.errors import BrokerUnavailableError, KeyConflictError, QueueError, QueueFullError
 from embedmill.flows import Ask, Command, Compute, Flow, Pause
 from embedmill.redis_url import mask_url
 from embedmill.scripts import text_of
@@ -43,6 +45,9 @@ RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
 
 #: What trying again does not mend. Caught first: to redis-py they are ConnectionErrors too.
 REFUSALS: Final = (AuthenticationError, AuthorizationError)
+
+#: What a script says of a key of another type; see ``lua/prelude.lua``.
+_CONFLICT: Final = re.compile(r"WRONGTYPE (\S{1,600} is a \w+, not a \w+)")
 
 
 class Link:
@@ -169,6 +174,8 @@ def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError
         return BrokerUnavailableError(url_masked, reason)
     if "WRONG_VERSION_NUMBER" in str(error):
         return BrokerUnavailableError(url_masked, "it does not speak TLS on this port; use redis:// if that is right")
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return BrokerUnavailableError(url_masked, "there is no file descriptor left to reach it by; raise their limit")
     late = isinstance(error, TimeoutError | builtins.TimeoutError)
     reason = "no answer in time" if late else "cannot be reached"
     return BrokerUnavailableError(
@@ -178,6 +185,9 @@ def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError
 
 def refused(url_masked: str, error: RedisError) -> QueueError:
     """Map what Redis refuses; its message may quote a command's arguments and is not passed on."""
+    if "WRONGTYPE" in str(error)[:1_000]:
+        named = _CONFLICT.search(str(error)[:1_000])
+        return KeyConflictError(url_masked, named[1] if named else "a key is of another type than embedmill's")
     if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
         return QueueFullError("Redis", 0, 0, "it has reached its maxmemory")
     if isinstance(error, REFUSALS):

@@ -7,6 +7,7 @@ from typing import Final
 
 from embedmill.errors import InvalidRequestError, ProtocolVersionError, SettingsError, UnknownModelError
 from embedmill.flows import Landscape
+from embedmill.harmless import some
 from embedmill.protocol import PROTOCOL_VERSION, UNKNOWN_CARD, ModelCard
 from embedmill.records import JobState, JobStatus
 from embedmill.settings import check_model_name
@@ -31,7 +32,8 @@ class Outlook:
         """Take what was read."""
         self._landscape = landscape
         # Nothing announced yet: look again at the next call.
-        self._read_at_s = time.monotonic() if landscape.workers else float("-inf")
+        is_whole = landscape.workers and landscape.cards
+        self._read_at_s = time.monotonic() if is_whole else float("-inf")
 
     def choose(self, model: str | None) -> tuple[str, ModelCard, int]:
         """Give the model's name, its card (or a guess, if none is announced) and the processes that serve it.
@@ -88,7 +90,7 @@ class Outlook:
         done = f"{status.chunks_done} of {status.chunks} chunks are done."
         spoken = self._spoken(status.model)
         if spoken and PROTOCOL_VERSION not in spoken:
-            theirs = ", ".join(map(str, spoken))
+            theirs = some(spoken)
             return f"{done} All live workers of {status.model} speak protocol {theirs}, this client {PROTOCOL_VERSION}."
         return done
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 import msgpack
@@ -20,10 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.harmless import kind, printable
 from embedmill.limits import (
     MAX_CHUNK_BYTES,
     MAX_CHUNK_TEXTS,
+    MAX_DETAIL_CHARS,
     MAX_DIMENSION,
+    MAX_ENTRY_BYTES,
     MAX_JOB_TEXTS,
     MAX_REPLY_BYTES,
     MAX_TEXT_CHARS,
@@ -39,6 +41,10 @@ COMPRESS_FROM_BYTES: Final = 4_096
 
 #: Characters of a name that a worker announces.
 MAX_LABEL_CHARS: Final = 512
+
+#: Rates that a card may name, a second or a token: estimates made of them stay numbers that Redis can count.
+SLOWEST: Final = 1e-3
+FASTEST: Final = 1e12
 
 INPUT_TYPES: Final = ("query", "passage")
 
@@ -67,16 +73,14 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         if self.input_type is not None and self.input_type not in INPUT_TYPES:
             raise InvalidRequestError(
-                "input_type", f"{reprlib.repr(self.input_type)} is none of {', '.join(INPUT_TYPES)}, None"
+                "input_type", f"{kind(self.input_type)} is none of {', '.join(INPUT_TYPES)}, None"
             )
         if self.dimensions is not None and (
             type(self.dimensions) is not int or not 1 <= self.dimensions <= MAX_DIMENSION
         ):
-            raise InvalidRequestError(
-                "dimensions", f"{reprlib.repr(self.dimensions)} is not an int from 1 to {MAX_DIMENSION}"
-            )
+            raise InvalidRequestError("dimensions", f"{kind(self.dimensions)} is not an int from 1 to {MAX_DIMENSION}")
         if type(self.truncate) is not bool:
-            raise InvalidRequestError("truncate", f"{reprlib.repr(self.truncate)} is not a bool")
+            raise InvalidRequestError("truncate", f"{kind(self.truncate)} is not a bool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +112,7 @@ class ModelCard:
         Raises:
             MessageError: not a card.
         """
+        check_entry_size(data)
         try:
             values = json.loads(data)
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
@@ -119,7 +124,8 @@ class ModelCard:
         if not (
             all(is_label(value) for value in strings)
             and all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
-            and all(type(rate) in (float, int) and 0 < rate < float("inf") for rate in rates)
+            and card.dimension <= MAX_DIMENSION
+            and all(type(rate) in (float, int) and SLOWEST <= rate <= FASTEST for rate in rates)
         ):
             raise MessageError("unreadable model card: a field has a value that no worker writes")
         return card
@@ -137,7 +143,7 @@ class Chunk:
 
     #: uint32 (n,): positions in the job's input.
     indices: IndexArray
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +172,12 @@ class ChunkReply:
 def is_label(value: Any) -> bool:
     """Say whether it is a str that may be shown on a terminal, not longer than any name."""
     return type(value) is str and len(value) <= MAX_LABEL_CHARS and value.isprintable()
+
+
+def check_entry_size(data: str | bytes) -> None:
+    """Raise MessageError for more than a worker ever says of itself or of a model."""
+    if len(data) > MAX_ENTRY_BYTES:
+        raise MessageError(f"an entry has {len(data)} bytes, limit {MAX_ENTRY_BYTES}")
 
 
 def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
@@ -256,6 +268,8 @@ def unpack_reply(data: bytes) -> ChunkReply:
     dtype, count = Dtype(dtype_name), len(indices) // 4
     if len(rows) != count * dtype.columns(dimension) * dtype.numpy.itemsize:
         raise MessageError(f"a reply of {count} texts holds {len(rows)} bytes of {dtype} vectors")
+    if not all(map(is_label, (fingerprint, runtime, *timings_ms))):
+        raise MessageError("a reply's fingerprint, its runtime or the name of a timing is none that a worker writes")
     if not all(type(value) in (float, int) for value in timings_ms.values()):
         raise MessageError("a reply's timings are not numbers")
     return ChunkReply(
@@ -273,7 +287,7 @@ def unpack_reply(data: bytes) -> ChunkReply:
 
 
 def unpack_rejected(rows: Any) -> tuple[Rejected, ...]:
-    """Read ``[[index, reason, detail], …]``.
+    """Read ``[[index, reason, detail], …]``; a detail is cut to a line that moves no cursor.
 
     Raises:
         MessageError: anything else.
@@ -283,7 +297,12 @@ def unpack_rejected(rows: Any) -> tuple[Rejected, ...]:
     triples = [_fields(row, "a rejected text", _REJECTED_TYPES) for row in rows]
     if any(not 0 <= index < MAX_JOB_TEXTS for index, _, _ in triples):
         raise MessageError(f"a rejected text stands at no position from 0 to {MAX_JOB_TEXTS - 1}")
-    return tuple(Rejected(index=index, reason=reason, detail=detail) for index, reason, detail in triples)
+    if not all(is_label(reason) for _, reason, _ in triples):
+        raise MessageError("the reason of a rejected text is none that a worker writes")
+    return tuple(
+        Rejected(index=index, reason=reason, detail=printable(detail, limit=MAX_DETAIL_CHARS))
+        for index, reason, detail in triples
+    )
 
 
 def pack_rejected(rejected: Iterable[Rejected]) -> bytes:

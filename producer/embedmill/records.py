@@ -18,6 +18,9 @@ from embedmill.reply import Rejected
 #: Characters of a name.
 _MAX_NAME_CHARS: Final = 512
 
+#: No time, and no rate, that Redis and Lua still count exactly is above.
+_MAX_MS: Final = float(1 << 53)
+
 #: The fields of a record that a reader asks for, in this order.
 RECORD_FIELDS: Final = (
     *("state", "model", "lane", "n_rows", "n_texts", "left_texts", "n_chunks", "done", "created_ms"),
@@ -176,6 +179,6 @@ def read_ms(value: Any) -> float:
         ms = float(read_name(value))
     except ValueError as error:
         raise MessageError(f"a time is no number ({type(error).__name__})") from None
-    if not (math.isfinite(ms) and ms >= 0):
+    if not (math.isfinite(ms) and 0 <= ms <= _MAX_MS):
         raise MessageError("a time is no number of milliseconds")
     return ms

@@ -22,10 +22,12 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"
     #: It crashed the process that embedded it, alone, several times.
     CRASHED = "crashed"
-    #: Every worker that took it was lost.
+    #: Every try at it ended without a result: the worker was lost or killed, or gave it up.
     WORKERS_LOST = "workers_lost"
     #: The engine failed on it.
     FAILED = "failed"
+    #: The model's vector for it holds NaN, or numbers too large for the asked dtype.
+    NOT_FINITE = "not_finite"
     #: ``deadline_s`` passed before work on it began.
     DEADLINE = "deadline"
     #: The model's fingerprint changed while the job was under way.

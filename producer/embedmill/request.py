@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence, Set, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgpack
@@ -13,6 +13,7 @@ import numpy as np
 
 from embedmill import chunking, protocol
 from embedmill.errors import InvalidRequestError, InvalidTextError, JobTooLargeError, TooManyTextsError
+from embedmill.harmless import kind
 from embedmill.keys import LANES
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_BYTES, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
 from embedmill.protocol import Chunk, EmbedOptions, ModelCard
@@ -49,7 +50,7 @@ class JobRequest:
     digest: str
     options: EmbedOptions
     #: Packed chunks, costliest texts first.
-    payloads: tuple[bytes, ...]
+    payloads: tuple[bytes, ...] = field(repr=False)
     #: (texts, estimated tokens) of each chunk.
     weights: tuple[tuple[int, int], ...]
     #: Texts that never leave the client.
@@ -146,7 +147,7 @@ def check_lane(lane: str) -> str:
         InvalidRequestError: there is no such lane.
     """
     if lane not in LANES:
-        raise InvalidRequestError("lane", f"{lane!r} is none of {', '.join(LANES)}")
+        raise InvalidRequestError("lane", f"{kind(lane)} is none of {', '.join(LANES)}")
     return lane
 
 
@@ -168,7 +169,7 @@ def check_seconds(option: str, value: float) -> float:
         InvalidRequestError: not a positive number, or more than Redis can count.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
-        raise InvalidRequestError(option, f"{value!r} is not a number of seconds above 0, up to {MAX_SECONDS:.0e}")
+        raise InvalidRequestError(option, f"{kind(value)} is not a number of seconds above 0, up to {MAX_SECONDS:.0e}")
     return float(value)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
+from embedmill.harmless import kind
 from embedmill.limits import MAX_QUEUED_TOKENS
 from embedmill.redis_url import check_url, mask_url
 
@@ -30,7 +31,7 @@ def check_model_name(name: str) -> str:
         SettingsError: it cannot.
     """
     if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
-        raise SettingsError("model", repr(name), f"a model name matches {_MODEL_NAME.pattern}")
+        raise SettingsError("model", kind(name), f"a model name matches {_MODEL_NAME.pattern}")
     return name
 
 
@@ -112,12 +113,29 @@ def first_model(spec: str) -> str | None:
 
 
 def data_dir(environ: Mapping[str, str]) -> Path:
-    """Give ``EMBEDMILL_DATA_DIR``, else the user's data directory."""
+    """Return ``EMBEDMILL_DATA_DIR``, else the user's data directory.
+
+    Raises:
+        SettingsError: it is in a home, and the user has none.
+    """
     given = environ.get("EMBEDMILL_DATA_DIR")
-    return Path(given).expanduser() if given else default_data_dir(environ)
+    return _expanded(given) if given else default_data_dir(environ)
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Give the user's data directory for embedmill (XDG base directory specification)."""
-    home = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    """Return the user's data directory for embedmill (XDG base directory specification).
+
+    Raises:
+        SettingsError: the user has no home.
+    """
+    home = environ.get("XDG_DATA_HOME") or _expanded(environ.get("HOME") or "~") / ".local" / "share"
     return Path(home) / "embedmill"
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # in a container, say, under a user id that no file there knows
+        raise SettingsError(
+            "EMBEDMILL_DATA_DIR", path, "there is no such home; name a folder that you may write"
+        ) from None

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from embedmill import records
 from embedmill.errors import BrokerUnavailableError, MessageError
 from embedmill.flows import Ask, Command, Flow, look_around, readable
 from embedmill.keys import LANES, Keyspace
+from embedmill.limits import MAX_LANES, MAX_STATUS_WORKERS
 from embedmill.link import Link
 from embedmill.settings import ClientSettings
 from embedmill.workers import WorkerInfo
 
 #: A worker's state in which it takes work.
 READY: Final = "ready"
+
+#: The state of one that would take work if clients knew its model: Redis has lost the card, which it sends again.
+UNANNOUNCED: Final = "unannounced"
 
 #: Seconds between two looks while waiting for a worker.
 POLL_S: Final = 0.1
@@ -32,7 +38,7 @@ class WorkerStatus:
     name: str
     model: str
     fingerprint: str
-    #: ``ready`` or ``stopping``.
+    #: ``ready``, ``stalled``, ``stopping`` or ``unannounced``.
     state: str
     pid: int
     #: Processes that embed.
@@ -72,15 +78,17 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     landscape = yield from look_around(keys)
     used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
     served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
-    pairs = sorted(served | {_split(name) for name in readable(records.read_name, used, "lane")})
+    known = {_split(name) for name in readable(records.read_name, islice(used, MAX_LANES), "lane")}
+    pairs = sorted(served | known)[:MAX_LANES]
     commands: list[Command] = []
     for model, lane in pairs:
         commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
     replies = (yield Ask(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
+    workers = islice((w for info in landscape.workers for w in _of_worker(info, landscape.cards)), MAX_STATUS_WORKERS)
     return MillStatus(
-        workers=tuple(sorted((w for info in landscape.workers for w in _of_worker(info)), key=lambda w: w.name)),
+        workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(_of_lane(keys, pair, replies[2 * i], replies[2 * i + 1], now_s) for i, pair in enumerate(pairs)),
     )
 
@@ -122,13 +130,13 @@ def _split(member: str) -> tuple[str, str]:
     return model, lane
 
 
-def _of_worker(info: WorkerInfo) -> list[WorkerStatus]:
+def _of_worker(info: WorkerInfo, cards: Container[str]) -> list[WorkerStatus]:
     return [
         WorkerStatus(
             name=info.name,
             model=model,
             fingerprint=fingerprint,
-            state=info.state,
+            state=UNANNOUNCED if info.state == READY and model not in cards else info.state,
             pid=info.pid,
             children=info.children,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embedmill import protocol
-from embedmill.errors import JobConflictError, JobTooLargeError, NotReplicatedError, QueueFullError
+from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, NotReplicatedError, QueueFullError
 from embedmill.flows import Ask, Command, Flow, Pause, evalsha
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES, RING_WINDOW
@@ -97,7 +97,7 @@ def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[An
     nonce = secrets.token_hex(8)
     try:
         return (yield from _send(keys, request, admission, nonce))
-    except QueueFullError:  # Redis itself is full: what has been staged must not fill it for ten minutes
+    except (QueueFullError, KeyConflictError):  # what has been staged must not fill Redis for ten minutes
         yield Ask([("UNLINK", keys.staged(request.job_id, nonce))])
         raise
 

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from embedmill import assembly, request
 from embedmill import vectors as codec
-from embedmill.assembly import Assembly
+from embedmill.assembly import Assembly, Intake
 from embedmill.client import accepted
 from embedmill.dead_letter import DeadLetter
 from embedmill.errors import JobConflictError, ResultExpiredError
@@ -218,12 +218,7 @@ class FakeJob:
         """Give all vectors; see ``Job.result``."""
         request.check_seconds("timeout_s", timeout_s)
         done = self._done()
-        filled = Assembly(
-            n_texts=done.request.n_texts,
-            options=done.request.options,
-            rejected=done.request.rejected,
-            dimension=self._client._card.dimension,
-        )
+        filled = Assembly(**self._form(done))
         for reply in done.replies:
             filled.add(reply)
         return filled.reply(done.request.model)
@@ -231,9 +226,10 @@ class FakeJob:
     def iter_results(self) -> Iterator[ReplyPart]:
         """Give the chunks' vectors; see ``Job.iter_results``."""
         done = self._done()
-        if done.request.rejected:
-            yield assembly.rejected_part(done.request.options, done.request.rejected, self._client._card.dimension)
-        yield from (assembly.to_part(reply) for reply in done.replies)
+        intake = Intake(**self._form(done))
+        if refused := intake.refused():
+            yield refused
+        yield from map(intake.take, done.replies)
 
     def cancel(self) -> bool:
         """Say False: the job is finished; see ``Job.cancel``."""
@@ -243,6 +239,14 @@ class FakeJob:
     def delete(self) -> bool:
         """Forget the job; see ``Job.delete``."""
         return self._client._jobs.pop(self.id, None) is not None
+
+    def _form(self, done: _Done) -> dict[str, Any]:
+        return {
+            "n_texts": done.request.n_texts,
+            "options": done.request.options,
+            "rejected": done.request.rejected,
+            "dimension": self._client._card.dimension,
+        }
 
     def _done(self) -> _Done:
         try:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from enum import StrEnum
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.harmless import kind
 
 Vectors = npt.NDArray[Any]
 
@@ -25,6 +25,9 @@ INT8_SCALE: Final = 127.0
 
 #: What an infinite component counts as: its square is still a float32.
 LARGEST: Final = 1e15
+
+#: From here on, float16 rounds to infinity.
+FLOAT16_OVERFLOW: Final = np.float32(65_520)
 
 #: A row of length 1, with room for rounding.
 LONGEST_UNIT: Final = np.float32(1.001)
@@ -50,7 +53,7 @@ class Dtype(StrEnum):
             InvalidRequestError: there is none.
         """
         if value not in tuple(cls):
-            raise InvalidRequestError("dtype", f"{reprlib.repr(value)} is none of {', '.join(cls)}")
+            raise InvalidRequestError("dtype", f"{kind(value)} is none of {', '.join(cls)}")
         return cls(value)
 
     @property
@@ -100,6 +103,13 @@ def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
     return bits.tobytes()
 
 
+def overflows(vectors: npt.NDArray[np.float32], dtype: Dtype) -> npt.NDArray[np.bool_]:
+    """Return which finite rows of (n, dimension) hold a number that ``dtype`` has not got, (n,)."""
+    if dtype is not Dtype.FLOAT16:
+        return np.zeros(len(vectors), dtype=np.bool_)
+    return np.asarray(np.abs(vectors).max(axis=1, initial=0) >= FLOAT16_OVERFLOW)
+
+
 def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:
     """Give a read-only view (n, columns) of the bytes that ``to_bytes`` made.
 
@@ -115,8 +125,19 @@ def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:
 
 def blank(count: int, dtype: Dtype, dimension: int) -> Vectors:
     """Give (count, columns) rows that mean «no vector»: NaN, or zeros for integer and binary dtypes."""
-    fill = np.nan if dtype in (Dtype.FLOAT32, Dtype.FLOAT16) else 0
-    return np.full((count, dtype.columns(dimension)), fill, dtype=dtype.numpy)
+    return np.full((count, dtype.columns(dimension)), blank_value(dtype.numpy), dtype=dtype.numpy)
+
+
+def blank_value(dtype: np.dtype[Any]) -> Any:
+    """Return the component of a row that means «no vector»."""
+    return dtype.type(np.nan if dtype.kind == "f" else 0)
+
+
+def finite_rows(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Return which rows of (n, columns) hold neither NaN nor infinity, (n,); of integers all do not."""
+    if vectors.dtype.kind != "f":
+        return np.ones(len(vectors), dtype=np.bool_)
+    return np.asarray(np.isfinite(vectors).all(axis=1))
 
 
 def row_format(vectors: Vectors) -> str:

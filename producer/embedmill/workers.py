@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from embedmill.errors import MessageError
-from embedmill.protocol import is_label
+from embedmill.limits import MAX_WORKER_CHILDREN, MAX_WORKER_MODELS
+from embedmill.protocol import check_entry_size, is_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class WorkerInfo:
         Raises:
             MessageError: not a worker's.
         """
+        check_entry_size(data)
         try:
             values = json.loads(data)
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
@@ -53,7 +55,9 @@ class WorkerInfo:
         if not (
             all(is_label(value) for value in strings)
             and all(type(value) is int and 0 <= value < 1 << 31 for value in numbers)
+            and max(worker.children, len(worker.active)) <= MAX_WORKER_CHILDREN
             and isinstance(worker.models, dict)
+            and len(worker.models) <= MAX_WORKER_MODELS
             and all(is_label(value) for pair in worker.models.items() for value in pair)
         ):
             raise MessageError("unreadable worker entry: a field has a value that no worker writes")

@@ -10,9 +10,10 @@ import resource
 import signal
 
 import psutil
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from embedmill.errors import InferenceError
-from embedmill_worker import engines
+from embedmill_worker import engines, work
 
 #: What the memory of a process may grow by when a text eats it: the machine is shared.
 ROOM_BYTES = 128 << 20
@@ -46,7 +47,16 @@ def raise_(error: BaseException) -> None:
     raise error
 
 
+def panic() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    tokenizer.encode("a" * 40 + "!")
+
+
 ACTS = {
+    "panics": panic,
+    "exits": lambda: raise_(SystemExit(3)),
+    "late": lambda: None,
     "segfault": lambda: ctypes.string_at(0),
     "oom-killer": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "eats-python": eat_in_python,
@@ -66,6 +76,8 @@ class Poisoned:
 
     def encode(self, texts, prefix=""):
         for text in texts:
+            if text.startswith("☠quotes"):
+                raise ValueError(text)
             if text.startswith("☠"):
                 ACTS[text.split()[0][1:]]()
         return self.inner.encode(texts, prefix)
@@ -80,5 +92,16 @@ def load_poisoned(files, **how):
 
 
 engines.load = load_poisoned
+
+to_reply = work.to_reply
+
+
+def to_reply_or_fail(embeddings, chunk, *rest):
+    if any(text.startswith("☠late") for text in chunk.texts):
+        raise ValueError(chunk.texts)
+    return to_reply(embeddings, chunk, *rest)
+
+
+work.to_reply = to_reply_or_fail
 
 from embedmill_worker.app import app  # noqa: E402, F401

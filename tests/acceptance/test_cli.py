@@ -203,7 +203,7 @@ def test_up_serves_until_ctrl_c_and_leaves_nothing_running(up, home):
     with EmbeddingClient(url) as client:
         vectors = client.embed(["selamat pagi"])
     assert vectors.shape == (1, 384)
-    assert len(processes_of(home)) >= 4  # up, server, worker, children
+    assert len(processes_of(home)) >= 3  # up, worker and, on one CPU, one child; the server hides its environment
 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE_S)
@@ -246,7 +246,7 @@ def test_the_demo_in_a_pipe_answers_questions_and_leaves_nothing(home):
 def test_ctrl_c_in_the_demo_leaves_nothing(home):
     with subprocess.Popen([*COMMAND, "demo"], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert b"passages" in first_line(process)  # server and worker run by now
-        assert len(processes_of(home)) >= 4
+        assert len(processes_of(home)) >= 3
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == exit_codes.INTERRUPTED

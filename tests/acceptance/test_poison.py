@@ -40,6 +40,8 @@ KINDS = [
     ("eats-python", Reason.FAILED, 1),
     ("fails", Reason.FAILED, 1),
     ("unforeseen", Reason.FAILED, 1),
+    ("panics", Reason.FAILED, 1),
+    ("exits", Reason.CRASHED, MAX_TEXT_CRASHES),
 ]
 
 
@@ -110,6 +112,13 @@ def test_one_poison_text_is_rejected_and_its_63_neighbours_have_the_vectors_of_a
     (letter,) = client.dead.list()
     assert (letter.index, letter.reason, letter.attempts, letter.text) == (31, reason, attempts, None)
     assert (letter.model, letter.lane, letter.n_chars) == (MODEL, "bulk", len(texts[31]))
+    assert "zebra" not in poisoned.worker.log
+
+
+def test_tries_that_end_without_a_death_and_without_a_result_are_bounded(client, poisoned):
+    reply = one_chunk(client, ["☠late zebra", "a neighbour"]).result(PATIENCE_S)
+    assert [(r.index, r.reason) for r in reply.rejected] == [(0, Reason.WORKERS_LOST), (1, Reason.WORKERS_LOST)]
+    assert [letter.attempts for letter in client.dead.list()] == [MAX_LOSSES] * 2
     assert "zebra" not in poisoned.worker.log
 
 

@@ -110,13 +110,15 @@ def chunk(data):
 @decoder(protocol.pack_reply(REPLY))
 def reply(data):
     read = protocol.unpack_reply(data)
-    assembly.to_part(read)
     for options in (EmbedOptions(), OPTIONS):
-        filled = Assembly(n_texts=3, options=options, rejected=[])
+        form = {"n_texts": 3, "options": options, "rejected": []}
+        part = assembly.Intake(**form).take(read)
+        filled = Assembly(**form)
         filled.add(read)
         filled.add(read)
         whole = filled.reply("m")
         assert len(whole.vectors) == 3 and len(whole.rejected) <= 3
+        assert {r.index for r in part.rejected} <= {r.index for r in whole.rejected}
 
 
 @decoder(protocol.pack_options(OPTIONS))
@@ -210,7 +212,7 @@ def canvas_result(data):
         result = msgpack.unpackb(data, raw=False)
     except Exception:  # msgpack's own; Celery decodes it
         return
-    canvas.vectors_of(result)
+    assert len(canvas.rejected_of(result)) <= len(canvas.vectors_of(result))
 
 
 @decoder(bytes(64))

@@ -17,7 +17,6 @@ from embedmill.submission import Admission
 from embedmill.workers import WorkerInfo
 from embedmill_worker import announcement, claims
 from embedmill_worker.claims import ChunkRef
-from embedmill_worker.reconciler import _DOORBELL_ID
 
 MODEL = "paper"
 DIMENSION = 8
@@ -88,7 +87,7 @@ class Bench:
     def doorbells(self, model=MODEL, lane="bulk"):
         """The ids in a lane's queue, the next one first."""
         messages = self.redis.lrange(self.keys.queue(model, lane), 0, -1)
-        return [b":".join(_DOORBELL_ID.search(m).groups()).decode() for m in reversed(messages)]
+        return [ref_of(message, model, lane).token.rpartition(":")[0] for message in reversed(messages)]
 
     def pop(self, model=MODEL, lane="bulk"):
         """Takes the next doorbell off a queue, as kombu does."""
@@ -211,3 +210,9 @@ def make_bench() -> type[Bench]:
 def expected():
     """Gives the vectors that the paper model makes of texts."""
     return lambda texts: np.array([vector_of(text) for text in texts], dtype=np.float32).reshape(-1, DIMENSION)
+
+
+@pytest.fixture
+def paper_reply():
+    """Gives what the paper model replies to a claim."""
+    return embed

@@ -22,6 +22,7 @@ from embedmill import (
     JobCancelledError,
     JobConflictError,
     JobState,
+    MessageError,
     ResultExpiredError,
     ResultTimeoutError,
     TextsRejectedError,
@@ -31,10 +32,15 @@ from embedmill import (
 )
 from embedmill.async_link import AsyncLink
 from embedmill.link import Link
-from embedmill.protocol import Chunk, pack_chunk, unpack_chunk
-from embedmill.reply import Reason
+from embedmill.protocol import Chunk, pack_chunk, pack_reply, unpack_chunk
+from embedmill.reindexing.bulk_queue import BulkQueue
+from embedmill.reply import Reason, Rejected
+from embedmill.vectors import Dtype, from_bytes
 from embedmill.windows import windows
+from embedmill_worker import claims
 from waiting import join, wait_until
+
+from .conftest import embed
 
 TEXTS = [f"text {n} " * (n % 7 + 1) for n in range(30)]
 
@@ -271,6 +277,81 @@ def test_texts_of_a_chunk_that_no_worker_could_read_are_rejected_in_either_way(c
     parts = list(job.iter_results())
     assert sorted(int(i) for part in parts for i in part.indices) == [0, 1, 2]
     assert [(r.index, r.reason) for part in parts for r in part.rejected] == [(1, Reason.FAILED)]
+
+
+def forge(bench, **changes):
+    """Commits a reply to the next chunk in which something is changed; a callable is given the right rows."""
+    ref = bench.pop()
+    honest = embed(bench.claim(ref))
+    rows = from_bytes(honest.vectors, honest.dtype, honest.dimension).copy()
+    made = {name: change(rows) if callable(change) else change for name, change in changes.items()}
+    assert bench.run(claims.commit(bench.keys, ref, pack_reply(dataclasses.replace(honest, **made))))
+
+
+def spoilt(rows):
+    rows[1, 3] = np.inf
+    return rows.tobytes()
+
+
+def seen(reply):
+    """Row and reason of each text, by ``result()``."""
+    reasons = {r.index: r.reason for r in reply.rejected}
+    return {i: (row.tobytes(), reasons.get(i)) for i, row in enumerate(reply.vectors)}
+
+
+def seen_in_parts(parts):
+    """The same by ``iter_results()``."""
+    found = {}
+    for part in parts:
+        reasons = {r.index: r.reason for r in part.rejected}
+        found |= {
+            int(i): (row.tobytes(), reasons.get(int(i))) for i, row in zip(part.indices, part.vectors, strict=True)
+        }
+    return found
+
+
+def test_a_row_that_is_not_finite_in_a_reply_is_rejected_in_every_way(client, bench, expected):
+    job = client.submit(TEXTS[:3])
+    forge(bench, vectors=spoilt)
+    reply = job.result(30)
+    assert [(r.index, r.reason) for r in reply.rejected] == [(1, Reason.NOT_FINITE)]
+    assert np.isnan(reply.vectors[1]).all()
+    assert np.array_equal(reply.vectors[[0, 2]], expected([TEXTS[0], TEXTS[2]]))
+    assert seen(reply) == seen_in_parts(job.iter_results())
+
+    forging = later(0, lambda: wait_until(bench.doorbells) and forge(bench, vectors=spoilt))
+    with pytest.raises(TextsRejectedError) as caught:
+        client.embed(TEXTS[:3], lane="bulk")
+    forging.join(30)
+    assert seen(caught.value.reply) == seen(reply)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"dtype": Dtype.BINARY, "dimension": 384, "vectors": bytes(3 * 48)},
+            "a reply holds binary, asked for was float32",
+        ),
+        (
+            {"rejected": (Rejected(index=60_000, reason=Reason.FAILED, detail=""),)},
+            "a reply rejects a text that is not in its chunk",
+        ),
+        ({"indices": np.array([0, 1, 60_000], dtype=np.uint32)}, "a reply names row 60000 of 3"),
+        ({"indices": np.array([0, 1, 1], dtype=np.uint32)}, "a reply names a row twice"),
+        ({"dimension": 4, "vectors": bytes(3 * 16)}, "a reply holds vectors of 4 components, asked for were 8"),
+    ],
+)
+def test_what_one_way_of_reading_refuses_all_do(client, bench, changes, said):
+    job = client.submit(TEXTS[:3], dimensions=8)
+    forge(bench, **changes)
+    for read in (lambda: job.result(30), lambda: list(job.iter_results())):
+        with pytest.raises(MessageError) as caught:
+            read()
+        assert str(caught.value) == said
+    other = EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+    with other, pytest.raises(MessageError, match=said):
+        BulkQueue(other, "paper").finished_parts(job.id)
 
 
 def without_row(chunk, row):

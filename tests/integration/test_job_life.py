@@ -188,10 +188,11 @@ class JobLife:
         if not (hands := [*self.in_hand, *self.zombies]):
             return
         hand = chosen(hands, pick)
-        self.bench.run(claims.note_position(self.bench.keys, hand.ref, pick % 3))
+        at = (0, 1, 2, None)[pick % 4]
+        self.bench.run(claims.note_position(self.bench.keys, hand.ref, at))
         job = self.job_of(hand.ref, hand.incarnation)
         if job and (chunk := job.chunks[hand.ref.chunk]).token == hand.ref.token:
-            chunk.at = pick % 3
+            chunk.at = at
 
     def child_dies(self, pick):
         if not self.in_hand:
@@ -246,6 +247,7 @@ class JobLife:
                 assert chunk.holder in self.live
                 assert not any(hand.ref.token == chunk.token for hand in self.in_hand)
                 self.happened["abandoned"] += 1
+                chunk.lose()
                 chunk.holder, chunk.token, chunk.at = "", "", None
 
     # What must hold after every step.
@@ -414,7 +416,6 @@ def live_through(bench, steps):
 
 
 @mock.patch.object(submission, "RING_WINDOW", RING_WINDOW)
-@mock.patch("embedmill_worker.reconciler.YOUNG_JOB_S", 0.0)
 def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, make_bench):
     happened = Counter()
 

@@ -106,7 +106,7 @@ def test_an_empty_job_is_done_at_once(bench):
     assert (status.state, status.n_texts, status.chunks) == (JobState.DONE, 0, 0)
     assert bench.key_names() == {"", "events"}
     assert bench.doorbells() == []
-    assert set(lane_counts(bench).values()) == {0}
+    assert lane_counts(bench) == {}
 
 
 def test_a_job_of_rejected_texts_alone_is_done_at_once(bench):
@@ -414,7 +414,6 @@ def test_a_doorbell_for_no_chunk_is_over(bench):
 
 
 def sweeper(bench, monkeypatch, worker_id="w"):
-    monkeypatch.setattr("embedmill_worker.reconciler.YOUNG_JOB_S", 0.0)
     reconciler = Reconciler(bench.keys, worker_id)
     return lambda: bench.run(reconciler.sweep())
 
@@ -440,7 +439,7 @@ def test_a_dead_worker_s_chunk_is_rung_again_at_once(bench, monkeypatch):
     assert bench.claim(bench.pop(), "w").losses == 1
 
 
-def test_a_chunk_that_its_live_worker_forgot_is_rung_again_without_a_loss(bench, monkeypatch):
+def test_a_chunk_that_its_live_worker_forgot_is_rung_again_and_the_try_counted(bench, monkeypatch):
     sweep = sweeper(bench, monkeypatch)
     bench.submit(TEXTS)
     ref = bench.pop()
@@ -449,7 +448,32 @@ def test_a_chunk_that_its_live_worker_forgot_is_rung_again_without_a_loss(bench,
     assert [sweep(), sweep()] == [0, 0]
     bench.live(active=[])
     assert [sweep(), sweep()] == [0, 1]
-    assert bench.claim(bench.pop(), "w2").losses == 0
+    assert bench.claim(bench.pop(), "w2").losses == 1
+
+
+def test_tries_without_a_death_and_without_a_result_have_an_end(bench, monkeypatch):
+    sweep = sweeper(bench, monkeypatch)
+    bench.submit(TEXTS[:1])
+    bench.live()
+    for position in (None, *[4] * MAX_LOSSES):
+        ref = bench.pop()
+        bench.claim(ref)
+        if position is not None:
+            bench.run(claims.note_position(bench.keys, ref, position))
+        assert [sweep(), sweep()] == [0, 1]
+    claim = bench.claim(bench.pop())
+    assert (claim.losses, claim.losses_alone, claim.crashes) == (1, {4: MAX_LOSSES}, 0)
+
+
+def test_after_its_last_text_a_chunk_s_loss_is_no_text_s(bench):
+    bench.submit(TEXTS)
+    ref = bench.pop()
+    bench.claim(ref)
+    assert bench.run(claims.note_position(bench.keys, ref, 4))
+    assert bench.run(claims.note_position(bench.keys, ref, None))
+    assert bench.run(claims.release(bench.keys, ref.token, was_killed=True))
+    claim = bench.claim(bench.pop())
+    assert (claim.losses, claim.losses_alone) == (1, {})
 
 
 def test_one_worker_sweeps_at_a_time(bench, monkeypatch):
@@ -471,7 +495,8 @@ def test_an_expired_job_leaves_the_lane_and_dead_workers_the_list(bench, monkeyp
 
 
 def test_a_long_queue_is_read_to_its_end(bench, monkeypatch):
-    monkeypatch.setattr("embedmill_worker.reconciler.PAGE", 7)
+    monkeypatch.setattr("embedmill_worker.reconciler.JOBS_PAGE", 3)
+    monkeypatch.setattr("embedmill_worker.reconciler.MESSAGES_PAGE", 7)
     sweep = sweeper(bench, monkeypatch)
     for n in range(20):
         bench.submit(TEXTS, job_id=f"job{n}")

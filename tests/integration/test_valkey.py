@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from redis import Redis
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from embedmill.errors import SettingsError
@@ -110,6 +111,18 @@ def test_a_frozen_server_times_out_and_goes_on_where_it_was(own_valkey: Embedded
             redis.get("k")
         own_valkey.resume()
         assert redis.get("k") == b"v"
+
+
+def test_no_command_is_kept_with_its_arguments_however_slow_or_large(own_valkey: EmbeddedValkey) -> None:
+    with Redis.from_url(own_valkey.url) as redis:
+        redis.eval("for i = 1, 3000000 do end return redis.call('SET', 'k', ARGV[1])", 0, "zebra" * 400_000)
+        assert redis.slowlog_get(-1) == []
+        for kind in ("slow", "large-request", "large-reply"):
+            with suppress(ResponseError):  # Valkey 8.1 and newer know it
+                assert redis.execute_command("COMMANDLOG", "GET", -1, kind) == []
+    own_valkey.restart()
+    with Redis.from_url(own_valkey.url) as redis:
+        assert redis.config_get("slowlog-log-slower-than") == {"slowlog-log-slower-than": "-1"}
 
 
 def test_a_frozen_server_can_be_stopped(tmp_path: Path) -> None:

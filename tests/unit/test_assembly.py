@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill import assembly, vectors
-from embedmill.assembly import Assembly
+from embedmill.assembly import Assembly, Intake
 from embedmill.errors import MessageError
 from embedmill.protocol import ChunkReply, EmbedOptions
 from embedmill.reply import Reason, Rejected
@@ -134,8 +134,12 @@ def test_a_chunk_without_vectors_may_have_another_dimension(order):
     assert [r.index for r in whole.rejected] == [1]
 
 
+def intake(n_texts=9, options=None, rejected=(), dimension=0):
+    return Intake(n_texts=n_texts, options=options or EmbedOptions(), rejected=rejected, dimension=dimension)
+
+
 def test_a_part_gives_the_rows_of_its_chunk():
-    part = assembly.to_part(reply_of([5, 2], rejected={2}))
+    part = intake().take(reply_of([5, 2], rejected={2}))
     assert part.indices.tolist() == [5, 2]
     assert part.vectors[0].tolist() == row(5).tolist()
     assert [r.index for r in part.rejected] == [2]
@@ -143,7 +147,7 @@ def test_a_part_gives_the_rows_of_its_chunk():
 
 def test_what_the_client_rejected_is_a_part_too():
     rejected = [Rejected(index=3, reason=Reason.TOO_LARGE, detail="")]
-    part = assembly.rejected_part(EmbedOptions(dtype=Dtype.INT8), rejected, DIMENSION)
+    part = intake(options=EmbedOptions(dtype=Dtype.INT8), rejected=rejected, dimension=DIMENSION).refused()
     assert part.indices.tolist() == [3]
     assert part.vectors.tolist() == [[0] * DIMENSION]
 
@@ -161,3 +165,81 @@ def test_windows_of_two_fingerprints_are_never_joined():
     first = assembled(1, [reply_of([0])])
     with pytest.raises(MessageError, match="changed while embedding"):
         assembly.concatenate([first, dataclasses.replace(first, fingerprint="g")], [0, 1])
+
+
+def read_in_both_ways(n_texts, replies, options=None):
+    """What a job's replies come to by ``result()`` and by ``iter_results()``: an error, or row and reason by text."""
+    outcomes = []
+    for read in (read_whole, read_in_parts):
+        try:
+            outcomes.append(read(n_texts, replies, options))
+        except MessageError as error:
+            outcomes.append(str(error))
+    return outcomes
+
+
+def read_whole(n_texts, replies, options):
+    whole = assembled(n_texts, replies, options)
+    reasons = {r.index: r.reason for r in whole.rejected}
+    return {i: (whole.vectors[i].tobytes(), reasons.get(i)) for i in range(n_texts)}
+
+
+def read_in_parts(n_texts, replies, options):
+    taken = intake(n_texts, options)
+    parts = [*map(taken.take, replies), *filter(None, [taken.lost()])]
+    reasons = {r.index: r.reason for part in parts for r in part.rejected}
+    rows = [(i, row.tobytes()) for part in parts for i, row in zip(part.indices.tolist(), part.vectors, strict=True)]
+    assert sorted(i for i, _ in rows) == list(range(n_texts)), "each row comes once"
+    return {i: (row, reasons.get(i)) for i, row in rows}
+
+
+BLANK = np.full(DIMENSION, np.nan, dtype=np.float32).tobytes()
+NONE = Rejected(index=60_000, reason=Reason.FAILED, detail="")
+
+
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        (reply_of([0], dtype=Dtype.BINARY), "a reply holds binary, asked for was float32"),
+        (reply_of([0], dtype=Dtype.BINARY, rejected={0}), "a reply holds binary, asked for was float32"),
+        (reply_of([0], dimension=4), "replies of 4 and of 8 components in one job"),
+        (reply_of([0], fingerprint="g"), "replies of two fingerprints, g and f, in one job"),
+        (reply_of([7]), "a reply names row 7 of 2"),
+        (reply_of([0, 0]), "a reply names a row twice"),
+        (dataclasses.replace(reply_of([0]), rejected=(NONE,)), "a reply rejects a text that is not in its chunk"),
+    ],
+)
+def test_what_one_reader_refuses_the_other_does_too(forged, said):
+    assert read_in_both_ways(2, [forged, reply_of([1])]) == [said, said]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.FLOAT16])
+def test_a_row_that_is_not_finite_is_rejected_by_every_reader(value, dtype):
+    rows = np.stack([row(0), row(1)])
+    rows[0, 3] = value
+    forged = dataclasses.replace(reply_of([0, 1], dtype=dtype), vectors=vectors.to_bytes(rows, dtype))
+    whole, parts = read_in_both_ways(2, [forged], EmbedOptions(dtype=dtype))
+    assert whole == parts
+    blank = np.full(DIMENSION, np.nan, dtype=dtype.numpy).tobytes()
+    assert whole[0] == (blank, Reason.NOT_FINITE)
+    assert whole[1] == (row(1).astype(dtype.numpy).tobytes(), None)
+
+
+def test_a_rejected_row_shows_nothing_to_any_reader():
+    forged = dataclasses.replace(reply_of([0, 1], rejected={0}), vectors=np.ones((2, DIMENSION), "<f4").tobytes())
+    whole, parts = read_in_both_ways(2, [forged])
+    assert whole == parts
+    assert whole[0] == (BLANK, Reason.TOO_LONG)
+
+
+def test_a_chunk_that_is_told_twice_comes_once():
+    whole, parts = read_in_both_ways(3, [reply_of([0, 2], rejected={2}), reply_of([0, 1, 2])])
+    assert whole == parts
+    assert {i: reason for i, (_, reason) in whole.items()} == {0: None, 1: None, 2: Reason.TOO_LONG}
+
+
+def test_a_record_that_rejects_a_text_it_has_not_got_is_refused():
+    for make in (Intake, Assembly):
+        with pytest.raises(MessageError, match="row 60000 of 2"):
+            make(n_texts=2, options=EmbedOptions(), rejected=[NONE])

@@ -10,6 +10,7 @@ from celery.canvas import maybe_signature
 
 import embedmill
 from embedmill.errors import InvalidRequestError, InvalidTextError, MessageError, SettingsError
+from embedmill.reply import Reason
 from embedmill.vectors import Dtype, to_bytes
 
 TEXTS = ["zebra one", "zebra two", "zebra three"]
@@ -122,3 +123,31 @@ def test_a_result_becomes_vectors(dtype):
 def test_what_is_no_result_is_refused(result):
     with pytest.raises(MessageError, match=r"not a result of embedmill\.embed"):
         embedmill.vectors_of(result)
+
+
+def result_of(rows, rejected=(), dtype=Dtype.FLOAT32):
+    shape = [len(rows), dtype.columns(rows.shape[1])]
+    return {"vectors": to_bytes(rows, dtype), "shape": shape, "dtype": str(dtype), "rejected": list(rejected)}
+
+
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.FLOAT16])
+def test_a_row_of_a_result_that_is_not_finite_is_rejected_and_blank(dtype):
+    rows = np.ones((3, 8), dtype=np.float32)
+    rows[1, 2] = np.inf
+    result = result_of(rows, [[0, "too_long", "9 > 8"]], dtype)
+    assert [(r.index, r.reason) for r in embedmill.rejected_of(result)] == [
+        (0, Reason.TOO_LONG),
+        (1, Reason.NOT_FINITE),
+    ]
+    assert np.isnan(embedmill.vectors_of(result)[:2]).all()
+    assert embedmill.vectors_of(result)[2].tolist() == [1.0] * 8
+
+
+@pytest.mark.parametrize(
+    "rejected", [[[2, "failed", ""]], [[60_000, "failed", ""]], [["0"]], "x", [[-1, "failed", ""]]]
+)
+def test_a_result_that_rejects_what_it_has_not_got_is_refused(rejected):
+    result = result_of(np.ones((2, 8), dtype=np.float32)) | {"rejected": rejected}
+    for read in (embedmill.vectors_of, embedmill.rejected_of):
+        with pytest.raises(MessageError, match=r"not a result of embedmill\.embed"):
+            read(result)

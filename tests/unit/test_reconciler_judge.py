@@ -3,7 +3,7 @@
 import pytest
 
 from embedmill_worker.claims import ChunkRef
-from embedmill_worker.reconciler import _DOORBELL_ID, Lost, OpenChunk, judge
+from embedmill_worker.reconciler import Lost, OpenChunk, judge
 
 REF = ChunkRef(job_id="j", chunk=3, model="m", lane="bulk", token="")
 WORKING = {"w1": frozenset({"j:3:1", "other:0:9"})}
@@ -53,16 +53,3 @@ def test_each_chunk_is_judged_by_itself():
     lost, suspects = judge([OpenChunk(REF, ""), *others], {("j", 4)}, {}, suspected(""))
     assert lost == [Lost(REF, "", "reclaim")]
     assert suspects == {("j", 5, "")}
-
-
-@pytest.mark.parametrize(
-    ("message", "found"),
-    [
-        (b'{"headers": {"id": "job-1.x:12:3", "root_id": "y"}}', (b"job-1.x", b"12")),
-        (b'{"headers": {"id": "6a1f", "task": "embedmill.embed"}}', None),
-        (b"not json", None),
-    ],
-)
-def test_a_doorbell_is_known_by_its_id(message, found):
-    match = _DOORBELL_ID.search(message)
-    assert (match and match.groups()) == found

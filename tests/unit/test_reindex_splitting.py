@@ -12,6 +12,7 @@ from embedmill.reindexing.splitting import Split, Splitter
 from embedmill_worker import corpus
 from embedmill_worker.models import resolve
 from embedmill_worker.settings import DEFAULT_MODEL
+from odd_models import PANIC_WORD, write_odd_model
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,14 @@ def test_a_document_s_own_part_and_start_are_kept(tokenizer):
     (part,) = Split(Values([document]), Splitter(max_tokens=16, tokenizer=tokenizer))
     kept = {"document_part": "IV", "document_start": "2020-01-01", "n": 1}
     assert part.metadata == {**kept, "part": 0, "start": 0}
+
+
+def test_a_text_on_which_the_tokenizer_panics_is_rejected_alone_and_none_of_it_is_printed(tmp_path, capfd):
+    folder = write_odd_model(tmp_path / "model")
+    source = Values([("a", "the river"), ("b", f"quagga {PANIC_WORD}"), ("c", "the")])
+    items = list(Split(source, Splitter(max_tokens=16, tokenizer=folder / "tokenizer.json")))
+    assert [item.text for item in items if isinstance(item, Record)] == ["the river", "the"]
+    assert [(item.id, item.reason, item.detail) for item in items if isinstance(item, BadRecord)] == [
+        ("b", "failed", "the tokenizer failed on it (PanicException)")
+    ]
+    assert capfd.readouterr() == ("", "")

@@ -3,7 +3,9 @@
 import pytest
 
 from embedmill.keys import Keyspace
-from embedmill.status import MillStatus, read
+from embedmill.protocol import ModelCard
+from embedmill.scripts import script
+from embedmill.status import UNANNOUNCED, MillStatus, read
 from embedmill.workers import WorkerInfo
 
 KEYS = Keyspace("ns")
@@ -14,20 +16,27 @@ def worker(name, models, state="ready"):
     return WorkerInfo(worker_id=name, name=name, pid=7, host="h", state=state, children=2, models=models)
 
 
-def run(infos, lanes, counts):
-    """Drives the flow; counts: (model, lane) → (chunks, texts, tokens, oldest submission in ms or None)."""
+def card(model):
+    return ModelCard(name=model, fingerprint="f", dimension=8, max_tokens=64, chars_per_token=4.0, tokens_per_s=9.0)
+
+
+def run(infos, lanes, counts, cards=None):
+    """Drives the flow; counts: (model, lane) → (chunks, texts, tokens, oldest submission in ms or None).
+
+    All the workers' models have cards if none are given.
+    """
+    if cards is None:
+        cards = {model for info in infos for model in info.models}
     flow = read(KEYS)
     ask = next(flow)
     while True:
         replies = []
         for command in ask.commands:
             match command:
-                case ("HVALS", _):
-                    replies.append([])
-                case ("ZRANGE", key, 0, -1) if key == KEYS.workers:
-                    replies.append([info.worker_id.encode() for info in infos])
-                case ("MGET", *_):
-                    replies.append([info.to_json().encode() for info in infos])
+                case ("EVALSHA", sha, 2, KEYS.models, KEYS.workers, *_) if sha == script("look").sha:
+                    packed = [[card(model).to_json().encode() for model in cards]]
+                    packed += [[info.worker_id.encode() for info in infos], [info.to_json().encode() for info in infos]]
+                    replies.append(packed)
                 case ("SMEMBERS", _):
                     replies.append({f"{model} {lane}".encode() for model, lane in lanes})
                 case ("TIME",):
@@ -74,3 +83,11 @@ def test_a_worker_that_is_stopping_serves_nothing():
     assert ready.serves("a")
     assert ready.serves(None)
     assert not ready.serves("b")
+
+
+def test_a_worker_whose_card_redis_has_lost_serves_nothing_yet():
+    status = run([worker("w", {"a": "f", "b": "f"})], [], {}, cards={"a"})
+    assert {w.model: w.state for w in status.workers} == {"a": "ready", "b": UNANNOUNCED}
+    assert (status.serves("a"), status.serves("b"), status.serves(None)) == (True, False, True)
+    stopping = run([worker("w", {"a": "f"}, state="stopping")], [], {}, cards=())
+    assert [w.state for w in stopping.workers] == ["stopping"]

@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 
 from embedmill import dead_letter, protocol, vectors
-from embedmill.errors import InferenceError, InvalidRequestError
+from embedmill.canvas import rejected_of, vectors_of
+from embedmill.errors import BrokerUnavailableError, InferenceError, InvalidRequestError
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CHARS, MAX_TEXT_CRASHES
 from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
 from embedmill.reply import Reason
 from embedmill.vectors import Dtype
-from embedmill_worker import claims, embed_task, work
+from embedmill_worker import claims, dead_lettering, embed_task, work
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embeddings
+
+
+class Panic(BaseException):
+    """As extension modules throw it: no Exception."""
+
 
 REF = ChunkRef(job_id="j", chunk=0, model="paper", lane="bulk", token="j:0:1")
 
 
 class PaperEngine:
-    """A text's vector is its length; «poison» fails, and fails whatever it is batched with."""
+    """A text's vector is its length, 70,000 for «huge»; «poison» fails, and fails whatever it is batched with."""
 
     card = dataclasses.replace(UNKNOWN_CARD, name="paper", fingerprint="f", dimension=8)
     runtime = "paper 1"
@@ -35,7 +41,9 @@ class PaperEngine:
         self.calls.append(list(texts))
         if any("poison" in text for text in texts):
             raise self.error
-        rows = np.array([[len(text)] * self.card.dimension for text in texts], dtype=np.float32)
+        rows = np.array(
+            [[70_000 if text == "huge" else len(text)] * self.card.dimension for text in texts], dtype=np.float32
+        )
         return Embeddings(
             vectors=rows,
             token_counts=np.array([len(text) for text in texts], dtype=np.uint32),
@@ -54,6 +62,7 @@ class Record:
         self.committed = None
         self.letters = []
         self.noted = []
+        self.released = []
         #: How many texts are embedded alone before the claim is gone.
         self.stands_for = 1_000
 
@@ -62,6 +71,9 @@ class Record:
         flow.close()
         if name == "claim":
             return self.claim
+        if name == "release":
+            self.released.append((arguments["token"], arguments["was_killed"]))
+            return True
         if name == "note_position":
             self.noted.append(arguments["position"])
             return len(self.noted) <= self.stands_for
@@ -108,7 +120,7 @@ def test_a_chunk_is_embedded_together_and_committed():
 
 @pytest.mark.parametrize(
     "error",
-    [InferenceError("paper", "torn"), MemoryError(), RuntimeError("poison"), RecursionError()],
+    [InferenceError("paper", "torn"), MemoryError(), RuntimeError("poison"), RecursionError(), Panic("poison")],
     ids=lambda error: type(error).__name__,
 )
 def test_one_bad_text_does_not_fail_its_neighbours(error):
@@ -116,7 +128,7 @@ def test_one_bad_text_does_not_fail_its_neighbours(error):
     assert reasons(record.committed) == {11: Reason.FAILED}
     assert np.isnan(rows(record.committed)[1]).all()
     assert rows(record.committed)[[0, 2], 0].tolist() == [1.0, 3.0]
-    assert record.noted == [0, 1, 2]
+    assert record.noted == [0, 1, 2, None]
 
 
 def test_after_a_crash_texts_go_one_by_one_and_the_culprit_is_known():
@@ -124,7 +136,7 @@ def test_after_a_crash_texts_go_one_by_one_and_the_culprit_is_known():
     record = work_on(claimed(["a", "bb", "ccc"], crashes=1, crashes_alone={1: MAX_TEXT_CRASHES, 2: 2}), engine)
     assert reasons(record.committed) == {11: Reason.CRASHED}
     assert engine.calls == [["a"], ["ccc"]]
-    assert record.noted == [0, 2]
+    assert record.noted == [0, 2, None]
 
 
 def test_a_chunk_that_is_not_wanted_any_more_is_left_at_the_next_text():
@@ -245,7 +257,7 @@ def test_an_oversized_text_reaches_the_engine_by_no_way():
     assert engine.calls == []
     assert len(record.committed.indices) == 0  # the client rejects the rows that never came
     with pytest.raises(InvalidRequestError, match=r"texts\[0\]: 1000001 characters, limit 1000000"):
-        embed_task.embed(engine, [huge], input_type=None, dimensions=None, dtype="float32", truncate=True)
+        embed_task.embed(engine, embed_task.read_call([[huge]], {}, ()))
     assert engine.calls == []
 
 
@@ -256,3 +268,82 @@ def test_oversized_options_are_refused_unread():
     assert engine.calls == []
     assert [r.reason for r in record.committed.rejected] == [Reason.UNSUPPORTED]
     assert "1048576 bytes, limit 4096" in record.committed.rejected[0].detail
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_ends_a_process_is_no_text_s_fault(stop):
+    record = Record(claimed(["a", "poison"]))
+    with pytest.raises(stop):
+        work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine(stop()))
+    assert (record.committed, record.released) == (None, [])
+
+
+@pytest.mark.parametrize("error", [ValueError("zebra"), MemoryError("zebra"), Panic("zebra")])
+def test_a_try_that_fails_outside_the_engine_is_counted_and_tells_no_text(monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(work, "to_reply", fail)
+    record = work_on(claimed(["a"]))
+    assert (record.committed, record.released) == (None, [(REF.token, True)])
+    assert type(error).__name__ in caplog.text
+    assert "zebra" not in caplog.text
+
+
+def test_a_chunk_whose_letters_cannot_be_written_is_rejected_without_them(monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("zebra")
+
+    monkeypatch.setattr(dead_lettering, "letters", fail)
+    assert work_on(claimed(["a"], losses=MAX_LOSSES)).released == [(REF.token, True)]
+    record = work_on(claimed(["a"], losses=MAX_LOSSES + 1))
+    assert reasons(record.committed) == {10: Reason.WORKERS_LOST}
+    assert (record.letters, record.released) == ([], [])
+
+
+@pytest.mark.parametrize("error", [MemoryError("zebra"), Panic("zebra"), ValueError("zebra")])
+def test_whatever_fails_in_the_canvas_task_is_an_error_of_ours_without_a_text(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(vectors, "to_bytes", fail)
+    with pytest.raises(InferenceError) as caught:
+        embed_task.embed(PaperEngine(), embed_task.read_call([["a"]], {}, ()))
+    assert str(caught.value) == f"model paper: the task failed ({type(error).__name__})"
+
+
+def test_a_redis_that_is_away_is_no_failure_of_the_chunk(monkeypatch):
+    def fail(*_):
+        raise BrokerUnavailableError("redis://h", "away")
+
+    monkeypatch.setattr(work, "to_reply", fail)
+    record = Record(claimed(["a"]))
+    with pytest.raises(BrokerUnavailableError):
+        work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
+    assert record.released == []
+
+
+def test_a_row_that_the_asked_dtype_cannot_hold_is_rejected_with_a_letter():
+    texts = ["a", "huge"]
+    record = work_on(claimed(texts, EmbedOptions(dtype=Dtype.FLOAT16)))
+    assert reasons(record.committed) == {11: Reason.NOT_FINITE}
+    assert rows(record.committed)[0].tolist() == [1.0] * 8
+    assert np.isnan(rows(record.committed)[1]).all()
+    assert told(record) == [(11, "not_finite", 1, 4, 4, None)]
+    assert reasons(work_on(claimed(texts)).committed) == {}
+
+
+@pytest.mark.parametrize("error", [InferenceError("paper", "torn"), MemoryError(), Panic("zebra")])
+def test_the_canvas_task_rejects_one_bad_text_and_embeds_its_neighbours(error):
+    result = embed_task.embed(PaperEngine(error), embed_task.read_call([["a", "poison", "ccc"]], {}, ()))
+    assert [(r.index, r.reason) for r in rejected_of(result)] == [(1, Reason.FAILED)]
+    assert vectors_of(result)[[0, 2], 0].tolist() == [1.0, 3.0]
+    assert np.isnan(vectors_of(result)[1]).all()
+
+
+def test_the_canvas_task_rejects_what_its_dtype_cannot_hold():
+    asked = {"texts": ["a", "huge"]}
+    result = embed_task.embed(PaperEngine(), embed_task.read_call([], asked | {"dimensions": 4, "dtype": "int8"}, ()))
+    assert rejected_of(result) == ()
+    raw = embed_task.embed(PaperEngine(), embed_task.read_call([], asked | {"dtype": "float16"}, ()))
+    assert [(r.index, r.reason) for r in rejected_of(raw)] == [(1, Reason.NOT_FINITE)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedmill.flows import Ask, Flow, evalsha, look_around
+from embedmill.flows import Ask, Command, Flow, evalsha, look_around, warn_once
 from embedmill.keys import LANES, Keyspace
 from embedmill.limits import LIVENESS_TTL_S
 from embedmill.protocol import ModelCard
@@ -24,18 +24,30 @@ def other_fingerprints(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[dict[
 
 
 def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
-    """Publish the models' cards."""
-    yield Ask([evalsha("announce", (keys.models,), *(part for card in cards for part in (card.name, card.to_json())))])
+    """Publish the models' cards, in place of those of the same names."""
+    yield Ask([_announce(keys, cards, replaces=True)])
 
 
-def beat(keys: Keyspace, info: WorkerInfo) -> Flow[int]:
-    """Renew a worker's liveness key; gives the messages in its queues."""
+def beat(keys: Keyspace, info: WorkerInfo, cards: Sequence[ModelCard] = ()) -> Flow[int]:
+    """Renew a worker's liveness key, and the cards that Redis has lost; returns the number of messages in its queues.
+
+    A key of another type among these hides none of the others.
+    """
     ttl_ms = int(LIVENESS_TTL_S * 1000)
     beat_keys = (keys.worker(info.worker_id), keys.workers)
     queues = [keys.queue(model, lane) for model in info.models for lane in LANES] + [keys.embed_queue]
     renew = evalsha("beat", beat_keys, info.to_json(), ttl_ms, info.worker_id)
-    _, *waiting = yield Ask([renew, *(("LLEN", queue) for queue in queues)])
-    return sum(map(int, waiting))
+    yield Ask([renew])
+    announce = _announce(keys, cards, replaces=False)
+    announced, *waiting = yield Ask([announce, *(("LLEN", queue) for queue in queues)], keeps_errors=True)
+    if isinstance(announced, Exception):
+        warn_once(f"model cards cannot be announced: {keys.models} is not embedmill's ({type(announced).__name__})")
+    return sum(length for length in waiting if isinstance(length, int))
+
+
+def _announce(keys: Keyspace, cards: Sequence[ModelCard], *, replaces: bool) -> Command:
+    parts = [part for card in cards for part in (card.name, card.to_json())]
+    return evalsha("announce", (keys.models,), int(replaces), *parts)
 
 
 def leave(keys: Keyspace, worker_id: str) -> Flow[None]:

@@ -182,7 +182,7 @@ class CachedEngine:
                 is_truncated=bool(made.truncated[i]),
             )
             for i, hash in enumerate(hashes)
-            if hash is not None and i not in rejected and np.isfinite(made.vectors[i]).all()
+            if hash is not None and i not in rejected
         }
         self.cache.write(list(entries.items()))
 

@@ -19,12 +19,14 @@ from embedmill_worker import embed_task, exit_codes, inbox
 from embedmill_worker.broker import broker_settings
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.concurrency import usable_cpus
+from embedmill_worker.discretion import mask_arguments
 from embedmill_worker.engines import Engines
 from embedmill_worker.envelope import CHUNK_TASK
 from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
 from embedmill_worker.prefork import mend_transport
 from embedmill_worker.settings import WorkerSettings
+from embedmill_worker.sweeper import RestingLink, Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ def build(settings: WorkerSettings) -> Celery:
     app = EmbedmillCelery("embedmill", set_as_current=False)
     app.conf.update(configuration(settings, keys))
     lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
-    node = Node(settings, Engines(settings), keys, Link(client_settings(settings)))
+    sweeper = Sweeper(RestingLink(client_settings(settings)))
+    node = Node(settings, Engines(settings), keys, Link(client_settings(settings)), sweeper)
     app.steps["consumer"].add(Liveness.of(node))
     app.conf.worker_consumer = PatientConsumer.of(node)
 
@@ -78,18 +81,10 @@ def build(settings: WorkerSettings) -> Celery:
         node.work(ref)
 
     @app.task(name=EMBED_TASK, shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
-    def embed(  # noqa: PLR0917  a canvas passes them by place or by name
-        texts: list[str],
-        model: str | None = None,
-        input_type: str | None = None,
-        dimensions: int | None = None,
-        dtype: str = "float32",
-        truncate: bool = True,
-    ) -> dict[str, Any]:
-        engine = node.engine(model)
-        return embed_task.embed(
-            engine, texts, input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate
-        )
+    def embed(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        # Bound here and not by Python, whose TypeError would quote a text that stands in a name's place.
+        call = embed_task.read_call(args, kwargs, settings.model_names)
+        return embed_task.embed(node.engine(call.model), call)
 
     connect_signals(app, node)
     bound_stop(app, node)
@@ -163,6 +158,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def on_init(sender: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is app:
+            mask_arguments()
             mend_transport()
             inbox.guard(remote_control=app.conf.worker_enable_remote_control)
             start(node, sender.hostname)
@@ -227,6 +223,9 @@ def start(node: Node, hostname: str) -> None:
     except EmbedError as error:
         log.critical("%s", error, extra={"action": "exit"})
         raise SystemExit(exit_codes.of(error)) from None
+    except Exception as error:  # Celery would log it and go on, without a model
+        log.critical("the worker cannot start: %s: %s", type(error).__name__, error, extra={"action": "exit"})
+        raise SystemExit(exit_codes.FAILURE) from None
 
 
 def quieten(**_: Any) -> None:

@@ -11,9 +11,10 @@ from typing import Any, Final
 from embedmill import records
 from embedmill.errors import MessageError
 from embedmill.flows import Ask, Command, Flow, evalsha
+from embedmill.harmless import printable
 from embedmill.keys import Keyspace
 from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
-from embedmill.protocol import PROTOCOL_VERSION
+from embedmill.protocol import MAX_LABEL_CHARS, PROTOCOL_VERSION
 
 #: Job, chunk and ring: a number of microseconds.
 _TOKEN: Final = re.compile(r"([^:]*):([0-9]{1,9}):[0-9]{1,20}")
@@ -38,7 +39,7 @@ class ChunkRef:
 class Work:
     """The chunk is ours: embed it."""
 
-    texts: bytes
+    texts: bytes = field(repr=False)
     options: bytes
     waited_ms: float
     #: Workers lost and children killed under this chunk so far, while no text was alone.
@@ -59,7 +60,7 @@ class Work:
 class Late:
     """The chunk is ours, but its deadline has passed: reject its texts."""
 
-    texts: bytes
+    texts: bytes = field(repr=False)
     options: bytes
 
 
@@ -68,7 +69,7 @@ class OtherFingerprint:
     """The job is pinned to vectors of another fingerprint."""
 
     pinned: str
-    texts: bytes
+    texts: bytes = field(repr=False)
     options: bytes
 
 
@@ -101,10 +102,10 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
         case b"late":
             return Late(rest[0], rest[1])
         case b"fingerprint":
-            return OtherFingerprint(rest[0].decode(errors="replace"), rest[1], rest[2])
+            return OtherFingerprint(_label(rest[0]), rest[1], rest[2])
         case b"version":
-            return OtherVersion(rest[0].decode(errors="replace"))
-    return NotOurs(what.decode(errors="replace"))
+            return OtherVersion(_label(rest[0]))
+    return NotOurs(_label(what))
 
 
 def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
@@ -115,13 +116,13 @@ def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes]
     return bool(outcome == b"committed")
 
 
-def note_position(keys: Keyspace, ref: ChunkRef, position: int) -> Flow[bool]:
-    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it.
+def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[bool]:
+    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it; None: none any more.
 
     Gives False if the claim does not stand any more: the job was cancelled or deleted, or somebody else has the chunk.
     """
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    (stands,) = yield Ask([evalsha("note", job_keys, ref.chunk, ref.token, position)])
+    (stands,) = yield Ask([evalsha("note", job_keys, ref.chunk, ref.token, "" if position is None else position)])
     return bool(stands)
 
 
@@ -141,13 +142,18 @@ def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[boo
 
 def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
     """Give the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
-    return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen)
+    return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen.encode("latin-1"))
 
 
 def parse_token(token: str) -> tuple[str, int] | None:
     """Give job id and chunk of a doorbell's id, None for any other task's."""
     match = _TOKEN.fullmatch(token)
     return (match[1], int(match[2])) if match else None
+
+
+def _label(value: bytes) -> str:
+    """Return what a job's record says as a name of bounded length: it goes into logs and replies."""
+    return printable(value[: 4 * MAX_LABEL_CHARS].decode(errors="replace"), limit=MAX_LABEL_CHARS)
 
 
 def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef
 
 #: Rejected because of what happened in a worker. The caller's own faults are in the reply alone.
-_FAULTS: Final = (Reason.CRASHED, Reason.FAILED, Reason.WORKERS_LOST)
+_FAULTS: Final = (Reason.CRASHED, Reason.FAILED, Reason.WORKERS_LOST, Reason.NOT_FINITE)
 
 
 def letters(ref: ChunkRef, work: claims.Work, reply: ChunkReply, *, worker: str, keep: bool) -> list[bytes]:

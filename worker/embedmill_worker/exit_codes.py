@@ -32,7 +32,7 @@ STALLED: Final = 10
 GRACE: Final = 11
 #: A source could not be read, or only in part.
 UNREADABLE: Final = 12
-#: Ctrl-C.
+#: Ctrl-C or SIGTERM.
 INTERRUPTED: Final = 130
 
 #: What each code means; docs/operations.md says the same.
@@ -50,7 +50,7 @@ MEANINGS: Final = {
     STALLED: "the worker took no more work and ended itself, to be started anew",
     GRACE: "the worker did not finish within its grace period; its work runs elsewhere",
     UNREADABLE: "a source could not be read, or only in part; what was read is kept and nothing is deleted",
-    INTERRUPTED: "Ctrl-C",
+    INTERRUPTED: "Ctrl-C or SIGTERM",
 }
 
 
@@ -59,6 +59,7 @@ def of(error: EmbedError) -> int:
     from embedmill.errors import (  # noqa: PLC0415  the probe wants the codes without the client
         BrokerUnavailableError,
         FingerprintError,
+        KeyConflictError,
         ModelLoadError,
         RequestError,
         SettingsError,
@@ -69,6 +70,7 @@ def of(error: EmbedError) -> int:
     kinds: tuple[tuple[type[Exception], int], ...] = (
         (SettingsError, SETTINGS),
         (BrokerUnavailableError, BROKER),
+        (KeyConflictError, BROKER),
         (ModelLoadError, MODEL),
         (TimeoutError, TIMEOUT),
         (FingerprintError, FINGERPRINT),

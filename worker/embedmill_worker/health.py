@@ -22,6 +22,9 @@ LIVE_FOR_S: Final = 25.0
 #: Seconds since Redis last answered after which a worker no longer counts as ready.
 REACHED_FOR_S: Final = 16.0
 
+#: Bytes of the file.
+MAX_FILE_BYTES: Final = 65_536
+
 #: States of a worker.
 STARTING: Final = "starting"
 READY: Final = "ready"
@@ -68,10 +71,16 @@ def write(path: Path, health: Health) -> None:
 
 
 def read(path: Path) -> Health | None:
-    """Read the file; None if there is none that can be read."""
+    """Read the file; None if there is none that a worker wrote.
+
+    Raises:
+        PermissionError: it is another user's, who lets nobody read it.
+    """
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(_read(path))
         health = Health(**{f.name: values[f.name] for f in fields(Health) if f.name in values})
+    except PermissionError:
+        raise
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     numbers = (health.beat_at_s, health.reached_at_s)
@@ -83,6 +92,15 @@ def read(path: Path) -> Health | None:
         and all(type(number) in (int, float) for number in numbers)
     )
     return health if is_sound else None
+
+
+def _read(path: Path) -> bytes:
+    """Read the file's beginning; a pipe in its place, which might never end, gives nothing at once."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return os.read(descriptor, MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def is_running(pid: int) -> bool:

@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from celery import bootsteps
+from celery.exceptions import WorkerTerminate
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from embedmill.limits import LIVENESS_PERIOD_S
 from embedmill_worker import exit_codes, health
 from embedmill_worker.node import Node
-from embedmill_worker.reconciler import SWEEP_PERIOD_S
 from embedmill_worker.stall import STALL_GRACE_S, Beat, StallWatch
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ CHILDREN_PERIOD_S: Final = 0.2
 
 
 class Liveness(bootsteps.StartStopStep):
-    """Beats and sweeps while the consumer runs; started anew after every lost connection."""
+    """Beats and lets sweep while the consumer runs; started anew after every lost connection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     node: ClassVar[Node]
@@ -46,18 +46,19 @@ class Liveness(bootsteps.StartStopStep):
         return type("NodeLiveness", (cls,), {"node": node, "name": "embedmill.liveness"})
 
     def start(self, consumer: Any) -> None:
-        """Beat at once, then regularly."""
+        """Beat as soon as the consumer consumes, then regularly."""
         self._watch = StallWatch()
-        self._beat(consumer)
         self._timers = [
+            consumer.timer.call_after(0, self._beat, (consumer,)),
             consumer.timer.call_repeatedly(LIVENESS_PERIOD_S, self._beat, (consumer,)),
-            consumer.timer.call_repeatedly(SWEEP_PERIOD_S, self.node.sweep),
         ]
+        self.node.start_sweeping()
         if look := getattr(consumer.pool, "maintain_pool", None):
             self._timers.append(consumer.timer.call_repeatedly(CHILDREN_PERIOD_S, look))
 
     def stop(self, consumer: Any) -> None:
         """Stop the timers; the liveness key outlives them for a while."""
+        self.node.pause_sweeping()
         for timer in self._timers:
             timer.cancel()
         self._timers = []
@@ -79,6 +80,7 @@ class Liveness(bootsteps.StartStopStep):
                 waiting=self._waiting,
             )
         )
+        reason = reason or _unconsumed(consumer)
         said = health.STALLED if reason else health.READY
         self._waiting = self.node.beat(state=said, reason=reason, children=children, active=limits_s)
         self._react(reason, now_s, consumer)
@@ -98,6 +100,13 @@ class Liveness(bootsteps.StartStopStep):
         if now_s - self._stalled_since_s >= STALL_GRACE_S:
             log.critical("this worker ends itself: %s", reason, extra={"action": "exit"})
             end_now(self.node, consumer.pool, exit_codes.STALLED)
+
+
+def _unconsumed(consumer: Any) -> str:
+    """Say which of its queues a worker does not consume from; "" if it consumes from all."""
+    names = [queue.name for queue in consumer.app.amqp.queues.consume_from.values()]
+    missing = [name for name in names if not consumer.task_consumer.consuming_from(name)]
+    return f"it does not consume from {', '.join(missing)}" if missing else ""
 
 
 def end_now(node: Node, pool: Any, code: int) -> None:
@@ -134,6 +143,14 @@ class PatientConsumer(Consumer):
     def of(cls, node: Node) -> type[PatientConsumer]:
         """Give the class for one node."""
         return type("NodeConsumer", (cls,), {"node": node})
+
+    def start(self) -> None:
+        """Run; an end for want of descriptors keeps its exit code, which Celery 5.7.0 forgets: it must be restarted."""
+        try:
+            super().start()
+        except WorkerTerminate as end:
+            self.controller.exitcode = end.code  # type: ignore[attr-defined]  # the stubs leave it out
+            raise
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """Drop what cannot be read, without the body that Celery would log."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from embedmill.errors import BrokerUnavailableError, FingerprintError, QueueError, UnknownModelError
+from embedmill.errors import BrokerUnavailableError, FingerprintError, KeyConflictError, QueueError
 from embedmill.flows import Flow
 from embedmill.keys import Keyspace
 from embedmill.link import Link, T
@@ -23,6 +23,7 @@ from embedmill_worker.engines import Engines
 from embedmill_worker.health import Health
 from embedmill_worker.reconciler import Reconciler
 from embedmill_worker.settings import WorkerSettings
+from embedmill_worker.sweeper import Sweeper
 from embedmill_worker.work import Miller
 
 log = logging.getLogger(__name__)
@@ -40,17 +41,19 @@ WORKER_ID_ENV: Final = "EMBEDMILL_WORKER_ID"
 class Node:
     """State of one worker: made in the main process before the fork and used on both sides of it."""
 
-    def __init__(self, settings: WorkerSettings, engines: Engines, keys: Keyspace, link: Link) -> None:
+    def __init__(
+        self, settings: WorkerSettings, engines: Engines, keys: Keyspace, link: Link, sweeper: Sweeper
+    ) -> None:
         self._settings = settings
         self._engines = engines
         self._keys = keys
         self._link = link
+        self._sweeper = sweeper
         self._worker_id = os.environ.get(WORKER_ID_ENV, "")
         self._name = ""
         self._took_s = 0.0
         self._state = health.STARTING
         self._reached_at_s = 0.0
-        self._reconciler = Reconciler(keys, self._worker_id)
         self._cache = EmbeddingCache(settings.cache_url, settings.namespace) if settings.cache_url else None
 
     def start(self, name: str) -> None:
@@ -66,7 +69,6 @@ class Node:
         os.environ[WORKER_ID_ENV] = self._worker_id
         self._name = name
         self.tell()
-        self._reconciler = Reconciler(self._keys, self._worker_id)
         self._engines.load_all()
         cards = [engine.card for engine in self._engines]
         others = self._patiently(lambda: announcement.other_fingerprints(self._keys, cards))
@@ -122,7 +124,8 @@ class Node:
             active=tuple(active),
             protocol=PROTOCOL_VERSION,
         )
-        waiting = self._quietly(announcement.beat(self._keys, info), "beat")
+        cards = [engine.card for engine in self._engines]
+        waiting = self._quietly(announcement.beat(self._keys, info, cards), "beat")
         if waiting is not None:
             self._reached_at_s = health.now_s()
         self.tell(reason)
@@ -139,11 +142,16 @@ class Node:
         try:
             health.write(self._settings.health_file, said)
         except OSError as error:
-            log.warning("the health file cannot be written: %s", error.strerror, extra={"action": "health"})
+            words = "%s cannot be written: %s; set EMBEDMILL_HEALTH_FILE to a file that you may write"
+            log.warning(words, self._settings.health_file, error.strerror, extra={"action": "health"})
 
-    def sweep(self) -> None:
-        """Look for lost work."""
-        self._quietly(self._reconciler.sweep(), "sweep")
+    def start_sweeping(self) -> None:
+        """Look for lost work from now on, beside everything else."""
+        self._sweeper.start(Reconciler(self._keys, self._worker_id))
+
+    def pause_sweeping(self) -> None:
+        """Leave lost work to others until sweeping is started again."""
+        self._sweeper.pause()
 
     def release(self, token: str, *, was_killed: bool) -> None:
         """A child is gone: give its chunk back. If Redis does not answer, the reconciler finds it.
@@ -176,13 +184,9 @@ class Node:
         """Give a served model; None: the default one.
 
         Raises:
-            UnknownModelError: it is not served.
+            KeyError: it is not served.
         """
-        name = model or self._engines.default
-        if name not in self._settings.model_names:  # a message may hold anything in a name's place
-            asked = name if isinstance(name, str) else type(name).__name__
-            raise UnknownModelError(asked[:128], self._settings.model_names)
-        return self._cached(self._engines.get(name))
+        return self._cached(self._engines.get(model or self._engines.default))
 
     def _cached(self, engine: Engine) -> Embedder:
         if self._cache is None or engine.card.tokens_per_s > TABLE_TOKENS_PER_S:
@@ -194,7 +198,7 @@ class Node:
         while True:
             try:
                 return self._link.run(make_flow(), timeout_s=5.0)
-            except BrokerUnavailableError as error:
+            except (BrokerUnavailableError, KeyConflictError) as error:
                 log.warning("%s; trying again", error, extra={"action": "wait_for_redis"})
                 time.sleep(START_PAUSE_S)
 

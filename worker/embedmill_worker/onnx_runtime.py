@@ -38,6 +38,7 @@ def open_graph(graph: Path | bytes, *, weights_folder: Path | None = None) -> An
         options.add_session_config_entry("session.x64quantprecision", "1")
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
-    options.log_severity_level = 3
+    # Its errors reach us as exceptions. What it would print of a failed run, at the level below, names token ids.
+    options.log_severity_level = 4
     source = graph if isinstance(graph, bytes) else str(graph)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -2,22 +2,24 @@
 
 One worker at a time does it, under a lock. A chunk that is unfinished, not in its queue and under a dead claim is
 rung again at once; one without a claim, or whose claimer's worker lives without working on it, in two sweeps running.
+
+A sweep reads queues and records in pages, each a few milliseconds of Redis, and rests between them; what it keeps
+meanwhile is bounded, whatever waits.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from embedmill import protocol, records
-from embedmill.errors import MessageError, QueueError
-from embedmill.flows import Ask, Flow, evalsha, look_around, readable, warn_once
-from embedmill.keys import Keyspace
-from embedmill.limits import MAX_JOB_TEXTS
-from embedmill.workers import WorkerInfo
+from embedmill.errors import KeyConflictError, MessageError
+from embedmill.flows import Ask, Command, Flow, Pause, evalsha, look_around, readable, warn_once
+from embedmill.keys import LANES, Keyspace
+from embedmill.limits import MAX_JOB_TEXTS, MAX_WORKERS, RING_WINDOW
 from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef
 
@@ -26,19 +28,24 @@ log = logging.getLogger(__name__)
 #: Seconds between two sweeps: longer than between two beats, so that a claim made after a beat is in the next one.
 SWEEP_PERIOD_S: Final = 2.5
 
-#: Seconds that the lock outlives its holder's last sweep.
+#: Seconds that the lock outlives its holder's last page.
 LOCK_TTL_S: Final = 6.0
 
-#: Jobs younger than this are not looked at: most are over by then.
-YOUNG_JOB_S: Final = 2.0
+#: Jobs of a page, chunks looked at in it, and messages of a page of a queue: about 1 ms of Redis each.
+JOBS_PAGE: Final = 100
+CHUNKS_PAGE: Final = 1_000
+MESSAGES_PAGE: Final = 300
 
-#: Active jobs of a lane up to which its counters are compared with their records: Redis stands still meanwhile.
-MAX_RECOUNTED_JOBS: Final = 2_000
+#: Chunks rung again in one round trip.
+RING_PAGE: Final = 100
 
-#: Messages and jobs read in one round trip.
-PAGE: Final = 500
+#: Rest after a page, as a multiple of the time that it took, and in seconds at most: Redis and this worker's main
+#: process have other work.
+REST: Final = 3.0
+LONGEST_REST_S: Final = 0.02
 
-_DOORBELL_ID: Final = re.compile(rb'"id": "([A-Za-z0-9._-]{1,128}):(\d{1,9}):\d+"')
+#: Chunks that a sweep remembers, 80 bytes each. A longer queue is compared in as many parts as it takes.
+MAX_MARKS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Lost:
     """A chunk to ring again, unless its claim is another one by then."""
 
     ref: ChunkRef
-    #: "worker token pid", or "" for none.
+    #: "worker token pid", or "" for none; whatever bytes it has are Latin-1.
     claim: str
     #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's.
     how: str
@@ -60,11 +67,38 @@ class OpenChunk:
     claim: str
 
 
+class Marks:
+    """A set of tuples of which only the hashes are kept: most of them are never looked at again."""
+
+    def __init__(self, limit: int = MAX_MARKS) -> None:
+        self._hashes: set[int] = set()
+        self._limit = limit
+
+    def __contains__(self, item: object) -> bool:
+        return hash(item) in self._hashes
+
+    def add(self, item: tuple[str | int, ...]) -> None:
+        """Remember it, if there is room."""
+        if len(self._hashes) < self._limit:
+            self._hashes.add(hash(item))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A share of all chunks: those whose hash falls to it."""
+
+    number: int
+    of: int
+
+    def __contains__(self, chunk: tuple[str, int]) -> bool:
+        return hash(chunk) % self.of == self.number
+
+
 def judge(
     chunks: Iterable[OpenChunk],
-    queued: set[tuple[str, int]],
+    queued: Container[tuple[str, int]],
     active: Mapping[str, frozenset[str]],
-    suspects: set[tuple[str, int, str]],
+    suspects: Container[tuple[str, int, str]],
 ) -> tuple[list[Lost], set[tuple[str, int, str]]]:
     """Decide which chunks are lost.
 
@@ -100,118 +134,134 @@ class Reconciler:
     def __init__(self, keys: Keyspace, worker_id: str) -> None:
         self._keys = keys
         self._worker_id = worker_id
-        self._suspects: set[tuple[str, int, str]] = set()
+        self._active: dict[str, frozenset[str]] = {}
+        self._suspects = Marks()
+        self._next_suspects = Marks()
 
     def sweep(self) -> Flow[int]:
-        """Look once, if this worker holds the lock; gives the chunks rung again."""
-        if not (yield from self._hold_lock()):
-            self._suspects.clear()
-            return 0
-        landscape = yield from look_around(self._keys)
-        active = {worker.worker_id: frozenset(worker.active) for worker in landscape.workers}
-        yield from self._forget_dead(landscape.workers)
-        (lanes,) = yield Ask([("SMEMBERS", self._keys.lanes)])
-        queued: set[tuple[str, int]] = set()
-        chunks: list[OpenChunk] = []
-        for name in readable(records.read_name, lanes, "lane"):
-            model, _, lane = name.rpartition(" ")
-            try:
-                # Queues before records: what is popped in between is found under its claim.
-                yield from self._recount(model, lane)
-                in_queue = yield from self._queued(self._keys.queue(model, lane))
-                unfinished = yield from self._open_chunks(model, lane)
-            except QueueError as error:  # Redis is away, or one key is not what it should be: others are looked at
-                log.warning("lane %s is passed over: %s", name, error, extra={"action": "reconcile"})
-                continue
-            queued |= in_queue
-            chunks += unfinished
-        lost, self._suspects = judge(chunks, queued, active, self._suspects)
+        """Look once at everything, if this worker holds the lock; returns the number of chunks rung again."""
+        (held,) = yield Ask([self._lock()])
         rung = 0
-        for start in range(0, len(lost), PAGE):
-            again = [
-                claims.ring_again(self._keys, chunk.ref, chunk.claim, how=chunk.how)
-                for chunk in lost[start : start + PAGE]
-            ]
-            rung += sum(outcome == 1 for outcome in (yield Ask(again, keeps_errors=True)))
+        self._next_suspects = Marks()
+        for model, lane in (yield from self._lanes()) if held else ():
+            try:
+                rung += yield from self._sweep_lane(model, lane)
+            except KeyConflictError as error:  # the other lanes are looked at all the same
+                log.warning("lane %s %s is passed over: %s", model, lane, error, extra={"action": "reconcile"})
+        self._suspects = self._next_suspects
         if rung:
             log.warning("%d lost chunks were rung again", rung, extra={"action": "reconcile", "chunks": rung})
         return rung
 
-    def _recount(self, model: str, lane: str) -> Flow[None]:
-        """Put the lane's counters right and measure how fast it drains."""
-        counted = (self._keys.lane(model, lane), self._keys.active(model, lane), self._keys.drain(model, lane))
-        (was_wrong,) = yield Ask([evalsha("recount", counted, self._keys.job_prefix, MAX_RECOUNTED_JOBS)])
-        if was_wrong:
-            log.warning("the counters of %s %s were put right", model, lane, extra={"action": "recount"})
+    def _lock(self) -> Command:
+        return evalsha("lock", (self._keys.reconciler_lock,), self._worker_id, int(LOCK_TTL_S * 1000))
 
-    def _hold_lock(self) -> Flow[bool]:
-        lock_keys, ttl_ms = (self._keys.reconciler_lock,), int(LOCK_TTL_S * 1000)
-        (held,) = yield Ask([evalsha("lock", lock_keys, self._worker_id, ttl_ms)])
-        return bool(held)
+    def _lanes(self) -> Flow[list[tuple[str, str]]]:
+        """List the lanes: every one that was used, and those of the live workers' models if that list is lost."""
+        served = yield from self._look()
+        yield from self._forget_dead()
+        (used,) = yield Ask([("SMEMBERS", self._keys.lanes)])
+        named = (name.rpartition(" ") for name in readable(records.read_name, used, "lane"))
+        pairs = {(model, lane) for model, _, lane in named} | {(model, lane) for model in served for lane in LANES}
+        return sorted(pairs, key=lambda pair: (pair[1] != LANES[0], pair))
 
-    def _forget_dead(self, live: Iterable[WorkerInfo]) -> Flow[None]:
-        (known,) = yield Ask([("ZRANGE", self._keys.workers, 0, -1)])
-        dead = set(known) - {worker.worker_id.encode() for worker in live}
+    def _look(self) -> Flow[set[str]]:
+        """Note what the live workers work on; returns the models that they serve."""
+        workers = (yield from look_around(self._keys)).workers
+        self._active = {worker.worker_id: frozenset(worker.active) for worker in workers}
+        return {model for worker in workers for model in worker.models}
+
+    def _forget_dead(self) -> Flow[None]:
+        (known,) = yield Ask([("ZRANGE", self._keys.workers, 0, MAX_WORKERS - 1)])
+        dead = set(known) - {worker_id.encode() for worker_id in self._active}
         if dead:
             yield Ask([("ZREM", self._keys.workers, *sorted(dead))])
 
-    def _queued(self, queue: str) -> Flow[set[tuple[str, int]]]:
-        found: set[tuple[str, int]] = set()
+    def _sweep_lane(self, model: str, lane: str) -> Flow[int]:
+        queue = self._keys.queue(model, lane)
+        (length,) = yield Ask([("LLEN", queue)])
+        n_parts = 1 + length // MAX_MARKS
+        rung = 0
+        for number in range(n_parts):
+            part = Part(number=number, of=n_parts)
+            # The queue before the records: what is popped in between is found under its claim.
+            queued = yield from self._queued(queue, part)
+            rung += yield from self._compare(model, lane, part, queued)
+        return rung
+
+    def _queued(self, queue: str, part: Part) -> Flow[Marks]:
+        """Read a queue from its new end to its old: what comes and goes meanwhile hides nothing that stays."""
+        queued = Marks()
         start = 0
         while True:
-            (messages,) = yield Ask([("LRANGE", queue, start, start + PAGE - 1)])
-            for message in messages:
-                if match := _DOORBELL_ID.search(message):
-                    found.add((match[1].decode(), int(match[2])))
-            if len(messages) < PAGE:
-                return found
-            start += PAGE
+            began_s = time.monotonic()
+            (page,) = yield Ask([evalsha("queued", (queue,), start, start + MESSAGES_PAGE - 1)])
+            for chunk in map(_read_doorbell, page[1:]):
+                if chunk in part:
+                    queued.add(chunk)
+            if page[0] < MESSAGES_PAGE:
+                return queued
+            start += MESSAGES_PAGE
+            yield _rest(began_s)
 
-    def _open_chunks(self, model: str, lane: str) -> Flow[list[OpenChunk]]:
-        """Read the chunks of this protocol version's jobs; workers of other versions look after theirs."""
-        ((seconds, micros),) = yield Ask([("TIME",)])
-        old_ms = int(seconds) * 1000 + int(micros) // 1000 - int(YOUNG_JOB_S * 1000)
-        active = self._keys.active(model, lane)
-        (members,) = yield Ask([("ZRANGEBYSCORE", active, "-inf", old_ms)])
-        chunks: list[OpenChunk] = []
-        for start in range(0, len(members), PAGE):
-            ids = readable(records.read_name, members[start : start + PAGE], "job id")
-            asked = [
-                command
-                for job_id in ids
-                for command in (
-                    ("HMGET", self._keys.job(job_id), "rung", "v"),
-                    ("HKEYS", self._keys.texts(job_id)),
-                    ("HGETALL", self._keys.claims(job_id)),
-                )
+    def _compare(self, model: str, lane: str, part: Part, queued: Marks) -> Flow[int]:
+        """Go through the lane's records; returns the number of chunks rung again."""
+        named = ChunkRef(job_id="", chunk=0, model=model, lane=lane, token="")
+        rung, ended = 0, b""
+        while True:
+            began_s = time.monotonic()
+            held, page = yield Ask([self._lock(), self._survey(model, lane, ended)])
+            if not held or not page:  # another worker sweeps
+                return rung
+            ended, was_wrong, *listed = page
+            if was_wrong:
+                log.warning("the counters of %s %s were put right", model, lane, extra={"action": "recount"})
+            chunks = [chunk for chunk in _read_chunks(named, listed) if (chunk.ref.job_id, chunk.ref.chunk) in part]
+            if any(chunk.claim and chunk.claim.partition(" ")[0] not in self._active for chunk in chunks):
+                yield from self._look()  # it may have started since
+            lost, suspects = judge(chunks, queued, self._active, self._suspects)
+            for suspicion in suspects:
+                self._next_suspects.add(suspicion)
+            rung += yield from self._ring(lost)
+            if not ended:
+                return rung
+            yield _rest(began_s)
+
+    def _survey(self, model: str, lane: str, ended: bytes) -> Command:
+        keys = (self._keys.lane(model, lane), self._keys.active(model, lane), self._keys.drain(model, lane))
+        page = (JOBS_PAGE, CHUNKS_PAGE, RING_WINDOW)
+        return evalsha("survey", keys, self._keys.job_prefix, protocol.PROTOCOL_VERSION, ended, *page)
+
+    def _ring(self, lost: Sequence[Lost]) -> Flow[int]:
+        rung = 0
+        for start in range(0, len(lost), RING_PAGE):
+            again = [
+                claims.ring_again(self._keys, chunk.ref, chunk.claim, how=chunk.how)
+                for chunk in lost[start : start + RING_PAGE]
             ]
-            replies = (yield Ask(asked, keeps_errors=True)) if asked else []
-            for i, job_id in enumerate(ids):
-                if replies[3 * i] == [None, None]:  # the record expired
-                    yield Ask([("ZREM", active, job_id)])
-                    continue
-                try:
-                    of_job = _open_of_job(
-                        ChunkRef(job_id=job_id, chunk=0, model=model, lane=lane, token=""), *replies[3 * i : 3 * i + 3]
-                    )
-                except MessageError as error:
-                    warn_once(f"job {job_id} is passed over: {error}")
-                    continue
-                chunks += of_job
-        return chunks
+            rung += sum(outcome == 1 for outcome in (yield Ask(again, keeps_errors=True)))
+        return rung
 
 
-def _open_of_job(job: ChunkRef, record: Any, unfinished: Any, held: Any) -> list[OpenChunk]:
-    """Give the chunks of a job, named by any of them, that were rung and are not committed."""
-    if not all(isinstance(reply, list) for reply in (record, unfinished, held)):
-        raise MessageError("its record, its texts or its claims are kept under a key of another type")
-    rung, version = record
-    if version != str(protocol.PROTOCOL_VERSION).encode():
-        return []
-    n_rung = records.read_count(rung, MAX_JOB_TEXTS)
-    claimed = dict(zip(held[::2], held[1::2], strict=True))
-    return [
-        OpenChunk(replace(job, chunk=number), claimed.get(field, b"").decode(errors="replace"))
-        for field in unfinished
-        if (number := records.read_count(field, MAX_JOB_TEXTS)) < n_rung
-    ]
+def _rest(began_s: float) -> Pause:
+    return Pause(min(REST * (time.monotonic() - began_s), LONGEST_REST_S))
+
+
+def _read_doorbell(named: bytes) -> tuple[str, int]:
+    job_id, _, chunk = named.decode(errors="replace").rpartition(":")
+    return job_id, int(chunk) if len(chunk) < 10 else -1
+
+
+def _read_chunks(lane: ChunkRef, listed: Sequence[Any]) -> list[OpenChunk]:
+    """Read what a survey lists: job, chunk, claim, …."""
+    chunks = []
+    for packed_id, number, claim in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
+        try:
+            job_id = records.read_name(packed_id)
+            chunk = records.read_count(number, MAX_JOB_TEXTS)
+        except MessageError:
+            warn_once("a job is passed over: a key of its record holds another type than embedmill's")
+            continue
+        ref = ChunkRef(job_id=job_id, chunk=chunk, model=lane.model, lane=lane.lane, token="")
+        chunks.append(OpenChunk(ref, claim.decode("latin-1")))
+    return chunks

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
+from embedmill.limits import MAX_WORKER_MODELS
 from embedmill.redis_url import mask_url
 from embedmill.settings import ClientSettings, check_model_name, data_dir, default_data_dir, whole_number
 from embedmill_worker.health import HEALTH_FILE_ENV
@@ -58,6 +59,9 @@ class WorkerSettings:
                 raise SettingsError("EMBEDMILL_CACHE_URL", mask_url(self.cache_url), error.reason) from None
         if not self.models:
             raise SettingsError("EMBEDMILL_MODEL", "''", f"name at least one model, as in {DEFAULT_MODEL}")
+        if len(self.models) > MAX_WORKER_MODELS:
+            reason = f"one worker serves at most {MAX_WORKER_MODELS}; start several"
+            raise SettingsError("EMBEDMILL_MODEL", f"{len(self.models)} models", reason)
         for model in self.models:
             check_model_name(model.partition("=")[0])
         if self.precision not in ("", *PRECISIONS):

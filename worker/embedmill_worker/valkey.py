@@ -11,13 +11,16 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -27,6 +30,15 @@ from embedmill_worker.tether import tethered
 from embedmill_worker.valkey_binary import find_binary
 
 _log = logging.getLogger(__name__)
+
+#: What keeps a server from logging commands with the first 128 bytes of each argument: slow ones, large ones (from
+#: Valkey 8.1 on), and the one under which it crashed.
+_DISCRETION = {
+    "slowlog-log-slower-than": "-1",
+    "commandlog-request-larger-than": "-1",
+    "commandlog-reply-larger-than": "-1",
+    "hide-user-data-from-log": "yes",
+}
 
 _T = TypeVar("_T")
 
@@ -99,12 +111,14 @@ class EmbeddedValkey:
         """Starts the server and waits until it answers; nothing happens if it runs already.
 
         Raises:
-            SettingsError: another server uses the folder, or this one did not start; its last words are shown.
+            SettingsError: the folder cannot be written, another server uses it, or this one did not start; its last
+                words are shown.
         """
         if self.alive:
             return
         try:
-            self._lay_out()
+            with self._storing():
+                self._lay_out()
             self._process = self._spawn()
             self._wait_until_ready(timeout_s)
         except BaseException:
@@ -181,9 +195,10 @@ class EmbeddedValkey:
         return [str(self._binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        lock = locked(self.folder / "valkey.lock")
+        with self._storing():
+            lock = locked(self.folder / "valkey.lock")
         try:
-            with (self.folder / "valkey.log").open("ab") as log:
+            with self._log_file() as log:
                 process = subprocess.Popen(
                     tethered(self._arguments()),
                     stdin=subprocess.DEVNULL,
@@ -197,6 +212,20 @@ class EmbeddedValkey:
             os.close(lock)  # from here on the server alone holds it
         return process
 
+    def _log_file(self) -> BinaryIO:
+        with self._storing():
+            return (self.folder / "valkey.log").open("ab")
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Turn what the system refuses over the folder into SettingsError."""
+        try:
+            yield
+        except OSError as error:
+            variable = "EMBEDMILL_DATA_DIR" if self._persistent else "TMPDIR"
+            reason = f"cannot be written: {error.strerror}; set {variable} to a folder that you may write"
+            raise SettingsError("folder", str(error.filename or self._parent_folder), reason) from None
+
     def _wait_until_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         once = Retry(NoBackoff(), retries=0)
@@ -204,6 +233,7 @@ class EmbeddedValkey:
             while self.alive and time.monotonic() < deadline:
                 try:
                     redis.ping()
+                    _forget_arguments(redis)
                     return
                 except (RedisConnectionError, RedisTimeoutError):  # not listening yet, or still loading its file
                     time.sleep(0.01)
@@ -213,6 +243,13 @@ class EmbeddedValkey:
     def _last_words(self, lines: int = 5) -> str:
         log = (self.folder / "valkey.log").read_text(errors="replace")
         return " | ".join(log.splitlines()[-lines:]) or "nothing"
+
+
+def _forget_arguments(redis: Redis) -> None:
+    """Switch off the logs of commands, which hold texts; no server has all of them."""
+    for name, value in _DISCRETION.items():
+        with suppress(ResponseError):
+            redis.config_set(name, value)
 
 
 def _started(value: _T | None) -> _T:

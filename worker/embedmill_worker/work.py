@@ -5,23 +5,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from embedmill import protocol, vectors
-from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.errors import InvalidRequestError, MessageError, QueueError
 from embedmill.flows import look_around
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.link import Link
+from embedmill.native import STOPS
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
 from embedmill.reply import Reason, Rejected
-from embedmill_worker import claims, dead_lettering
+from embedmill_worker import claims, dead_lettering, isolation
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker.isolation import Rejection
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,28 @@ class Miller:
     keeps_texts: bool = False
 
     def work(self, ref: ChunkRef, engine: Embedder) -> None:
-        """Do what the doorbell asks for; nothing if there is nothing to do."""
+        """Do what the doorbell asks for; nothing if there is nothing to do.
+
+        Whatever goes wrong is counted under the chunk as a lost worker is, so that it has an end.
+
+        Raises:
+            QueueError: Redis did not answer, or not as it should; the reconciler finds the chunk.
+        """
+        try:
+            self._work(ref, engine)
+        except (*STOPS, QueueError):
+            raise
+        except BaseException as error:  # its message may hold a text and is not passed on
+            log.error(
+                "work on chunk %s failed (%s); it is tried again, %d times at most",
+                ref.token,
+                type(error).__name__,
+                MAX_LOSSES,
+                extra={"action": "failed"},
+            )
+            self.link.run(claims.release(self.keys, ref.token, was_killed=True), timeout_s=REDIS_TIMEOUT_S)
+
+    def _work(self, ref: ChunkRef, engine: Embedder) -> None:
         claim = self.link.run(
             claims.claim(self.keys, ref, self.worker_id, engine.card.fingerprint), timeout_s=REDIS_TIMEOUT_S
         )
@@ -80,14 +102,17 @@ class Miller:
                 return
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)
-        if isinstance(claim, claims.Work) and (reply.rejected or is_unreadable):
+        # A chunk whose very rejection failed before leaves no letter.
+        if isinstance(claim, claims.Work) and claim.losses <= MAX_LOSSES and (reply.rejected or is_unreadable):
             letters = dead_lettering.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
         commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
-        self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+        is_stored = self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+        if is_stored and letters:
+            log.warning("chunk %s left %d dead letters", ref.token, len(letters), extra={"action": "dead_letter"})
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
-            detail = f"{work.losses} processes were lost while they worked on its chunk"
+            detail = f"its chunk was tried {work.losses} times, and the process was lost or gave it up"
             return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
         try:
             options = protocol.unpack_options(work.options)
@@ -95,17 +120,22 @@ class Miller:
             check_servable(options, engine)
         except (MessageError, InvalidRequestError) as error:
             return _reject_all(work.texts, work.options, engine, Reason.UNSUPPORTED, str(error))
-        embeddings = None
-        if not work.is_suspect:
-            embeddings = _try_together(engine, chunk.texts, options)
+        embeddings = None if work.is_suspect else isolation.embed_together(engine, chunk.texts, options)
         if embeddings is None:
 
-            def before(position: int) -> None:
-                if not self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S):
-                    raise ClaimGoneError
+            def before(position: int) -> Rejection | None:
+                rejection = _given_up(work, position)
+                if rejection is None:
+                    self._note(ref, position)
+                return rejection
 
-            embeddings = embed_alone(engine, chunk.texts, options, work, before)
+            embeddings = isolation.embed_alone(engine, chunk.texts, options, before)
+            self._note(ref, None)  # what goes wrong from here on is no single text's fault
         return to_reply(embeddings, chunk, options, engine, work.waited_ms)
+
+    def _note(self, ref: ChunkRef, position: int | None) -> None:
+        if not self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S):
+            raise ClaimGoneError
 
     def _is_served(self, model: str, fingerprint: str) -> bool:
         landscape = self.link.run(look_around(self.keys), timeout_s=REDIS_TIMEOUT_S)
@@ -120,91 +150,25 @@ def check_servable(options: EmbedOptions, engine: Embedder) -> None:
         vectors.check_binary(options.dimensions or engine.card.dimension)
 
 
-def _try_together(engine: Embedder, texts: Sequence[str], options: EmbedOptions) -> Embeddings | None:
-    """Embed a chunk in planned batches; None if the engine failed and the culprit must be found."""
-    try:
-        return engine.embed(texts, input_type=options.input_type, truncate=options.truncate)
-    except Exception as error:  # whatever it is: its message may hold a text and is not passed on
-        log.warning(
-            "a chunk of %d texts failed (%s): one by one",
-            len(texts),
-            type(error).__name__,
-            extra={"action": "one_by_one"},
-        )
-        return None
-
-
-def embed_alone(
-    engine: Embedder,
-    texts: Sequence[str],
-    options: EmbedOptions,
-    work: claims.Work,
-    before: Callable[[int], None],
-) -> Embeddings:
-    """Embed text by text, so that whatever fails or crashes is one text's fault.
-
-    Args:
-        engine: the model.
-        texts: the chunk's.
-        options: the job's.
-        work: what went wrong before, by position.
-        before: called with each position before its forward pass.
-    """
-    parts = []
-    for position, text in enumerate(texts):
-        if verdict := _given_up(work, position):
-            parts.append(_no_embedding(engine, *verdict))
-            continue
-        before(position)
-        parts.append(_embed_one(engine, text, options))
-    return Embeddings(
-        vectors=np.concatenate([p.vectors for p in parts]),
-        token_counts=np.concatenate([p.token_counts for p in parts]),
-        truncated=np.concatenate([p.truncated for p in parts]),
-        rejected=tuple((i, reason, detail) for i, p in enumerate(parts) for _, reason, detail in p.rejected),
-        tokenize_ms=sum(p.tokenize_ms for p in parts),
-        inference_ms=sum(p.inference_ms for p in parts),
-    )
-
-
-def _given_up(work: claims.Work, position: int) -> tuple[Reason, str] | None:
-    """Give reason and detail if a text is not tried again."""
+def _given_up(work: claims.Work, position: int) -> Rejection | None:
+    """Return why a text is not tried again, or None if it is."""
     crashes, losses = work.crashes_alone.get(position, 0), work.losses_alone.get(position, 0)
     if crashes >= MAX_TEXT_CRASHES:
         return Reason.CRASHED, f"its process died {crashes} times while it was embedded alone"
     if losses >= MAX_LOSSES:
-        return Reason.WORKERS_LOST, f"its process was killed or lost {losses} times while it was embedded alone"
+        return Reason.WORKERS_LOST, f"it was embedded alone {losses} times, and its process was lost or gave it up"
     return None
-
-
-def _embed_one(engine: Embedder, text: str, options: EmbedOptions) -> Embeddings:
-    try:
-        return engine.embed([text], input_type=options.input_type, truncate=options.truncate)
-    except Exception as error:
-        return _no_embedding(engine, Reason.FAILED, f"the engine failed on it alone ({type(error).__name__})")
-
-
-def _no_embedding(engine: Embedder, reason: Reason, detail: str) -> Embeddings:
-    return Embeddings(
-        vectors=np.full((1, engine.card.dimension), np.nan, dtype=np.float32),
-        token_counts=np.zeros(1, dtype=np.uint32),
-        truncated=np.zeros(1, dtype=np.bool_),
-        rejected=((0, str(reason), detail),),
-        tokenize_ms=0.0,
-        inference_ms=0.0,
-    )
 
 
 def to_reply(
     embeddings: Embeddings, chunk: Chunk, options: EmbedOptions, engine: Embedder, waited_ms: float
 ) -> ChunkReply:
-    """Turn the engine's rows into what the job asked for."""
-    rows = vectors.cut(embeddings.vectors, options.dimensions)
+    """Turn rows, cut as the job asked, into its reply."""
     return ChunkReply(
         indices=chunk.indices,
-        vectors=vectors.to_bytes(rows, options.dtype),
+        vectors=vectors.to_bytes(embeddings.vectors, options.dtype),
         dtype=options.dtype,
-        dimension=rows.shape[1],
+        dimension=embeddings.vectors.shape[1],
         token_counts=embeddings.token_counts,
         truncated=embeddings.truncated,
         rejected=tuple(

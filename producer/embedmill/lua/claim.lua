@@ -9,10 +9,13 @@
 --   {'late', texts, options}      claimed, but its deadline has passed
 --   {'work', texts, options, ms waited, {crash fields}}      claimed
 local chunk, worker, token, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local record = redis.call('HMGET', job, 'state', 'v', 'fingerprint', 'deadline_ms', 'options', 'created_ms')
+local wrong = wrong_type(job, 'hash', texts, 'hash', claims, 'hash', crashes, 'hash')
+if wrong then return wrong end
+local record = redis.call('HMGET', job, 'state', 'v', 'fingerprint', 'deadline_ms', 'options', 'created_ms', 'first_ring',
+  'rings')
 if record[1] ~= 'active' then return {'over'} end
-if record[2] ~= ARGV[6] then return {'version', record[2]} end
-if not has_rung(token) then return {'over'} end
+if record[2] ~= ARGV[6] then return {'version', record[2] or ''} end
+if not has_rung(token, record[7], record[8]) then return {'over'} end
 local payload = redis.call('HGET', texts, chunk)
 if not payload then return {'over'} end
 
@@ -22,7 +25,7 @@ if claim then holder, held = string.match(claim, '^(%S+) (%S+)') end
 local is_lost = holder and held ~= token
 if is_lost and redis.call('EXISTS', ARGV[5] .. holder) == 1 then return {'held'} end
 if record[3] and record[3] ~= fingerprint then return {'fingerprint', record[3], payload, record[5] or ''} end
-local at = redis.call('HGET', claims, chunk .. ':at')
+local at = alone(chunk)
 redis.call('HDEL', claims, chunk .. ':at')
 if not record[3] then redis.call('HSET', job, 'fingerprint', fingerprint) end
 if is_lost then lose(chunk, at) end
@@ -30,6 +33,7 @@ redis.call('HSET', claims, chunk, worker .. ' ' .. token .. ' ' .. ARGV[7])
 keep(claims)
 
 local now = now_ms()
-local deadline, options = tonumber(record[4]) or 0, record[5] or ''
+local deadline, options = whole(record[4]), record[5] or ''
 if deadline > 0 and now > deadline then return {'late', payload, options} end
-return {'work', payload, options, now - (tonumber(record[6]) or now), redis.call('HGETALL', crashes)}
+local waited_ms = math.max(0, now - whole(record[6], now))
+return {'work', payload, options, waited_ms, redis.call('HGETALL', crashes)}

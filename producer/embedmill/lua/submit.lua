@@ -4,11 +4,13 @@
 -- room.
 -- The record: v id digest model lane options rejected n_chunks n_texts n_tokens row_bytes ttl_ms unfinished_ttl_ms
 -- deadline_ms limit_s; and, kept by the scripts: state (active done cancelled) created_ms ended_ms done rung first_ring
--- rings left_chunks left_texts left_tokens fingerprint.
+-- rings left_chunks left_texts left_tokens fingerprint; and, kept by the sweep: low, below which all is done.
 -- Gives: submitted, or same, or conflict, or unstaged (the staged texts are not whole: stage them again), or room (it
 -- was asked for, and there is), or no room: {tokens or bytes, taken, limit, asked for, tokens before it, tokens/s
 -- drained}.
 local staged = KEYS[13]
+local wrong = wrong_type(job, 'hash', staged, 'hash', lane, 'hash', active, 'zset', queue, 'list', lanes, 'set', drain, 'hash')
+if wrong then return wrong end
 local record = cmsgpack.unpack(ARGV[1])
 
 -- Bytes that the vectors of all unfinished jobs of the namespace will take.
@@ -16,7 +18,8 @@ local function promised_bytes()
   local sum = 0
   for _, name in ipairs(redis.call('SMEMBERS', lanes)) do
     local key = string.sub(lanes, 1, -2) .. ':' .. string.gsub(name, ' ', ':')
-    sum = sum + math.max(0, tonumber(redis.call('HGET', key, 'bytes')) or 0)
+    local bytes = redis.pcall('HGET', key, 'bytes')
+    if type(bytes) == 'string' then sum = sum + whole(bytes) end
   end
   return sum
 end
@@ -24,11 +27,12 @@ end
 -- Tokens/s at the last sweep. One that no reconciler has looked at for half a minute is past: the workers are gone.
 local function drain_rate()
   local seen = redis.call('HMGET', drain, 'rate', 'counted_ms')
-  return seen[1] and seen[2] and now_ms() - seen[2] < 30000 and seen[1] or '0'
+  local age_ms = now_ms() - whole(seen[2])
+  return age_ms >= 0 and age_ms < 30000 and string.match(seen[1] or '', '^%d+%.?%d*$') or '0'
 end
 
 local function no_room(unstaged_bytes)
-  local waiting = math.max(0, tonumber(redis.call('HGET', lane, 'tokens')) or 0)
+  local waiting = whole(redis.call('HGET', lane, 'tokens'))
   local max_tokens = tonumber(ARGV[4])
   if max_tokens > 0 and waiting > 0 and waiting + record.n_tokens > max_tokens then
     return {'tokens', waiting, max_tokens, record.n_tokens, waiting, drain_rate()}
@@ -57,25 +61,25 @@ if refusal then
   return refusal
 end
 
-local now = now_ms()
-for field, value in pairs(record) do redis.call('HSET', job, field, value) end
+-- What somebody left of a job of this id whose record is lost is none of this one's.
+if redis.call('EXISTS', job, texts, weights, claims, crashes, replies, events) > 0 then
+  redis.call('UNLINK', job, texts, weights, claims, crashes, replies, events)
+end
+local now = now_us()
 -- Rings are counted from the microsecond of submission, so that a job of the same id, deleted before, has had none.
-local time = redis.call('TIME')
-local first_ring = time[1] * 1000000 + time[2]
-redis.call('HSET', job, 'state', 'active', 'created_ms', now, 'done', 0, 'rung', 0,
+local first_ring, created_ms = string.format('%d', now), math.floor(now / 1000)
+for field, value in pairs(record) do redis.call('HSET', job, field, value) end
+redis.call('HSET', job, 'state', 'active', 'created_ms', created_ms, 'done', 0, 'rung', 0,
   'first_ring', first_ring, 'rings', first_ring,
   'left_chunks', record.n_chunks, 'left_texts', record.n_texts, 'left_tokens', record.n_tokens)
-if record.deadline_ms > 0 then redis.call('HSET', job, 'deadline_ms', now + record.deadline_ms) end
+if record.deadline_ms > 0 then redis.call('HSET', job, 'deadline_ms', created_ms + record.deadline_ms) end
 redis.call('SADD', lanes, record.model .. ' ' .. record.lane)
-redis.call('ZADD', active, now, record.id)
-redis.call('HINCRBY', lane, 'chunks', record.n_chunks)
-redis.call('HINCRBY', lane, 'texts', record.n_texts)
-redis.call('HINCRBY', lane, 'tokens', record.n_tokens)
-redis.call('HINCRBY', lane, 'bytes', record.n_texts * record.row_bytes)
 if record.n_chunks == 0 then
   finish('done')
   return 'submitted'
 end
+redis.call('ZADD', active, created_ms, job_id())
+weigh(1, record.n_chunks, record.n_texts, record.n_tokens, record.row_bytes, created_ms)
 redis.call('RENAME', staged, texts)
 redis.call('SET', weights, ARGV[2])
 local rung = math.min(record.n_chunks, tonumber(ARGV[3]))

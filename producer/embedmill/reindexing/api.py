@@ -16,6 +16,7 @@ from embedmill.reindexing.opening import (
     await_card,
     check_apart,
     index_of,
+    is_there,
     ledger_path,
     prepare,
     rejects_path,
@@ -153,7 +154,7 @@ def preview(
         sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         path = ledger_path(sink, index)
-        ledger = stack.enter_context(Ledger(path, sink.name)) if path.exists() else None
+        ledger = stack.enter_context(Ledger(path, sink.name)) if is_there(path, sink) else None
 
         def count_unchanged(records: list[Record], metadata: list[str]) -> int:
             return unchanged(ledger, records, metadata) if ledger is not None and ledger.index() == index else 0

@@ -128,7 +128,7 @@ class BulkQueue:
         ask = [("HGET", lane, "tokens"), ("HMGET", drain, "rate", "counted_ms"), ("TIME",)]
         tokens, (rate, counted_ms), (now_s, _) = yield Ask(ask)
         measured = 0.0
-        if int(now_s) * 1000 - _number(counted_ms) < RATE_TTL_MS:
+        if 0 <= int(now_s) * 1000 + 999 - _number(counted_ms) < RATE_TTL_MS:
             measured = _number(rate)
         return Backlog(tokens=int(_number(tokens)), tokens_per_s=max(measured, self._tokens_per_s))
 
@@ -136,9 +136,10 @@ class BulkQueue:
         keys = self._calls.keys
         (entries,) = yield Ask([("XRANGE", keys.events(job_id), "-", "+")])
         chunks = records.read_news(entries).chunks if entries else ()
+        intake = yield from self._calls.intake(job_id)
         parts: list[ReplyPart] = []
         for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-            parts += yield from self._calls.parts(job_id, chunks[start : start + flows.FETCH_CHUNKS])
+            parts += yield from self._calls.parts(job_id, chunks[start : start + flows.FETCH_CHUNKS], intake)
         return parts
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedmill.errors import MessageError
+from embedmill.limits import MAX_DIMENSION
+from embedmill.protocol import is_label
 from embedmill.vectors import Dtype
 
 
@@ -55,9 +57,14 @@ class Index:
         """
         try:
             fields: dict[str, Any] = json.loads(data)
-            return cls(**{**fields, "dtype": Dtype(fields["dtype"])})
+            index = cls(**{**fields, "dtype": Dtype(fields["dtype"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MessageError(f"a sink's description cannot be read ({type(error).__name__})") from None
+        names = (index.model, index.fingerprint, index.input_type or "")
+        is_whole = type(index.dimension) is int and 0 < index.dimension <= MAX_DIMENSION
+        if not (is_whole and all(map(is_label, names)) and type(index.truncate) is type(index.with_text) is bool):
+            raise MessageError("a sink's description has a field with a value that reindex does not write")
+        return index
 
     def differences(self, other: Index) -> str:
         """Name what differs, for people, as in ``dimension 384 and 128``."""

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from embedmill.errors import MessageError, SinkError
+from embedmill.regular_file import check_regular
 from embedmill.reindexing.index import Index
 
 #: Of the tables; a ledger of another version is refused.
@@ -54,6 +55,10 @@ ON CONFLICT (number) DO UPDATE SET parent = excluded.parent, digest = excluded.d
   reason = excluded.reason, detail = excluded.detail
 """
 
+#: What SQLite answers where this user may not write, and what to do then.
+_REFUSALS: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+_OTHER_PLACE: Final = "name a sink that you may write, or for one in a database an EMBEDMILL_DATA_DIR"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -84,7 +89,13 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}") from None
+            raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}; {_OTHER_PLACE}") from None
+        try:
+            check_regular(path)
+        except (FileNotFoundError, PermissionError):
+            pass  # SQLite makes it, or is told why not
+        except OSError as error:
+            raise SinkError(sink, f"its ledger {path} cannot be used: {error.strerror}") from None
         with self._mapped():
             self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None)
         try:
@@ -275,6 +286,9 @@ class _Mapped:
         if "locked" in str(error):
             raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
         # SQLite names tables and files, never values.
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSALS:
+            reason = f"its ledger {self._path} cannot be written ({error}); {_OTHER_PLACE}"
+            raise SinkError(self._sink, reason) from None
         reason = f"its ledger {self._path} cannot be used ({error}); if it is damaged, rebuild into another sink"
         raise SinkError(self._sink, reason) from None
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from embedmill.errors import InvalidRequestError
-from embedmill.reindexing.printable import printable
+from embedmill.harmless import printable
 
 #: Values whose ``str`` says it all, as in ``2026-01-02 03:04:05``.
 _TEXTUAL: Final = (

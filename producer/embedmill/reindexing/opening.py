@@ -11,12 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
-from embedmill.errors import InvalidRequestError, SinkMismatchError, UnknownModelError
+from embedmill.errors import InvalidRequestError, SinkError, SinkMismatchError, UnknownModelError
+from embedmill.harmless import printable
 from embedmill.protocol import EmbedOptions, ModelCard
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
-from embedmill.reindexing.printable import printable
 from embedmill.reindexing.report import NOTHING_YET, Progress
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
@@ -163,6 +163,21 @@ def ledger_path(sink: Sink, index: Index) -> Path:
     hashed = hashlib.blake2b(sink.name.encode(), digest_size=8).hexdigest()
     version = f"-{index.tag}" if sink.has_versions else ""
     return data_dir(os.environ) / "reindex" / f"{hashed}{version}.sqlite"
+
+
+def is_there(path: Path, sink: Sink) -> bool:
+    """Tell whether there is a ledger.
+
+    Raises:
+        SinkError: the system does not let this user look.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SinkError(sink.name, f"its ledger {path} cannot be read: {error.strerror}; name another sink") from None
+    return True
 
 
 def rejects_path(sink: Sink) -> Path:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embedmill.errors import InvalidRequestError
+from embedmill.harmless import printable
 from embedmill.reindexing.ledger import Ledger
-from embedmill.reindexing.printable import printable
 from embedmill.reindexing.source import Source
 
 

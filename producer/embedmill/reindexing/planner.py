@@ -42,7 +42,7 @@ class Pending:
 
     number: int
     record: Record
-    metadata: str
+    metadata: str = field(repr=False)
     digest: bytes
     #: Of the write that put the sink's older row of this id; None: it has none.
     old_place: int | None

@@ -24,9 +24,9 @@ class Record:
 
     #: 1 to 1,024 characters, none of them a control character.
     id: str
-    text: str
+    text: str = field(repr=False)
     #: What the sink carries beside the vector: anything that JSON can hold.
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     #: Id of the document that this text is a part of; "": it stands for itself.
     parent: str = ""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from embedmill.errors import SinkError
+from embedmill.regular_file import check_regular
 
 
 class Rejects:
@@ -21,6 +22,8 @@ class Rejects:
         self.path = path
         self._stream: IO[str] | None = None
         try:
+            if path.exists():
+                check_regular(path)
             path.unlink(missing_ok=True)
         except OSError as error:
             raise SinkError(str(path), f"cannot be written: {error.strerror}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,11 @@ class Rows:
     #: (n, columns)
     vectors: Vectors
     #: JSON objects.
-    metadata: Sequence[str]
+    metadata: Sequence[str] = field(repr=False)
     #: Of the records, 24 bytes each; see ``record.digest``.
     digests: Sequence[bytes]
     #: None: the sink does not carry texts.
-    texts: Sequence[str] | None
+    texts: Sequence[str] | None = field(repr=False)
 
     def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.vectors), len(self.metadata), len(self.digests)}

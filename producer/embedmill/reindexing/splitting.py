@@ -16,9 +16,12 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.native import STOPS, silenced
+from embedmill.regular_file import check_regular
 from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, Source, notes_of, to_record
+from embedmill.reply import Reason
 
 #: Characters of a document that is split.
 MAX_DOCUMENT_CHARS: Final = 16_000_000
@@ -81,6 +84,7 @@ class Splitter:
     def _tokenizer(self) -> Tokenizer:
         """The tokenizer without truncation and padding, by which all long parts would count alike."""
         try:
+            check_regular(self.tokenizer)
             loaded = Tokenizer.from_file(str(self.tokenizer))
         except Exception as error:  # the library raises nothing more precise
             raise SourceError(str(self.tokenizer), f"is no tokenizer.json ({type(error).__name__})") from None
@@ -131,7 +135,16 @@ class Split:
             yield BadRecord(id=record.id, reason=UNFIT, detail=detail, is_anonymous=False)
             return
         is_markdown = record.id.lower().endswith(MARKDOWN)
-        for number, (start, part) in enumerate(self._splitter.parts(record.text, is_markdown=is_markdown)):
+        try:
+            with silenced():
+                parts = self._splitter.parts(record.text, is_markdown=is_markdown)
+        except (*STOPS, MemoryError, SourceError):
+            raise
+        except BaseException as error:  # a panic, as a rule, and its words quote the text
+            detail = f"the tokenizer failed on it ({type(error).__name__})"
+            yield BadRecord(id=record.id, reason=Reason.FAILED, detail=detail, is_anonymous=False)
+            return
+        for number, (start, part) in enumerate(parts):
             metadata = {**_kept(record.metadata), PART: number, START: start}
             made = to_record(f"{record.id}#{number}", part, metadata, record.id)
             yield made if isinstance(made, BadRecord) else replace(made, parent=record.id)

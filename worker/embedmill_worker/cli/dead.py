@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from embedmill.harmless import printable
+from embedmill.limits import MAX_TEXT_CHARS
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.terminal import printable, table
+from embedmill_worker.cli.terminal import LAYOUT, table
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
     from embedmill.dead_letter import DeadLetter
+
+#: Bytes of the longest text, in UTF-8.
+MAX_TEXT_BYTES: Final = 4 * MAX_TEXT_CHARS
 
 _EPILOG: Final = """\
   # which texts the workers gave up, and why
@@ -103,22 +108,29 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     text = known.pop("text", None)
     for name, value in known.items():
-        print(f"{name}: {value}")
+        print(f"{name}: {printable(str(value))}")
     if args.text:
         print()
-        print("the text was not kept" if text is None else printable(text))
+        print("the text was not kept" if text is None else printable(text, keep=LAYOUT))
     return 0
 
 
 def _requeue(args: argparse.Namespace) -> int:
-    text = None
-    if args.text_file:
-        data = sys.stdin.buffer.read() if args.text_file == "-" else Path(args.text_file).read_bytes()
-        text = data.decode("utf-8", "surrogateescape")
+    text = _text(args.text_file) if args.text_file else None
     with _client(args) as client:
         job = client.dead.requeue(args.id, text)
     print(json.dumps({"job_id": job.id}) if args.json else job.id)
     return 0
+
+
+def _text(name: str) -> str:
+    from embedmill.errors import InvalidRequestError
+
+    with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
+        data = stream.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise InvalidRequestError("--text-file", f"more than {MAX_TEXT_BYTES} bytes, which no text has; name another")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _drop(args: argparse.Namespace) -> int:
@@ -143,7 +155,10 @@ def facts(letter: DeadLetter, *, with_text: bool = False) -> dict[str, Any]:
 
 
 def _when(letter: DeadLetter) -> str:
-    return datetime.fromtimestamp(letter.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(letter.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # whoever can write to Redis can give a letter any id
+        return "no date"
 
 
 def _place(letter: DeadLetter) -> str:

@@ -51,12 +51,17 @@ def run(args: argparse.Namespace) -> int:
         return exit_codes.SETTINGS
     probe = "live" if args.live else "ready"
     verdict = _judge(Path(args.file), probe)
-    print(json.dumps({"probe": probe, "ok": verdict.is_well, "line": verdict.line}) if args.json else verdict.line)
+    line = verdict.line.encode("unicode_escape").decode() if not verdict.line.isprintable() else verdict.line
+    print(json.dumps({"probe": probe, "ok": verdict.is_well, "line": verdict.line}) if args.json else line)
     return exit_codes.OK if verdict.is_well else exit_codes.UNHEALTHY
 
 
 def _judge(path: Path, probe: str) -> Verdict:
-    found = health.read(path)
+    try:
+        found = health.read(path)
+    except PermissionError as error:
+        line = f"{path} cannot be read: {error.strerror}; probe as the worker's user, or let this one read it"
+        return Verdict(is_well=False, line=line)
     if found is None:
         return Verdict(is_well=False, line=f"no worker has written {path}")
     if not health.is_running(found.pid):

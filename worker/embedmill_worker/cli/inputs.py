@@ -25,7 +25,7 @@ class Window:
 
     #: Position of the first one in the whole input.
     start: int
-    texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list, repr=False)
     #: Position in ``texts`` → why it could not be read.
     problems: dict[int, str] = field(default_factory=dict)
 

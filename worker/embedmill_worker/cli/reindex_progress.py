@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from embedmill.harmless import printable
 from embedmill_worker.cli.terminal import is_rich, say
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _bar() -> Iterator[Show]:
         def show(progress: Progress, warning: str) -> None:
             if warning and warning not in warnings:
                 warnings.add(warning)
-                console.print(f"embedmill: {warning}", markup=False, highlight=False)
+                console.print(f"embedmill: {printable(warning)}", markup=False, highlight=False)
             total = None if progress.fraction is None else 1.0
             bar.update(task, description=line(progress), total=total, completed=progress.fraction)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import say, table
@@ -12,7 +12,10 @@ from embedmill_worker.cli.terminal import say, table
 if TYPE_CHECKING:
     from embedmill.status import MillStatus
 
-_EPILOG = """\
+#: Lines of each table: nobody reads more, and whoever can write to Redis could have thousands shown.
+MAX_ROWS: Final = 500
+
+_EPILOG: Final = """\
   # who works, and what waits
   embedmill status
   # in a script: go on as soon as a worker serves the model, give up after a minute
@@ -54,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
 def show(status: MillStatus) -> None:
     """Write both tables."""
     rows = [(w.name, w.model, w.fingerprint, w.state, str(w.pid), w.children) for w in status.workers]
-    table(("worker", "model", "fingerprint", "state", "pid", "children"), rows)
+    table(("worker", "model", "fingerprint", "state", "pid", "children"), rows, max_rows=MAX_ROWS)
     print()
     lanes = [
         (lane.model, lane.lane, lane.queue, lane.chunks, lane.texts, lane.tokens, f"{lane.oldest_age_s:.1f} s")
         for lane in status.lanes
     ]
-    table(("model", "lane", "queue", "chunks", "texts", "tokens", "oldest"), lanes)
+    table(("model", "lane", "queue", "chunks", "texts", "tokens", "oldest"), lanes, max_rows=MAX_ROWS)

@@ -7,19 +7,27 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import IO, Any, Final, Protocol
+
+from embedmill.harmless import printable
+
+#: Control characters that messages and texts are laid out by.
+LAYOUT: Final = "\n\t"
+
+#: Characters of a table's cell.
+MAX_CELL_CHARS: Final = 1_000
 
 
 def say(message: str) -> None:
     """Write one line to stderr."""
-    print(f"embedmill: {message}", file=sys.stderr, flush=True)
+    print(f"embedmill: {printable(message, keep=LAYOUT)}", file=sys.stderr, flush=True)
 
 
 class _Said(logging.Handler):
     """Writes log lines as other messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(printable(record.getMessage()))
+        say(record.getMessage())
 
 
 def show_log() -> None:
@@ -30,19 +38,16 @@ def show_log() -> None:
         logger.addHandler(_Said())
 
 
-def printable(text: str) -> str:
-    """Give a text that moves no cursor: control characters as escapes, but for line ends and tabs."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def is_rich(stream: IO[str]) -> bool:
     """Say whether the stream is a terminal and rich is there to draw on it."""
     return stream.isatty() and importlib.util.find_spec("rich") is not None
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table to stdout; numbers are put to the right."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, max_rows: int | None = None) -> None:
+    """Write a table to stdout; numbers are put to the right. Of more than ``max_rows`` the others are counted."""
+    left_out = 0 if max_rows is None else len(rows) - max_rows
+    rows = rows[:max_rows]
+    cells = [[_cell(value) for value in row] for row in rows]
     numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     if is_rich(sys.stdout):
         from rich.console import Console
@@ -54,6 +59,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         for row in cells:
             drawn.add_row(*row)
         Console(markup=False).print(drawn)
+        _count(left_out)
         return
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     for row in [list(columns), *cells]:
@@ -62,6 +68,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             for cell, width, is_number in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(line).rstrip())
+    _count(left_out)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else printable(str(value), limit=MAX_CELL_CHARS)
+
+
+def _count(left_out: int) -> None:
+    if left_out > 0:
+        print(f"… and {left_out:,} more; --json shows them")
 
 
 class Progress(Protocol):

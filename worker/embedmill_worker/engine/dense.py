@@ -66,6 +66,8 @@ class DenseLayer:
 
     def _row(self, row: Floats) -> Floats:
         values: Floats = self.weight @ row + self.bias
+        if not np.isfinite(values).all():  # what follows may make numbers of it that look good
+            return np.full_like(values, np.nan)
         match self.activation:
             case Activation.IDENTITY:
                 return values

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from embedmill.protocol import ModelCard
 from embedmill.reply import Reason
+from embedmill_worker.engine.pooling import finite_rows
 from embedmill_worker.engine.tokenization import Encoded, is_unicode
 from embedmill_worker.engine.verdict import Price
 
@@ -116,6 +117,10 @@ class Engine:
         rejections = [_rejection(e, limit, truncate=truncate) for e in encoded]
         kept = [e.ids if e and not r else None for e, r in zip(encoded, rejections, strict=True)]
         vectors = self._vectors(encoder, kept)
+        has_vector = (~np.isnan(vectors[:, 0])).tolist()
+        rejections = [
+            r or (None if is_there else _NOT_FINITE) for r, is_there in zip(rejections, has_vector, strict=True)
+        ]
         token_counts = np.array([e.token_count if e else 0 for e in encoded], dtype=np.uint32)
         if len(places) < len(rows):
             vectors, token_counts = vectors[rows], token_counts[rows]
@@ -137,13 +142,33 @@ class Engine:
         return encoded
 
     def _vectors(self, encoder: Encoder, ids: Sequence[Any]) -> Floats:
-        """Give float32 (n, dimension): NaN for None, zeros where there is no token to run."""
+        """Return float32 (n, dimension): NaN for None and what is not finite, zeros where there is no token to run."""
         vectors = np.zeros((len(ids), self.card.dimension), dtype=np.float32)
         vectors[[i for i, row in enumerate(ids) if row is None]] = np.nan
         filled = [i for i, row in enumerate(ids) if row]
         if filled:
-            vectors[filled] = encoder([ids[i] for i in filled])
+            vectors[filled] = _finite(encoder, [ids[i] for i in filled])
         return vectors
+
+
+def _finite(encoder: Encoder, ids: Sequence[Any]) -> Floats:
+    """Return the encoder's vectors, NaN for those that are not finite, also if no neighbour and no padding spoils them.
+
+    The one look at every vector that is made, of any kind of model: 4 µs for 64 of them.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what numpy would warn of is found here
+        vectors = encoder(ids)
+        for row in np.flatnonzero(~finite_rows(vectors)).tolist():
+            alone = encoder([ids[row]])
+            vectors[row] = alone[0] if finite_rows(alone)[0] else np.nan
+    return vectors
+
+
+#: What is said of a text whose vector is not finite.
+_NOT_FINITE: Final = (
+    str(Reason.NOT_FINITE),
+    "the model's vector for it holds NaN or numbers too large for float32; use another precision or file of the model",
+)
 
 
 def _rejection(encoded: Encoded | None, max_tokens: int, *, truncate: bool) -> tuple[str, str] | None:

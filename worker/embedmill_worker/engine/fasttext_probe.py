@@ -9,6 +9,7 @@ import numpy as np
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.engine.fasttext import FastTextEncoder, FastTextTokenizer
+from embedmill_worker.engine.pooling import finite_rows
 from embedmill_worker.engine.probe import SPEED_PASSES, judge, probe_texts
 from embedmill_worker.engine.verdict import Verdict
 
@@ -23,7 +24,7 @@ def measure(model: str, tokenizer: FastTextTokenizer, encoder: FastTextEncoder) 
     encoded = tokenizer.encode(texts)
     ids = [one.ids for one in encoded if one.ids]
     together = encoder(ids)
-    if not np.isfinite(together).all():
+    if not finite_rows(together).all():
         raise ModelLoadError(model, "its matrix holds numbers that are not finite; use another file")
     times_s = []
     for _ in range(SPEED_PASSES):

@@ -138,6 +138,7 @@ def _price(
     fp32 = _forward_passes(files.reference, tokenizer)[""]
     dimension = fp32(ids[:1]).shape[1]
     return price.measure(
+        files.name,
         ids,
         TransformerEncoder(forward=fp32, dimension=dimension, max_batch_tokens=max_batch_tokens),
         TransformerEncoder(forward=forward, dimension=dimension, max_batch_tokens=used),
@@ -175,7 +176,7 @@ def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
     verdict = cache.load()
     if verdict is None:
         try:
-            verdict = probe.measure_encoder(tokenizer, encoder)
+            verdict = probe.measure_encoder(files.name, tokenizer, encoder)
         except InferenceError as error:
             raise ModelLoadError(files.name, error.reason) from None
         cache.store(verdict)

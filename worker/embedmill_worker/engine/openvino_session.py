@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from embedmill.errors import InferenceError, ModelLoadError
+from embedmill.errors import ModelLoadError
+from embedmill.native import guarded, raise_if_memory
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine.session import (
     Floats,
@@ -18,7 +19,6 @@ from embedmill_worker.engine.session import (
     first_line,
     input_names,
     pick_output,
-    raise_if_memory,
 )
 
 #: What a CPU must be able to for each precision that OpenVINO computes in, and OpenVINO's hint for it. Only bf16 is
@@ -67,12 +67,8 @@ class OpenVinoSession:
     def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Run one batch; see ``Session``."""
         arrays = feed(self._inputs, input_ids, attention_mask)
-        try:
+        with guarded(self._model, f"OpenVINO failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"):
             outputs = self._request.infer(arrays, share_inputs=True, share_outputs=True)
-        except RuntimeError as error:  # its words may hold token ids
-            raise_if_memory(error)
-            reason = f"OpenVINO failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"
-            raise InferenceError(self._model, f"{reason} ({type(error).__name__})") from None
         # Shared with the request: overwritten by the next run, by when it is pooled.
         return np.asarray(outputs[self._output], dtype=np.float32)
 

@@ -63,7 +63,16 @@ def _pooled(tokens: Floats, pooling: Pooling, skipped: int) -> Floats:
 
 
 def normalize(vectors: Floats) -> Floats:
-    """Scale rows of (n, dimension) to L2 length 1; a zero row stays zero."""
+    """Scale rows of (n, dimension) to L2 length 1; a zero row stays zero, one whose length overflows becomes NaN."""
     norms: Floats = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
     norms[norms < SMALLEST_NORM] = SMALLEST_NORM
+    norms[np.isinf(norms)] = np.nan
     return vectors / norms
+
+
+def finite_rows(vectors: Floats) -> npt.NDArray[np.bool_]:
+    """Return which rows of (n, dimension) are vectors, (n,): all components are finite, and so is the length.
+
+    What is cut, normalised or rounded to int8 later needs the length; it also is the cheapest look at all components.
+    """
+    return np.asarray(np.isfinite(np.einsum("ij,ij->i", vectors, vectors)))

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from embedmill.errors import InferenceError
+from embedmill_worker.engine.pooling import finite_rows
 from embedmill_worker.engine.probe import SENTENCES, cosines
 from embedmill_worker.engine.verdict import Price
 from embedmill_worker.passages import passages
@@ -34,15 +36,21 @@ def price_texts() -> list[str]:
 
 
 def measure(
-    ids: Sequence[Any], reference: Callable[[Sequence[Any]], Floats], other: Callable[[Sequence[Any]], Floats]
+    model: str,
+    ids: Sequence[Any],
+    reference: Callable[[Sequence[Any]], Floats],
+    other: Callable[[Sequence[Any]], Floats],
 ) -> Price:
     """Embed the same tokenized texts in both ways, and some of them again, in turn, to time them.
 
     Raises:
-        InferenceError: one of them failed.
+        InferenceError: one of them failed, or put out numbers that are not finite.
         MemoryError: there is not enough.
     """
-    cosine = cosines(reference(ids), other(ids))
+    vectors = [reference(ids), other(ids)]
+    if not all(finite_rows(rows).all() for rows in vectors):
+        raise InferenceError(model, "it puts out numbers that are not finite for ordinary text; use another precision")
+    cosine = cosines(*vectors)
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(PASSES):
         for way, times_s in zip((reference, other), seconds, strict=True):

@@ -14,6 +14,7 @@ from embedmill.errors import InferenceError
 from embedmill_worker.engine.batching import plan
 from embedmill_worker.engine.engine import Encoder
 from embedmill_worker.engine.forward import ForwardPass
+from embedmill_worker.engine.pooling import finite_rows
 from embedmill_worker.engine.tokenization import TextTokenizer
 from embedmill_worker.engine.verdict import BatchClass, Verdict
 
@@ -59,7 +60,7 @@ def classify(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens
     planned = plan([len(row) for row in ids], max_batch_tokens=max_batch_tokens)
     pairs = [[i, len(ids) - 1 - i] for i in range(len(ids) // 2)] + [[len(ids) // 2]] * (len(ids) % 2)
     alone = _vectors(forward, ids, [[i] for i in range(len(ids))])
-    if not np.isfinite(alone).all():
+    if not finite_rows(alone).all():
         raise InferenceError(forward.files.name, "its graph puts out numbers that are not finite; use another file")
     return judge(alone, [_vectors(forward, ids, batches) for batches in (planned, pairs)])
 
@@ -76,14 +77,17 @@ def _probe_ids(tokenizer: TextTokenizer) -> list[Sequence[int]]:
     return [e.ids for e in tokenizer.encode(probe_texts()) if e.ids]
 
 
-def measure_encoder(tokenizer: TextTokenizer, encoder: Encoder) -> Verdict:
+def measure_encoder(model: str, tokenizer: TextTokenizer, encoder: Encoder) -> Verdict:
     """Class and time an encoder that takes all texts at once.
 
     Raises:
-        InferenceError: it failed.
+        InferenceError: it failed, or put out numbers that are not finite.
     """
     ids = _probe_ids(tokenizer)
-    batch_class, min_cosine = judge(np.concatenate([encoder([row]) for row in ids]), [encoder(ids)])
+    alone = np.concatenate([encoder([row]) for row in ids])
+    if not finite_rows(alone).all():
+        raise InferenceError(model, "its table holds numbers that are not finite; use another file")
+    batch_class, min_cosine = judge(alone, [encoder(ids)])
     return Verdict(
         batch_class=batch_class,
         min_cosine=min_cosine,

@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.errors import InferenceError, ModelLoadError
+from embedmill.errors import ModelLoadError
+from embedmill.native import guarded, raise_if_memory
 from embedmill_worker import onnx_runtime
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.models.graph import KNOWN_INPUTS, TASK_INPUT
@@ -95,12 +96,8 @@ class OnnxSession:
         if TASK_INPUT in self._inputs:
             arrays[TASK_INPUT] = np.array(self._task_id, dtype=np.int64)
         narrowed = {name: array.astype(self._narrow.get(name, np.int64), copy=False) for name, array in arrays.items()}
-        try:
+        with guarded(self._model, f"ONNX Runtime failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"):
             (output,) = self._session.run(self._outputs, narrowed)
-        except Exception as error:  # as above; its words may hold token ids
-            raise_if_memory(error)
-            reason = f"ONNX Runtime failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"
-            raise InferenceError(self._model, f"{reason} ({type(error).__name__})") from None
         return np.asarray(output, dtype=np.float32)
 
     def with_task(self, task_id: int) -> OnnxSession:
@@ -113,13 +110,6 @@ class OnnxSession:
 def runtime() -> str:
     """Give what rounds: version of ONNX Runtime and instruction set of the CPU."""
     return f"onnxruntime {onnx_runtime.library().__version__} {instruction_set()}"
-
-
-def raise_if_memory(error: Exception) -> None:
-    """Raise MemoryError if that is what is meant: back ends say so in words only."""
-    words = str(error).lower()
-    if isinstance(error, MemoryError) or "bad_alloc" in words or "failed to allocate memory" in words:
-        raise MemoryError("the back end could not allocate memory") from None
 
 
 def first_line(error: Exception) -> str:

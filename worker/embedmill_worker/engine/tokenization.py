@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from embedmill.errors import InferenceError, ModelLoadError
+from embedmill.errors import ModelLoadError
+from embedmill.native import STOPS, guarded, silenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class TextTokenizer:
         """
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
+        except STOPS:
+            raise
+        except BaseException as error:  # a bare Exception or a panic, which say what is wrong with the file
             raise ModelLoadError(model, f"{path} cannot be read ({error}); restore it") from None
         self._model = model
         #: Tokens added to every text, such as CLS and SEP.
@@ -61,12 +64,8 @@ class TextTokenizer:
             InferenceError: the tokenizer failed on one of them.
         """
         prefixed = [prefix + text for text in texts] if prefix else list(texts)
-        try:
+        with guarded(self._model, "the tokenizer failed"), silenced():
             encodings = self._tokenizer.encode_batch_fast(prefixed, add_special_tokens=self._adds_special)
-        except MemoryError:
-            raise
-        except Exception as error:  # tokenizers raises bare Exception; its message may quote the text
-            raise InferenceError(self._model, f"the tokenizer failed ({type(error).__name__})") from None
         return [self._encoded(encoding) for encoding in encodings]
 
     def prefix_tokens(self, prefix: str) -> int:

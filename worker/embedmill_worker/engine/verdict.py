@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from embedmill_worker.models.digest import read_json, write_atomically
-
-log = logging.getLogger(__name__)
+from embedmill_worker.models.digest import keep, read_json
 
 #: To be raised whenever the probe changes: verdicts of another version are not believed.
 PROBE_VERSION: Final = 5
@@ -98,12 +95,8 @@ class VerdictCache:
 
     def store(self, verdict: Verdict) -> None:
         """Keep a verdict; a folder that cannot be written costs only time at the next start."""
-        if self._path is None:
-            return
-        try:
-            write_atomically(self._path, json.dumps(asdict(verdict)).encode())
-        except OSError as error:
-            log.warning("the probe's verdict cannot be kept (%s)", error.strerror, extra={"action": "probe"})
+        if self._path is not None:
+            keep(self._path, json.dumps(asdict(verdict)).encode())
 
 
 def _parse(values: dict[str, Any]) -> Verdict:

@@ -107,8 +107,12 @@ class WordVectors:
 
 
 def _normalized_means(sums: Floats, counts: Ints) -> tuple[Floats, Ints]:
-    """Scale means to L2 length 1, weight 1; a word without rows, or with a mean of zeros, has weight 0."""
+    """Scale means to L2 length 1, weight 1; a word without rows, or with a mean of zeros, has weight 0.
+
+    One that is not finite, or whose length overflows, becomes NaN.
+    """
     means = sums / np.maximum(counts, 1)[:, None].astype(np.float32)
     norms = np.sqrt(np.square(means).sum(axis=1, keepdims=True))
-    has = norms > 0
+    norms[np.isinf(norms)] = np.nan
+    has = norms != 0
     return np.where(has, means / np.where(has, norms, np.float32(1)), np.float32(0)), has[:, 0].astype(np.int64)

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from embedmill_worker.models.access import is_file
 from embedmill_worker.models.digest import read_json, sha256_of
 
 #: Where their weights lie, beside `config.json`.
@@ -45,7 +46,7 @@ class Dense:
         config, weights = read_json(folder / "config.json"), folder / _WEIGHTS
         if not config:
             raise ValueError(f"{folder / 'config.json'} is missing or empty; restore it")
-        if not weights.is_file():
+        if not is_file(weights):
             raise ValueError(f"{weights} is missing (weights in a pickle are never opened); save them as safetensors")
         names = {config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")}
         if names != {"sentence_embedding"} or config.get("use_residual"):

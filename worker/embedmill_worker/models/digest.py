@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import stat
 import tempfile
@@ -11,8 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from embedmill.regular_file import open_regular
+from embedmill_worker.models.access import storing
+
 #: Most bytes of a JSON file; the tokenizers of the largest vocabularies take 35 MB.
 _MAX_NOTE_BYTES = 256 << 20
+
+logger = logging.getLogger(__name__)
 
 
 def sha256_of(*paths: Path) -> str:
@@ -32,7 +38,7 @@ def sha256_of(*paths: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _sha256_at(path: Path, _state: tuple[int, ...]) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -77,22 +83,39 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written beside its place, synced and renamed there at the end; gone if anything fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A file to be written beside its place, synced and renamed there at the end; gone if anything fails.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a whole file in the same way."""
+    """Writes a whole file in the same way.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with atomic_file(path) as file:
         file.write(content)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write what only spares work at the next start: where it cannot be written, a warning is all."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        logger.warning("what was learnt cannot be kept: %s", error, extra={"action": "keep"})

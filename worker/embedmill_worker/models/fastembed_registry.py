@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from embedmill.errors import ModelLoadError
 from embedmill_worker import environment
+from embedmill_worker.models.access import OWN_FOLDER, is_file, locked_folder, storing, told
 from embedmill_worker.models.digest import is_inside, read_json, sha256_of, write_atomically
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.graph_files import files_of_graph
@@ -85,7 +84,7 @@ def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> 
     The digests of a finished download are written down; files that no longer match are fetched again.
 
     Raises:
-        ModelLoadError: the model cannot be served, or fetched; says what to do.
+        ModelLoadError: the model cannot be served, fetched, stored or read; says what to do.
     """
     found = next(((kind, item) for kind, item in _registry() if item.model.lower() == name.lower()), None)
     if found is None:
@@ -96,15 +95,16 @@ def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> 
     wanted = _wanted(kind, description)
     hub = data_dir / "hub"
     manifest = hub / "manifests" / f"{description.model.replace('/', '--')}.json"
-    try:
-        folder = _recorded_folder(manifest, hub) or _fetched(
-            name, description, wanted, manifest, hub, download=download
-        )
-        if kind == _STATIC:
-            return static_table(name, folder, table=description.model_file, normalize=True)
-        return _graph(name, folder, description, _RULES[kind], data_dir=data_dir)
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(name, f"{error}; if {hub} is deleted, it is fetched again") from error
+    with told(name, instead=OWN_FOLDER):
+        try:
+            folder = _recorded_folder(manifest, hub) or _fetched(
+                name, description, wanted, manifest, hub, download=download
+            )
+            if kind == _STATIC:
+                return static_table(name, folder, table=description.model_file, normalize=True)
+            return _graph(name, folder, description, _RULES[kind], data_dir=data_dir)
+        except ValueError as error:
+            raise ModelLoadError(name, f"{error}; if {hub} is deleted, it is fetched again") from error
 
 
 def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
@@ -144,9 +144,11 @@ def _graph(name: str, folder: Path, description: "DenseModelDescription", rule: 
         prompts=known_prompts(description.model),
         task_ids=task_ids(sorted(description.tasks or {}, key=(description.tasks or {}).__getitem__)),
     )
+    with storing(folder):
+        graph = link_external_data(folder, description.model_file, description.additional_files)
     return files_of_graph(
         name,
-        link_external_data(folder, description.model_file, description.additional_files),
+        graph,
         folder / "tokenizer.json",
         sentence,
         data_dir=data_dir,
@@ -185,7 +187,7 @@ def _recorded(manifest: Path, hub: Path) -> tuple[Path | None, list[Path]]:
         return None, []
     if not all(is_inside(path, hub) for path in paths):
         raise ValueError(f"{manifest} names files outside of {hub}; delete it")
-    return folder, [path for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]
+    return folder, [path for path, digest in paths.items() if not is_file(path) or sha256_of(path) != digest]
 
 
 def _fetched(
@@ -198,8 +200,7 @@ def _fetched(
     download: bool,
 ) -> Path:
     """Fetches what is missing or damaged; one process at a time."""
-    hub.mkdir(parents=True, exist_ok=True)
-    with FileLock(hub / ".lock"):
+    with locked_folder(hub):
         folder, damaged = _recorded(manifest, hub)
         if folder and not damaged:
             return folder
@@ -209,7 +210,8 @@ def _fetched(
         folder = _download(name, description, hub, download=download)
         if download and not all((folder / file).is_file() for file in wanted):
             # fastembed takes a cached graph for a complete download; without it, it asks the hub.
-            (folder / description.model_file).unlink(missing_ok=True)
+            with storing(folder):
+                (folder / description.model_file).unlink(missing_ok=True)
             folder = _download(name, description, hub, download=download)
         digests = {file: sha256_of(folder / file) for file in wanted}
         for file, digest in digests.items():
@@ -223,9 +225,10 @@ def _fetched(
 
 
 def _delete(path: Path, hub: Path) -> None:
-    if is_inside(path, hub):
-        path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
-    path.unlink(missing_ok=True)
+    with storing(path):
+        if is_inside(path, hub):
+            path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
+        path.unlink(missing_ok=True)
 
 
 def _download(name: str, description: "DenseModelDescription", hub: Path, *, download: bool) -> Path:

@@ -14,6 +14,8 @@ from typing import Final
 
 from embedmill.errors import ModelLoadError
 from embedmill.limits import MAX_DIMENSION
+from embedmill.regular_file import open_regular
+from embedmill_worker.models.access import is_file, is_folder, told
 from embedmill_worker.models.fasttext_words import WordIndex
 
 #: Most words of a text that count. fastText has no limit; this is 16 pages, and bounds what one text may cost.
@@ -91,10 +93,15 @@ class FastTextFile:
 
 
 def fasttext_in(path: Path) -> Path | None:
-    """Returns the fastText file that a path means: itself by its suffix, or the only one of a folder without others."""
-    if path.suffix in (".bin", ".ftz") and not path.is_dir():
+    """Returns the fastText file that a path means: itself by its suffix, or the only one of a folder without others.
+
+    Raises:
+        OSError: this process may not look.
+    """
+    is_in_folder = is_folder(path)
+    if path.suffix in (".bin", ".ftz") and not is_in_folder:
         return path
-    if not path.is_dir() or (path / "tokenizer.json").exists() or (path / "config.json").exists():
+    if not is_in_folder or is_file(path / "tokenizer.json") or is_file(path / "config.json"):
         return None
     found = sorted(file for file in path.iterdir() if file.suffix in (".bin", ".ftz") and _has_magic(file))
     return found[0] if len(found) == 1 else None
@@ -107,10 +114,11 @@ def read_fasttext(name: str, path: Path, *, data_dir: Path) -> FastTextFile:
         ModelLoadError: the file is damaged or not supported; says what to do.
     """
     path = path.expanduser().absolute()
-    try:
-        return _read(name, path, mapped(path), data_dir / "fasttext")
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(name, f"{path}: {error}") from None
+    with told(name, instead="name another file"):
+        try:
+            return _read(name, path, mapped(path), data_dir / "fasttext")
+        except ValueError as error:
+            raise ModelLoadError(name, f"{path}: {error}") from None
 
 
 def mapped(path: Path) -> mmap.mmap:
@@ -120,7 +128,7 @@ def mapped(path: Path) -> mmap.mmap:
         OSError: it cannot be read.
         ValueError: it is empty.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise ValueError("is empty; restore it")
         return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
@@ -200,7 +208,9 @@ def _digest(data: mmap.mmap, index: WordIndex, start: int, end: int) -> str:
 
 def _has_magic(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == struct.pack("<i", _MAGIC)
+    except PermissionError:
+        raise
     except OSError:
         return False

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from embedmill_worker.models.access import locked_folder
 from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, write_atomically
 from embedmill_worker.models.fnv import hashes
 
@@ -98,8 +98,7 @@ class WordIndex:
         if index := cls._load(place, data, words + labels):
             return index
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with FileLock(place / ".lock"):
+            with locked_folder(place):
                 if index := cls._load(place, data, words + labels):
                     return index
                 log.info("indexing %d words", words + labels, extra={"action": "index_words"})
@@ -107,7 +106,7 @@ class WordIndex:
                 built._store(place)
                 return cls._load(place, data, words + labels) or built
         except OSError as error:
-            log.warning("the index of words cannot be kept (%s)", error.strerror, extra={"action": "index_words"})
+            log.warning("the index of words cannot be kept: %s", error, extra={"action": "index_words"})
             return cls.build(data, start, words, labels)
 
     @classmethod

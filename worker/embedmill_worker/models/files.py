@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker.models.access import is_file
 
 if TYPE_CHECKING:
     from embedmill_worker.models.dense import Dense
@@ -82,7 +83,7 @@ class ModelFiles:
 
     def __post_init__(self) -> None:
         for path in (self.graph, self.tokenizer):
-            if not path.is_file():
+            if not is_file(path):
                 raise ModelLoadError(self.name, f"{path} is missing; restore it or name another folder")
         if self.max_tokens < 2:
             raise ModelLoadError(self.name, f"max_tokens is {self.max_tokens}, must be at least 2")

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker.models.access import is_file, is_folder, told
 from embedmill_worker.models.bert import BertConfig
 from embedmill_worker.models.digest import read_json, sha256_of
 from embedmill_worker.models.exported import OUTPUT, exported_graph
@@ -38,37 +39,40 @@ def files_of_folder(name: str, folder: Path, *, data_dir: Path) -> ModelFiles | 
         data_dir: where exports and notes are kept.
 
     Raises:
-        ModelLoadError: the folder is damaged, incomplete or not supported.
+        ModelLoadError: the folder is damaged, incomplete or not supported, or may not be read.
     """
     place = folder.expanduser().absolute()
-    try:
-        if place.suffix == ".onnx":
-            return _resolved(name, _folder_of(place), data_dir, place)
-        return _resolved(name, place, data_dir, None)
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(name, f"{place}: {error}") from error
-    except _ODD as error:  # not each field of each file is looked at for its type
-        raise ModelLoadError(name, f"{place}: its configuration is damaged ({error!r}); restore it") from error
+    with told(name):
+        try:
+            if place.suffix == ".onnx":
+                return _resolved(name, _folder_of(place), data_dir, place)
+            return _resolved(name, place, data_dir, None)
+        except ValueError as error:
+            raise ModelLoadError(name, f"{place}: {error}") from error
+        except _ODD as error:  # not each field of each file is looked at for its type
+            raise ModelLoadError(name, f"{place}: its configuration is damaged ({error!r}); restore it") from error
 
 
 def _folder_of(graph: Path) -> Path:
-    if not graph.is_file():
+    if not is_file(graph):
         raise ValueError("is no file; name an ONNX file or a folder")
-    return graph.parent if (graph.parent / "tokenizer.json").is_file() else graph.parent.parent
+    return graph.parent if is_file(graph.parent / "tokenizer.json") else graph.parent.parent
 
 
 def _resolved(name: str, folder: Path, data_dir: Path, graph: Path | None) -> ModelFiles | StaticTable:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise ValueError("is no folder; name one that holds tokenizer.json and model.onnx or model.safetensors")
     if graph is None and is_static(folder):
         return static_table(name, folder)
-    if not any((place / "tokenizer.json").is_file() for place in (folder, *folder.glob("*/"))):
+    if not is_file(folder / "tokenizer.json") and not any(
+        is_file(path / "tokenizer.json") for path in folder.iterdir()
+    ):
         raise ValueError("tokenizer.json is missing; save the model's fast tokenizer there")
     sentence = SentenceConfig.read(folder, name)
     own = sentence.folder / "tokenizer.json"
-    tokenizer = own if own.is_file() else folder / "tokenizer.json"
+    tokenizer = own if is_file(own) else folder / "tokenizer.json"
     weights = _weights(sentence.folder)
-    graph = graph or next((folder / place for place in _GRAPHS if (folder / place).is_file()), None)
+    graph = graph or next((folder / place for place in _GRAPHS if is_file(folder / place)), None)
     if graph is None and not weights:
         graph = _variant(folder)
     if graph is not None:
@@ -94,29 +98,32 @@ def _resolved(name: str, folder: Path, data_dir: Path, graph: Path | None) -> Mo
 
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a model; none if there are none."""
-    if (folder / _WEIGHTS).is_file():
+    if is_file(folder / _WEIGHTS):
         return (folder / _WEIGHTS,)
     index = folder / _INDEX
-    if not index.is_file():
+    if not is_file(index):
         return ()
     stated = read_json(index).get("weight_map")
     if not isinstance(stated, dict) or not stated:
         raise ValueError(f"{_INDEX} has no weight_map; restore it")
     parts = tuple(folder / part for part in sorted({str(part) for part in stated.values()}))
     for part in parts:
-        if part.parent.resolve() != folder.resolve() or not part.is_file():
+        if part.parent.resolve() != folder.resolve() or not is_file(part):
             raise ValueError(f"{_INDEX} names {part.name}, which is not in the folder; copy it there")
     return parts
 
 
 def _variant(folder: Path) -> Path:
     """The first ONNX file of another precision."""
-    found = sorted(path for pattern in _VARIANTS for path in folder.glob(pattern) if path.is_file())
+    for place in (folder, folder / "onnx"):
+        if is_folder(place):
+            next(place.iterdir(), None)  # glob passes over a folder that may not be listed
+    found = sorted(path for pattern in _VARIANTS for path in folder.glob(pattern) if is_file(path))
     if found:
         logger.warning(
             "%s has no plain ONNX file, %s is used", folder, found[0].name, extra={"action": "resolve_model"}
         )
         return found[0]
-    if (folder / "pytorch_model.bin").is_file():
+    if is_file(folder / "pytorch_model.bin"):
         raise ValueError("pytorch_model.bin is a pickle and is never opened; save the weights as model.safetensors")
     raise ValueError("holds neither model.onnx, onnx/model.onnx nor model.safetensors; copy one of them there")

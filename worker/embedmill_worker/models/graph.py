@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from embedmill_worker.models.digest import read_json, write_atomically
+from embedmill_worker.models.digest import keep, read_json
 
 if TYPE_CHECKING:
     import onnx
@@ -93,9 +93,9 @@ class GraphFacts:
                 outputs=tuple((name, rank) for name, rank in facts["outputs"]),
                 external=tuple(facts["external"]),
             )
-        except (KeyError, TypeError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError):
             read = cls.read(path)
-        write_atomically(entry, json.dumps(asdict(read)).encode())
+        keep(entry, json.dumps(asdict(read)).encode())
         return read
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from embedmill_worker.models.access import is_file
 from embedmill_worker.models.digest import sha256_of
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.graph import FINISHED_OUTPUT, KNOWN_INPUTS, TASK_INPUT, GraphFacts
@@ -40,7 +41,7 @@ def files_of_graph(
     external = [graph.parent / place for place in facts.external]
     homes = (graph.parent.resolve(), graph.resolve().parent)  # those that ONNX Runtime accepts
     for path in external:
-        if not any(path.resolve().is_relative_to(home) for home in homes) or not path.is_file():
+        if not any(path.resolve().is_relative_to(home) for home in homes) or not is_file(path):
             raise ValueError(f"{graph.name} keeps weights in {path.name}, which is not beside it; copy it there")
     _check_inputs(graph, facts, sentence)
     pooling, used = _pooling(graph, facts, sentence) if output is None else _stated(graph, facts, sentence, output)

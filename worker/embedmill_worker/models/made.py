@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock
-
+from embedmill_worker.models.access import locked_folder, storing
 from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, write_atomically
 
 #: The file of large weights beside each graph.
@@ -23,14 +22,14 @@ def made_graph(folder: Path, make: Maker) -> tuple[Path, str]:
 
     Raises:
         ValueError: it cannot be made.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read; StorageError if it cannot be written.
     """
     graph, manifest = folder / "model.onnx", folder / "manifest.json"
     if not _is_intact(graph, manifest):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with locked_folder(folder):
             if not _is_intact(graph, manifest):
-                manifest.unlink(missing_ok=True)
+                with storing(manifest):
+                    manifest.unlink(missing_ok=True)
                 with atomic_file(graph) as file, atomic_file(graph.with_name(DATA_NAME)) as data:
                     make(file, data)
                 write_atomically(manifest, json.dumps({"sha256": _digest(graph)}).encode())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from embedmill_worker.models.access import exists
 from embedmill_worker.models.dense import Dense
 from embedmill_worker.models.digest import is_inside, read_json, read_note
 from embedmill_worker.models.files import Pooling
@@ -57,7 +58,7 @@ class Modules:
             ValueError: a file is damaged, or asks for what cannot be done; names it.
             OSError: a file cannot be read.
         """
-        if not (folder / _MODULES).exists():
+        if not exists(folder / _MODULES):
             return cls(transformer=folder, pooling=Pooling.MEAN, normalize=True, is_stated=False)
         modules = _kinds(folder)
         kinds = [kind for kind, _ in modules]

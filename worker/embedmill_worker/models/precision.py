@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker.models.access import told
 from embedmill_worker.models.files import BackEnd, ModelFiles
 from embedmill_worker.models.model import Model
 from embedmill_worker.models.quantized import quantized_graph
@@ -30,10 +31,11 @@ def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
         )
     if precision == "bf16":
         return replace(files, precision=precision, back_end=BackEnd.OPENVINO, reference=files)
-    try:
-        quantized = quantized_graph(files, data_dir=data_dir)
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(files.name, f"no int8 can be made of it ({error}); use fp32") from error
+    with told(files.name):
+        try:
+            quantized = quantized_graph(files, data_dir=data_dir)
+        except ValueError as error:
+            raise ModelLoadError(files.name, f"no int8 can be made of it ({error}); use fp32") from error
     return replace(
         files,
         graph=quantized.graph,

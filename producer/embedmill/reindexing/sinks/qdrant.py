@@ -8,6 +8,7 @@ Qdrant itself scales vectors to length 1, as its cosine distance wants them.
 from __future__ import annotations
 
 import json
+import sqlite3
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -64,9 +65,9 @@ class QdrantSink(Sink):
 
     def filled_by(self) -> Index | None:
         """Follow the alias and read the collection's metadata."""
-        if self._address.folder is not None and not self._address.folder.exists():
-            return None
         with self._mapped():
+            if self._address.folder is not None and not self._address.folder.exists():
+                return None
             collection = self._in_use()
             if collection is None:
                 if self._client.collection_exists(self._address.collection):
@@ -171,7 +172,9 @@ class QdrantSink(Sink):
     def _connected(self) -> QdrantClient:
         address = self._address
         if address.folder is not None:
-            return QdrantClient(path=str(address.folder))
+            # One thread uses a sink. Without the switch the client looks up what SQLite allows, over a connection that
+            # it never closes.
+            return QdrantClient(path=str(address.folder), force_disable_check_same_thread=True)
         options = {"timeout": TIMEOUT_S, "check_compatibility": False}
         client: QdrantClient = self._quietly(QdrantClient, url=address.url, api_key=address.api_key, **options)
         return client
@@ -214,7 +217,10 @@ class QdrantSink(Sink):
         """Turn the client's errors into SinkError; their messages may quote payloads and are not passed on."""
         try:
             yield
-        except (ApiException, OSError, ValueError) as error:
+        except PermissionError as error:
+            reason = f"{error.filename} cannot be written: {error.strerror}; name a folder that you may write"
+            raise SinkError(self.name, reason) from None
+        except (ApiException, OSError, ValueError, sqlite3.Error) as error:
             reason = f"Qdrant failed ({type(error).__name__}{_status(error)}); is it running, and is the key right?"
             raise SinkError(self.name, reason) from None
         except RuntimeError as error:

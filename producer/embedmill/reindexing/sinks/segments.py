@@ -18,6 +18,7 @@ import numpy as np
 
 from embedmill.atomic_file import replacing
 from embedmill.errors import MessageError, SinkError
+from embedmill.regular_file import read_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Live, Sink
@@ -25,6 +26,9 @@ from embedmill.reindexing.sink import Live, Sink
 #: In the folder of state: the ledger, and what all rows have in common.
 LEDGER: Final = "ledger.sqlite"
 INDEX: Final = "index.json"
+
+#: Bytes of a file of state other than the ledger.
+MAX_NOTE_BYTES: Final = 65_536
 
 
 class SegmentedSink(Sink):
@@ -67,7 +71,7 @@ class SegmentedSink(Sink):
     def read_index(self, state: Path) -> Index | None:
         """Read what all rows have in common from a folder of state."""
         try:
-            return Index.from_json((state / INDEX).read_bytes())
+            return Index.from_json(read_regular(state / INDEX, MAX_NOTE_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

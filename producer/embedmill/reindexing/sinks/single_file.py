@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,16 +20,20 @@ import numpy as np
 
 from embedmill.atomic_file import replacing
 from embedmill.errors import SinkError
+from embedmill.regular_file import open_regular, read_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Live, Sink
-from embedmill.reindexing.sinks.segments import SegmentedSink
+from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, SegmentedSink
 
 #: Holds the tag of the version in use.
 CURRENT: Final = "current"
 
 #: Says of which segments the file was put together.
 WHOLE: Final = "whole"
+
+#: The name of a version's folder: see ``Index.tag``.
+_TAG: Final = re.compile(r"[0-9a-f]{8}")
 
 #: Bytes of one packed piece of a segment; a window of 1,000,000 characters and its vectors takes less.
 MAX_PIECE_BYTES: Final = 1 << 30
@@ -83,7 +88,7 @@ class SingleFile(SegmentedSink):
 
     def read(self, path: Path, index: Index) -> Iterator[Rows]:
         """Read a segment."""
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             for fields in msgpack.Unpacker(stream, max_buffer_size=MAX_PIECE_BYTES):
                 yield _unpack(fields, index)
 
@@ -95,14 +100,14 @@ class SingleFile(SegmentedSink):
         """Drop the rows that count no more, and put the file together if anything has changed."""
         super().finish(live)
         segments = [(place, n_rows) for place, n_rows, _ in live.segments() if n_rows]
-        signature = hashlib.sha256(json.dumps(segments).encode()).hexdigest()
+        signature = hashlib.sha256(json.dumps(segments).encode()).hexdigest().encode()
         with self.mapped():
             whole = self.state(self.opened) / WHOLE
-            if self.path.exists() and whole.exists() and whole.read_text() == signature:
+            if self.path.exists() and whole.exists() and read_regular(whole, MAX_NOTE_BYTES) == signature:
                 return
             self.assemble(self.opened, sum(n for _, n in segments), self._all_rows([place for place, _ in segments]))
             with replacing(whole) as stream:
-                stream.write(signature.encode())
+                stream.write(signature)
 
     def switch(self) -> str:
         """Name this version the one in use and remove the segments of the one before it."""
@@ -120,11 +125,15 @@ class SingleFile(SegmentedSink):
 
     def _current(self) -> str:
         try:
-            return (self._versions / CURRENT).read_text().strip()
+            tag = read_regular(self._versions / CURRENT, MAX_NOTE_BYTES).decode().strip()
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
-            raise SinkError(self.name, f"{self._versions / CURRENT} cannot be read: {type(error).__name__}") from None
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise SinkError(self.name, f"{self._versions / CURRENT} cannot be read: {reason}") from None
+        if not _TAG.fullmatch(tag):
+            raise SinkError(self.name, f"{self._versions / CURRENT} names no version; restore it, or name another file")
+        return tag
 
     def _use(self, tag: str) -> None:
         if self._current() != tag:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import bad, rest_lost, undecodable
+from embedmill.reindexing.source import Fields, bad, rest_lost, undecodable
 from embedmill.reindexing.sources.columns import check_columns
 from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
@@ -148,12 +149,21 @@ class _Table:
             )
         header = [cell.strip() or f"column {number}" for number, cell in enumerate(row, start=1)]
         if header:
-            notes = check_columns(
-                name, header, self._reading, header.__contains__, hint=self._hint(self._delimiter.join(header))
-            )
+            hint = self._hint(self._delimiter.join(header))
+            self._check_named(header, hint)
+            notes = check_columns(name, header, self._reading, header.__contains__, hint=hint)
             self._source.notes[:] = notes
             self._source.has_ids = self._reading.fields.id in header
         return header
+
+    def _check_named(self, header: Sequence[str], hint: str) -> None:
+        """Raise InvalidRequestError if no name in the first row is known: it may be texts, which no message quotes."""
+        fields, usual = self._reading.fields, Fields()
+        if not {usual.text, usual.id, fields.text, fields.id, *(fields.metadata or ())}.intersection(header):
+            count = "one field" if len(header) == 1 else f"{len(header)} fields"
+            reason = f"has {count} in its first row, none named {shown(fields.text)}"
+            reason = f"{self._source.name} {reason}; name the text field (--text-field){hint}"
+            raise InvalidRequestError("text field", reason)
 
     def _hint(self, first: str) -> str:
         """Return what to do if another delimiter separates the fields of the first row."""

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
 from typing import IO, Any, Final
 
 from embedmill.errors import SourceError
-from embedmill.reindexing.printable import printable
+from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, rest_lost
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
@@ -103,28 +102,11 @@ class FileSource(ABC):
                 raw = buffered(sys.stdin.buffer)
                 stack.callback(raw.detach)
             else:
-                self._raw = raw = stack.enter_context(open_regular(self.path))
+                self._raw = raw = stack.enter_context(open_regular(Path(self.path)))
                 self.n_bytes = os.fstat(raw.fileno()).st_size
             stream, self.encoding = utf8(decompressed(raw, self.name), self.name, self.reading.encoding)
             yield stream
             self._read_bytes = self.n_bytes
-
-
-def open_regular(path: str | Path) -> io.BufferedReader:
-    """Open a file that can be read twice; a pipe or a device is not waited for.
-
-    Raises:
-        SourceError: it is none.
-        OSError: it cannot be opened.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not S_ISREG(os.fstat(descriptor).st_mode):
-            raise SourceError(printable(str(path)), "is no regular file")
-        return io.BufferedReader(io.FileIO(descriptor), 1 << 16)
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
-from embedmill.reindexing.printable import printable
+from embedmill.harmless import printable
+from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, UNREADABLE, Source, notes_of, rest_lost, undecodable
-from embedmill.reindexing.sources.files import Reading, mapped, open_regular
+from embedmill.reindexing.sources.files import Reading, mapped
 from embedmill.reindexing.sources.forms import open_file
 from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder
 from embedmill.reindexing.sources.streams import decompressed, utf8
@@ -44,9 +45,9 @@ class Folder:
         self._prefix = prefix
         self._form = form
         self._reading = reading
-        if not self._root.is_dir():
-            raise SourceError(printable(path), "is no folder")
         with mapped(printable(path)):
+            if not self._root.is_dir():
+                raise SourceError(printable(path), "is no folder")
             next(self._root.iterdir(), None)
         self._listing: Listing | None = None
         self._partitions: dict[str, Partition] = {}

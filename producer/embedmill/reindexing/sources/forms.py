@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Final, cast
 
 from embedmill.errors import SourceError
+from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Source
 from embedmill.reindexing.sources.content import is_parquet, json_of, markup_of
 from embedmill.reindexing.sources.csv_file import Csv
-from embedmill.reindexing.sources.files import STDIN, FileSource, Reading, mapped, open_regular
+from embedmill.reindexing.sources.files import STDIN, FileSource, Reading, mapped
 from embedmill.reindexing.sources.json_values import JsonValues
 from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reindexing.sources.lines import Lines
@@ -65,7 +67,7 @@ def form_of(path: str, name: str, reading: Reading) -> str:
         SourceError: it cannot be read, or is nothing that can be.
     """
     suffix = suffix_of(path)
-    with mapped(name), open_regular(path) as raw:
+    with mapped(name), open_regular(Path(path)) as raw:
         if TABLES.get(suffix) == "parquet" or is_parquet(head_of(raw)):
             return "parquet"
         stream, _ = utf8(decompressed(raw, name), name, reading.encoding)

@@ -8,15 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from errno import ELOOP
+from errno import ELOOP, ENOENT
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 from urllib.parse import unquote
 
-from embedmill.errors import SourceError
-from embedmill.reindexing.printable import printable
-from embedmill.reindexing.sources.files import open_regular
+from embedmill.harmless import printable
+from embedmill.regular_file import open_regular
 from embedmill.reindexing.sources.suffixes import DOCUMENTS, TABLES, suffix_of
 
 #: Kinds that a message names as passed over.
@@ -110,11 +109,11 @@ def _reasons(path: Path, root: Path, form: str) -> Iterator[str]:
         yield printable(suffix) or "without an ending"
     try:
         if not S_ISREG(path.stat().st_mode):
-            yield "no regular files"
-    except OSError as error:
-        yield "links that lead in a circle" if error.errno == ELOOP else ""
-    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-        yield "links that lead out"
+            yield "pipes, sockets or devices"
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            yield "links that lead out"
+    except OSError as error:  # any other is told when the file is read
+        yield {ELOOP: "links that lead in a circle", ENOENT: "links that lead nowhere"}.get(error.errno or 0, "")
     if _is_written(path):
         yield "written by reindex"
     if is_table and any(part.startswith("_") for part in path.relative_to(root).parts):  # as Spark's own files do
@@ -125,23 +124,30 @@ def _is_sink(folder: Path) -> bool:
     """Return whether a folder is what reindex writes, or keeps beside what it writes."""
     if folder.name.endswith(".embedmill"):
         return True
-    return (folder / ".embedmill").is_dir() or folder.with_name(f"{folder.name}.embedmill").is_dir()
+    return _is_folder(folder / ".embedmill") or _is_folder(folder.with_name(f"{folder.name}.embedmill"))
 
 
 def _is_written(path: Path) -> bool:
     """Return whether a file is one that reindex has written, or its list of rejects."""
-    if path.with_name(f"{path.name}.embedmill").is_dir():
+    if _is_folder(path.with_name(f"{path.name}.embedmill")):
         return True
     if path.name.endswith(".ids.jsonl"):
-        return path.with_name(f"{path.name.removesuffix('.ids.jsonl')}.npy.embedmill").is_dir()
+        return _is_folder(path.with_name(f"{path.name.removesuffix('.ids.jsonl')}.npy.embedmill"))
     return path.suffix == ".jsonl" and _is_reject_list(path)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # this user may not look; what is there is told when it is read
+        return False
 
 
 def _is_reject_list(path: Path) -> bool:
     try:
         with open_regular(path) as stream:
             first = json.loads(stream.readline(4096))
-    except (OSError, SourceError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(first, dict) and first.keys() == {"id", "reason", "detail"}
 

@@ -6,16 +6,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.harmless import printable
 from embedmill.redis_url import mask_url
 from embedmill.reindexing.origins import origins_of
-from embedmill.reindexing.printable import printable
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, Source, notes_of
 from embedmill.reindexing.sources.csv_file import check_delimiter
-from embedmill.reindexing.sources.files import STDIN, Reading
+from embedmill.reindexing.sources.files import STDIN, Reading, mapped
 from embedmill.reindexing.sources.folder import Folder
 from embedmill.reindexing.sources.forms import open_file
 from embedmill.reindexing.sources.streams import check_encoding
@@ -98,10 +99,17 @@ def labels(names: Sequence[str]) -> list[str]:
     paths = {name: _shortened(name) for name in names if name != STDIN}
     outside = [path.parent for path in paths.values() if path.is_absolute()]
     above = os.path.commonpath(outside) if outside else ""
-    if len(names) == 1 and names[0] in paths and Path(names[0]).is_dir():
+    if len(names) == 1 and names[0] in paths and _is_folder(names[0]):
         return [""]
     found = (paths.get(name, Path("stdin")) for name in names)
     return [printable((path.relative_to(above) if path.is_absolute() else path).as_posix()) for path in found]
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # told when it is opened
+        return False
 
 
 def _shortened(name: str) -> Path:
@@ -112,14 +120,23 @@ def _shortened(name: str) -> Path:
 def _open(name: str, label: str, form: str, reading: Reading) -> Source:
     if name == STDIN:
         return open_file(name, label, "lines" if form == "folder" else form, reading)
-    if not os.path.lexists(name):
-        if _URL.match(name):
-            reason = f"{printable(mask_url(name))} is a URL, which is not read; fetch it first, or pipe it in as -"
-            raise InvalidRequestError("source", reason)
-        raise SourceError(printable(name), "there is no such file or folder")
-    if Path(name).is_dir():
+    mode = _mode(name)
+    if S_ISDIR(mode):
         prefix = "" if label in ("", ".") else f"{label}/"
         return Folder(name, prefix, form, reading)
     if form == "folder":
         raise SourceError(printable(name), "is no folder")
+    if not S_ISREG(mode):
+        raise SourceError(printable(name), "is no regular file; a pipe is read as standard input, named -")
     return open_file(name, label, form, reading)
+
+
+def _mode(name: str) -> int:
+    with mapped(printable(name)):
+        try:
+            return Path(name).stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            if _URL.match(name):
+                reason = f"{printable(mask_url(name))} is a URL, which is not read; fetch it first, or pipe it in as -"
+                raise InvalidRequestError("source", reason) from None
+            raise SourceError(printable(name), "there is no such file or folder") from None

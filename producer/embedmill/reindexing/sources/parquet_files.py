@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.errors import SourceError
+from embedmill.regular_file import check_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import rest_lost
 from embedmill.reindexing.sources.arrow import BATCH_ROWS, check_schema, records, type_at
-from embedmill.reindexing.sources.files import Reading, mapped, open_regular
+from embedmill.reindexing.sources.files import Reading, mapped
 
 #: Bytes of the rows read at a time, before they are values of Python.
 BATCH_BYTES: Final = 4 << 20
@@ -69,7 +71,7 @@ class Parquet:
         """Open it, without mapping it into memory: who writes it anew meanwhile would end this process."""
         try:
             with mapped(self.name):
-                open_regular(self.path).close()
+                check_regular(Path(self.path))
                 with pq.ParquetFile(self.path) as file:
                     yield file
         except (pa.ArrowException, UnicodeDecodeError) as error:  # their messages may quote values

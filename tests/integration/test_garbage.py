@@ -1,0 +1,436 @@
+"""Garbage in every key that a script reads: the script does all of its work, or none of it and says which key it is."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from embedmill import flows, protocol, submission
+from embedmill.errors import KeyConflictError, MessageError, QueueError
+from embedmill.flows import Ask, evalsha
+from embedmill.keys import LANES
+from embedmill.limits import LIVENESS_TTL_S, MAX_WORKERS, RING_WINDOW
+from embedmill.protocol import PROTOCOL_VERSION
+from embedmill.records import JobState
+from embedmill.submission import Admission
+from embedmill_worker import announcement, claims, reconciler
+from embedmill_worker.claims import ChunkRef
+from embedmill_worker.reconciler import Reconciler
+
+from .conftest import embed, ref_of
+
+#: Texts of one chunk each.
+TEXTS = [f"{n:04d} " * 16 for n in range(5)]
+
+#: What stands in a field's place.
+VALUES = (b"", b"abc \xff", b"-5", b"1e999", b"9007199254740991")
+
+#: Fields of a record that say what the job is: garbage there spoils the job, and no other.
+IDENTITY = {"state", "v", "digest", "model", "lane", "options", "rejected", "n_texts", "n_rows", "fingerprint"}
+
+LAST_ID = "18446744073709551615-18446744073709551615"
+
+
+@dataclass
+class Scene:
+    """A namespace with a job in every state that a chunk can be in, and another job."""
+
+    bench: object
+    #: Committed; claimed by a worker that lives, one text alone; claimed by a dead one; popped and unclaimed.
+    refs: dict[str, ChunkRef] = field(default_factory=dict)
+
+    def play(self):
+        bench = self.bench
+        bench.announce(bench.card())
+        bench.live("w")
+        bench.submit(TEXTS)
+        bench.submit(["a neighbour " * 6], job_id="other")
+        for name in ("done", "held", "lost", "popped"):
+            self.refs[name] = bench.pop()
+        claim = bench.claim(self.refs["done"], "w")
+        bench.run(claims.release(bench.keys, self.refs["done"].token))
+        self.refs["done"] = bench.pop()
+        claim = bench.claim(self.refs["done"], "w")
+        assert bench.run(claims.commit(bench.keys, self.refs["done"], self.reply(claim), [b"a letter"]))
+        bench.claim(self.refs["held"], "w")
+        bench.run(claims.note_position(bench.keys, self.refs["held"], 0))
+        bench.claim(self.refs["lost"], "dead")
+        bench.run(Reconciler(bench.keys, "w").sweep())
+        return self
+
+    @staticmethod
+    def reply(claim):
+        return protocol.pack_reply(embed(claim))
+
+    def command(self, script):
+        """Calls the script as the code does, with something to do."""
+        bench, keys, refs = self.bench, self.bench.keys, self.refs
+
+        def of(ref):
+            return keys.of_job(ref.job_id, ref.model, ref.lane)
+
+        match script:
+            case "submit":
+                return submission._evalsha(
+                    keys, self.fresh(), Admission(max_queued_tokens=10**9), "n", unstaged_bytes=0
+                )
+            case "claim" | "take over":
+                ref = refs["popped" if script == "claim" else "lost"]
+                token = ref.token if script == "claim" else self.popped_again.token
+                args = (ref.chunk, "w", token, "f", keys.worker_prefix, PROTOCOL_VERSION, 1)
+                return evalsha("claim", of(ref), *args)
+            case "commit":
+                ref = refs["held"]
+                args = (ref.chunk, b"reply", ref.token, 100, 86_400_000, b"another letter")
+                return evalsha("commit", (*of(ref), keys.dead), *args)
+            case "note":
+                return evalsha("note", of(refs["held"]), refs["held"].chunk, refs["held"].token, 1)
+            case "release":
+                return evalsha("release", of(refs["held"]), refs["held"].chunk, refs["held"].token, "crashed")
+            case "reclaim" | "abandon":
+                ref = refs["lost" if script == "reclaim" else "held"]
+                seen = bench.redis.hget(keys.claims("job"), ref.chunk)
+                return evalsha(script, of(ref), ref.chunk, seen or b"")
+            case "cancel" | "delete":
+                return evalsha(script, of(refs["held"]))
+            case "announce":
+                return announcement._announce(keys, [bench.card(), bench.card(model="new")], replaces=False)
+            case "beat":
+                return evalsha("beat", (keys.worker("w"), keys.workers), "entry", 10_000, "w")
+            case "lock":
+                return evalsha("lock", (keys.reconciler_lock,), "w", 6_000)
+            case "look":
+                return evalsha(
+                    "look", (keys.models, keys.workers), keys.worker_prefix, int(LIVENESS_TTL_S * 1000), MAX_WORKERS
+                )
+            case "queued":
+                return evalsha("queued", (keys.queue("paper", "bulk"),), 0, 99)
+            case "survey":
+                lane = (keys.lane("paper", "bulk"), keys.active("paper", "bulk"), keys.drain("paper", "bulk"))
+                return evalsha("survey", lane, keys.job_prefix, PROTOCOL_VERSION, "", 100, 1_000, RING_WINDOW)
+        raise AssertionError(script)
+
+    def fresh(self):
+        """A job that is not there yet."""
+        return self.bench.prepare(TEXTS[:2], job_id="fresh")
+
+    def prepare_for(self, script):
+        """What the script needs to have something to do."""
+        if script == "submit":
+            staged = self.bench.keys.staged("fresh", "n")
+            self.bench.redis.hset(staged, mapping=dict(enumerate(self.fresh().payloads)))
+        if script == "take over":
+            held = self.bench.redis.hget(self.bench.keys.claims("job"), self.refs["lost"].chunk).decode()
+            assert self.bench.ask(claims.ring_again(self.bench.keys, self.refs["lost"], held, how="reclaim"))
+            self.popped_again = self.bench.pop()
+
+    def keys_of(self, command):
+        """The keys that it is given, and those that it finds by itself."""
+        keys = self.bench.keys
+        named = list(command[3 : 3 + command[2]])
+        found = {
+            "look": [keys.worker("w")],
+            "survey": [keys.job("job"), keys.texts("job"), keys.claims("job")],
+            "submit": [keys.lane("paper", "interactive")],
+        }
+        return [*named, *next((found[name] for name in found if flows.script(name).sha == command[1]), [])]
+
+
+SCRIPTS = ("submit", "claim", "take over", "commit", "note", "release", "reclaim", "abandon", "cancel", "delete")
+SCRIPTS += ("announce", "beat", "lock", "look", "queued", "survey")
+
+
+def state(server, namespace):
+    """Everything that the namespace holds."""
+    names = sorted([*server.keys(f"{namespace}:*"), *server.keys(f"{namespace}.*")])
+    with server.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.dump(name)
+            pipe.pttl(name)
+        answers = pipe.execute()
+    return dict(zip(names, zip(answers[::2], answers[1::2], strict=True), strict=True))
+
+
+def restore(server, namespace, kept):
+    """Puts everything back."""
+    with server.pipeline(transaction=False) as pipe:
+        for name in [*server.keys(f"{namespace}:*"), *server.keys(f"{namespace}.*")]:
+            pipe.delete(name)
+        for name, (value, ttl_ms) in kept.items():
+            pipe.restore(name, max(0, ttl_ms), value)
+        pipe.execute()
+
+
+def wrong_types(server, name):
+    """Puts a value of each other type in the key's place."""
+    kind = server.type(name)
+    plants = {
+        b"string": lambda: server.set(name, "x"),
+        b"list": lambda: server.rpush(name, "x"),
+        b"set": lambda: server.sadd(name, "x"),
+        b"hash": lambda: server.hset(name, "x", "x"),
+        b"zset": lambda: server.zadd(name, {"x": 1}),
+        b"stream": lambda: server.xadd(name, {"x": "x"}),
+    }
+    for other, plant in plants.items():
+        if other != kind:
+            yield f"{other.decode()} at {name}", None, lambda plant=plant: (server.delete(name), plant())
+
+
+def garbage(server, name):
+    """Puts garbage into the key, one way after the other: what it is, the field, and how."""
+    match server.type(name):
+        case b"hash":
+            for part in server.hkeys(name):
+                yield f"no {part} in {name}", part, lambda part=part: server.hdel(name, part)
+                for value in VALUES:
+                    yield f"{value} for {part} in {name}", part, lambda p=part, v=value: server.hset(name, p, v)
+            yield f"more in {name}", None, lambda: server.hset(name, mapping={"evil": "x", "9:at": "y", b"\xff": "z"})
+        case b"string":
+            for value in VALUES:
+                yield f"{value} at {name}", None, lambda value=value: server.set(name, value)
+        case b"list":
+            yield (
+                f"garbage in {name}",
+                None,
+                lambda: server.rpush(name, b"x", b"\xff", b'{"headers": {"id": "job:99:1"}}'),
+            )
+        case b"set":
+            yield f"garbage in {name}", None, lambda: server.sadd(name, b"x", b"\xff \xff", b"paper", b"a b c")
+        case b"zset":
+            for score in (float("inf"), float("-inf"), 1e300, -3, 0.5):
+                yield f"{score} in {name}", None, lambda s=score: server.zadd(name, {b"x": s, b"\xff": s, b"other": s})
+        case b"stream":
+            yield f"the last id in {name}", None, lambda: server.xadd(name, {"x": "x"}, id=LAST_ID)
+
+
+def is_whole(bench, job_id="job"):
+    """Whether each chunk has either its texts or its reply."""
+    texts = set(bench.redis.hkeys(bench.keys.texts(job_id)))
+    replies = set(bench.redis.hkeys(bench.keys.replies(job_id)))
+    return texts | replies == {b"%d" % n for n in range(len(TEXTS))} and not texts & replies
+
+
+def bring_to_an_end(bench):
+    """Lets a worker and the reconciler do what they can."""
+    sweeper = Reconciler(bench.keys, "w")
+    lock = bench.keys.reconciler_lock
+    for _ in range(4):
+        bench.announce(bench.card())
+        bench.live("w")
+        bench.run(sweeper.sweep())
+        assert 0 < bench.redis.pttl(lock) <= reconciler.LOCK_TTL_S * 1000
+        if bench.redis.get(lock) != b"w":
+            bench.redis.delete(lock)  # as if that time had passed
+        for lane in LANES:
+            while message := bench.redis.rpop(bench.keys.queue("paper", lane)):
+                work(bench, message, lane)
+
+
+def work(bench, message, lane):
+    """Does what a doorbell asks for; drops what is none, and answers for texts that cannot be read."""
+    try:
+        ref = ref_of(message, lane=lane)
+    except (IndexError, ValueError):
+        return
+    claim = bench.claim(ref)
+    if isinstance(claim, claims.Work):
+        try:
+            bench.commit(ref, claim)
+        except MessageError:
+            bench.run(claims.commit(bench.keys, ref, b"rejected"))
+
+
+@pytest.fixture
+def scene(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "REST", 0.0)
+    return Scene(bench).play()
+
+
+def one(command):
+    (answer,) = yield Ask([command])
+    return answer
+
+
+def cases(scene, script, ways):
+    """Plant garbage, one way after the other, into a scene as it was before; yield what, the field, the call."""
+    server, namespace = scene.bench.redis, scene.bench.namespace
+    scene.prepare_for(script)
+    command = scene.command(script)
+    before = state(server, namespace)
+    for name in scene.keys_of(command):
+        for what, part, plant in list(ways(server, name)):
+            plant()
+            yield what, part, command
+            restore(server, namespace, before)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_key_of_another_type_is_refused_by_name_before_anything_is_written(scene, script):
+    bench, refused = scene.bench, 0
+    for what, _, command in cases(scene, script, wrong_types):
+        before = state(bench.redis, bench.namespace)
+        try:
+            bench.run(one(command))
+        except KeyConflictError as error:
+            refused += 1
+            assert what.split(" at ")[1].strip("b'") in str(error) or "a key" in str(error)
+            assert values(state(bench.redis, bench.namespace)) == values(before), what
+    assert refused >= 4
+
+
+def values(kept):
+    return {name: value for name, (value, _) in kept.items()}
+
+
+def trouble(scene, script, what, part, command):
+    """What went wrong once the script ran over the garbage and everybody has done what they can; "" if nothing did."""
+    bench, keys = scene.bench, scene.bench.keys
+    before = state(bench.redis, bench.namespace)
+    try:
+        answer = bench.run(one(command))
+    except QueueError as error:
+        is_half = values(state(bench.redis, bench.namespace)) != values(before)
+        return f"it failed {'half-way' if is_half else 'before it wrote'}: {error}"
+    if script in ("cancel", "delete"):
+        return ""
+    is_spoilt = part in IDENTITY and keys.job("job") in what
+    has_lost_texts = ":texts" in what or ":replies" in what
+    if not (is_spoilt or has_lost_texts or is_whole(bench)):
+        return "a chunk has neither texts nor reply"
+    bring_to_an_end(bench)
+    if bench.status("other").state is not JobState.DONE:
+        return "another job is not done"
+    if answer == b"submitted" and bench.status("fresh").state is not JobState.DONE:
+        return "the new job is not done"
+    if is_spoilt or has_lost_texts:
+        return ""
+    status = bench.status("job")
+    if (status.state, status.chunks_done, status.texts_done) != (JobState.DONE, len(TEXTS), len(TEXTS)):
+        return f"the job is not done: {status}"
+    counts = bench.redis.hmget(keys.lane("paper", "bulk"), "chunks", "texts", "tokens", "bytes")
+    return "" if set(counts) <= {None, b"0"} else f"counters are off: {counts}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_garbage_in_a_field_stops_no_script_and_loses_no_chunk(scene, script):
+    found = [
+        (what, said)
+        for what, part, command in cases(scene, script, garbage)
+        if (said := trouble(scene, script, what, part and part.decode(errors="replace"), command))
+    ]
+    assert found == []
+
+
+def test_a_submission_that_was_refused_is_made_as_if_for_the_first_time(bench):
+    queue = bench.keys.queue("paper", "bulk")
+    bench.redis.set(queue, "x")
+    with pytest.raises(KeyConflictError, match=f"{queue} is a string, not a list; nothing was changed"):
+        bench.submit(TEXTS)
+    assert bench.redis.keys(f"{bench.keys.job('job')}*") == []
+    bench.redis.delete(queue)
+    bench.submit(TEXTS)
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+
+
+@pytest.mark.parametrize("counter", ["chunks", "texts", "tokens", "bytes"])
+def test_a_garbage_counter_costs_neither_a_submission_nor_a_chunk_under_work(bench, counter):
+    lane = bench.keys.lane("paper", "bulk")
+    bench.redis.hset(lane, counter, "abc")
+    bench.submit(TEXTS)
+    ref = bench.pop()
+    claim = bench.claim(ref)
+    bench.redis.hset(lane, counter, "abc")
+    assert bench.commit(ref, claim)
+    assert bench.status().chunks_done == 1
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+    assert set(bench.redis.hvals(lane)) == {b"0"}
+
+
+@pytest.mark.parametrize("n_done", [0, 2])
+def test_a_job_that_has_forgotten_what_it_rang_is_rung_by_the_sweep(bench, n_done):
+    bench.live("w")
+    bench.submit(TEXTS)
+    for _ in range(n_done):
+        bench.work()
+    bench.redis.delete(bench.keys.queue("paper", "bulk"))
+    bench.redis.hset(bench.keys.job("job"), "rung", 0)  # as a script left it that failed half-way
+    sweeper = Reconciler(bench.keys, "w")
+    assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, len(TEXTS) - n_done]
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+
+
+def test_what_is_left_of_a_lost_record_is_none_of_the_next_job_s_of_its_id(bench):
+    bench.submit(TEXTS)
+    bench.work()
+    bench.redis.delete(bench.keys.job("job"))
+    bench.submit([text.replace("0", "z") for text in TEXTS[:2]])
+    assert bench.status().chunks_done == 0
+    assert bench.key_names() == {"", "texts", "weights"}
+
+
+def test_a_long_queue_and_long_jobs_are_compared_in_parts_and_from_where_all_is_done(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "MAX_MARKS", 7)
+    monkeypatch.setattr(reconciler, "REST", 0.0)
+    bench.live("w")
+    for n in range(6):
+        bench.submit(TEXTS, job_id=f"job{n}")
+    sweeper = Reconciler(bench.keys, "w")
+    assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, 0]
+    lost = {bench.pop().token.rpartition(":")[0] for _ in range(4)}
+    for _ in range(2):
+        bench.run(sweeper.sweep())
+    assert set(bench.doorbells()[:4]) == lost
+    assert len(bench.doorbells()) == 6 * len(TEXTS)
+    while bench.work():
+        bench.run(sweeper.sweep())
+    assert all(bench.status(f"job{n}").state is JobState.DONE for n in range(6))
+
+
+def test_a_doorbell_is_known_by_its_id(bench):
+    queue = bench.keys.queue("paper", "bulk")
+    bench.redis.rpush(
+        queue,
+        b'{"headers": {"id": "job-1.x:12:3", "root_id": "y"}}',
+        b'{"headers": {"id": "6a1f", "task": "embedmill.embed"}}',
+        b"not json",
+    )
+    assert bench.ask(evalsha("queued", (queue,), 0, 9)) == [3, b"job-1.x:12"]
+
+
+def test_counters_are_exact_though_work_goes_on_during_the_sweep(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "JOBS_PAGE", 2)
+    monkeypatch.setattr(reconciler, "REST", 0.0)
+    bench.live("w")
+    for n in range(20):
+        bench.submit(TEXTS, job_id=f"job{n}")
+    lane = bench.keys.lane("paper", "bulk")
+    bench.redis.hset(lane, mapping={"chunks": 10**6, "texts": "x", "tokens": 0, "bytes": -4})
+    sweep = Reconciler(bench.keys, "w").sweep()
+    ask, n_pages = next(sweep), 0
+    while True:
+        replies = bench.run(as_flow(ask)) if isinstance(ask, Ask) else None
+        if n_pages % 3 == 0:
+            bench.work()
+            bench.submit(TEXTS[:2], job_id=f"new{n_pages}")
+            bench.run(flows.end(bench.keys, f"job{n_pages % 20}", "cancel"))
+        n_pages += 1
+        try:
+            ask = sweep.send(replies)
+        except StopIteration:
+            break
+    assert n_pages > 15
+    sums = [0, 0, 0]
+    for job_id in bench.redis.zrange(bench.keys.active("paper", "bulk"), 0, -1):
+        left = bench.redis.hmget(bench.keys.job(job_id.decode()), "left_chunks", "left_texts", "left_tokens")
+        sums = [one + int(other) for one, other in zip(sums, left, strict=True)]
+    assert list(map(int, bench.redis.hmget(lane, "chunks", "texts", "tokens"))) == sums
+
+
+def as_flow(ask):
+    return (yield ask)

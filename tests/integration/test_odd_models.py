@@ -1,0 +1,49 @@
+"""A model that is NaN on one word, behind the embedding cache: what is no vector is neither kept nor given."""
+
+import numpy as np
+import pytest
+import redis
+
+from embedmill.keys import Keyspace
+from embedmill.reply import Reason
+from embedmill_worker import cache_entry
+from embedmill_worker.cache import CachedEngine, EmbeddingCache, read_info
+from embedmill_worker.cache_entry import CacheEntry
+from embedmill_worker.engine import load
+from embedmill_worker.models import resolve
+from embedmill_worker.valkey import EmbeddedValkey
+from odd_models import DIMENSION, NAN_WORD, write_odd_model
+
+TEXTS = ["the river", f"the {NAN_WORD}", "the"]
+
+
+@pytest.fixture
+def cached(valkey_binary, bench, tmp_path):
+    """The model behind a cache of its own, and a connection to the cache's server."""
+    engine = load(resolve(f"odd={write_odd_model(tmp_path / 'model')}", data_dir=tmp_path), cache_dir=None)
+    with EmbeddedValkey(persistent=False) as server, redis.Redis.from_url(server.url) as raw:
+        raw.config_set("maxmemory-policy", "allkeys-lfu")
+        cache = EmbeddingCache(server.url, bench.namespace)
+        cache.check(bench.run(read_info()))
+        yield CachedEngine(engine=engine, cache=cache), raw
+
+
+def test_a_vector_that_is_not_finite_is_rejected_each_time_and_never_kept(cached):
+    engine, raw = cached
+    for _ in range(2):
+        embedded = engine.embed(TEXTS)
+        assert [(i, reason) for i, reason, _ in embedded.rejected] == [(1, Reason.NOT_FINITE)]
+        assert np.isfinite(embedded.vectors[[0, 2]]).all()
+        assert len(raw.keys()) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_entry_that_is_not_finite_is_not_given(cached, bench, value):
+    engine, raw = cached
+    expected = engine.embed(["the"]).vectors
+    hash = engine._hash("the", None)
+    entry = CacheEntry(vector=np.full(DIMENSION, value, dtype=np.float32), token_count=1, is_truncated=False)
+    key = Keyspace(bench.namespace).cache_entry(hash)
+    assert raw.exists(key)
+    raw.set(key, cache_entry.pack(entry, hash))
+    assert engine.embed(["the"]).vectors.tobytes() == expected.tobytes()
