@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ REPLY_OVERHEAD_BYTES: Final = 24
 
 #: Components of a vector of a model that is not announced yet, for estimates.
 GUESSED_DIMENSION: Final = 1_024
+
+#: Columns of a frame that an error names.
+MAX_SHOWN_COLUMNS: Final = 10
 
 #: Three centuries: in milliseconds, and since 1970, still a number that Lua and Redis count exactly.
 MAX_SECONDS: Final = 1e10
@@ -95,8 +98,10 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
     Raises:
         InvalidTextError: one is not a str.
-        InvalidRequestError: ``texts`` is itself a str, or has no order.
+        InvalidRequestError: ``texts`` is itself a str, has columns, or has no order.
     """
+    if columns := _columns(texts):
+        raise InvalidRequestError("texts", f"{type(texts).__name__} has columns; pass one of them, {columns}")
     if isinstance(texts, Mapping | Set):
         raise InvalidRequestError("texts", f"a list of str is wanted, not {type(texts).__name__}, which has no order")
     if isinstance(texts, str | bytes):
@@ -106,6 +111,19 @@ def check_texts(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise InvalidTextError(index, type(text).__name__)
     return values
+
+
+def _columns(texts: Any) -> str:
+    """Return how to pass a column of a frame, or of a mapping of columns; "": it is neither."""
+    names = getattr(texts, "column_names", None) or getattr(texts, "columns", None)
+    if isinstance(texts, Mapping):  # its keys are shown only if it holds columns: they may be texts
+        is_frame = any(isinstance(value, Sized) and not isinstance(value, str | bytes) for value in texts.values())
+        names = list(texts) if is_frame else None
+    if names is None or callable(names) or isinstance(names, str):
+        return ""
+    shown = [repr(str(name)) for name in list(names)[:MAX_SHOWN_COLUMNS]]
+    best = "'text'" if "'text'" in shown else next(iter(shown), "…")
+    return f"as in texts[{best}]; it has {', '.join(shown)}"
 
 
 def check_count(texts: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 A new reader is a function here, decorated with ``@decoder(*seeds)``; everything else finds it by itself.
 """
 
+import gzip
 import io
 import json
 import tempfile
@@ -19,9 +20,13 @@ from embedmill.errors import EmbedError
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_MESSAGE_BYTES
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
-from embedmill.reindexing import Fields, Index
+from embedmill.reindexing import Index
 from embedmill.reindexing.sources.csv_file import Csv
+from embedmill.reindexing.sources.files import FileSource, Reading
+from embedmill.reindexing.sources.json_values import JsonValues
 from embedmill.reindexing.sources.jsonl import Jsonl
+from embedmill.reindexing.sources.lines import Lines
+from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 from embedmill.reply import Rejected
 from embedmill.vectors import Dtype, from_bytes
 from embedmill.workers import WorkerInfo
@@ -335,9 +340,24 @@ def read_index(data: bytes) -> object:
 
 @decoder(b'{"id": "a", "text": "b", "more": [1, {"c": null}]}')
 def read_jsonl(data: bytes) -> object:
-    return list(Jsonl("-", Fields()).records(io.BytesIO(data)))
+    return _records(Jsonl, data)
+
+
+@decoder(b'[{"id": "a", "text": "b"},\n{"more": [1, {"c": null}]}]')
+def read_json(data: bytes) -> object:
+    return _records(JsonValues, data)
 
 
 @decoder(b'id,text\na,"b\nc"\n')
 def read_csv(data: bytes) -> object:
-    return list(Csv("-", Fields()).records(io.BytesIO(data)))
+    return _records(Csv, data)
+
+
+@decoder(gzip.compress(b"a\nb\n", mtime=0))
+def read_lines(data: bytes) -> object:
+    return _records(Lines, data)
+
+
+def _records(kind: type[FileSource], data: bytes) -> object:
+    stream, _ = utf8(decompressed(buffered(io.BytesIO(data)), "x"), "x", "utf-8")
+    return list(kind("-", "x", Reading()).records(stream))

@@ -264,7 +264,7 @@ def test_the_command_line_ends_with_a_sentence_and_a_named_code(tmp_path):
         (["up", "--data-dir", closed], 3, f"folder={closed}/valkey: cannot be written: Permission denied; {own}"),
         (["models", "show", f"x={closed}/file.bin"], 5, "No such file or directory"),
         (["models", "pull", "--data-dir", closed], 5, f"{closed}/models cannot be written: Permission denied; {own}"),
-        (["embed", closed / "file"], 2, f"{closed}/file cannot be read: Permission denied"),
+        (["embed", closed / "file"], 12, "file: cannot be read: Permission denied"),
         (["embed", "--output", closed / "v.npy"], 2, f"{closed}/v.npy cannot be written: Permission denied"),
         (["health", "--file", closed / "file"], 9, f"{closed}/file cannot be read: Permission denied; probe as"),
     ]
@@ -331,7 +331,7 @@ def test_sources_sinks_and_ledgers_that_may_not_be_opened_are_named(tmp_path):
         ("source", closed / "a.txt", f"SourceError: {closed}/a.txt: cannot be read: Permission denied"),
         ("source", closed / "folder", f"SourceError: {closed}/folder: cannot be read: Permission denied"),
         ("source", shut / "a.txt", "SourceError: a.txt: cannot be read: Permission denied"),
-        ("source", shut, f"SourceError: {shut}: {shut} cannot be read: Permission denied"),
+        ("source", shut, f"SourceError: {shut}: cannot be read: Permission denied"),
         ("parquet", shut, f"SourceError: {shut}: cannot be read: Permission denied"),
         ("ledger", closed / "l.sqlite", f"its ledger {closed}/l.sqlite cannot be written"),
         ("ledger", closed / "new" / "l.sqlite", f"{closed}/new cannot be made: Permission denied; name a sink that"),

@@ -1,64 +1,105 @@
-"""Lines and JSONL become texts, window by window; a line that cannot be read harms no other."""
+"""Files become texts, window by window; what cannot be read harms no other text."""
 
+import gzip
 import io
-import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedmill import InvalidRequestError, SourceError
 from embedmill_worker.cli import inputs
-from embedmill_worker.cli.inputs import Unreadable, read, windows
-
-#: Texts that one line can hold.
-LINES = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]))
+from embedmill_worker.cli.inputs import Texts, Unreadable, windows
 
 
-def texts(data, name="-", form="auto", key="text"):
-    return list(read(io.BytesIO(data), name, form=form, key=key))
+class Stdin:
+    """Standard input that holds some bytes."""
+
+    def __init__(self, data):
+        self.buffer = io.BytesIO(data)
 
 
-def test_every_line_is_a_text_and_empty_ones_count():
-    assert texts(b"a\n\nb\r\n c ") == ["a", "", "b", " c "]
-    assert texts(b"") == []
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """Reads bytes as a file of a name, or as standard input."""
+
+    def read(data, name="-", form="auto", key="text", **options):
+        if name == "-":
+            monkeypatch.setattr("sys.stdin", Stdin(data))
+            return list(Texts(["-"], form=form, key=key, **options))
+        (tmp_path / name).write_bytes(data)
+        return list(Texts([str(tmp_path / name)], form=form, key=key, **options))
+
+    return read
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text():
-    assert texts(b"\xef\xbb\xbfa\n\xef\xbb\xbfb") == ["a", "\ufeffb"]
+def details(found):
+    return [text.detail for text in found if isinstance(text, Unreadable)]
 
 
-def test_bytes_that_are_not_utf_8_spoil_one_text_only():
-    assert texts(b"a\n\xff\nb") == ["a", "\udcff", "b"]
+@pytest.mark.parametrize("name", ["-", "a.txt"])
+def test_every_line_is_a_text_and_empty_ones_count(texts, name):
+    assert texts(b"a\n\nb\r\n c ", name) == ["a", "", "b", " c "]
+    assert texts(b"", name) == []
 
 
-def test_jsonl_is_known_by_its_name_or_by_its_first_line():
+def test_a_byte_order_mark_is_no_part_of_the_text(texts):
+    assert texts(b"\xef\xbb\xbfa\n\xef\xbb\xbfb") == ["a", "b"]
+
+
+def test_bytes_that_are_not_utf_8_spoil_one_text_only(texts):
+    first, bad, last = texts(b"a\n\xff\nb")
+    assert (first, last) == ("a", "b")
+    assert bad.detail == "stdin:2 is not UTF-8: name its encoding, as in --encoding latin-1"
+    assert texts(b"caf\xe9\n", encoding="latin-1") == ["café"]
+
+
+def test_jsonl_is_known_by_its_name_or_by_its_first_line(texts):
     assert texts(b'{"text": "a"}\n\n{"text": "b", "id": 1}') == ["a", "b"]
     assert texts(b'{"body": "a"}', name="x.jsonl", key="body") == ["a"]
     assert texts(b'{"text": "a"}', form="lines") == ['{"text": "a"}']
-    assert texts(b'{"other": "a"}') == ['{"other": "a"}']
+    assert texts(b'\n{"text": "a"}\n') == ["a"]
     assert texts(b'plain\n{"text": "a"}') == ["plain", '{"text": "a"}']
+    assert texts(b'{"text": "a"}\n', name="x.txt") == ["a"]
 
 
-def test_a_line_without_a_text_says_why_and_not_what():
-    found = texts(b'{"text": "a"}\n{"t": 1}\nsecret\n["secret"]\n{"text": 5}\n{"text": "b"}', form="jsonl")
-    assert [text for text in found if isinstance(text, str)] == ["a", "b"]
-    details = [text.detail for text in found if isinstance(text, Unreadable)]
-    assert details == [
-        "line 2 of stdin has no field 'text'; name the right one with --field",
-        "line 3 of stdin is not JSON",
-        "line 4 of stdin is not a JSON object",
-        "line 5 of stdin holds int, not str, in 'text'",
+def test_jsonl_without_the_field_is_no_text(texts):
+    assert details(texts(b'{"id": 1, "body": "x"}\n')) == [
+        "stdin:1 has no field 'text'; name the right one as the text field (--text-field)"
+    ]
+    with pytest.raises(InvalidRequestError, match="no field 'text', but body, id"):
+        texts(b'{"id": 1, "body": "x"}\n', name="x.jsonl")
+
+
+def test_files_are_read_as_reindex_reads_them(texts):
+    assert texts(gzip.compress(b'{"text": "a"}\n'), name="x.jsonl.gz") == ["a"]
+    assert texts(gzip.compress(b"a\nb\n")) == ["a", "b"]
+    assert texts(b'[{"text": "a"}, {"text": "b"}]', name="x.json") == ["a", "b"]
+    assert texts(b"id;text\n1;a\n", name="x.csv", delimiter=";") == ["a"]
+    assert texts(b'{"doc": {"body": "a"}, "id": 1.5}', name="x.jsonl", key="doc.body") == ["a"], "ids do not count"
+    with pytest.raises(SourceError, match="ZIP"):
+        texts(b"PK\x03\x04" + bytes(99), name="x.zip")
+
+
+def test_what_could_not_be_read_is_told(tmp_path):
+    path = tmp_path / "cut.txt.gz"
+    path.write_bytes(gzip.compress(b"a\n" * 10)[:-4])
+    found = Texts([str(path)], form="auto", key="text")
+    assert list(found) == ["a"] * 10
+    assert found.unread == [
+        "cut.txt.gz: the file is cut off: its gzip data do not come to an end; only what comes before is read"
     ]
 
 
-@given(st.lists(LINES))
-def test_what_was_written_as_jsonl_is_read_again(written):
-    data = "".join(json.dumps({"text": text}) + "\n" for text in written).encode()
-    assert texts(data, form="jsonl") == written
-
-
-@given(st.lists(LINES.filter(lambda line: not line.startswith("\ufeff"))))
-def test_what_was_written_as_lines_is_read_again(written):
-    assert texts("".join(f"{text}\n" for text in written).encode(), form="lines") == written
+def test_a_line_without_a_text_says_why_and_not_what(texts):
+    found = texts(b'{"text": "a"}\n{"t": 1}\nsecret\n["secret"]\n{"text": 5}\n{"text": "b"}', form="jsonl")
+    assert [text for text in found if isinstance(text, str)] == ["a", "b"]
+    assert details(found) == [
+        "stdin:2 has no field 'text'; name the right one as the text field (--text-field)",
+        "stdin:3 is not JSON",
+        "stdin:4 is not a JSON object",
+        "stdin:5 holds int, not str, in 'text'",
+    ]
 
 
 @given(st.lists(st.one_of(st.text(max_size=6), st.builds(Unreadable, st.just("is bad"))), max_size=50))

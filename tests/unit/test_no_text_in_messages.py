@@ -13,7 +13,7 @@ import embedmill
 import embedmill_worker
 from embedmill.calls import SubmitOptions
 from embedmill.dead_letters import check_limit
-from embedmill.errors import EmbedError, RequestError, SourceError
+from embedmill.errors import EmbedError, InvalidRequestError, RequestError
 from embedmill.protocol import EmbedOptions
 from embedmill.reindexing.sources.names import open_source
 from embedmill.request import check_seconds
@@ -164,7 +164,7 @@ def test_whatever_an_engine_throws_is_named_by_its_type(error, monkeypatch):
 def test_the_first_row_of_a_csv_without_names_is_not_quoted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"{CANARY},{CANARY} two\nmore,texts\n")
-    with pytest.raises(SourceError, match="2 fields in its first row, none named 'text'") as caught:
+    with pytest.raises(InvalidRequestError, match="2 fields in its first row, none named 'text'") as caught:
         list(open_source([str(path)]))
     assert CANARY not in str(caught.value)
 

@@ -92,6 +92,7 @@ def test_the_client_imports_only_what_it_declares():
     extra = {
         "parquet.py": {"pyarrow"},
         "parquet_files.py": {"pyarrow"},
+        "arrow.py": {"pyarrow"},
         "qdrant.py": {"qdrant_client"},
         "postgres.py": {"psycopg", "pgvector"},
         "splitting.py": {"semantic_text_splitter", "tokenizers"},

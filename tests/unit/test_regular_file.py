@@ -9,6 +9,7 @@ import pytest
 from embedmill.errors import ModelLoadError, SinkError, SourceError
 from embedmill.regular_file import check_regular, open_regular, read_regular
 from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.sources.names import open_source
@@ -66,16 +67,13 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
         read_regular(tmp_path / "none", 9)
 
 
-def test_a_folder_lists_a_pipe_as_unreadable_and_reads_the_rest(pipe):
+def test_a_folder_passes_over_a_pipe_and_reads_the_rest(pipe):
     (pipe.parent / "a.md").write_text("a text")
     (pipe.parent / "link.md").symlink_to(pipe)
     os.mkfifo(pipe.parent / ".hidden.md")
-    records = {record.id: getattr(record, "detail", None) for record in open_source([str(pipe.parent)])}
-    assert records == {
-        "a.md": None,
-        "link.md": "link.md cannot be read: no regular file",
-        "pipe.md": "pipe.md cannot be read: no regular file",
-    }
+    source = open_source([str(pipe.parent)])
+    assert [(item.id, type(item)) for item in source] == [("a.md", Record)]
+    assert source.notes == [f"{pipe.parent}: passed over 2 pipes, sockets or devices"]
 
 
 @pytest.mark.parametrize("form", ["lines", "jsonl", "csv", "parquet"])
@@ -91,8 +89,9 @@ def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path):
         source = open_source([str(path)], form=form)
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(SourceError, match="no regular file"):
-            list(source)
+        (lost,) = list(source)
+        assert lost.is_partial
+        assert "no regular file" in lost.detail
 
 
 def test_a_parquet_file_that_became_a_pipe_is_not_waited_for(tmp_path):
@@ -102,8 +101,9 @@ def test_a_parquet_file_that_became_a_pipe_is_not_waited_for(tmp_path):
     source = open_source([str(path)])
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(SourceError, match="no regular file"):
-        list(source)
+    (lost,) = list(source)
+    assert lost.is_partial
+    assert "no regular file" in lost.detail
 
 
 @pytest.mark.parametrize("place", ["current", "0123abcd/index.json"])

@@ -94,6 +94,13 @@ def test_what_cannot_be_asked_for_is_refused(tokenizer, tmp_path):
             Splitter(max_tokens=16, tokenizer=tmp_path / "tokenizer.json").parts("x", is_markdown=False)
 
 
+def test_a_document_s_own_part_and_start_are_kept(tokenizer):
+    document = Record(id="a", text="short", metadata={"part": "IV", "start": "2020-01-01", "n": 1})
+    (part,) = Split(Values([document]), Splitter(max_tokens=16, tokenizer=tokenizer))
+    kept = {"document_part": "IV", "document_start": "2020-01-01", "n": 1}
+    assert part.metadata == {**kept, "part": 0, "start": 0}
+
+
 def test_a_text_on_which_the_tokenizer_panics_is_rejected_alone_and_none_of_it_is_printed(tmp_path, capfd):
     folder = write_odd_model(tmp_path / "model")
     source = Values([("a", "the river"), ("b", f"quagga {PANIC_WORD}"), ("c", "the")])

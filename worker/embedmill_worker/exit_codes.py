@@ -30,6 +30,8 @@ UNHEALTHY: Final = 9
 STALLED: Final = 10
 #: A worker that was asked to stop did not finish within its grace period.
 GRACE: Final = 11
+#: A source could not be read, or only in part.
+UNREADABLE: Final = 12
 #: Ctrl-C or SIGTERM.
 INTERRUPTED: Final = 130
 
@@ -47,6 +49,7 @@ MEANINGS: Final = {
     UNHEALTHY: "a probe found the worker not well",
     STALLED: "the worker took no more work and ended itself, to be started anew",
     GRACE: "the worker did not finish within its grace period; its work runs elsewhere",
+    UNREADABLE: "a source could not be read, or only in part; what was read is kept and nothing is deleted",
     INTERRUPTED: "Ctrl-C or SIGTERM",
 }
 
@@ -61,6 +64,7 @@ def of(error: EmbedError) -> int:
         RequestError,
         SettingsError,
         SinkMismatchError,
+        SourceError,
     )
 
     kinds: tuple[tuple[type[Exception], int], ...] = (
@@ -72,5 +76,6 @@ def of(error: EmbedError) -> int:
         (FingerprintError, FINGERPRINT),
         (SinkMismatchError, FINGERPRINT),
         (RequestError, USAGE),
+        (SourceError, UNREADABLE),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), FAILURE)

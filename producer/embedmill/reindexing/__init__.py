@@ -12,6 +12,7 @@ from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.source import Fields, Source
+from embedmill.reindexing.sources.names import open_source
 
 __all__ = [
     "BadRecord",
@@ -26,6 +27,7 @@ __all__ = [
     "Sink",
     "Source",
     "open_sink",
+    "open_source",
     "preview",
     "reindex",
 ]

@@ -14,6 +14,7 @@ from embedmill.reindexing.estimate import Estimate, estimate
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.opening import (
     await_card,
+    check_apart,
     index_of,
     is_there,
     ledger_path,
@@ -23,6 +24,7 @@ from embedmill.reindexing.opening import (
     to_source,
     version_of,
 )
+from embedmill.reindexing.origins import check_origins
 from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planner import unchanged
 from embedmill.reindexing.record import Record
@@ -61,7 +63,8 @@ def reindex(
 
     Args:
         source: a path (lines, JSONL, CSV, Parquet, a folder of text or Markdown), a ``Source``, or an iterable of
-            ``Record``, ``(id, text)``, ``(id, text, metadata)`` or mappings. Read once, in order.
+            ``Record``, ``(id, text)``, ``(id, text, metadata)`` or mappings, or anything with Arrow's stream protocol
+            (a frame of pandas or polars, a relation of DuckDB). Read once, in order.
         to: a sink, or its name: a folder or ``*.parquet``, ``*.npy``, ``*.jsonl``, ``qdrant://…``,
             ``qdrant+file:FOLDER``, ``postgresql://…``.
         client: None: one of its own, from the environment.
@@ -95,10 +98,12 @@ def reindex(
         index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
         named = to_sink(to)
         stack.callback(named.close)
+        check_apart(records, named)
         sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
+        check_origins(records, ledger, named.name, replaces=delete_missing)
         side = Rejects(Path(rejects) if rejects is not None else rejects_path(named))
         stack.callback(side.close)
         run = Run(
@@ -151,8 +156,8 @@ def preview(
         path = ledger_path(sink, index)
         ledger = stack.enter_context(Ledger(path, sink.name)) if is_there(path, sink) else None
 
-        def count_unchanged(records: list[Record]) -> int:
-            return unchanged(ledger, records) if ledger is not None and ledger.index() == index else 0
+        def count_unchanged(records: list[Record], metadata: list[str]) -> int:
+            return unchanged(ledger, records, metadata) if ledger is not None and ledger.index() == index else 0
 
         rate = max(served.tokens_per_s, queue.backlog().tokens_per_s if served.is_live else 0.0)
         return estimate(

@@ -9,9 +9,11 @@ from typing import Final
 import numpy as np
 
 from embedmill import chunking
+from embedmill.errors import InvalidRequestError
 from embedmill.protocol import ModelCard
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.record import BadRecord, Record, to_json
+from embedmill.reindexing.metadata import to_json
+from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Source
 
 #: Records and characters of the sample.
@@ -47,7 +49,7 @@ def estimate(
     card: ModelCard,
     *,
     tokens_per_s: float,
-    count_unchanged: Callable[[list[Record]], int],
+    count_unchanged: Callable[[list[Record], list[str]], int],
 ) -> Estimate:
     """Read a sample and reckon.
 
@@ -56,14 +58,20 @@ def estimate(
         index: what the vectors would be.
         card: the model's.
         tokens_per_s: what the live workers do together; 0: there are none.
-        count_unchanged: says how many of these records the sink has already.
+        count_unchanged: returns how many of these records, of this metadata as JSON, the sink has already.
     """
     records: list[Record] = []
+    metadata: list[str] = []
     chars = unreadable = 0
     is_whole = True
     items = iter(source)  # held, so that the source is still open when it is asked how far it is
     for item in items:
         if isinstance(item, BadRecord):
+            unreadable += 1
+            continue
+        try:
+            metadata.append(to_json(item.metadata))
+        except InvalidRequestError:  # a run takes it as one reject
             unreadable += 1
             continue
         records.append(item)
@@ -75,7 +83,7 @@ def estimate(
     scale = 1 / fraction if fraction else 1.0
     lengths = np.array([len(record.text) for record in records], dtype=np.float64)
     tokens = np.minimum(lengths / card.chars_per_token + chunking.SPECIAL_TOKENS, card.max_tokens)
-    unchanged = count_unchanged(records)
+    unchanged = count_unchanged(records, metadata)
     share = 1 - unchanged / len(records) if records else 0.0
     total_tokens = round(float(tokens.sum()) * scale * share)
     return Estimate(
@@ -87,11 +95,9 @@ def estimate(
         unchanged=round(unchanged * scale),
         tokens=total_tokens,
         seconds=total_tokens / tokens_per_s if tokens_per_s > 0 else None,
-        sink_bytes=round(sum(map(_row_bytes, records)) * scale)
+        sink_bytes=round(
+            sum(len(record.id) + len(carried) for record, carried in zip(records, metadata, strict=True)) * scale
+        )
         + round(len(records) * scale) * index.row_bytes
         + (round(chars * scale) if index.with_text else 0),
     )
-
-
-def _row_bytes(record: Record) -> int:
-    return len(record.id) + len(to_json(record.metadata))

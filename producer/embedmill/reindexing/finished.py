@@ -23,6 +23,8 @@ class Finished:
     #: Positions that are not done: only after a stop.
     missing: frozenset[int] = frozenset()
     tokens: int = 0
+    #: Texts that were cut at the model's limit.
+    truncated: int = 0
 
     @property
     def positions(self) -> npt.NDArray[np.intp]:

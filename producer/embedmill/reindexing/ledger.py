@@ -3,7 +3,7 @@
 A commit here comes after the sink's own. So the ledger never names a row that the sink has not got; rows that a crash
 has kept out of it are written once more.
 
-    about      key → value: ``index``, the sink's Index as JSON
+    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``origins.py``
     rows       a row an id: number, never used again; parent of a part; digest; place of the write that put it into
                the sink, or none and the reason why it has no vector
     segments   place → rows written there that have not been removed
@@ -12,8 +12,9 @@ has kept out of it are written once more.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,18 @@ class Ledger:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO about VALUES ('index', ?)", (index.to_json(),))
 
+    def origins(self) -> dict[str, str]:
+        """Return what ids begin with → the path that it stands for, as ``set_origins`` has it."""
+        with self._mapped():
+            found = self._db.execute("SELECT value FROM about WHERE key = 'origins'").fetchone()
+        origins: dict[str, str] = json.loads(found[0]) if found else {}
+        return origins
+
+    def set_origins(self, origins: Mapping[str, str]) -> None:
+        """Note what ids begin with, and the paths that it stands for."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES ('origins', ?)", (json.dumps(origins),))
+
     def next_number(self) -> int:
         """Give a number above all that were ever used."""
         return self._above("SELECT max(number) FROM rows")
@@ -168,10 +181,10 @@ class Ledger:
                     known[found] = tuple(entry)
         return known
 
-    def numbers_under(self, id: str) -> list[int]:
-        """Give the numbers of a record and of its parts."""
+    def rows_under(self, id: str) -> list[tuple[int, str]]:
+        """Return (number, id) of a record and of its parts."""
         with self._mapped():
-            return [n for (n,) in self._db.execute("SELECT number FROM rows WHERE id = ? OR parent = ?", (id, id))]
+            return list(self._db.execute("SELECT number, id FROM rows WHERE id = ? OR parent = ?", (id, id)))
 
     def commit(self, place: int, entries: Sequence[Entry], job_id: str) -> None:
         """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over."""

@@ -7,10 +7,12 @@ import os
 import re
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from embedmill.errors import SinkError, SinkMismatchError, UnknownModelError
+from embedmill.errors import InvalidRequestError, SinkError, SinkMismatchError, UnknownModelError
+from embedmill.harmless import printable
 from embedmill.protocol import EmbedOptions, ModelCard
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
@@ -66,13 +68,31 @@ def index_of(
 
 
 def to_source(source: Any, fields: Fields | None) -> Source:
-    """Give what can be read from what the caller named."""
+    """Return what can be read from what the caller named.
+
+    Raises:
+        SourceError: it cannot be read.
+        InvalidRequestError: it is nothing that holds records, or a field is not there.
+    """
     if isinstance(source, str | os.PathLike):
         return open_source([os.fspath(source)], fields=fields or Fields())
-    if hasattr(source, "fraction") and hasattr(source, "name"):
+    if hasattr(source, "__arrow_c_stream__"):
+        module = import_module("embedmill.reindexing.sources.arrow")
+        return cast(Source, module.Frame(source, fields))
+    if callable(getattr(source, "fraction", None)) and hasattr(source, "name"):
         given: Source = source
         return given
     return Values(source, fields)
+
+
+def check_apart(source: Source, sink: Sink) -> None:
+    """Raise InvalidRequestError if the sink is the folder that is read: it would read what it writes."""
+    for name in (source.name, *source.name.split(", ")):  # of several sources, each
+        source_path, sink_path = Path(name), Path(sink.name)
+        if source_path.is_dir() and sink_path.is_dir() and source_path.samefile(sink_path):
+            raise InvalidRequestError(
+                "to", f"{printable(name)} is the source itself; name a folder beside or within it"
+            )
 
 
 def await_card(

@@ -223,6 +223,7 @@ class Pipeline:
             vectors=reply.vectors,
             rejected={r.index: (r.reason, r.detail) for r in reply.rejected},
             tokens=int(reply.token_counts.sum()),
+            truncated=int(reply.truncated.sum()),
         )
 
     def _part(self, item: _Open) -> Finished:

@@ -11,10 +11,11 @@ from typing import Final
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
-from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text, to_json
+from embedmill.reindexing.metadata import to_json
+from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text
 from embedmill.reindexing.report import Counts
 from embedmill.reindexing.seen import Seen
-from embedmill.reindexing.source import UNFIT, Source
+from embedmill.reindexing.source import UNFIT, UNREADABLE, Source
 
 #: Most texts and characters of a window, which is one job, one write to the sink and one commit. They do not change
 #: from run to run: a run that goes on cuts the same windows and so finds the jobs of the run before it.
@@ -27,6 +28,9 @@ WINDOW_BYTES: Final = 8 << 20
 #: Records looked up in the ledger at a time, and the most characters that they may hold together.
 BATCH_RECORDS: Final = 1_000
 BATCH_CHARS: Final = 4_000_000
+
+#: Parts of a source that could not be read and that a run names; it counts them all.
+SHOWN_PARTS: Final = 10
 
 #: Reason of a record whose id another one before it has.
 DUPLICATE_ID: Final = "duplicate_id"
@@ -93,6 +97,10 @@ class Planner:
         self.seen = Seen()
         #: Some of the source could not be read: whatever seems to have vanished may be that.
         self.is_blurred = False
+        #: Parts of the source that could not be read, the first ones, for people.
+        self.unread: list[str] = []
+        #: Ids of rows whose records can no longer be kept: the text that their vectors belong to is gone.
+        self.outdated: list[str] = []
         self._ledger = ledger
         self._counts = counts
         self._reject = reject
@@ -178,11 +186,16 @@ class Planner:
 
     def _note_bad(self, bad: BadRecord) -> None:
         self._reject(bad.id, bad.reason, bad.detail)
+        if bad.is_partial:
+            self._counts.unread += 1
+            self.unread += [bad.detail] if len(self.unread) < SHOWN_PARTS else []
         if bad.is_anonymous:
             self.is_blurred = True
             return
-        for number in self._ledger.numbers_under(bad.id):
-            self.seen.add(number)
+        is_kept = bad.reason == UNREADABLE  # the text may be as it was
+        for number, id in self._ledger.rows_under(bad.id):
+            if self.seen.add(number) and not is_kept:
+                self.outdated.append(id)
 
 
 def _batches(source: Source) -> Iterator[list[Record | BadRecord]]:
@@ -200,10 +213,10 @@ def _batches(source: Source) -> Iterator[list[Record | BadRecord]]:
         yield batch
 
 
-def unchanged(ledger: Ledger, records: Sequence[Record]) -> int:
-    """Count the records that a run would pass over."""
+def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]) -> int:
+    """Count the records, of this metadata as JSON, that a run would pass over."""
     known = ledger.look_up(record.id for record in records)
     return sum(
-        record.id in known and known[record.id][1] == digest(record.text, to_json(record.metadata))
-        for record in records
+        record.id in known and known[record.id][1] == digest(record.text, carried)
+        for record, carried in zip(records, metadata, strict=True)
     )

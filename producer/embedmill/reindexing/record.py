@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -48,6 +47,8 @@ class BadRecord:
     detail: str
     #: ``id`` is only a place: which record of an earlier run it may be, nobody knows.
     is_anonymous: bool = True
+    #: More than one record could not be read: the rest of a file, or a folder.
+    is_partial: bool = False
 
 
 def parent_of(id: str, part: object) -> str:
@@ -69,20 +70,6 @@ def check_id(value: str) -> str:
     return value
 
 
-def to_json(metadata: Mapping[str, Any]) -> str:
-    """Give metadata as JSON, the same for equal metadata.
-
-    Raises:
-        InvalidRequestError: JSON cannot hold it.
-    """
-    if not metadata:
-        return "{}"
-    try:
-        return _ENCODER.encode(metadata)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequestError("metadata", f"JSON cannot hold it ({type(error).__name__})") from None
-
-
 def digest(text: str, metadata_json: str) -> bytes:
     """Give what tells a changed record from an unchanged one: 16 bytes of the text, 8 of the metadata (BLAKE2b)."""
     of_text = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=TEXT_BYTES)
@@ -93,6 +80,3 @@ def digest(text: str, metadata_json: str) -> bytes:
 def has_same_text(one: bytes, other: bytes) -> bool:
     """Say whether two digests are of the same text."""
     return one[:TEXT_BYTES] == other[:TEXT_BYTES]
-
-
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

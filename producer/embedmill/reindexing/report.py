@@ -18,6 +18,10 @@ class Counts:
     skipped: int = 0
     deleted: int = 0
     rejected: int = 0
+    #: Texts that were embedded in this run only as far as the model reads.
+    truncated: int = 0
+    #: Files, rests of files and folders that could not be read.
+    unread: int = 0
     #: Tokens of the texts that were embedded in this run.
     tokens: int = 0
 
@@ -63,12 +67,16 @@ class ReindexReport:
     skipped: int
     deleted: int
     rejected: int
+    truncated: int
+    unread: int
     tokens: int
     elapsed_s: float
     #: Rows that the sink holds now.
     rows: int
     #: Where the rejected ones are listed; "": there are none.
     rejects: str
+    #: Of the first one, the reason for people; "": there are none.
+    first_reject: str = ""
     #: What people should know besides: where the version before this one is kept, why nothing was deleted.
     notes: tuple[str, ...] = ()
 

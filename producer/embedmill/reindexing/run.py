@@ -18,7 +18,7 @@ from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Counts, Progress, ReindexReport
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
-from embedmill.reindexing.source import Source
+from embedmill.reindexing.source import Source, notes_of
 from embedmill.reindexing.vanished import vanished
 from embedmill.vectors import Vectors
 
@@ -48,6 +48,7 @@ class Run:
     ) -> None:
         self.counts = Counts()
         self.notes: list[str] = []
+        self._first_reject = ""
         self._sink = sink
         self._ledger = ledger
         self._index = index
@@ -105,11 +106,14 @@ class Run:
             skipped=counts.skipped,
             deleted=counts.deleted,
             rejected=counts.rejected,
+            truncated=counts.truncated,
+            unread=counts.unread,
             tokens=counts.tokens,
             elapsed_s=round(time.monotonic() - self._began_s, 3),
             rows=rows,
             rejects=str(self._rejects.path) if counts.rejected else "",
-            notes=tuple(self.notes),
+            first_reject=self._first_reject,
+            notes=(*self._planner.unread, *self.notes, *(notes_of(self._source) if self._source else ())),
         )
 
     def look(self, texts_done: int = 0, warning: str = "") -> None:
@@ -191,6 +195,7 @@ class Run:
         self.counts.added += len(pending) - updated
         self.counts.deleted += len(outdated)
         self.counts.tokens += finished.tokens
+        self.counts.truncated += finished.truncated
         self._rejects.flush()
 
     def _sweep(self) -> None:
@@ -202,15 +207,19 @@ class Run:
         if deletes_missing and not self.counts.read:
             self.notes.append("the source holds no record at all, so nothing was taken for missing")
             deletes_missing = False
+        self._delete(self._planner.outdated)
         while gone := list(
             islice(vanished(self._ledger.all_rows(), self._planner.seen, all_missing=deletes_missing), VANISHED_IDS)
         ):
-            for start in range(0, len(gone), DELETE_IDS):
-                ids = gone[start : start + DELETE_IDS]
-                self._sink.delete(ids)
-                self._ledger.forget(ids)
-                self.counts.deleted += len(ids)
-                self.look()
+            self._delete(gone)
+
+    def _delete(self, gone: Sequence[str]) -> None:
+        for start in range(0, len(gone), DELETE_IDS):
+            ids = gone[start : start + DELETE_IDS]
+            self._sink.delete(ids)
+            self._ledger.forget(ids)
+            self.counts.deleted += len(ids)
+            self.look()
 
     def _stop(self) -> None:
         """Keep what is finished, stop what is not."""
@@ -219,6 +228,7 @@ class Run:
 
     def _reject(self, id: str, reason: str, detail: str) -> None:
         self.counts.rejected += 1
+        self._first_reject = self._first_reject or detail
         self._rejects.add(id, reason, detail)
 
     def _fraction(self, texts_done: int = 0) -> float | None:

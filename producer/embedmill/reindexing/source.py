@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Final, Protocol
 
 from embedmill.errors import InvalidRequestError
+from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
+from embedmill.reply import Reason
 
 #: Reason of something that holds no text.
 UNREADABLE: Final = "unreadable"
@@ -15,15 +20,21 @@ UNREADABLE: Final = "unreadable"
 #: Reason of a record whose id or metadata cannot be kept.
 UNFIT: Final = "unfit"
 
+#: Where a field is not; None may be a value.
+_ABSENT: Final = object()
+
 
 class Source(Protocol):
-    """Something that can be read from its beginning, in the same order each time."""
+    """Something that can be read from its beginning, in the same order each time.
+
+    It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over.
+    """
 
     #: For people.
     name: str
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Give the records, holding a bounded number in memory.
+        """Return the records, holding a bounded number in memory.
 
         Raises:
             SourceError: it cannot be read on.
@@ -31,46 +42,155 @@ class Source(Protocol):
         ...
 
     def fraction(self) -> float | None:
-        """Say how much of it has been read, 0 to 1; None: nobody knows."""
+        """Return how much of it has been read, 0 to 1; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """Which field of an object is what."""
+    """Which field of an object is what; a name with dots is a path, as in ``doc.body``, unless a field bears it."""
 
     text: str = "text"
-    #: A record without it has its place for an id, as in ``corpus.jsonl:17``.
+    #: A record without it has its place for an id, as in ``corpus.jsonl:17``; "": all have.
     id: str = "id"
     #: Fields that are carried along; None: all others.
     metadata: tuple[str, ...] | None = None
 
     def record(self, fields: Mapping[str, Any], place: str) -> Record | BadRecord:
-        """Make a record of an object; place: its id, if it names none."""
-        if self.text not in fields:
-            return bad(place, f"has no field {self.text!r}; name the right one as the text field")
-        text, given = fields[self.text], fields.get(self.id)
+        """Return the record that an object is; place: its id, if it names none."""
+        text = fields[self.text] if self.text in fields else find(fields, self.text)
+        if text is _ABSENT:
+            return bad(place, f"has no field {shown(self.text)}; name the right one as the text field (--text-field)")
+        given = fields[self.id] if self.id in fields else find(fields, self.id)
+        try:
+            id = given if type(given) is str else _id(given, place)
+        except TypeError:
+            return bad(place, f"holds {type(given).__name__}, neither str nor int, in {shown(self.id)}")
+        if isinstance(text, bytes):  # as some programs write text into Parquet
+            text = text.decode("utf-8", "surrogateescape")
         if not isinstance(text, str):
-            return bad(place, f"holds {type(text).__name__}, not str, in {self.text!r}")
-        if given is not None and (isinstance(given, bool | float) or not isinstance(given, str | int)):
-            return bad(place, f"holds {type(given).__name__}, neither str nor int, in {self.id!r}")
+            return bad(place, f"holds {type(text).__name__}, not str, in {shown(self.text)}")
+        return to_record(id, text, self.carried(fields), place)
+
+    def carried(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the metadata of an object."""
         if self.metadata is None:
-            metadata = {key: value for key, value in fields.items() if key not in (self.text, self.id)}
-        else:
-            metadata = {key: fields[key] for key in self.metadata if key in fields}
-        return to_record(place if given is None else str(given), text, metadata, place)
+            text, id = self.text, self.id
+            rest = {key: value for key, value in fields.items() if key != text and key != id}  # noqa: PLR1714  faster
+            for path in (text, id):
+                if path not in fields and "." in path:
+                    rest = _without(rest, path)
+            return rest
+        found = ((name, find(fields, name)) for name in self.metadata)
+        return {name: value for name, value in found if value is not _ABSENT}
+
+    def wants(self, column: str) -> bool:
+        """Return whether a column, or something below it, is needed."""
+        if self.metadata is None:
+            return True
+        return any(name == column or name.startswith(f"{column}.") for name in (self.text, self.id, *self.metadata))
+
+
+def find(fields: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a path, or what ``is_absent`` knows."""
+    if path in fields:
+        return fields[path]
+    if "." not in path:
+        return _ABSENT
+    head, _, rest = path.partition(".")
+    inner = fields.get(head)
+    return find(inner, rest) if isinstance(inner, Mapping) else _ABSENT
+
+
+def is_absent(value: object) -> bool:
+    """Return whether ``find`` has found nothing."""
+    return value is _ABSENT
+
+
+def _without(fields: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return an object without what lies at a path, and without what is empty then."""
+    head, dot, rest = path.partition(".")
+    if head not in fields:
+        return fields
+    kept = {key: value for key, value in fields.items() if key != head}
+    inner = fields[head]
+    if not dot:
+        return kept
+    if not isinstance(inner, Mapping):
+        return fields
+    left = _without(dict(inner), rest)
+    return {key: left if key == head else value for key, value in fields.items()} if left else kept
+
+
+def _id(given: Any, place: str) -> str:  # noqa: C901, PLR0911  a line a kind
+    """Return an id of a value that is no ``str``, the same in every run.
+
+    Raises:
+        TypeError: it is of no kind that names something.
+    """
+    match given:
+        case _ if given is None or given is _ABSENT:
+            return place
+        case bool():
+            raise TypeError
+        case str():  # of a subclass, as numpy's
+            return str(given)
+        case numbers.Integral():
+            return _digits(int(given))
+        case numbers.Real():  # integers of a column that has gaps, as pandas writes them
+            number = float(given)
+            if number != number:  # noqa: PLR0124  NaN: a gap
+                return place
+            if not number.is_integer():
+                raise TypeError
+            return _digits(int(number))
+        case uuid.UUID():
+            return str(given)
+        case bytes():
+            return given.decode("utf-8", "backslashreplace")
+    if type(given).__name__ in ("NAType", "NaTType"):
+        return place
+    raise TypeError
+
+
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError:  # more digits than Python writes
+        raise TypeError from None
 
 
 def to_record(id: str, text: str, metadata: Mapping[str, Any], place: str) -> Record | BadRecord:
-    """Make a record, or say why there can be none."""
+    """Return a record, or why there can be none."""
     try:
         return Record(id=id, text=text, metadata=metadata)
     except InvalidRequestError as error:
-        return BadRecord(id=place, reason=UNFIT, detail=str(error))
+        return BadRecord(id=place, reason=UNFIT, detail=f"{place} {error}")
 
 
 def bad(place: str, detail: str) -> BadRecord:
-    """Give what holds no text."""
+    """Return what holds no text."""
     return BadRecord(id=place, reason=UNREADABLE, detail=f"{place} {detail}")
+
+
+def rest_lost(place: str, why: str) -> BadRecord:
+    """Return what stands for all that could not be read from this place on."""
+    return BadRecord(id=place, reason=UNREADABLE, detail=f"{place}: {why}", is_partial=True)
+
+
+def undecodable(item: Record | BadRecord, place: str, encoding: str) -> BadRecord:
+    """Return what stands for a record that holds bytes which are no text."""
+    way_out = "mend it" if encoding != "utf-8" else "name its encoding, as in --encoding latin-1"
+    detail = f"{place} is not {encoding.upper()}: {way_out}"
+    if isinstance(item, BadRecord):
+        return BadRecord(id=place, reason=item.reason, detail=detail)
+    # Its id is known: it is there, and must not be taken for deleted.
+    return BadRecord(id=item.id, reason=Reason.INVALID_UNICODE, detail=detail, is_anonymous=False)
+
+
+def notes_of(source: Source) -> list[str]:
+    """Return what a source has to say to people after it was read."""
+    notes: list[str] = getattr(source, "notes", [])
+    return notes
 
 
 class Values:
@@ -79,6 +199,12 @@ class Values:
     name = "values"
 
     def __init__(self, values: Iterable[Any], fields: Fields | None = None) -> None:
+        """Get ready.
+
+        Raises:
+            InvalidRequestError: it is something whose items are no records: a frame, a mapping, an open file.
+        """
+        _check_values(values)
         self._values = values
         self._fields = fields or Fields()
 
@@ -100,7 +226,23 @@ class Values:
                 return to_record(id, text, {}, place)
             case (str() as id, str() as text, Mapping() as metadata):
                 return to_record(id, text, metadata, place)
+            case str() | PathLike():
+                return bad(place, f"is {_kind(value)} alone; give texts as (id, text), and files' names one by one")
         return bad(place, f"is {_kind(value)}; a Record, (id, text), (id, text, metadata) or a mapping is wanted")
+
+
+def _check_values(values: Any) -> None:
+    kind = type(values).__name__
+    if isinstance(values, Mapping):
+        raise InvalidRequestError(
+            "source", f"{kind} is one mapping; give its items(), if they are (id, text), or a list of mappings"
+        )
+    if hasattr(values, "to_dict") and hasattr(values, "columns"):  # pandas before 2.2
+        raise InvalidRequestError("source", f"{kind} has no Arrow stream; give to_dict('records')")
+    if hasattr(values, "read"):
+        raise InvalidRequestError("source", f"{kind} is an open file; give its path")
+    if hasattr(values, "to_frame"):
+        raise InvalidRequestError("source", f"{kind} is one column; give the frame, or its items()")
 
 
 def _kind(value: Any) -> str:

@@ -6,11 +6,11 @@ parts, and parts that it no longer has are found and deleted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.native import STOPS, silenced
 from embedmill.regular_file import check_regular
+from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import UNFIT, Source, to_record
+from embedmill.reindexing.source import UNFIT, Source, notes_of, to_record
 from embedmill.reply import Reason
 
 #: Characters of a document that is split.
@@ -108,6 +109,16 @@ class Split:
             else:
                 yield from self._parts(item)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the source has to say."""
+        return notes_of(self._source)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where the source's ids come from."""
+        return origins_of(self._source)
+
     def fraction(self) -> float | None:
         """Say how much of the source has been read."""
         return self._source.fraction()
@@ -134,6 +145,13 @@ class Split:
             yield BadRecord(id=record.id, reason=Reason.FAILED, detail=detail, is_anonymous=False)
             return
         for number, (start, part) in enumerate(parts):
-            metadata = {**record.metadata, PART: number, START: start}
+            metadata = {**_kept(record.metadata), PART: number, START: start}
             made = to_record(f"{record.id}#{number}", part, metadata, record.id)
             yield made if isinstance(made, BadRecord) else replace(made, parent=record.id)
+
+
+def _kept(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record's metadata, its own ``part`` and ``start`` under names of their own."""
+    if PART not in metadata and START not in metadata:
+        return metadata
+    return {f"document_{key}" if key in (PART, START) else key: value for key, value in metadata.items()}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.inputs import FORMATS, Unreadable, read, windows
+from embedmill_worker.cli.inputs import FORMATS, Texts, windows
 from embedmill_worker.cli.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -27,13 +27,14 @@ _EPILOG: Final = """\
   embedmill embed corpus.txt --dimensions 256 --dtype float16 --no-truncate --output vectors.npy
 
 A line of output is {"index": 0, "embedding": […]} or {"index": 0, "rejected": "too_long", "detail": "…"}.
-exit codes: 0, 4 Redis does not answer, 7 some texts were rejected and the others embedded, 8 not done in time
+exit codes: 0, 4 Redis does not answer, 7 some texts were rejected and the others embedded, 8 not done in time, 12 a
+file could not be read, or only in part
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = flags.command(commands, "embed", run, help="embed lines or JSONL through the queue", epilog=_EPILOG)
+    parser = flags.command(commands, "embed", run, help="embed the texts of files through the queue", epilog=_EPILOG)
     parser.add_argument("files", metavar="FILE", nargs="*", help="files to read, - for stdin; default stdin")
     flags.client_flags(parser)
 
@@ -41,7 +42,11 @@ def add(commands: Any) -> None:
         flags.flag(parser, name, "EMBEDMILL_" + name[2:].replace("-", "_").upper(), metavar, text, **options)
 
     flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
-    flag("--field", "NAME", "field of a JSONL object that holds the text; default text", default="text")
+    text = "field that holds the text, or its path as in doc.body; default text"
+    flag("--field", "NAME", text, default="text")
+    flag("--text-field", "NAME", "the same, by the name that it has in reindex")
+    flag("--delimiter", "CHAR", "between the fields of CSV, as ';' or tab; default a comma, in .tsv a tab")
+    flag("--encoding", "NAME", "of text without a byte order mark, as latin-1; default UTF-8")
     flag("--output", "FILE", "write to FILE, which ends in .npy or .jsonl; default JSONL to stdout")
     flags.switch(parser, "--with-text", "EMBEDMILL_WITH_TEXT", "repeat the text in JSONL output")
     flag("--input-type", "TYPE", "query or passage: the model's prefix", type=flags.one_of(*flags.INPUT_TYPES))
@@ -68,22 +73,25 @@ def run(args: argparse.Namespace) -> int:
     }
     rejected: Counter[str] = Counter()
     with ExitStack() as stack:
+        texts = _texts(args)
         output = _output(args, stack)
         client = stack.enter_context(EmbeddingClient(args.redis_url, args.model, namespace=args.namespace))
         # A bar among the lines of output would be unreadable.
         is_shown = args.output is not None or not sys.stdout.isatty()
         bar = stack.enter_context(progress("embedding", is_shown=is_shown))
         bulk = stack.enter_context(Bulk(client, options, timeout_s=args.timeout, progress=bar))
-        count = _embed_all(bulk, _texts(args, stack), output, rejected)
+        count = _embed_all(bulk, texts, output, rejected)
         output.finish()
+    for reason in texts.unread:
+        say(reason)
     if not rejected:
-        return exit_codes.OK
+        return exit_codes.UNREADABLE if texts.unread else exit_codes.OK
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(rejected.items()))
     say(f"{rejected.total()} of {count} texts were rejected ({reasons})")
-    return exit_codes.REJECTED
+    return exit_codes.UNREADABLE if texts.unread else exit_codes.REJECTED
 
 
-def _embed_all(bulk: Bulk, texts: Iterator[str | Unreadable], output: Output, rejected: Counter[str]) -> int:
+def _embed_all(bulk: Bulk, texts: Texts, output: Output, rejected: Counter[str]) -> int:
     count = 0
     for window, reply in bulk.run(windows(texts)):
         output.write(window.start, window.texts, reply.vectors, reply.rejected)
@@ -92,23 +100,24 @@ def _embed_all(bulk: Bulk, texts: Iterator[str | Unreadable], output: Output, re
     return count
 
 
-def _texts(args: argparse.Namespace, stack: ExitStack) -> Iterator[str | Unreadable]:
-    paths: Sequence[str] = args.files or ["-"]
-    # Opened before anything is sent: a name that is wrong costs nothing.
-    streams = [stack.enter_context(_opened(path)) for path in paths]
-    pairs = zip(paths, streams, strict=True)
-    return (text for path, stream in pairs for text in read(stream, path, form=args.format, key=args.field))
-
-
-def _opened(path: str) -> AbstractContextManager[IO[bytes]]:
+def _texts(args: argparse.Namespace) -> Texts:
     from embedmill.errors import InvalidRequestError
 
-    if path == "-":
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise InvalidRequestError("FILE", f"{path} cannot be read: {error.strerror}") from None
+    paths: Sequence[str] = args.files or ["-"]
+    for path in paths:
+        if path != "-" and Path(path).is_dir():
+            raise InvalidRequestError("FILE", f"{path} is a folder; embedmill reindex reads folders")
+        if (
+            args.output
+            and path != "-"
+            and Path(args.output).exists()
+            and Path(path).exists()
+            and Path(path).samefile(args.output)
+        ):
+            raise InvalidRequestError("output", f"{path} is read, too, and would be replaced; name another file")
+    return Texts(
+        paths, form=args.format, key=args.text_field or args.field, delimiter=args.delimiter, encoding=args.encoding
+    )
 
 
 def _output(args: argparse.Namespace, stack: ExitStack) -> Output:

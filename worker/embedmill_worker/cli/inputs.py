@@ -1,15 +1,15 @@
-"""Texts from lines or JSONL, a window at a time. A line that cannot be read is one text's problem."""
+"""Texts from files, a window at a time. What cannot be read is one text's problem."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Final
+from typing import TYPE_CHECKING, Final
 
-from embedmill.reindexing.sources.lines import TOO_LONG, bounded
+if TYPE_CHECKING:
+    from embedmill.reindexing import Source
 
-FORMATS: Final = ("auto", "lines", "jsonl")
+FORMATS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet")
 
 #: Most texts and characters in one window; a job holds up to 65,536 texts, but two windows are in memory at a time.
 WINDOW_TEXTS: Final = 8_192
@@ -17,8 +17,6 @@ WINDOW_CHARS: Final = 16_000_000
 
 #: Stands for a text that could not be read: a lone surrogate, which the client rejects without sending it.
 UNREADABLE: Final = "\udfff"
-
-_JSONL_ENDINGS: Final = (".jsonl", ".ndjson")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,33 +37,43 @@ class Unreadable:
     detail: str
 
 
-def read(stream: IO[bytes], name: str, *, form: str, key: str) -> Iterator[str | Unreadable]:
-    """Give the texts of a file, line by line.
+class Texts:
+    """The texts of files, one after the other, read as ``reindex`` reads them."""
 
-    Bytes that are not UTF-8 become lone surrogates, which the client rejects with a reason. An empty line is an
-    empty text, and in JSONL nothing.
+    def __init__(
+        self, paths: Sequence[str], *, form: str, key: str, delimiter: str | None = None, encoding: str | None = None
+    ) -> None:
+        """Look at all files: a name that is wrong costs nothing.
 
-    Args:
-        stream: the file.
-        name: its name, by whose ending ``auto`` chooses; else the first line decides.
-        form: one of ``FORMATS``.
-        key: the field of a JSON object that holds the text.
-    """
-    is_jsonl = form == "jsonl" or (form == "auto" and name.endswith(_JSONL_ENDINGS))
-    place = "stdin" if name == "-" else name
-    for number, raw in enumerate(bounded(stream), start=1):
-        if raw is None:
-            yield Unreadable(f"line {number} of {place} {TOO_LONG}")
-            continue
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
-        line = line.removesuffix("\n").removesuffix("\r")
-        if number == 1 and form == "auto":
-            is_jsonl = is_jsonl or isinstance(_text_of(line, key), str)
-        if not is_jsonl:
-            yield line
-        elif line.strip():
-            text = _text_of(line, key)
-            yield (Unreadable(f"line {number} of {place} {text.detail}") if isinstance(text, Unreadable) else text)
+        Args:
+            paths: files, or ``-``.
+            form: one of ``FORMATS``.
+            key: the field that holds the text, in forms that have fields.
+            delimiter: between the fields of CSV.
+            encoding: of files without a byte order mark.
+
+        Raises:
+            SourceError: one of them cannot be read.
+            InvalidRequestError: one of them can, but not so.
+        """
+        from embedmill.reindexing import Fields, open_source
+
+        #: Why parts of the files could not be read.
+        self.unread: list[str] = []
+        fields = Fields(text=key, id="", metadata=())
+        self._source: Source = open_source(paths, form=form, fields=fields, delimiter=delimiter, encoding=encoding)
+
+    def __iter__(self) -> Iterator[str | Unreadable]:
+        """Return the texts, and for what holds none the reason."""
+        from embedmill.reindexing import Record
+
+        for item in self._source:
+            if isinstance(item, Record):
+                yield item.text
+            elif item.is_partial:
+                self.unread.append(item.detail)
+            else:
+                yield Unreadable(item.detail)
 
 
 def windows(texts: Iterable[str | Unreadable]) -> Iterator[Window]:
@@ -83,17 +91,3 @@ def windows(texts: Iterable[str | Unreadable]) -> Iterator[Window]:
         chars += len(window.texts[-1])
     if window.texts:
         yield window
-
-
-def _text_of(line: str, key: str) -> str | Unreadable:
-    """Read ``{"text": "…"}``."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return Unreadable("is not JSON")
-    if not isinstance(value, dict):
-        return Unreadable("is not a JSON object")
-    if key not in value:
-        return Unreadable(f"has no field {key!r}; name the right one with --field")
-    text = value[key]
-    return text if isinstance(text, str) else Unreadable(f"holds {type(text).__name__}, not str, in {key!r}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
     from embedmill.reindexing import Estimate, ReindexReport, Source
 
-FORMATS: Final = ("auto", "lines", "jsonl", "csv", "parquet", "folder")
+FORMATS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
 
 _EPILOG: Final = """\
   # a corpus into Parquet files; the same command later embeds only what has changed
@@ -30,8 +30,9 @@ _EPILOG: Final = """\
 
 Sinks: FOLDER or FILE.parquet, FILE.npy, FILE.jsonl, qdrant://HOST/NAME, qdrant+file:FOLDER,
 postgresql://…?table=NAME. Interrupted or killed, the same command goes on.
-exit codes: 0, 4 Redis does not answer, 6 filled by another model, 7 some texts were rejected and the others are in the
-sink, 130 stopped by Ctrl-C
+exit codes: 0, 2 it cannot work as asked, 4 Redis does not answer, 6 filled by another model, 7 some texts were rejected
+and the others are in the sink, 12 a source could not be read, or only in part: what was read is in the sink and nothing
+was deleted, 130 stopped by Ctrl-C
 """
 
 
@@ -50,9 +51,11 @@ def add(commands: Any) -> None:
     flags.flag(parser, "--to", "EMBEDMILL_SINK", "SINK", "where the vectors go (needed)")
     flags.client_flags(parser)
     flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
-    flag("--text-field", "NAME", "field that holds the text; default text", default="text")
+    flag("--text-field", "NAME", "field that holds the text, or its path as in doc.body; default text", default="text")
     flag("--id-field", "NAME", "field that holds the id; default id, and without it FILE:LINE", default="id")
     flag("--metadata", "NAME,…", "fields that are carried along; default all others", type=_names)
+    flag("--delimiter", "CHAR", "between the fields of CSV, as ';' or tab; default a comma, in .tsv a tab")
+    flag("--encoding", "NAME", "of text without a byte order mark, as latin-1; default UTF-8")
     flag("--split", "N", "split texts into parts of at most N of the model's tokens", type=flags.number)
     flag("--overlap", "N", "tokens that neighbouring parts share; default none", type=flags.number)
     flag("--tokenizer", "FILE", "tokenizer.json to split by; default the model's own")
@@ -96,12 +99,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
-    from embedmill.errors import BrokerUnavailableError, SinkError
+    from embedmill.errors import BrokerUnavailableError, SinkError, SourceError
     from embedmill.reindexing import reindex
+    from embedmill.reindexing.report import NOTHING_YET, Progress
     from embedmill_worker.cli.reindex_progress import shown
     from embedmill_worker.cli.stopping import Stopping
 
+    latest = NOTHING_YET
     with Stopping() as stopping, shown(as_json=args.json) as show:
+
+        def watch(progress: Progress, warning: str) -> None:
+            nonlocal latest
+            latest = progress
+            show(progress, warning)
+
         try:
             report = reindex(
                 _source(args, client),
@@ -111,12 +122,13 @@ def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
                 retry_rejected=args.retry_rejected,
                 rebuild=args.rebuild,
                 rejects=args.rejects,
-                on_progress=show,
+                on_progress=watch,
                 should_stop=stopping.is_asked,
                 **_options(args),
             )
-        except (BrokerUnavailableError, SinkError):
-            say(f"what is committed stays; go on with: {_command(args)}")
+        except (BrokerUnavailableError, SinkError, SourceError):
+            if latest.counts.embedded or latest.counts.deleted:
+                say(f"what is committed stays; go on with: {_command(args)}")
             raise
     return _close(args, report)
 
@@ -136,11 +148,16 @@ def _close(args: argparse.Namespace, report: ReindexReport) -> int:
             print(f"in {report.elapsed_s:.1f} s: {rate:,.0f} texts/s, {report.tokens:,} tokens, model {report.model}")
     for note in report.notes:
         say(note)
+    if report.truncated:
+        say(f"{report.truncated:,} texts were cut at what the model reads; --split keeps all of them, in parts")
     if report.rejected:
-        say(f"{report.rejected:,} rejected: {report.rejects}")
+        say(f"{report.rejected:,} rejected: {report.rejects}; the first: {report.first_reject}")
     if not report.is_whole:
         say(f"stopped; what is finished is kept. Go on with: {_command(args)}")
         return exit_codes.INTERRUPTED
+    if report.unread:
+        say("part of the source could not be read; what was read is kept, and nothing was deleted")
+        return exit_codes.UNREADABLE
     return exit_codes.REJECTED if report.rejected else exit_codes.OK
 
 
@@ -186,11 +203,12 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _source(args: argparse.Namespace, client: EmbeddingClient) -> Source:
     from embedmill.errors import InvalidRequestError
-    from embedmill.reindexing import Fields
-    from embedmill.reindexing.sources.names import open_source
+    from embedmill.reindexing import Fields, open_source
 
     fields = Fields(text=args.text_field, id=args.id_field, metadata=args.metadata)
-    source = open_source(args.sources, form=args.format, fields=fields)
+    source = open_source(
+        args.sources, form=args.format, fields=fields, delimiter=args.delimiter, encoding=args.encoding
+    )
     if args.split is None:
         if args.overlap is not None:
             raise InvalidRequestError("--overlap", "is of parts; give --split, too")

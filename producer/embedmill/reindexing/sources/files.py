@@ -2,50 +2,92 @@
 
 from __future__ import annotations
 
-import gzip
+import io
+import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
-from typing import IO, Final, cast
+from typing import IO, Any, Final
 
 from embedmill.errors import SourceError
 from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
+from embedmill.reindexing.source import Fields, rest_lost
+from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 
 #: Stands for standard input.
 STDIN: Final = "-"
 
 
-class FileSource(ABC):
-    """One file, or standard input; ``.gz`` is read as what it holds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How files are read."""
 
-    def __init__(self, path: str) -> None:
+    fields: Fields = field(default_factory=Fields)
+    #: Between the fields of a row of CSV; "": a comma, or in ``.tsv`` a tab.
+    delimiter: str = ""
+    #: Of files without a byte order mark.
+    encoding: str = "utf-8"
+    #: Carried along with every record: what the folders of a partitioned data set say.
+    partition: Mapping[str, Any] = field(default_factory=dict)
+
+
+class FileSource(ABC):
+    """One file, or standard input; what is compressed is read as what it holds."""
+
+    def __init__(self, path: str, name: str, reading: Reading) -> None:
         """Look at the file.
 
         Raises:
             SourceError: it cannot be read.
+            InvalidRequestError: it can, but not so.
         """
-        self.name = "stdin" if path == STDIN else Path(path).name
+        #: Begins the ids of records that name none.
+        self.name = name
         self.path = path
+        self.reading = reading
+        self.notes: list[str] = []
+        #: Records name themselves by an id, as far as the file's beginning shows.
+        self.has_ids = False
         #: Bytes on the disk; 0: nobody knows.
-        self.n_bytes = 0 if path == STDIN else size_of(Path(path))
+        self.n_bytes = 0
+        #: What the file's bytes were, for messages.
+        self.encoding = "utf-8"
         self._read_bytes = 0
         self._raw: IO[bytes] | None = None
+        if path != STDIN:
+            with self.opened() as stream:
+                self.check(stream)
+
+    def check(self, stream: io.BufferedReader) -> None:  # noqa: B027  most forms have nothing to look at
+        """Look at how the file begins, before anything is done; what is taken from the stream does not count.
+
+        Raises:
+            InvalidRequestError: its records have no text.
+        """
 
     @abstractmethod
-    def records(self, stream: IO[bytes]) -> Iterator[Record | BadRecord]:
-        """Give the records of the open file."""
+    def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
+        """Return the records of the open file, whose bytes are UTF-8."""
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Open the file and read it."""
-        with self._opened() as stream:
-            yield from self.records(stream)
+        """Open the file and read it; where it cannot be read on, that is the last thing it gives."""
+        try:
+            with self.opened() as stream:
+                yield from self.records(stream)
+        except SourceError as error:
+            yield rest_lost(self.name, f"{error.reason}; only what comes before is read")
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """What ids made of places begin with, and where the file is."""
+        return {} if self.has_ids or self.path == STDIN else {self.name: os.path.realpath(self.path)}
 
     def fraction(self) -> float | None:
-        """Say how many of its bytes have been read."""
+        """Return the share of its bytes that has been read."""
         if not self.n_bytes:
             return None
         if self._raw is not None and not self._raw.closed:
@@ -53,31 +95,18 @@ class FileSource(ABC):
         return min(1.0, self._read_bytes / self.n_bytes)
 
     @contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
-        if self.path == STDIN:
-            yield sys.stdin.buffer
-            return
-        with mapped(self.name), open_regular(Path(self.path)) as raw:
-            self._raw = raw
-            if self.path.endswith(".gz"):
-                with gzip.open(raw) as stream:
-                    yield cast(IO[bytes], stream)
+    def opened(self) -> Iterator[io.BufferedReader]:
+        """Open the file, to be read as UTF-8."""
+        with mapped(self.name), ExitStack() as stack:
+            if self.path == STDIN:
+                raw = buffered(sys.stdin.buffer)
+                stack.callback(raw.detach)
             else:
-                yield raw
+                self._raw = raw = stack.enter_context(open_regular(Path(self.path)))
+                self.n_bytes = os.fstat(raw.fileno()).st_size
+            stream, self.encoding = utf8(decompressed(raw, self.name), self.name, self.reading.encoding)
+            yield stream
             self._read_bytes = self.n_bytes
-
-
-def size_of(path: Path) -> int:
-    """Give a file's size.
-
-    Raises:
-        SourceError: there is no such file, or it is none that can be read twice.
-    """
-    with mapped(str(path)):
-        found = path.stat()
-    if not S_ISREG(found.st_mode):
-        raise SourceError(str(path), "is no regular file; a pipe is read as standard input, named -")
-    return found.st_size
 
 
 @contextmanager

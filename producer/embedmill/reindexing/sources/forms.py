@@ -1,0 +1,86 @@
+"""From a file to what reads it. What a form needs is loaded when it is met."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Final, cast
+
+from embedmill.errors import SourceError
+from embedmill.regular_file import open_regular
+from embedmill.reindexing.record import BadRecord, Record
+from embedmill.reindexing.source import Source
+from embedmill.reindexing.sources.content import is_parquet, json_of, markup_of
+from embedmill.reindexing.sources.csv_file import Csv
+from embedmill.reindexing.sources.files import STDIN, FileSource, Reading, mapped
+from embedmill.reindexing.sources.json_values import JsonValues
+from embedmill.reindexing.sources.jsonl import Jsonl
+from embedmill.reindexing.sources.lines import Lines
+from embedmill.reindexing.sources.streams import decompressed, head_of, utf8
+from embedmill.reindexing.sources.suffixes import DOCUMENTS, MARKUP, TABLES, suffix_of
+
+_READERS: Final[dict[str, type[FileSource]]] = {"lines": Lines, "jsonl": Jsonl, "json": JsonValues, "csv": Csv}
+
+
+class StandardInput(FileSource):
+    """Standard input, which is read as it begins."""
+
+    def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
+        """Choose a form and read on."""
+        form = _form_of_text("", head_of(stream), self.name, self.reading)
+        reader = _READERS[form](STDIN, self.name, self.reading)
+        reader.encoding = self.encoding
+        yield from reader.records(stream)
+        self.notes[:] = reader.notes
+
+
+def open_file(path: str, name: str, form: str, reading: Reading) -> Source:
+    """Return what reads a file.
+
+    Args:
+        path: where it is, or ``-``.
+        name: begins the ids of records that name none.
+        form: ``auto`` chooses by a file's ending and by how it begins.
+        reading: how it is read.
+
+    Raises:
+        SourceError: it cannot be read.
+        InvalidRequestError: it can, but not so.
+        ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
+    """
+    if form == "auto":
+        if path == STDIN:
+            return StandardInput(path, name, reading)
+        form = form_of(path, name, reading)
+    if form == "parquet":
+        module = import_module("embedmill.reindexing.sources.parquet_files")
+        return cast(Source, module.Parquet(path, name, reading))
+    return _READERS[form](path, name, reading)
+
+
+def form_of(path: str, name: str, reading: Reading) -> str:
+    """Return the form of a file by its ending and by how it begins.
+
+    Raises:
+        SourceError: it cannot be read, or is nothing that can be.
+    """
+    suffix = suffix_of(path)
+    with mapped(name), open_regular(Path(path)) as raw:
+        if TABLES.get(suffix) == "parquet" or is_parquet(head_of(raw)):
+            return "parquet"
+        stream, _ = utf8(decompressed(raw, name), name, reading.encoding)
+        return _form_of_text(suffix, head_of(stream), name, reading)
+
+
+def _form_of_text(suffix: str, head: bytes, name: str, reading: Reading) -> str:
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    form = TABLES.get(suffix, "")
+    if form == "csv":
+        return form
+    if found := json_of(head) or form:
+        return found
+    if markup := MARKUP.get(suffix) or (suffix not in DOCUMENTS and markup_of(head)):
+        raise SourceError(name, f"is {markup}; make text of it, or read it line by line with --format lines")
+    return "csv" if reading.delimiter else "lines"

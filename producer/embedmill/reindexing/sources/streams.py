@@ -1,0 +1,226 @@
+"""From a file's bytes to lines of UTF-8, whatever it is compressed by, encoded in, and ends its lines with."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import io
+import lzma
+import zlib
+from importlib import import_module
+from typing import IO, Any, Final, Protocol, cast
+
+from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.reindexing.sources.content import HEAD_BYTES, binary_of, compression_of, encoding_of
+
+#: Bytes read, and at most decompressed, at a time.
+STEP_BYTES: Final = 1 << 16
+
+#: Stands for bytes that an encoding does not know: what holds it is no UTF-8.
+_UNKNOWN: Final = "\udfff"
+
+
+class _Decompressor(Protocol):
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """``zlib``'s decompressor with the face of the others."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        found = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self.needs_input = len(found) < max_length and not self._zlib.unconsumed_tail
+        return found
+
+
+_DECOMPRESSORS: Final[dict[str, Any]] = {"gzip": _Gzip, "bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
+
+
+class _Raw(io.RawIOBase):
+    """A stream made of pieces."""
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        self._stream = stream
+        self._name = name
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what the next piece holds."""
+        if not self._left:
+            self._left = memoryview(self.piece())
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def piece(self) -> bytes:
+        """Return the next piece; empty: there are no more."""
+        raise NotImplementedError
+
+
+class _Members(_Raw):
+    """What was compressed, one member after the other; zeros may follow the last one."""
+
+    def __init__(self, stream: IO[bytes], name: str, codec: str) -> None:
+        super().__init__(stream, name)
+        self._codec = codec
+        self._member: _Decompressor | None = _DECOMPRESSORS[codec]()
+        self._data = b""
+
+    def piece(self) -> bytes:
+        """Return what the next bytes hold.
+
+        Raises:
+            SourceError: they hold nothing, or there should be more of them.
+        """
+        while True:
+            if self._member is None and not self._next_member():
+                return b""
+            member = cast(_Decompressor, self._member)
+            if not self._data and member.needs_input:
+                self._data = self._stream.read(STEP_BYTES)
+                if not self._data:
+                    raise SourceError(self._name, f"the file is cut off: its {self._codec} data do not come to an end")
+            data, self._data = self._data, b""
+            try:
+                found = member.decompress(data, STEP_BYTES)
+            except (zlib.error, lzma.LZMAError, OSError):
+                raise SourceError(self._name, f"its {self._codec} data are damaged") from None
+            if member.eof:
+                self._data, self._member = member.unused_data, None
+            if found:
+                return found
+
+    def _next_member(self) -> bool:
+        """Begin the next member, if there is one."""
+        while not (rest := self._data.lstrip(b"\0")):
+            self._data = self._stream.read(STEP_BYTES)
+            if not self._data:
+                return False
+        rest += self._stream.read(max(0, 16 - len(rest)))
+        if compression_of(rest) != self._codec:
+            raise SourceError(self._name, f"what follows its {self._codec} data is none; cut it off")
+        self._data, self._member = rest, _DECOMPRESSORS[self._codec]()
+        return True
+
+
+class _Arrow(_Raw):
+    """What Arrow decompresses."""
+
+    def __init__(self, stream: IO[bytes], name: str, codec: str) -> None:
+        super().__init__(stream, name)
+        arrow = import_module("pyarrow")
+        self._codec = codec
+        self._inner = arrow.CompressedInputStream(arrow.PythonFile(stream, "r"), codec)
+
+    def piece(self) -> bytes:
+        """Return what the next bytes hold."""
+        try:
+            return cast(bytes, self._inner.read(STEP_BYTES))
+        except OSError as error:
+            cut = "is cut off" if "runcated" in str(error) else "is damaged, or something else follows its data"
+            raise SourceError(self._name, f"the file {cut} ({self._codec})") from None
+
+
+def _unknown(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for bytes that an encoding does not know."""
+    return _UNKNOWN, cast(UnicodeDecodeError, error).end
+
+
+class _Utf8(_Raw):
+    """Text of another encoding, as UTF-8."""
+
+    def __init__(self, stream: IO[bytes], name: str, encoding: str) -> None:
+        super().__init__(stream, name)
+        codecs.register_error("embedmill.unknown", _unknown)
+        self._decoder = codecs.getincrementaldecoder(encoding)("embedmill.unknown")
+        self._is_over = False
+
+    def piece(self) -> bytes:
+        """Return the next bytes, encoded anew."""
+        while not self._is_over:
+            data = self._stream.read(STEP_BYTES)
+            self._is_over = not data
+            text = self._decoder.decode(data, final=self._is_over)
+            if text:
+                return text.encode("utf-8", "surrogatepass")
+        return b""
+
+
+class _MacLines(_Raw):
+    """Lines that end in a carriage return alone, as lines."""
+
+    def piece(self) -> bytes:
+        """Return the next bytes."""
+        return self._stream.read(STEP_BYTES).replace(b"\r", b"\n")
+
+
+def check_encoding(encoding: str) -> str:
+    """Return an encoding's name.
+
+    Raises:
+        InvalidRequestError: there is no such encoding of text.
+    """
+    try:
+        "".encode(encoding)
+        codecs.getincrementaldecoder(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, UnicodeError, ValueError):
+        raise InvalidRequestError(
+            "encoding", f"{encoding!r} is none that Python knows, as latin-1, cp1252 are"
+        ) from None
+
+
+def buffered(stream: IO[bytes]) -> io.BufferedReader:
+    """Return a stream whose beginning can be looked at."""
+    return io.BufferedReader(cast(io.RawIOBase, stream), HEAD_BYTES)
+
+
+def head_of(stream: io.BufferedReader) -> bytes:
+    """Return how a stream begins, without taking it."""
+    return stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+
+
+def decompressed(stream: io.BufferedReader, name: str) -> io.BufferedReader:
+    """Return what a stream holds if its bytes are those of a compressed file, else itself."""
+    codec = compression_of(head_of(stream))
+    if not codec:
+        return stream
+    return buffered(cast(IO[bytes], (_Members if codec in _DECOMPRESSORS else _Arrow)(stream, name, codec)))
+
+
+def utf8(stream: io.BufferedReader, name: str, encoding: str) -> tuple[io.BufferedReader, str]:
+    """Return (lines of UTF-8, the encoding that they were in); a byte order mark decides it, else ``encoding``.
+
+    Raises:
+        SourceError: it is no text.
+    """
+    head = head_of(stream)
+    encoding = encoding_of(head) or encoding
+    if encoding not in ("utf-8", "utf-8-sig"):
+        stream = buffered(cast(IO[bytes], _Utf8(stream, name, encoding)))
+        head = head_of(stream)
+    if found := binary_of(head):
+        raise SourceError(name, f"is {found}; make text of it, lines, JSONL, CSV or Parquet")
+    if b"\r" in head and b"\n" not in head and len(head) > head.index(b"\r") + 1:
+        stream = buffered(cast(IO[bytes], _MacLines(stream, name)))
+    return stream, encoding

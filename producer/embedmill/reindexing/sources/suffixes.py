@@ -1,0 +1,35 @@
+"""What the ending of a file's name says."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Final
+
+#: Endings of compressed files; what they are compressed by is seen by their bytes.
+_COMPRESSED: Final = frozenset({".gz", ".bgz", ".bz2", ".xz", ".zst", ".zstd", ".lz4"})
+
+#: Forms whose records are rows or objects.
+TABLES: Final = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".parquet": "parquet",
+    ".parq": "parquet",
+    ".pq": "parquet",
+}
+
+#: Files that are one text each within a folder.
+DOCUMENTS: Final = frozenset({".md", ".markdown", ".mdx", ".rst", ".txt"})
+
+#: Files whose lines are no texts.
+MARKUP: Final = {".html": "HTML", ".htm": "HTML", ".xhtml": "HTML", ".xml": "XML"}
+
+
+def suffix_of(path: str) -> str:
+    """Return a name's ending in small letters, that of a compressed file without what compresses it."""
+    name = PurePath(path)
+    suffix = name.suffix.lower()
+    return name.with_suffix("").suffix.lower() if suffix in _COMPRESSED else suffix

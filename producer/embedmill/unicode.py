@@ -1,0 +1,14 @@
+"""What UTF-8 can hold."""
+
+from __future__ import annotations
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text has a UTF-8 form: it holds no lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
