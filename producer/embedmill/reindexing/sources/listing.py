@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from errno import ELOOP, ENOENT
+from errno import ELOOP
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final
@@ -108,12 +108,12 @@ def _reasons(path: Path, root: Path, form: str) -> Iterator[str]:
     if not is_wanted:
         yield printable(suffix) or "without an ending"
     try:
-        if not S_ISREG(path.stat().st_mode):
-            yield "pipes, sockets or devices"
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             yield "links that lead out"
+        if not S_ISREG(path.stat().st_mode):
+            yield "pipes, sockets or devices"
     except OSError as error:  # any other is told when the file is read
-        yield {ELOOP: "links that lead in a circle", ENOENT: "links that lead nowhere"}.get(error.errno or 0, "")
+        yield "links that lead in a circle" if error.errno == ELOOP else ""
     if _is_written(path):
         yield "written by reindex"
     if is_table and any(part.startswith("_") for part in path.relative_to(root).parts):  # as Spark's own files do
