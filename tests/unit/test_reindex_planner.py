@@ -228,3 +228,52 @@ def test_jobs_are_noted_until_they_are_committed_or_dropped(tmp_path):
         ledger.drop_job("three")
     with Ledger(path, "sink") as ledger:
         assert ledger.jobs() == {"two"}
+
+
+def test_a_window_and_a_batch_are_bounded_by_metadata(bench, monkeypatch):
+    monkeypatch.setattr(planner, "WINDOW_CARRIED", 100)
+    heavy = [Record(id=f"d{i}", text="x", metadata={"html": "y" * 60}) for i in range(3)]
+    assert bench.run(heavy) == [["d0"], ["d1"], ["d2"]]
+
+
+class Halves:
+    """Documents in two parts each, and how often one was split."""
+
+    name, settings = "halves", "2"
+
+    def __init__(self, documents) -> None:
+        self.documents, self.split = Values(documents), []
+
+    def fraction(self) -> float:
+        return 1.0
+
+    def parts(self, record):
+        self.split.append(record.id)
+        half = len(record.text) // 2
+        for n, text in enumerate((record.text[:half], record.text[half:])):
+            yield Record(id=f"{record.id}#{n}", text=text, parent=record.id)
+
+
+def plan(path, source):
+    """Plan and commit as a run does; return the counts."""
+    counts = Counts()
+    with Ledger(path, "sink") as ledger:
+        plan = Planner(ledger, counts, lambda *_: None, row_bytes=16)
+        for window in plan.windows(source, lambda: None):
+            entries = [entry(p, window.place, ()) for p in window.pending]
+            ledger.commit(window.place, entries, "", plan.whole_by(window.pending, ()))
+            plan.committed(window)
+    return counts
+
+
+def test_an_unchanged_document_is_not_split_and_a_changed_one_is(tmp_path):
+    path, first = tmp_path / "ledger.sqlite", Halves([("a", "onetwo"), ("b", "tencat")])
+    plan(path, first)
+    assert first.split == ["a", "b"]
+    again = Halves([("a", "onetwo"), ("b", "tendog")])
+    counts = plan(path, again)
+    assert (again.split, counts.skipped) == (["b"], 3)
+    other = Halves([("a", "onetwo"), ("b", "tendog")])
+    other.settings = "3"
+    plan(path, other)
+    assert other.split == ["a", "b"]

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from embedmill import InvalidRequestError, SourceError
 from embedmill.reindexing import BadRecord, Record
+from embedmill.reindexing.headings import is_heading
 from embedmill.reindexing.source import Values
 from embedmill.reindexing.splitting import Split, Splitter
 from embedmill_worker import corpus
@@ -110,3 +111,12 @@ def test_a_text_on_which_the_tokenizer_panics_is_rejected_alone_and_none_of_it_i
         ("b", "failed", "the tokenizer failed on it (PanicException)")
     ]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_heading_is_never_a_part_by_itself(tokenizer):
+    long = "A sentence of several words stands here. " * 30
+    splitter = Splitter(max_tokens=64, tokenizer=tokenizer)
+    for text in (f"# One\n\n## Two\n\n{long}\n\nThree\n-----\n\n{long}\n", f"{long}\n\n# The end\n"):
+        parts = [part for _, part in splitter.parts(text, is_markdown=True)]
+        assert not any(is_heading(part) for part in parts)
+        assert all(counted(tokenizer)(part) <= 64 for part in parts)

@@ -3,16 +3,19 @@
 A commit here comes after the sink's own. So the ledger never names a row that the sink has not got; rows that a crash
 has kept out of it are written once more.
 
-    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``origins.py``
+    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``origins.py``; ``reading``, how its
+               sources were read
     rows       a row an id: number, never used again; parent of a part; digest; place of the write that put it into
                the sink, or none and the reason why it has no vector
     segments   place → rows written there that have not been removed
     jobs       ids of jobs in Redis that are not committed here
+    documents  a document whose parts are all in the sink: its digest, and how many they are
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -26,7 +29,7 @@ from embedmill.regular_file import check_regular
 from embedmill.reindexing.index import Index
 
 #: Of the tables; a ledger of another version is refused.
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: Ids given at a time.
 BATCH_IDS: Final = 1_000
@@ -44,7 +47,12 @@ CREATE TABLE rows (
 CREATE INDEX rows_by_place ON rows (place);
 CREATE INDEX rows_by_parent ON rows (parent) WHERE parent IS NOT NULL;
 CREATE TABLE segments (place INTEGER PRIMARY KEY, n_rows INTEGER NOT NULL);
-CREATE TABLE jobs (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE jobs (id TEXT PRIMARY KEY) WITHOUT ROWID
+"""
+
+#: Of version 2.
+_DOCUMENTS: Final = """
+CREATE TABLE documents (id TEXT PRIMARY KEY, digest BLOB NOT NULL, n_parts INTEGER NOT NULL) WITHOUT ROWID
 """
 
 _LOOK_UP: Final = "SELECT id, number, digest, place, reason, detail FROM rows WHERE id = ?"
@@ -73,6 +81,16 @@ class Entry:
     #: Why it has none.
     reason: str = ""
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A text that was split, and whose parts are all in the sink."""
+
+    id: str
+    #: Of its text, its metadata and the way it was split.
+    digest: bytes
+    n_parts: int
 
 
 class Ledger:
@@ -127,6 +145,9 @@ class Ledger:
         if version == 0 and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for statement in _TABLES.split(";\n"):
                 self._db.execute(statement)
+            version = 1
+        if version == 1:
+            self._db.execute(_DOCUMENTS)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
             raise SinkError(self._sink, f"{self.path} has version {version}, not {VERSION}; name another sink")
@@ -181,14 +202,56 @@ class Ledger:
                     known[found] = tuple(entry)
         return known
 
+    def reading(self) -> list[dict[str, str]]:
+        """Return every way in which sources of this sink have been read."""
+        with self._mapped():
+            found = self._db.execute("SELECT value FROM about WHERE key = 'reading'").fetchone()
+        try:
+            return [dict(way) for way in json.loads(found[0])] if found else []
+        except (ValueError, TypeError, RecursionError):
+            raise SinkError(self._sink, f"{self.path}: how sources were read cannot be understood") from None
+
+    def set_reading(self, ways: Sequence[Mapping[str, str]]) -> None:
+        """Note every way in which sources of this sink have been read."""
+        with self._transaction():
+            value = json.dumps([dict(way) for way in ways], sort_keys=True)
+            self._db.execute("INSERT OR REPLACE INTO about VALUES ('reading', ?)", (value,))
+
     def rows_under(self, id: str) -> list[tuple[int, str]]:
         """Return (number, id) of a record and of its parts."""
         with self._mapped():
             return list(self._db.execute("SELECT number, id FROM rows WHERE id = ? OR parent = ?", (id, id)))
 
-    def commit(self, place: int, entries: Sequence[Entry], job_id: str) -> None:
-        """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over."""
+    def parts(self, document: Document) -> list[int]:
+        """Return the numbers of a document's parts if all are in the sink and it has not changed; else none."""
+        known = "SELECT n_parts FROM documents WHERE id = ? AND digest = ?"
+        with self._mapped():
+            found = self._db.execute(known, (document.id, document.digest)).fetchone()
+            if found is None:
+                return []
+            parts = self._db.execute("SELECT number FROM rows WHERE parent = ? AND place IS NOT NULL", (document.id,))
+            numbers = [number for (number,) in parts]
+        return numbers if len(numbers) == found[0] else []
+
+    def note_documents(self, documents: Sequence[Document]) -> None:
+        """Note that all parts of these documents are in the sink."""
+        if documents:
+            with self._transaction():
+                self._put_documents(documents)
+
+    def _put_documents(self, documents: Sequence[Document]) -> None:
+        values = [(document.id, document.digest, document.n_parts) for document in documents]
+        self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", values)
+
+    def commit(self, place: int, entries: Sequence[Entry], job_id: str, documents: Sequence[Document] = ()) -> None:
+        """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over.
+
+        Documents of which it holds parts are no longer known, but for those that are whole by it.
+        """
         with self._transaction():
+            parents = {(e.parent,) for e in entries if e.parent}
+            self._db.executemany("DELETE FROM documents WHERE id = ?", parents)
+            self._put_documents(documents)
             values = [
                 (e.number, e.id, e.parent or None, e.digest, e.place, e.reason or None, e.detail) for e in entries
             ]
@@ -203,6 +266,7 @@ class Ledger:
         put = "INSERT OR REPLACE INTO rows (number, id, digest, parent, place) VALUES (?, ?, ?, ?, ?)"
         with self._transaction():
             self._db.execute("DELETE FROM rows WHERE place IS NOT NULL")
+            self._db.execute("DELETE FROM documents")
             for batch in known:
                 rows = [(number + i, id, digest, parent or None, place) for i, (id, digest, parent) in enumerate(batch)]
                 self._db.executemany(put, rows)
@@ -285,12 +349,24 @@ class _Mapped:
             return
         if "locked" in str(error):
             raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
+        if refused := self._refused(error):
+            raise SinkError(self._sink, refused) from None
         # SQLite names tables and files, never values.
-        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSALS:
-            reason = f"its ledger {self._path} cannot be written ({error}); {_OTHER_PLACE}"
-            raise SinkError(self._sink, reason) from None
         reason = f"its ledger {self._path} cannot be used ({error}); if it is damaged, rebuild into another sink"
         raise SinkError(self._sink, reason) from None
+
+    def _refused(self, error: sqlite3.Error) -> str:
+        """Return what the system does not allow; "": nothing of that kind."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return f"no room is left for its ledger {self._path}; make room and run the same command again"
+        if code in _REFUSALS or any(map(_is_closed, (self._path, self._path.parent))):
+            return f"its ledger {self._path} cannot be written ({error}); {_OTHER_PLACE}"
+        return ""
+
+
+def _is_closed(path: Path) -> bool:
+    return os.access(path, os.F_OK) and not os.access(path, os.R_OK | os.W_OK)
 
 
 class _Transaction:

@@ -43,6 +43,9 @@ OUTAGE_S: Final = 60.0
 #: Seconds after which a job that nobody has begun is worth a look at the workers.
 LONELY_S: Final = 3.0
 
+#: Characters of metadata held for windows under work, beyond which no third one is begun.
+OPEN_CARRIED: Final = 32_000_000
+
 #: How often a window is submitted again that Redis has lost.
 MAX_RESUBMISSIONS: Final = 20
 
@@ -111,6 +114,8 @@ class Pipeline:
 
     def wants_more(self) -> bool:
         """Say whether another window should be submitted before the oldest one is collected."""
+        if len(self._open) > 1 and sum(item.window.carried for item in self._open) > OPEN_CARRIED:
+            return False
         return wants_more(len(self._open), self._insist(self._queue.backlog))
 
     def submit(self, window: Window) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
 from embedmill.errors import InvalidRequestError
+from embedmill.reindexing.documents import OpenDocuments, SplitSource, document_of
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.ledger import Document, Ledger
 from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text
 from embedmill.reindexing.report import Counts
@@ -22,8 +23,9 @@ from embedmill.reindexing.source import UNFIT, UNREADABLE, Source
 WINDOW_TEXTS: Final = 4_096
 WINDOW_CHARS: Final = 1_000_000
 
-#: Most bytes of a window's vectors, unless it is of one text.
+#: Most bytes of a window's vectors and most characters of its metadata, unless it is of one text.
 WINDOW_BYTES: Final = 8 << 20
+WINDOW_CARRIED: Final = 8_000_000
 
 #: Records looked up in the ledger at a time, and the most characters that they may hold together.
 BATCH_RECORDS: Final = 1_000
@@ -34,6 +36,10 @@ SHOWN_PARTS: Final = 10
 
 #: Reason of a record whose id another one before it has.
 DUPLICATE_ID: Final = "duplicate_id"
+
+
+#: Records with their metadata as JSON, and what should have been some with nothing.
+Batch = list[tuple[Record | BadRecord, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,14 @@ class Window:
     keeps_vectors: bool = False
     pending: list[Pending] = field(default_factory=list)
     chars: int = 0
+    #: Characters of the metadata.
+    carried: int = 0
+
+    def add(self, pending: Pending) -> None:
+        """Put a text in."""
+        self.pending.append(pending)
+        self.chars += len(pending.record.text)
+        self.carried += len(pending.metadata)
 
     @property
     def texts(self) -> list[str]:
@@ -112,11 +126,12 @@ class Planner:
         #: Numbers of ids that were not in the ledger when they were looked up.
         self._new: dict[str, int] = {}
         self._committed: list[str] = []
+        self._documents = OpenDocuments()
 
     def windows(self, source: Source, tick: Callable[[], None]) -> Iterator[Window]:
         """Give the windows of what is to be written; tick: called before every thousand records."""
         filling: dict[bool, Window] = {}
-        for batch in _batches(source):
+        for batch in self._batches(source):
             tick()
             for pending, keeps_vector in self._changed(batch):
                 window = filling.get(keeps_vector)
@@ -125,9 +140,16 @@ class Planner:
                     window = None
                 if window is None:
                     window = filling[keeps_vector] = self._window(keeps_vectors=keeps_vector)
-                window.pending.append(pending)
-                window.chars += len(pending.record.text)
+                window.add(pending)
         yield from filling.values()
+        self._ledger.note_documents(self._documents.take_whole())
+
+    def whole_by(self, kept: Sequence[Pending], lost: Sequence[Pending]) -> list[Document]:
+        """Return the documents that are whole in the sink when these texts are; lost: those that have no vector."""
+        for pending in lost:
+            self._documents.drop(pending.record.parent)
+        self._documents.done(pending.record.parent for pending in kept)
+        return self._documents.take_whole()
 
     def committed(self, window: Window) -> None:
         """Learn that a window's ids are in the ledger now."""
@@ -138,38 +160,71 @@ class Planner:
         return Window(place=self._next_place - 1, keeps_vectors=keeps_vectors)
 
     def _is_full(self, window: Window, pending: Pending) -> bool:
-        chars = window.chars + len(pending.record.text)
-        return len(window.pending) == self._window_texts or chars > WINDOW_CHARS
+        return (
+            len(window.pending) == self._window_texts
+            or window.chars + len(pending.record.text) > WINDOW_CHARS
+            or window.carried + len(pending.metadata) > WINDOW_CARRIED
+        )
 
-    def _changed(self, batch: list[Record | BadRecord]) -> Iterator[tuple[Pending, bool]]:
+    def _batches(self, source: Source) -> Iterator[Batch]:
+        """Read records, or the parts of documents that are not whole in the sink."""
+        if not isinstance(source, SplitSource):
+            yield from _batches(source)
+            return
+        for documents in _batches(source.documents):
+            self._ledger.note_documents(self._documents.take_whole())
+            yield []  # so that a long row of unchanged documents is heard of
+            yield from _batches(part for item, metadata in documents for part in self._parts(source, item, metadata))
+
+    def _parts(self, source: SplitSource, item: Record | BadRecord, metadata: str) -> Iterator[Record | BadRecord]:
+        if isinstance(item, BadRecord):
+            yield item
+            return
+        document = document_of(item, metadata, source.settings)
+        if self._is_whole(document):
+            return
+        parts = list(source.parts(item))
+        self._documents.begin(replace(document, n_parts=len(parts)))
+        yield from parts
+
+    def _is_whole(self, document: Document) -> bool:
+        """Pass over a document whose parts are all in the sink; False: it has to be split."""
+        numbers = self._ledger.parts(document)
+        if not numbers or any(number in self.seen for number in numbers):
+            return False
+        for number in numbers:
+            self.seen.add(number)
+        self._counts.read += len(numbers)
+        self._counts.skipped += len(numbers)
+        return True
+
+    def _changed(self, batch: Batch) -> Iterator[tuple[Pending, bool]]:
         for id in self._committed:  # not before: the batch under work was looked up before they were committed
             self._new.pop(id, None)
         self._committed.clear()
-        known = self._ledger.look_up(item.id for item in batch if isinstance(item, Record))
+        known = self._ledger.look_up(item.id for item, _ in batch if isinstance(item, Record))
         self._counts.read += len(batch)
-        for item in batch:
+        for item, metadata in batch:
             if isinstance(item, BadRecord):
                 self._note_bad(item)
-                continue
-            try:
-                metadata = to_json(item.metadata)
-            except InvalidRequestError as error:
-                self._note_bad(BadRecord(id=item.id, reason=UNFIT, detail=str(error), is_anonymous=False))
                 continue
             found = known.get(item.id)
             number = found[0] if found else self._number(item.id)
             if not self.seen.add(number):
+                self._documents.drop(item.parent)
                 self._reject(item.id, DUPLICATE_ID, "another record before it has this id")
                 continue
             hashed = digest(item.text, metadata)
             if found and found[1] == hashed and not (found[3] and self._retries):
-                self._pass_over(item.id, found[3], found[4])
+                self._pass_over(item, found[3], found[4])
                 continue
             old_place = found[2] if found else None
             keeps_vector = bool(
                 self._can_restamp and found and old_place is not None and has_same_text(found[1], hashed)
             )
-            yield Pending(number, item, metadata, hashed, old_place), keeps_vector
+            # Without the metadata themselves, which would be held twice.
+            bare = Record(id=item.id, text=item.text, parent=item.parent)
+            yield Pending(number, bare, metadata, hashed, old_place), keeps_vector
 
     def _number(self, id: str) -> int:
         number = self._new.get(id)
@@ -178,10 +233,12 @@ class Planner:
             self._next_number += 1
         return number
 
-    def _pass_over(self, id: str, reason: str, detail: str) -> None:
+    def _pass_over(self, record: Record, reason: str, detail: str) -> None:
         if reason:
-            self._reject(id, reason, detail)
+            self._documents.drop(record.parent)
+            self._reject(record.id, reason, detail)
         else:
+            self._documents.done([record.parent])
             self._counts.skipped += 1
 
     def _note_bad(self, bad: BadRecord) -> None:
@@ -198,19 +255,33 @@ class Planner:
                 self.outdated.append(id)
 
 
-def _batches(source: Source) -> Iterator[list[Record | BadRecord]]:
-    records = iter(source)
+def _batches(source: Iterable[Record | BadRecord]) -> Iterator[Batch]:
+    """Read some records at a time, with their metadata as JSON: by its length a batch is bounded, too."""
+    records = _with_metadata(source)
     while True:
-        batch: list[Record | BadRecord] = []
+        batch: Batch = []
         chars = 0
-        for item in islice(records, BATCH_RECORDS):
-            batch.append(item)
-            chars += len(item.text) if isinstance(item, Record) else 0
+        for item, metadata in islice(records, BATCH_RECORDS):
+            batch.append((item, metadata))
+            chars += len(metadata) + (len(item.text) if isinstance(item, Record) else 0)
             if chars > BATCH_CHARS:
                 break
         if not batch:
             return
         yield batch
+
+
+def _with_metadata(source: Iterable[Record | BadRecord]) -> Iterator[tuple[Record | BadRecord, str]]:
+    for item in source:
+        if isinstance(item, BadRecord):
+            yield item, ""
+            continue
+        try:
+            metadata = to_json(item.metadata)
+        except InvalidRequestError as error:
+            yield BadRecord(id=item.id, reason=UNFIT, detail=str(error), is_anonymous=False), ""
+        else:
+            yield item, metadata
 
 
 def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]) -> int:

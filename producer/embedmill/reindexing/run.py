@@ -160,7 +160,8 @@ class Run:
         places = [p.old_place for p in window.pending if p.old_place is not None]
         self._sink.restamp(self._rows(window.place, window.pending, nothing), places)
         done = Finished(window=window, vectors=nothing, rejected={})
-        self._ledger.commit(window.place, [_entry(done, i, window.place) for i in range(len(window.pending))], "")
+        entries = [_entry(done, i, window.place) for i in range(len(window.pending))]
+        self._ledger.commit(window.place, entries, "", self._planner.whole_by(window.pending, ()))
         self._planner.committed(window)
         self.counts.updated += len(window.pending)
         self.look()
@@ -186,7 +187,8 @@ class Run:
         if outdated:  # the text that the old vector belongs to is gone
             self._sink.delete(outdated)
         entries = [_entry(finished, i, window.place) for i in range(len(window.pending)) if i not in finished.missing]
-        self._ledger.commit(window.place, entries, "" if finished.missing else self.pipeline.oldest_job)
+        documents = self._planner.whole_by(pending, [window.pending[i] for i in lost])
+        self._ledger.commit(window.place, entries, "" if finished.missing else self.pipeline.oldest_job, documents)
         self._planner.committed(window)
         for i, (reason, detail) in sorted(lost.items()):
             self._reject(window.pending[i].record.id, reason, detail)

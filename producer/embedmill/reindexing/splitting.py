@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
@@ -140,7 +140,7 @@ class Splitter:
         """Cuts what the counts were wrong about; tokenizes again and again."""
         return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self._capacity)
 
-    @property
+    @cached_property
     def settings(self) -> str:
         """What parts depend on besides the text: for ledgers, which know an unchanged document by it."""
         hashed = hashlib.blake2b(self._tokenizer_json, digest_size=8).hexdigest()
@@ -149,9 +149,8 @@ class Splitter:
     @cached_property
     def _is_wordwise(self) -> bool:
         """Whether words have the same tokens in any company, as they have unless spaces are parts of tokens."""
-        words = WORDS.split()
-        ids = [self._tokenizer.encode(word, add_special_tokens=False).ids for word in words]
-        return bool(self._tokenizer.encode(WORDS, add_special_tokens=False).ids == sum(ids, []))
+        alone = [id for word in WORDS.split() for id in self._tokenizer.encode(word, add_special_tokens=False).ids]
+        return bool(self._tokenizer.encode(WORDS, add_special_tokens=False).ids == alone)
 
     @property
     def _capacity(self) -> int:
@@ -186,13 +185,23 @@ class Split:
         self._source = source
         self._splitter = splitter
 
+    @property
+    def documents(self) -> Source:
+        """The source of what is split."""
+        return self._source
+
+    @property
+    def settings(self) -> str:
+        """What parts depend on besides their documents."""
+        return self._splitter.settings
+
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Give the parts of each record in turn."""
+        """Read the parts of each record in turn."""
         for item in self._source:
             if isinstance(item, BadRecord):
                 yield item
             else:
-                yield from self._parts(item)
+                yield from self.parts(item)
 
     @property
     def notes(self) -> list[str]:
@@ -208,7 +217,8 @@ class Split:
         """Say how much of the source has been read."""
         return self._source.fraction()
 
-    def _parts(self, record: Record) -> Iterator[Record | BadRecord]:
+    def parts(self, record: Record) -> Iterator[Record | BadRecord]:
+        """Split one record; what cannot be split is a bad one."""
         if len(record.text) > MAX_DOCUMENT_CHARS:
             detail = f"{len(record.text)} characters, limit {MAX_DOCUMENT_CHARS}"
             yield BadRecord(id=record.id, reason=UNFIT, detail=detail, is_anonymous=False)
