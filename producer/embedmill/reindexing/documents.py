@@ -19,13 +19,16 @@ class SplitSource(Protocol):
     @property
     def documents(self) -> Source:
         """The source of what is cut."""
+        ...
 
     @property
     def settings(self) -> str:
         """What parts depend on besides their documents."""
+        ...
 
     def parts(self, record: Record) -> Iterator[Record | BadRecord]:
         """Cut one record."""
+        ...
 
 
 def document_of(record: Record, metadata_json: str, settings: str) -> Document:
