@@ -109,7 +109,7 @@ class JobLife:
 
     def cancel(self, pick):
         job_id = JOB_IDS[pick % 2]
-        assert self.bench.run(flows.end(self.bench.keys, job_id, "cancel")) == (job_id in self.jobs)
+        assert bool(self.bench.run(flows.end(self.bench.keys, job_id, "cancel"))) == (job_id in self.jobs)
         job = self.jobs.get(job_id)
         if job and job.state == "active":
             self.happened["cancelled with replies"] += bool(job.n_done)
@@ -117,7 +117,7 @@ class JobLife:
 
     def delete(self, pick):
         job_id = JOB_IDS[pick % 2]
-        assert self.bench.run(flows.end(self.bench.keys, job_id, "delete")) == (job_id in self.jobs)
+        assert bool(self.bench.run(flows.end(self.bench.keys, job_id, "delete"))) == (job_id in self.jobs)
         if job := self.jobs.pop(job_id, None):
             self.happened["deleted under work"] += any(hand.incarnation == job.incarnation for hand in self.in_hand)
 
