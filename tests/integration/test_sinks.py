@@ -4,8 +4,11 @@ import gc
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -399,6 +402,53 @@ def test_what_another_program_has_under_the_name_is_left_alone(kind, make, tmp_p
     with pytest.raises(SinkError, match=r"another program.*name another"):
         sink.filled_by()
     sink.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 2 MiB; only root may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
+    if done is None or done.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", sorted(set(NAMES) - {"postgres"}), indirect=True)
+def test_a_full_disk_is_said_and_with_room_the_same_rows_are_written(kind, small_disk):
+    filler = small_disk / "filler"
+    book = Book(NAMES[kind](small_disk), small_disk, an_index())
+    try:
+        with filler.open("wb", buffering=0) as stream, suppress(OSError):
+            while True:
+                stream.write(bytes(4096))
+        with pytest.raises(SinkError, match=r"[Nn]o (room is left for|space left)"):
+            for seed in range(200):
+                book.put([f"{seed}-{i}" for i in range(50)], seed)
+        filler.unlink()
+        rows = book.put(IDS)
+        book.finish()
+    finally:
+        book.close()
+    found = content(kind, small_disk)
+    assert set(rows.ids) <= found.keys()
+
+
+@pytest.mark.parametrize("kind", ["qdrant"], indirect=True)
+def test_a_folder_of_something_else_is_not_made_qdrant_s(kind, make, tmp_path):
+    folder = tmp_path / "qdrant"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("theirs")
+    sink = open_sink(NAMES[kind](tmp_path))
+    with pytest.raises(SinkError, match=r"holds no files of Qdrant's, but others; name a new folder"):
+        sink.filled_by()
+    sink.close()
+    assert [path.name for path in folder.iterdir()] == ["letter.txt"]
+    (folder / "letter.txt").unlink()
+    make()
 
 
 # The refused client leaves its handle of the lock file to the garbage collector.

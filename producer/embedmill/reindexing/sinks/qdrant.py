@@ -7,7 +7,9 @@ Qdrant itself scales vectors to length 1, as its cosine distance wants them.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import uuid
 import warnings
@@ -39,6 +41,12 @@ BATCH_POINTS: Final = 512
 #: Seconds for one request.
 TIMEOUT_S: Final = 120
 
+#: What the system says of a disk, a quota or a file that takes no more.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+#: In every folder of the client's own files.
+META: Final = "meta.json"
+
 _DATATYPES: Final = {Dtype.FLOAT32: models.Datatype.FLOAT32, Dtype.FLOAT16: models.Datatype.FLOAT16}
 
 
@@ -66,7 +74,7 @@ class QdrantSink(Sink):
     def filled_by(self) -> Index | None:
         """Follow the alias and read the collection's metadata."""
         with self._mapped():
-            if self._address.folder is not None and not self._address.folder.exists():
+            if self._address.folder is not None and not self._holds_files(self._address.folder):
                 return None
             collection = self._in_use()
             if collection is None:
@@ -160,8 +168,9 @@ class QdrantSink(Sink):
     def close(self) -> None:
         """Close the client."""
         if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+            opened, self._opened = self._opened, None
+            with self._mapped():
+                opened.close()
 
     @property
     def _client(self) -> QdrantClient:
@@ -184,6 +193,21 @@ class QdrantSink(Sink):
         if self._index is None:
             raise RuntimeError("a sink is opened before it is used")
         return f"{self._address.collection}-{self._index.tag}"
+
+    def _holds_files(self, folder: Path) -> bool:
+        """Return whether a folder is Qdrant's.
+
+        Raises:
+            SinkError: it holds something else.
+        """
+        if not folder.exists():
+            return False
+        if os.path.lexists(folder / META):
+            return True
+        if any(folder.iterdir()):
+            reason = f"{folder} holds no files of Qdrant's, but others; name a new folder, as in qdrant+file:NEW"
+            raise SinkError(self.name, reason)
+        return False
 
     def _in_use(self) -> str | None:
         aliases = self._client.get_aliases().aliases
@@ -221,8 +245,7 @@ class QdrantSink(Sink):
             reason = f"{error.filename} cannot be written: {error.strerror}; name a folder that you may write"
             raise SinkError(self.name, reason) from None
         except (ApiException, OSError, ValueError, sqlite3.Error) as error:
-            reason = f"Qdrant failed ({type(error).__name__}{_status(error)}); is it running, and is the key right?"
-            raise SinkError(self.name, reason) from None
+            raise SinkError(self.name, _reason(error, self._address.folder)) from None
         except RuntimeError as error:
             if "already accessed" not in str(error):
                 raise
@@ -243,6 +266,26 @@ def _payload(rows: Rows, i: int) -> dict[str, Any]:
     if rows.texts is not None:
         payload["text"] = rows.texts[i].encode("utf-8", "replace").decode()
     return payload
+
+
+def _reason(error: Exception, folder: Path | None) -> str:
+    """Say what has failed, and what to do; folder: of the client's own files, None: a server."""
+    kind = type(error).__name__
+    if folder is None:
+        return f"Qdrant failed ({kind}{_status(error)}); is it running, and is the key right?"
+    if _is_full(error):
+        return f"no room is left for {folder}; make room and run the same command again"
+    if isinstance(error, OSError):
+        return f"{error.filename or folder} cannot be written: {error.strerror or kind}"
+    if isinstance(error, sqlite3.Error):  # SQLite names tables and files, never values
+        return f"{folder} cannot be read or written: {error}"
+    return f"the files of Qdrant's client in {folder} cannot be used ({kind}); restore them, or name a new folder"
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def _status(error: Exception) -> str:
