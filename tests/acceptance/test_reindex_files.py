@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -229,9 +230,12 @@ def test_frames_are_sources_and_no_texts(client, tmp_path, monkeypatch):
 
 
 def test_embed_reads_what_reindex_reads_and_never_replaces_it(mill, client, tmp_path):
-    def embed(*arguments):
+    def embed(*arguments, stdin=Path(os.devnull)):
         command = [sys.executable, "-m", "embedmill_worker.cli", "embed", *map(str, arguments)]
-        return subprocess.run(command, env=mill.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        with stdin.open("rb") as stream:
+            return subprocess.run(
+                command, env=mill.env, stdin=stream, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            )
 
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
@@ -240,10 +244,21 @@ def test_embed_reads_what_reindex_reads_and_never_replaces_it(mill, client, tmp_
     assert np.array_equal(np.load(tmp_path / "a.npy"), client.embed(["one", "two"]))
     own = tmp_path / "own.jsonl"
     own.write_text('{"text": "one"}\n')
-    done = embed(own, "--output", own)
-    assert done.returncode == exit_codes.USAGE
-    assert "is read, too, and would be replaced" in done.stderr
-    assert own.read_text() == '{"text": "one"}\n'
+    for name in ("soft.jsonl", "hard.jsonl", "same/../own.jsonl"):
+        (tmp_path / "same").mkdir(exist_ok=True)
+        if name == "soft.jsonl":
+            (tmp_path / name).symlink_to(own)
+        elif name == "hard.jsonl":
+            (tmp_path / name).hardlink_to(own)
+        for arguments in (
+            (own, "--output", tmp_path / name),
+            (tmp_path / name, "--output", own),
+            ("-", "--output", own),
+        ):
+            done = embed(*arguments, stdin=own)
+            assert done.returncode == exit_codes.USAGE
+            assert "is read, too, and would be replaced" in done.stderr
+            assert own.read_text() == '{"text": "one"}\n'
     packed.write_bytes(gzip.compress(b"one\ntwo\n" * 5_000)[:-9])
     done = embed(packed, "--format", "lines", "--output", tmp_path / "b.npy")
     assert done.returncode == exit_codes.UNREADABLE

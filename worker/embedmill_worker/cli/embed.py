@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -107,17 +108,20 @@ def _texts(args: argparse.Namespace) -> Texts:
     for path in paths:
         if path != "-" and Path(path).is_dir():
             raise InvalidRequestError("FILE", f"{path} is a folder; embedmill reindex reads folders")
-        if (
-            args.output
-            and path != "-"
-            and Path(args.output).exists()
-            and Path(path).exists()
-            and Path(path).samefile(args.output)
-        ):
+        if args.output and _is_same(path, Path(args.output)):
             raise InvalidRequestError("output", f"{path} is read, too, and would be replaced; name another file")
     return Texts(
         paths, form=args.format, key=args.text_field or args.field, delimiter=args.delimiter, encoding=args.encoding
     )
+
+
+def _is_same(source: str, output: Path) -> bool:
+    """Return whether a source, - for stdin, is the file that is written, under whatever name or link."""
+    try:
+        read = os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
+        return os.path.samestat(read, output.stat())
+    except (OSError, ValueError):  # one of them is not there, or stdin is no file
+        return False
 
 
 def _output(args: argparse.Namespace, stack: ExitStack) -> Output:
