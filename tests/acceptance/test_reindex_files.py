@@ -113,11 +113,25 @@ def test_what_cannot_work_is_told_before_anything_is_done(reindexer, tmp_path, m
     assert not (tmp_path / "vectors").exists()
 
 
-def test_a_sink_that_is_refused_says_nothing_of_what_is_committed(reindexer, tmp_path):
+@pytest.mark.parametrize(
+    ("sink", "said"),
+    [
+        ("foreign.npy", "was not written by reindex"),
+        ("foreign.npy/vectors", "cannot be"),
+        ("/proc/vectors", "cannot be"),
+        ("/proc/vectors.npy", "cannot be"),
+        ("qdrant+file:/proc/vectors", "cannot be"),
+        ("qdrant://127.0.0.1:1/docs", "is it running"),
+        ("postgresql://127.0.0.1:1/docs", "is it running"),
+    ],
+)
+def test_a_sink_that_is_refused_says_nothing_of_what_is_committed(reindexer, tmp_path, monkeypatch, sink, said):
+    monkeypatch.chdir(tmp_path)
     source = write_lines(tmp_path / "a.jsonl", {"id": "a", "text": "one"})
     (tmp_path / "foreign.npy").write_bytes(b"somebody's")
-    _, err = reindexer(source, "--to", tmp_path / "foreign.npy").start().wait(exit_codes.FAILURE)
-    assert "was not written by reindex" in err
+    _, err = reindexer(source, "--to", sink).start().wait(exit_codes.FAILURE)
+    assert said in err
+    assert "Traceback" not in err
     assert "what is committed stays" not in err
 
 

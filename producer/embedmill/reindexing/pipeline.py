@@ -62,6 +62,8 @@ class _Open:
     window: Window
     job_id: str
     losses: int = 0
+    #: Texts of it that were done when it was last looked at.
+    texts_done: int = 0
 
 
 class Pipeline:
@@ -75,7 +77,7 @@ class Pipeline:
         *,
         sink: str,
         dimensions: int | None,
-        look: Callable[[int, str], None],
+        look: Callable[[str], None],
     ) -> None:
         """Get ready.
 
@@ -85,8 +87,7 @@ class Pipeline:
             index: what their vectors must be of.
             sink: its name.
             dimensions: components to keep; None: all.
-            look: called while waiting, with the texts under work that are done, and why nothing moves; may raise
-                Stopped.
+            look: called while waiting, with why nothing moves; may raise Stopped.
         """
         self._queue = queue
         self._ledger = ledger
@@ -106,6 +107,11 @@ class Pipeline:
     def texts(self) -> int:
         """Texts under work."""
         return sum(len(item.window.pending) for item in self._open)
+
+    @property
+    def texts_done(self) -> int:
+        """Texts under work that are done, those counted in that turn out to be rejected."""
+        return sum(item.texts_done for item in self._open)
 
     @property
     def oldest_job(self) -> str:
@@ -156,6 +162,7 @@ class Pipeline:
                 return self._checked(item.window, reply)
             except ResultExpiredError:  # Redis lost it; its texts are still here
                 item.losses += 1
+                item.texts_done = 0
                 if item.losses > MAX_RESUBMISSIONS:
                     raise
                 self._store(item, waits=True)
@@ -190,7 +197,7 @@ class Pipeline:
             except QueueFullError as error:
                 if not waits:
                     return False
-                self._look(0, f"waiting for room: {error.queue} is full")
+                self._look(f"waiting for room: {error.queue} is full")
             else:
                 return True
 
@@ -210,8 +217,23 @@ class Pipeline:
                 continue
             if not is_begun and not warning and time.monotonic() - began_s > LONELY_S:
                 warning = self._loneliness()
-            self._look(self._insist(partial(self._queue.status, item.job_id)).texts_done, "" if is_begun else warning)
+            self._count_done()
+            self._look("" if is_begun else warning)
             looked_s = time.monotonic()
+
+    def _count_done(self) -> None:
+        """Read how far the open windows are, from the oldest one on to the first of which nothing is done."""
+        for item in self._open:
+            if item.texts_done < len(item.window.pending):
+                item.texts_done = self._insist(partial(self._texts_done, item.job_id))
+            if not item.texts_done:
+                return
+
+    def _texts_done(self, job_id: str) -> int:
+        try:
+            return self._queue.status(job_id).texts_done
+        except ResultExpiredError:  # it is submitted again when it is collected
+            return 0
 
     def _loneliness(self) -> str:
         served = self._insist(self._queue.served)
@@ -257,5 +279,5 @@ class Pipeline:
             except BrokerUnavailableError as error:
                 if time.monotonic() > give_up_s:
                     raise
-                self._look(0, f"waiting for Redis: {error.reason}")
+                self._look(f"waiting for Redis: {error.reason}")
                 time.sleep(RETRY_S)

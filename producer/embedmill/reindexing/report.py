@@ -37,13 +37,15 @@ class Progress:
 
     counts: Counts
     elapsed_s: float
-    #: Texts a second embedded so far, those under work counted in.
+    #: Texts embedded so far: those in the sink, and those under work that are done.
+    embedded: int = 0
+    #: Such texts a second.
     texts_per_s: float
     #: How much of the source is done with, 0 to 1; None: nobody knows.
     fraction: float | None
     #: Seconds still to go; None: nobody knows.
     eta_s: float | None
-    #: Texts and windows under work.
+    #: Texts that are not done, and windows, under work.
     texts_in_flight: int = 0
     windows_in_flight: int = 0
 

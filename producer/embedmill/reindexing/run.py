@@ -116,7 +116,7 @@ class Run:
             notes=(*self._planner.unread, *self.notes, *(notes_of(self._source) if self._source else ())),
         )
 
-    def look(self, texts_done: int = 0, warning: str = "") -> None:
+    def look(self, warning: str = "") -> None:
         """Say how far the run is.
 
         Raises:
@@ -124,15 +124,16 @@ class Run:
         """
         now_s = time.monotonic()
         elapsed_s = now_s - self._began_s
-        fraction = self._fraction(texts_done)
-        done = self.counts.embedded + texts_done
+        fraction = self._fraction()
+        embedded = self.counts.embedded + self.pipeline.texts_done
         progress = Progress(
             counts=self.counts,
             elapsed_s=elapsed_s,
-            texts_per_s=done / elapsed_s if elapsed_s > 0 else 0.0,
+            embedded=embedded,
+            texts_per_s=embedded / elapsed_s if elapsed_s > 0 else 0.0,
             fraction=fraction,
             eta_s=self._eta_s(now_s, fraction),
-            texts_in_flight=self.pipeline.texts,
+            texts_in_flight=self.pipeline.texts - self.pipeline.texts_done,
             windows_in_flight=len(self.pipeline),
         )
         self._on_progress(progress, warning)
@@ -233,13 +234,13 @@ class Run:
         self._first_reject = self._first_reject or detail
         self._rejects.add(id, reason, detail)
 
-    def _fraction(self, texts_done: int = 0) -> float | None:
+    def _fraction(self) -> float | None:
         """Give the share of the source that is done with: what has been read, less what is under work."""
         read = self._source.fraction() if self._source else None
         if read is None or not self.counts.read:
             return read
         counts = self.counts
-        done = counts.embedded + counts.skipped + counts.rejected + texts_done
+        done = counts.embedded + counts.skipped + counts.rejected + self.pipeline.texts_done
         return read * min(1.0, done / counts.read)
 
     def _eta_s(self, now_s: float, fraction: float | None) -> float | None:

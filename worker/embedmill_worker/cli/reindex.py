@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
-    from embedmill.errors import BrokerUnavailableError, SinkError, SourceError
+    from embedmill.errors import EmbedError, SinkMismatchError
     from embedmill.reindexing import reindex
     from embedmill.reindexing.report import NOTHING_YET, Progress
     from embedmill_worker.cli.reindex_progress import shown
@@ -126,8 +126,9 @@ def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
                 should_stop=stopping.is_asked,
                 **_options(args),
             )
-        except (BrokerUnavailableError, SinkError, SourceError):
-            if latest.counts.embedded or latest.counts.deleted:
+        except EmbedError as error:
+            is_same_again = not isinstance(error, SinkMismatchError)  # that one names its own way out
+            if is_same_again and (latest.counts.embedded or latest.counts.deleted):
                 say(f"what is committed stays; go on with: {_command(args)}")
             raise
     return _close(args, report)

@@ -38,7 +38,7 @@ def shown(*, as_json: bool) -> Iterator[Show]:
 def line(progress: Progress) -> str:
     """Give one line for people."""
     counts = progress.counts
-    parts = [f"{counts.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s", f"{counts.tokens:,} tokens"]
+    parts = [f"{progress.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s", f"{counts.tokens:,} tokens"]
     parts += [f"{counts.skipped:,} unchanged"] if counts.skipped else []
     parts += [f"{counts.rejected:,} rejected"] if counts.rejected else []
     parts += [f"{progress.texts_in_flight:,} under work"] if progress.texts_in_flight else []
