@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pgvector.psycopg import register_vector
+from pyarrow import dataset
 
 from embedmill.errors import SinkError
 from embedmill.reindexing import Index, Rows, Sink, open_sink
@@ -463,7 +465,8 @@ def test_qdrant_s_files_are_open_in_one_program_at_a_time(kind, make, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
-def test_a_switch_that_a_crash_interrupted_is_finished_at_the_next_look(kind, make, tmp_path):
+@pytest.mark.parametrize("renames", range(5))
+def test_a_switch_that_a_crash_interrupted_is_finished_at_the_next_look(kind, make, tmp_path, monkeypatch, renames):
     book = make()
     book.put(IDS)
     book.finish()
@@ -474,8 +477,96 @@ def test_a_switch_that_a_crash_interrupted_is_finished_at_the_next_look(kind, ma
     rows = rebuilt.put(IDS[:2])
     rebuilt.sink.finish(rebuilt.ledger)
     rebuilt.close()
-    built = folder.with_name(f"vectors.rebuild-{newer.tag}")
-    (built / ".embedmill" / "switch").touch()
-    folder.rename(folder.with_name("vectors.before-x"))  # and then the process dies
+    rename, renamed = Path.rename, 0
+
+    def dies(path: Path, to: Path) -> Path:
+        nonlocal renamed
+        if renamed == renames:
+            raise KeyboardInterrupt  # and then the process dies
+        renamed += 1
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt) if renames < 4 else nullcontext():
+        rebuilt.sink.switch()
+    monkeypatch.undo()
     assert open_sink(str(folder)).filled_by() == newer
+    expect(kind, tmp_path, rows)
+    before = tmp_path / f"vectors.before-{an_index().tag}"
+    assert pq.read_table(before).num_rows == len(IDS)
+    assert open_sink(str(before)).filled_by() == an_index(), "the older version is a sink as before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        name + suffix for name in ("vectors", before.name) for suffix in ("", ".embedmill")
+    )
+
+
+@pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
+def test_a_folder_holds_parquet_files_alone_and_its_older_layout_is_named(kind, make, tmp_path):
+    folder = Path(NAMES[kind](tmp_path))
+    book = make()
+    book.put(IDS)
+    book.finish()
+    book.close()
+    assert {path.suffix for path in folder.rglob("*")} == {".parquet"}
+    assert dataset.dataset(folder).count_rows() == len(IDS)
+    state = folder.with_name("vectors.embedmill")
+    state.rename(folder / ".embedmill")
+    with pytest.raises(SinkError, match=r"move .*vectors/\.embedmill to .*vectors\.embedmill, and it goes on"):
+        open_sink(str(folder)).filled_by()
+    (folder / ".embedmill").rename(state)
+    assert open_sink(str(folder)).filled_by() == book.index
+
+
+@pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
+@pytest.mark.parametrize("name", ["part-00000099.parquet", "part-0.parquet", "part-99.parquet", ".part-7.tmp"])
+def test_segments_of_others_in_a_folder_of_ours_are_not_removed(kind, make, tmp_path, name):
+    book = make()
+    book.put(IDS)
+    book.close()
+    foreign = Path(NAMES[kind](tmp_path)) / name
+    pq.write_table(pa.table({"x": [1]}), foreign)
+    before = foreign.read_bytes()
+    with pytest.raises(SinkError, match="was not written by reindex; move it") if "00000099" in name else nullcontext():
+        make()
+    assert foreign.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", sorted(set(NAMES) - {"qdrant", "postgres"}), indirect=True)
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_lies_in_the_place_of_its_state_is_left_alone(kind, tmp_path, is_folder):
+    name = NAMES[kind](tmp_path)
+    state = Path(f"{name}.embedmill")
+    theirs = state / "theirs" if is_folder else state
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("theirs")
+    with pytest.raises(SinkError, match=r"is something else; name another sink|Not a directory"):
+        open_sink(name).filled_by()
+    assert theirs.read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == [state.name]
+
+
+@pytest.mark.parametrize("kind", ["npy"], indirect=True)
+def test_the_file_of_ids_of_another_program_is_left_alone(kind, tmp_path):
+    ids = tmp_path / "vectors.ids.jsonl"
+    ids.write_text("theirs")
+    with pytest.raises(SinkError, match=r"vectors\.ids\.jsonl: was not written by reindex, and would be replaced"):
+        open_sink(NAMES[kind](tmp_path)).filled_by()
+    assert [path.name for path in tmp_path.iterdir()] == [ids.name]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "npy"], indirect=True)
+def test_a_line_of_jsonl_is_one_line_for_every_program(kind, make, tmp_path):
+    book = make()
+    ends = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\r\n"
+    rows = replace(
+        make_rows([f"{i} \u2028 \x85" for i in range(3)], book.index, place=1),
+        metadata=[json.dumps({ends: ends}, ensure_ascii=False)] * 3,
+        texts=[ends] * 3,
+    )
+    book.sink.write(rows)
+    book.note(rows)
+    book.finish()
+    book.close()
+    written = (tmp_path / ("vectors.jsonl" if kind == "jsonl" else "vectors.ids.jsonl")).read_text()
+    assert len(written.splitlines()) == 3
     expect(kind, tmp_path, rows)

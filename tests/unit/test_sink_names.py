@@ -25,9 +25,28 @@ def test_a_path_says_what_it_is(tmp_path):
     assert type(open_sink(str(tmp_path / "folder.parquet"))) is ParquetFolder
 
 
-@pytest.mark.parametrize("name", ["v.csv", "v.txt", "mysql://host/db", "s3://bucket/x", "qdrant://", "qdrant+file:"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "/",
+        "./",
+        "a/..",
+        "-",
+        "v.csv",
+        "v.txt",
+        "mysql://host/db",
+        "s3://bucket/x",
+        "qdrant://",
+        "qdrant+file:",
+        "qdrant+file:.",
+        "qdrant+file:..#x",
+    ],
+)
 def test_what_is_no_sink_is_refused_with_what_is_one(name):
-    with pytest.raises(InvalidRequestError, match=r"a folder or FILE\.parquet|names the (host|folder)"):
+    with pytest.raises(InvalidRequestError, match=r"a folder or FILE\.parquet|names (the host|a folder)"):
         open_sink(name)
 
 

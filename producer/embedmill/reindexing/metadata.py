@@ -49,6 +49,13 @@ def to_json(metadata: Mapping[str, Any]) -> str:
     return encoded
 
 
+def in_one_line(encoded: str) -> str:
+    """Return JSON with escapes in the place of what some programs take for the end of a line."""
+    if encoded.isascii():
+        return encoded
+    return encoded.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
 def plain(value: Any) -> Any:  # noqa: C901, PLR0911  a line a kind
     """Return a value as JSON holds it.
 

@@ -82,6 +82,11 @@ class Sink(ABC):
     def close(self) -> None:  # noqa: B027  most sinks hold nothing open
         """Let go of connections and files."""
 
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """Files and folders that it writes, by which it is told from what is read; empty: it is no file."""
+        return ()
+
     def filled_by(self) -> Index | None:
         """Give what the sink itself says its rows are made with; None: it is new, or cannot say."""
         return None

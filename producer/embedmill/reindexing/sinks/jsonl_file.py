@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from embedmill.atomic_file import replacing
 from embedmill.reindexing.index import Index
+from embedmill.reindexing.metadata import in_one_line
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sinks.single_file import SingleFile
 from embedmill.vectors import row_format
@@ -23,5 +24,6 @@ class JsonlFile(SingleFile):
                 for i, id in enumerate(some.ids):
                     text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
                     row = form % tuple(some.vectors[i].tolist())
-                    line = f'{{"id": {json.dumps(id)}, "metadata": {some.metadata[i]}{text}, "embedding": [{row}]}}\n'
+                    metadata = in_one_line(some.metadata[i])
+                    line = f'{{"id": {json.dumps(id)}, "metadata": {metadata}{text}, "embedding": [{row}]}}\n'
                     stream.write(line.encode())

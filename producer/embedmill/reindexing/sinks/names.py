@@ -39,6 +39,8 @@ def open_sink(name: str) -> Sink:
     if "://" in name:
         raise InvalidRequestError("to", f"{scheme}:// is no sink; name {FORMS}")
     path = Path(name)
+    if path.name in ("", "..", "-"):
+        raise InvalidRequestError("to", f"{name!r} names no file or folder of its own; name {FORMS}, as in vectors/")
     is_folder = _is_folder(path)
     if path.suffix in _OF_FILE and not is_folder:
         return _load(_OF_FILE[path.suffix], path)

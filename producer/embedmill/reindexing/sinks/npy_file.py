@@ -10,6 +10,7 @@ import numpy as np
 
 from embedmill.atomic_file import replacing
 from embedmill.reindexing.index import Index
+from embedmill.reindexing.metadata import in_one_line
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sinks.single_file import SingleFile
 
@@ -22,6 +23,11 @@ class NpyFile(SingleFile):
         """Where line i speaks of row i."""
         return self.path.with_suffix(".ids.jsonl")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Both files."""
+        return (self.path, self.ids_path)
+
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
         """Write both files."""
         header = {"descr": index.dtype.numpy.str, "fortran_order": False, "shape": (n_rows, index.columns)}
@@ -31,4 +37,6 @@ class NpyFile(SingleFile):
                 array.write(np.ascontiguousarray(some.vectors, dtype=index.dtype.numpy).data)
                 for i, id in enumerate(some.ids):
                     text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
-                    ids.write(f'{{"id": {json.dumps(id)}, "metadata": {some.metadata[i]}{text}}}\n'.encode())
+                    ids.write(
+                        f'{{"id": {json.dumps(id)}, "metadata": {in_one_line(some.metadata[i])}{text}}}\n'.encode()
+                    )

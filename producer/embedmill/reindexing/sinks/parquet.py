@@ -64,6 +64,15 @@ def read(path: Path, index: Index) -> Iterator[Rows]:
             )
 
 
+def is_ours(path: Path) -> bool:
+    """Return whether ``put`` wrote a file."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return INDEX_KEY in (file.schema_arrow.metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def schema(index: Index) -> pa.Schema:
     """Give the columns of an index."""
     item = pa.from_numpy_dtype(index.dtype.numpy)

@@ -68,8 +68,13 @@ class QdrantSink(Sink):
         folder = self._address.folder
         if folder is None:
             return None
-        state = folder.with_name(f"{folder.name}.embedmill")
-        return state / f"{self._address.collection}-{index.tag}.sqlite"
+        return _state_of(folder) / f"{self._address.collection}-{index.tag}.sqlite"
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The client's own files, and the folder of state beside them."""
+        folder = self._address.folder
+        return () if folder is None else (folder, _state_of(folder))
 
     def filled_by(self) -> Index | None:
         """Follow the alias and read the collection's metadata."""
@@ -250,6 +255,10 @@ class QdrantSink(Sink):
             if "already accessed" not in str(error):
                 raise
             raise SinkError(self.name, "another program has the folder open; a Qdrant server takes several") from None
+
+
+def _state_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.embedmill")
 
 
 def _known(payload: dict[str, Any]) -> tuple[str, bytes, str]:

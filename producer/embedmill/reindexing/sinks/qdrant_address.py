@@ -52,8 +52,8 @@ def parse(name: str) -> Address:
     scheme, _, rest = name.partition(":")
     if scheme == "qdrant+file":
         folder, _, collection = rest.partition("#")
-        if not folder:
-            raise InvalidRequestError("to", "qdrant+file:FOLDER names the folder")
+        if Path(folder).name in ("", ".."):
+            raise InvalidRequestError("to", "qdrant+file:FOLDER names a folder of its own, as in qdrant+file:vectors")
         return Address(collection=_checked(collection or DEFAULT_COLLECTION), folder=Path(folder))
     try:
         parts = urlsplit(name)

@@ -6,6 +6,7 @@ anew without them. Until then a reader of the folder sees both.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -26,6 +27,9 @@ from embedmill.reindexing.sink import Live, Sink
 #: In the folder of state: the ledger, and what all rows have in common.
 LEDGER: Final = "ledger.sqlite"
 INDEX: Final = "index.json"
+
+#: Of the name of what is kept beside a sink.
+STATE_SUFFIX: Final = ".embedmill"
 
 #: Bytes of a file of state other than the ledger.
 MAX_NOTE_BYTES: Final = 65_536
@@ -54,7 +58,11 @@ class SegmentedSink(Sink):
 
     @abstractmethod
     def refuse_foreign(self) -> None:
-        """Raise SinkError if there is something that another program has written."""
+        """Raise SinkError if there is something that another program has written; asked before anything is."""
+
+    def is_foreign(self, path: Path) -> bool:
+        """Return whether another program has written a file among the segments."""
+        return False
 
     @abstractmethod
     def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
@@ -124,16 +132,23 @@ class SegmentedSink(Sink):
         return iter(())
 
     def recover(self, places: Set[int]) -> None:
-        """Remove segments that the ledger does not know, and what was never whole."""
+        """Remove segments that the ledger does not know, and what was never whole.
+
+        Raises:
+            SinkError: one is missing, or another program's lies there under such a name.
+        """
         kept = {self._path(place).name for place in places}
-        pattern = re.compile(rf"part-\d+{re.escape(self.suffix)}")
+        suffix = re.escape(self.suffix)
+        whole, broken = re.compile(rf"part-\d{{8,}}{suffix}"), re.compile(rf"\.part-\d{{8,}}{suffix}\.\w+\.tmp")
         with self.mapped():
             found = list(self.segments(self.opened).iterdir())
             if missing := kept - {path.name for path in found}:
                 raise SinkError(self.name, f"{min(missing)} is missing; restore it, or name another sink")
             for path in found:
-                is_ours = pattern.fullmatch(path.name) or path.name.startswith(".part-")
-                if is_ours and path.name not in kept:
+                if whole.fullmatch(path.name) and path.name not in kept and self.is_foreign(path):
+                    raise SinkError(self.name, f"{path.name} was not written by reindex; move it elsewhere")
+            for path in found:
+                if broken.fullmatch(path.name) or (whole.fullmatch(path.name) and path.name not in kept):
                     path.unlink()
 
     def finish(self, live: Live) -> None:
@@ -170,3 +185,17 @@ class SegmentedSink(Sink):
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise SinkError(self.name, f"{error.filename or 'a file'} cannot be written: {reason}") from None
+
+
+def refuse_others(sink: str, folder: Path, ours: re.Pattern[str]) -> None:
+    """Raise SinkError if something else lies in the place of a folder of state.
+
+    Args:
+        sink: its name.
+        folder: the folder of state, which need not be there.
+        ours: names of what reindex puts there.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir() or any(not ours.fullmatch(path.name) for path in folder.iterdir()):
+        raise SinkError(sink, f"{folder} is where its state belongs, and is something else; name another sink")

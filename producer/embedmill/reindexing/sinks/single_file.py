@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from abc import abstractmethod
@@ -24,7 +25,7 @@ from embedmill.regular_file import open_regular, read_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Live, Sink
-from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, SegmentedSink
+from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, STATE_SUFFIX, SegmentedSink, refuse_others
 
 #: Holds the tag of the version in use.
 CURRENT: Final = "current"
@@ -34,6 +35,9 @@ WHOLE: Final = "whole"
 
 #: The name of a version's folder: see ``Index.tag``.
 _TAG: Final = re.compile(r"[0-9a-f]{8}")
+
+#: What the folder of versions may hold before it names one.
+STATE_FOLDERS: Final = re.compile(rf"{_TAG.pattern}|\.{CURRENT}\.\w+\.tmp")
 
 #: Bytes of one packed piece of a segment; a window of 1,000,000 characters and its vectors takes less.
 MAX_PIECE_BYTES: Final = 1 << 30
@@ -47,7 +51,7 @@ class SingleFile(SegmentedSink):
     def __init__(self, path: Path, *, is_beside: bool = False) -> None:
         super().__init__(str(path))
         self.path = path
-        self._versions = path.with_name(path.name + ".embedmill")
+        self._versions = path.with_name(path.name + STATE_SUFFIX)
         self._is_beside = is_beside
 
     @abstractmethod
@@ -65,12 +69,30 @@ class SingleFile(SegmentedSink):
     def filled_by(self) -> Index | None:
         """Read it from the folder of the version in use."""
         tag = self._current()
-        return self.read_index(self._versions / tag) if tag else None
+        if not tag:
+            with self.mapped():
+                self.refuse_foreign()
+            return None
+        return self.read_index(self._versions / tag)
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that are put together, and the folder of versions."""
+        return (*self.files, self._versions)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that ``assemble`` writes."""
+        return (self.path,)
 
     def refuse_foreign(self) -> None:
-        """Raise SinkError if another program has written the file."""
-        if self.path.exists() and not self._current():
-            raise SinkError(self.name, "was not written by reindex, and would be replaced; name another file")
+        """Raise SinkError if another program has written one of the files."""
+        for path in self.files:
+            if os.path.lexists(path) and not self._current():
+                name = self.name if path == self.path else str(path)
+                raise SinkError(name, "was not written by reindex, and would be replaced; name another file")
+        if not self._current():
+            refuse_others(self.name, self._versions, STATE_FOLDERS)
 
     def open(self, index: Index) -> None:
         """Make the version's folder."""
