@@ -250,7 +250,7 @@ def test_a_sink_that_was_filled_otherwise_is_refused_and_rebuilt_when_asked(rein
 def test_a_sink_of_another_fingerprint_is_refused(reindexer, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS[:5])
     reindexer(source, "--to", tmp_path / "vectors").run()
-    index = tmp_path / "vectors" / ".embedmill" / "index.json"
+    index = tmp_path / "vectors.embedmill" / "index.json"
     fields = json.loads(index.read_text())
     index.write_text(json.dumps(fields | {"fingerprint": "0123456789abcdef"}))
     _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(6)
@@ -419,7 +419,7 @@ def test_files_whose_ledger_is_lost_are_left_alone(reindexer, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", ["one"])
     reindexer(source, "--to", tmp_path / "vectors").run()
     before = rows(tmp_path / "vectors")
-    (tmp_path / "vectors" / ".embedmill" / "ledger.sqlite").unlink()
+    (tmp_path / "vectors.embedmill" / "ledger.sqlite").unlink()
     _, err = reindexer(source, "--to", tmp_path / "vectors").start().wait(1)
     assert "ledger.sqlite is missing; restore it" in err
     assert rows(tmp_path / "vectors") == before

@@ -189,9 +189,9 @@ def test_another_file_of_a_name_that_the_sink_has_is_refused_while_the_first_is_
     _, err = reindexer(tmp_path / "feb" / "data.txt", "--to", tmp_path / "vectors").start().wait(exit_codes.USAGE)
     assert f"holds records of {tmp_path}/jan/data.txt under the same ids" in err
     assert rows(tmp_path / "vectors") == before
-    report = reindexer(tmp_path / "feb" / "data.txt", "--to", tmp_path / "vectors", "--delete-missing").run()
+    report = reindexer(tmp_path / "feb" / "data.txt", "--to", tmp_path / "vectors", "--delete-missing=all").run()
     assert report["updated"] == 1, "it takes the other's place, as asked for"
-    reindexer(tmp_path / "jan" / "data.txt", "--to", tmp_path / "vectors", "--delete-missing").run()
+    reindexer(tmp_path / "jan" / "data.txt", "--to", tmp_path / "vectors", "--delete-missing=all").run()
     (tmp_path / "jan").rename(tmp_path / "moved")
     report = reindexer(tmp_path / "moved" / "data.txt", "--to", tmp_path / "vectors").run()
     assert report["skipped"] == 1, "it is the same corpus elsewhere"

@@ -18,6 +18,7 @@ from embedmill import InvalidRequestError, SourceError
 from embedmill.reindexing import BadRecord, Fields, Record, open_source
 from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.opening import check_apart, to_source
+from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.source import notes_of
 from embedmill.reindexing.sources import csv_file, json_values
 from embedmill.reindexing.sources.names import labels
@@ -258,7 +259,7 @@ def test_values_of_numpy_and_others_are_kept_and_what_cannot_be_is_named():
         "s": np.str_("x"),
         "a": np.arange(2),
         "t": np.datetime64("2026-01-02T03:04:05.123456789"),
-        "nat": np.datetime64("NaT"),
+        "nat": np.datetime64("NaT", "s"),
         "nan": [float("nan"), decimal.Decimal("NaN")],
         "scalar": pa.scalar(5),
         1: {2: b"\xff"},
@@ -563,7 +564,14 @@ def test_a_folder_that_cannot_be_read_is_one_part_that_is_lost(tmp_path, monkeyp
 
 def test_what_reindex_has_written_is_no_source(tmp_path):
     write(tmp_path / "a.md", "good")
-    for folder in ("vectors/.embedmill", "one.parquet.embedmill", "two.npy.embedmill", "index.embedmill", "index"):
+    for folder in (
+        "vectors.embedmill",
+        "vectors",
+        "one.parquet.embedmill",
+        "two.npy.embedmill",
+        "index.embedmill",
+        "index",
+    ):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("vectors/0.parquet", "one.parquet", "two.npy", "two.ids.jsonl", "index/meta.json"):
         write(tmp_path / name, b"whatever")
@@ -571,11 +579,8 @@ def test_what_reindex_has_written_is_no_source(tmp_path):
     write(tmp_path / "own.jsonl", '{"id": "x", "reason": "spam", "detail": "y", "text": "a record"}\n')
     assert texts(read(tmp_path)) == [("a.md", "good"), ("x", "a record")]
 
-    class Sink:
-        name = str(tmp_path / "vectors" / "..")
-
     with pytest.raises(InvalidRequestError, match="is the source itself"):
-        check_apart(open_source([str(tmp_path)]), Sink())
+        check_apart(open_source([str(tmp_path)]), open_sink(str(tmp_path)), tmp_path / "rejects.jsonl")
 
 
 # Names

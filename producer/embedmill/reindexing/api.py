@@ -33,6 +33,7 @@ from embedmill.reindexing.report import Progress, ReindexReport
 from embedmill.reindexing.run import Run
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Fields, Source
+from embedmill.reindexing.ways import ALL, Deletes, check_ways, note_ways, ways_of
 
 
 def reindex(
@@ -47,7 +48,7 @@ def reindex(
     dtype: str = "float32",
     truncate: bool = True,
     with_text: bool = False,
-    delete_missing: bool = False,
+    delete_missing: Deletes = False,
     retry_rejected: bool = False,
     rebuild: bool = False,
     rejects: str | os.PathLike[str] | None = None,
@@ -75,7 +76,8 @@ def reindex(
         dtype: float32, float16, int8 or binary, as far as the sink can hold it.
         truncate: False rejects texts longer than the model reads.
         with_text: rows carry their texts.
-        delete_missing: delete rows whose ids the source no longer has.
+        delete_missing: delete rows whose ids the source no longer has. Refused if the source is read otherwise than
+            before (another format or field, fewer kinds of files, other files or folders), unless it is ``"all"``.
         retry_rejected: embed again what was rejected before, though it is unchanged.
         rebuild: if the sink was filled by another model or with other options, build a new version beside it and
             switch over when it is whole.
@@ -91,21 +93,23 @@ def reindex(
     """
     records = to_source(source, fields)
     with ExitStack() as stack:
+        named = to_sink(to)
+        stack.callback(named.close)
+        side = Rejects(Path(rejects) if rejects is not None else rejects_path(named))
+        stack.callback(side.close)
+        check_apart(records, named, side.path)
         if client is None:
             client = stack.enter_context(EmbeddingClient())
         queue = BulkQueue(client, model or client.settings.model)
         card = await_card(queue, on_progress, should_stop).card
         index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
-        named = to_sink(to)
-        stack.callback(named.close)
-        check_apart(records, named)
         sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         ledger = stack.enter_context(Ledger(ledger_path(sink, index), sink.name))
         prepare(sink, ledger, index)
-        check_origins(records, ledger, named.name, replaces=delete_missing)
-        side = Rejects(Path(rejects) if rejects is not None else rejects_path(named))
-        stack.callback(side.close)
+        check_ways(records, ledger, named.name, deletes=delete_missing)
+        check_origins(records, ledger, named.name, replaces=delete_missing == ALL)
+        note_ways(records, ledger)
         run = Run(
             sink,
             ledger,
@@ -114,10 +118,14 @@ def reindex(
             on_progress=on_progress or _ignore,
             should_stop=should_stop or _never,
             retry_rejected=retry_rejected,
-            delete_missing=delete_missing,
+            delete_missing=bool(delete_missing),
         )
         run.pipeline = Pipeline(queue, ledger, index, sink=sink.name, dimensions=dimensions, look=run.look)
         is_whole = run.execute(records)
+        if is_whole:
+            side.finish()
+            if run.has_deleted_missing:
+                ledger.set_reading(ways_of(records))
         rows = ledger.count()
         ledger.close()  # it may lie in a folder that is renamed now
         if is_whole and (note := sink.switch()):

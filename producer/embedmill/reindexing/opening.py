@@ -22,6 +22,7 @@ from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.source import Fields, Source, Values
 from embedmill.reindexing.sources.names import open_source
+from embedmill.reindexing.ways import SOURCE, ways_of
 from embedmill.request import check_dimensions
 from embedmill.settings import data_dir
 from embedmill.vectors import Dtype
@@ -85,14 +86,31 @@ def to_source(source: Any, fields: Fields | None) -> Source:
     return Values(source, fields)
 
 
-def check_apart(source: Source, sink: Sink) -> None:
-    """Raise InvalidRequestError if the sink is the folder that is read: it would read what it writes."""
-    for name in (source.name, *source.name.split(", ")):  # of several sources, each
-        source_path, sink_path = Path(name), Path(sink.name)
-        if source_path.is_dir() and sink_path.is_dir() and source_path.samefile(sink_path):
-            raise InvalidRequestError(
-                "to", f"{printable(name)} is the source itself; name a folder beside or within it"
-            )
+def check_apart(source: Source, sink: Sink, rejects: Path) -> None:
+    """Check that nothing that is read is written, and that what is rejected is listed in a file of its own.
+
+    Raises:
+        InvalidRequestError: the source, the sink or the list lie in each other's place.
+    """
+    read = [path for path in (Path(way[SOURCE]) for way in ways_of(source)) if path.is_absolute() and path.exists()]
+    written = [Path(os.path.realpath(path)) for path in sink.written]
+    listed = Path(os.path.realpath(rejects))
+    for path in read:
+        if any(path.is_relative_to(other) or _is_same(path, other) for other in written):
+            reason = f"{printable(sink.name)} is the source itself, or holds it; name another file or folder"
+            raise InvalidRequestError("to", reason)
+        if _is_same(path, listed):
+            raise InvalidRequestError("rejects", f"{rejects} is the source itself; name another file (--rejects)")
+        if listed.is_relative_to(path) and listed.suffix != ".jsonl":
+            reason = f"{rejects} lies in the source, and would be read as one of its files; end its name in .jsonl"
+            raise InvalidRequestError("rejects", reason)
+    if any(listed.is_relative_to(other) for other in written):
+        raise InvalidRequestError("rejects", f"{rejects} is written by the sink; name another file (--rejects)")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Return whether two names are of one file, links of both kinds counted."""
+    return path == other or (other.exists() and path.samefile(other))
 
 
 def await_card(
@@ -184,7 +202,7 @@ def rejects_path(sink: Sink) -> Path:
     """Give where rejects are listed unless the caller says."""
     if "://" not in sink.name and not sink.name.startswith("qdrant+file:"):
         path = Path(sink.name)
-        return path.with_name(f"{path.name}.rejects.jsonl")
+        return path.with_name(f"{path.name}.rejects.jsonl") if path.name else Path("reindex.rejects.jsonl")
     table = re.search(r"[?&]table=([A-Za-z0-9_]+)", sink.name)
     last = table[1] if table else re.split(r"[/#]", sink.name.partition("?")[0])[-1]
     return Path(f"{last or 'reindex'}.rejects.jsonl")

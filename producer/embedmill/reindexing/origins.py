@@ -31,7 +31,7 @@ def check_origins(source: Source, ledger: Ledger, sink: str, *, replaces: bool) 
                 "source",
                 f"{printable(sink)} holds records of {printable(before)} under the same ids. Name both in one call, or "
                 "files from a folder above them by their relative paths, or give records an id (--id-field); to put "
-                "this one in the place of the other, delete what is missing (--delete-missing)",
+                "this one in the place of the other, delete what is missing (--delete-missing=all)",
             )
     if any(known.get(label) != path for label, path in origins.items()):
         ledger.set_origins({**known, **origins})

@@ -36,6 +36,10 @@ SHOWN_PARTS: Final = 10
 
 #: Reason of a record whose id another one before it has.
 DUPLICATE_ID: Final = "duplicate_id"
+DUPLICATE: Final = (
+    "another record before it has this id; name the field that tells them apart (--id-field), or files of one name by "
+    "their paths from a folder above them"
+)
 
 
 #: Records with their metadata as JSON, and what should have been some with nothing.
@@ -212,7 +216,7 @@ class Planner:
             number = found[0] if found else self._number(item.id)
             if not self.seen.add(number):
                 self._documents.drop(item.parent)
-                self._reject(item.id, DUPLICATE_ID, "another record before it has this id")
+                self._reject(item.id, DUPLICATE_ID, DUPLICATE)
                 continue
             hashed = digest(item.text, metadata)
             if found and found[1] == hashed and not (found[3] and self._retries):

@@ -6,38 +6,48 @@ import json
 from pathlib import Path
 from typing import IO
 
-from embedmill.errors import SinkError
-from embedmill.regular_file import check_regular
+from embedmill.errors import InvalidRequestError, SinkError
+from embedmill.regular_file import open_regular
+from embedmill.reindexing.metadata import in_one_line
+
+#: The fields of every line, by which a list is known.
+FIELDS = frozenset({"id", "reason", "detail"})
+
+#: Bytes of a first line that is looked at: an id and a detail are shorter.
+MAX_LINE_BYTES = 65_536
 
 
 class Rejects:
     """``{"id": …, "reason": …, "detail": …}`` a line, of the latest run; no file if there are none."""
 
     def __init__(self, path: Path) -> None:
-        """Begin anew.
+        """Name the file, which is left as it is until there is something to write.
 
         Raises:
-            SinkError: there can be no such file.
+            InvalidRequestError: it is another program's.
+            SinkError: it cannot be read.
         """
         self.path = path
         self._stream: IO[str] | None = None
-        try:
-            if path.exists():
-                check_regular(path)
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise SinkError(str(path), f"cannot be written: {error.strerror}") from None
+        self._has_written = False
+        if path.name in ("", ".."):
+            raise InvalidRequestError("rejects", "names no file; leave it out, or name one, as in rejects.jsonl")
+        self._check()
 
     def add(self, id: str, reason: str, detail: str) -> None:
-        """Write a line.
+        """Write a line; the first one takes the place of an older list.
 
         Raises:
             SinkError: it cannot be written.
         """
+        line = in_one_line(json.dumps({"id": id, "reason": reason, "detail": detail}, ensure_ascii=False))
         try:
             if self._stream is None:
+                self._check()  # since the run began, another program may have put something there
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = self.path.open("w", encoding="utf-8", errors="backslashreplace")
-            self._stream.write(json.dumps({"id": id, "reason": reason, "detail": detail}, ensure_ascii=False) + "\n")
+                self._has_written = True
+            self._stream.write(f"{line}\n")
         except OSError as error:
             raise SinkError(str(self.path), f"cannot be written: {error.strerror}") from None
 
@@ -46,8 +56,50 @@ class Rejects:
         if self._stream is not None:
             self._stream.flush()
 
+    def finish(self) -> None:
+        """Remove an older list: this run has come to its end, and what it has rejected, if anything, is in a new one.
+
+        Raises:
+            SinkError: it cannot be removed.
+        """
+        if self._has_written:
+            return
+        try:
+            if is_reject_list(self.path):
+                self.path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise SinkError(str(self.path), f"cannot be removed: {error.strerror}") from None
+
     def close(self) -> None:
         """Close the file, if there is one."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+    def _check(self) -> None:
+        try:
+            is_ours = is_reject_list(self.path) or not self.path.stat().st_size
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise SinkError(str(self.path), f"cannot be written: {error.strerror}") from None
+        if not is_ours:
+            reason = f"{self.path} is no list of rejects, and would be replaced; name another file (--rejects)"
+            raise InvalidRequestError("rejects", reason)
+
+
+def is_reject_list(path: Path) -> bool:
+    """Return whether a file is a list of rejects, as its first line shows.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open_regular(path) as stream:
+        line = stream.readline(MAX_LINE_BYTES)
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.keys() == FIELDS

@@ -56,6 +56,8 @@ class Run:
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._deletes_missing = delete_missing
+        #: What the source has not is deleted: from now on it is how the sink's rows are read.
+        self.has_deleted_missing = False
         self._planner = Planner(
             ledger,
             self.counts,
@@ -210,6 +212,7 @@ class Run:
         if deletes_missing and not self.counts.read:
             self.notes.append("the source holds no record at all, so nothing was taken for missing")
             deletes_missing = False
+        self.has_deleted_missing = deletes_missing
         self._delete(self._planner.outdated)
         while gone := list(
             islice(vanished(self._ledger.all_rows(), self._planner.seen, all_missing=deletes_missing), VANISHED_IDS)

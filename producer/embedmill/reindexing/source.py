@@ -55,6 +55,10 @@ class Fields:
     #: Fields that are carried along; None: all others.
     metadata: tuple[str, ...] | None = None
 
+    def way(self, source: str = "values of a program") -> Mapping[str, str]:
+        """Return how a source is read by these fields; see ``ways.py``."""
+        return {"source": source, "text field": self.text, "id field": self.id}
+
     def record(self, fields: Mapping[str, Any], place: str) -> Record | BadRecord:
         """Return the record that an object is; place: its id, if it names none."""
         text = fields[self.text] if self.text in fields else find(fields, self.text)
@@ -211,6 +215,11 @@ class Values:
     def __iter__(self) -> Iterator[Record | BadRecord]:
         for number, value in enumerate(self._values, start=1):
             yield self._record(value, f"values:{number}")
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How they are read."""
+        return [self._fields.way()]
 
     def fraction(self) -> float | None:
         """Nobody knows how many there will be."""

@@ -24,6 +24,7 @@ from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, Source, notes_of, to_record
 from embedmill.reindexing.token_counts import TokenCounts
+from embedmill.reindexing.ways import ways_of
 from embedmill.reply import Reason
 
 #: Of the way parts are cut; another one cuts unchanged documents anew.
@@ -212,6 +213,12 @@ class Split:
     def origins(self) -> Mapping[str, str]:
         """Where the source's ids come from."""
         return origins_of(self._source)
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How the source is read, and split."""
+        parts = f"{self._splitter.max_tokens} tokens, {self._splitter.overlap_tokens} shared"
+        return [{**way, "split": parts} for way in ways_of(self._source)]
 
     def fraction(self) -> float | None:
         """Say how much of the source has been read."""

@@ -71,6 +71,15 @@ def add(commands: Any) -> None:
     flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(*flags.DTYPES), default="float32")
     switch("--no-truncate", "reject texts longer than the model reads")
     switch("--delete-missing", "delete what the source no longer has")
+    parser.add_argument(
+        "--delete-missing=all",
+        dest="delete_missing",
+        action="store_const",
+        const="all",
+        help="the same, though the source is read otherwise than before [EMBEDMILL_DELETE_MISSING=all]",
+    )
+    if os.environ.get(_variable("--delete-missing")) == "all":
+        parser.set_defaults(delete_missing="all")
     switch("--retry-rejected", "embed again what was rejected before")
     switch("--rebuild", "if the sink was filled otherwise, build a new version and switch over")
     flag("--rejects", "FILE", "list what has no vector there; default SINK.rejects.jsonl")

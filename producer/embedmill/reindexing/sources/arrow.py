@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -48,6 +48,11 @@ class Frame:
                 rows = batch.slice(start, BATCH_ROWS)
                 yield from records(rows, self._reading, self.name, number)
                 number += rows.num_rows
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How it is read."""
+        return [self._reading.fields.way()]
 
     def fraction(self) -> float | None:
         """Nobody knows how many there will be."""

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,16 @@ class Reading:
     encoding: str = "utf-8"
     #: Carried along with every record: what the folders of a partitioned data set say.
     partition: Mapping[str, Any] = field(default_factory=dict)
+
+    def way(self, path: str, form: str, kinds: Iterable[str] = ()) -> Mapping[str, str]:
+        """Return how a file or folder is read; see ``ways.py``."""
+        return {
+            **self.fields.way("standard input" if path == STDIN else os.path.realpath(path)),
+            "format": form,
+            "kinds": " ".join(sorted(kinds)),
+            "delimiter": self.delimiter,
+            "encoding": self.encoding,
+        }
 
 
 class FileSource(ABC):
@@ -85,6 +95,11 @@ class FileSource(ABC):
     def origins(self) -> dict[str, str]:
         """What ids made of places begin with, and where the file is."""
         return {} if self.has_ids or self.path == STDIN else {self.name: os.path.realpath(self.path)}
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How it is read."""
+        return [self.reading.way(self.path, type(self).__name__.lower())]
 
     def fraction(self) -> float | None:
         """Return the share of its bytes that has been read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -54,6 +54,7 @@ class Folder:
         self._done = 0
         self._under_work: Source | None = None
         self._has_documents = False
+        self._kinds: set[str] = set()
         self._check()
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
@@ -78,6 +79,11 @@ class Folder:
         """What the documents' ids begin with, and where the folder is."""
         return {self._prefix: os.path.realpath(self._root)} if self._has_documents else {}
 
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How it is read."""
+        return [self._reading.way(self.name, self._form, self._kinds)]
+
     def fraction(self) -> float | None:
         """Count each file alike."""
         if self._listing is None:
@@ -96,6 +102,7 @@ class Folder:
         listing, error = self._list(), None
         self._listing = None
         self._has_documents = listing.has_documents
+        self._kinds = {suffix_of(path) for path in listing.paths}
         if listing.broken or listing.has_documents:
             return
         if not listing.paths and listing.passed_over:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from embedmill.harmless import printable
-from embedmill.regular_file import open_regular
+from embedmill.reindexing.rejects import is_reject_list
 from embedmill.reindexing.sources.suffixes import DOCUMENTS, TABLES, suffix_of
 
 #: Kinds that a message names as passed over.
@@ -124,7 +123,8 @@ def _is_sink(folder: Path) -> bool:
     """Return whether a folder is what reindex writes, or keeps beside what it writes."""
     if folder.name.endswith(".embedmill"):
         return True
-    return _is_folder(folder / ".embedmill") or _is_folder(folder.with_name(f"{folder.name}.embedmill"))
+    is_older = _is_there(folder / ".embedmill" / "index.json")  # where a sink's state was kept before
+    return is_older or _is_folder(folder.with_name(f"{folder.name}.embedmill"))
 
 
 def _is_written(path: Path) -> bool:
@@ -136,6 +136,13 @@ def _is_written(path: Path) -> bool:
     return path.suffix == ".jsonl" and _is_reject_list(path)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -145,11 +152,9 @@ def _is_folder(path: Path) -> bool:
 
 def _is_reject_list(path: Path) -> bool:
     try:
-        with open_regular(path) as stream:
-            first = json.loads(stream.readline(4096))
-    except (OSError, ValueError, RecursionError):
+        return is_reject_list(path)
+    except OSError:
         return False
-    return isinstance(first, dict) and first.keys() == {"id", "reason", "detail"}
 
 
 def _said(folder: str) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ from embedmill.reindexing.sources.files import STDIN, Reading, mapped
 from embedmill.reindexing.sources.folder import Folder
 from embedmill.reindexing.sources.forms import open_file
 from embedmill.reindexing.sources.streams import check_encoding
+from embedmill.reindexing.ways import ways_of
 
 #: What a source may be.
 FORMS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
@@ -44,6 +45,11 @@ class Chain:
     def origins(self) -> Mapping[str, str]:
         """Where the ids of all of them come from."""
         return {label: path for source in self._sources for label, path in origins_of(source).items()}
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How each of them is read."""
+        return [way for source in self._sources for way in ways_of(source)]
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
         """Read them in turn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,11 @@ class Parquet:
     def origins(self) -> dict[str, str]:
         """What ids made of places begin with, and where the file is."""
         return {} if self._has_ids else {self.name: os.path.realpath(self.path)}
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How it is read."""
+        return [self.reading.way(self.path, "parquet")]
 
     def fraction(self) -> float | None:
         """Return the share of the rows that has been read."""
