@@ -24,6 +24,7 @@ from pyarrow import dataset
 from embedmill.errors import SinkError
 from embedmill.reindexing import Index, Rows, Sink, open_sink
 from embedmill.reindexing.ledger import Entry, Ledger
+from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.sinks import postgres
 from embedmill.vectors import Dtype
 
@@ -437,6 +438,16 @@ def test_a_full_disk_is_said_and_with_room_the_same_rows_are_written(kind, small
         book.close()
     found = content(kind, small_disk)
     assert set(rows.ids) <= found.keys()
+
+
+def test_a_list_of_rejects_on_a_full_disk_is_a_sink_s_error(small_disk):
+    rejects = Rejects(small_disk / "list.jsonl")
+    with pytest.raises(SinkError, match=r"list\.jsonl: cannot be written: No space left on device; name another file"):
+        for i in range(100_000):
+            rejects.add(f"id {i}", "spam", "why")
+            rejects.flush()
+    with suppress(SinkError):
+        rejects.close()
 
 
 @pytest.mark.parametrize("kind", ["qdrant"], indirect=True)

@@ -1,5 +1,6 @@
 """Nothing is deleted on the strength of a source that is read otherwise than before."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from embedmill import InvalidRequestError
 from embedmill.reindexing import Fields, Index, open_source
 from embedmill.reindexing.ledger import Entry, Ledger
 from embedmill.reindexing.source import Values
+from embedmill.reindexing.sources import folder, listing
 from embedmill.reindexing.ways import changes, check_ways, merged, note_ways, ways_of
 
 
@@ -68,6 +70,14 @@ def test_sources_and_kinds_that_are_missing_are_named(docs, tmp_path):
     (docs / "a.md").unlink()
     assert changes(before, ways(docs)) == [f"{docs} had files of the kind .md, and has none now"]
     assert changes([{"source": "standard input"}], ways(docs)) == ["standard input is not among the sources"]
+
+
+def test_of_a_folder_that_cannot_be_read_whole_nobody_knows_the_kinds(docs, monkeypatch):
+    before = ways(docs)
+    (docs / "a.md").unlink()
+    real = listing.list_folder
+    monkeypatch.setattr(folder, "list_folder", lambda *args: replace(real(*args), broken={"x": "no permission"}))
+    assert changes(before, ways(docs)) == [], "the run says that itself, and deletes nothing"
 
 
 def test_a_file_whose_form_has_changed_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from embedmill import InvalidRequestError, SinkError
@@ -101,6 +102,13 @@ def test_a_server_that_is_away_is_an_error_of_ours(name):
         sink.filled_by()
     assert "s3cret" not in str(caught.value)
     sink.close()
+
+
+def test_a_server_whose_disk_is_full_is_said_to_be_so():
+    sink = postgres.PostgresSink("postgresql://u:s3cret@host/db")
+    with pytest.raises(SinkError, match="the server's disk is full; make room there") as caught, sink._mapped():
+        raise psycopg.errors.DiskFull("could not extend a file")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_dtype_that_a_sink_cannot_hold_is_refused_before_anything_is_sent(tmp_path):

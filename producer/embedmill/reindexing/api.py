@@ -153,12 +153,14 @@ def preview(
         RequestError: ``reindex`` would raise it, too.
         SourceError: the source cannot be read.
     """
-    queue = BulkQueue(client, model or client.settings.model)
-    served = await_card(queue)
-    index = index_of(served.card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
     with ExitStack() as stack:
+        records = to_source(source, fields)
         named = to_sink(to)
         stack.callback(named.close)
+        check_apart(records, named)
+        queue = BulkQueue(client, model or client.settings.model)
+        served = await_card(queue)
+        index = index_of(served.card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
         sink = version_of(named, index, rebuild=rebuild)
         stack.callback(sink.close)
         path = ledger_path(sink, index)
@@ -168,9 +170,7 @@ def preview(
             return unchanged(ledger, records, metadata) if ledger is not None and ledger.index() == index else 0
 
         rate = max(served.tokens_per_s, queue.backlog().tokens_per_s if served.is_live else 0.0)
-        return estimate(
-            to_source(source, fields), index, served.card, tokens_per_s=rate, count_unchanged=count_unchanged
-        )
+        return estimate(records, index, served.card, tokens_per_s=rate, count_unchanged=count_unchanged)
 
 
 def _ignore(progress: Progress, warning: str) -> None:

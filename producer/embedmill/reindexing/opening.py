@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
@@ -86,25 +86,35 @@ def to_source(source: Any, fields: Fields | None) -> Source:
     return Values(source, fields)
 
 
-def check_apart(source: Source, sink: Sink, rejects: Path) -> None:
+def check_apart(source: Source, sink: Sink, rejects: Path | None = None) -> None:
     """Check that nothing that is read is written, and that what is rejected is listed in a file of its own.
+
+    Args:
+        source: what is read.
+        sink: what is written.
+        rejects: the list, if there will be one.
 
     Raises:
         InvalidRequestError: the source, the sink or the list lie in each other's place.
     """
     read = [path for path in (Path(way[SOURCE]) for way in ways_of(source)) if path.is_absolute() and path.exists()]
     written = [Path(os.path.realpath(path)) for path in sink.written]
-    listed = Path(os.path.realpath(rejects))
     for path in read:
         if any(path.is_relative_to(other) or _is_same(path, other) for other in written):
             reason = f"{printable(sink.name)} is the source itself, or holds it; name another file or folder"
             raise InvalidRequestError("to", reason)
-        if _is_same(path, listed):
-            raise InvalidRequestError("rejects", f"{rejects} is the source itself; name another file (--rejects)")
-        if listed.is_relative_to(path) and listed.suffix != ".jsonl":
-            reason = f"{rejects} lies in the source, and would be read as one of its files; end its name in .jsonl"
-            raise InvalidRequestError("rejects", reason)
-    if any(listed.is_relative_to(other) for other in written):
+    if rejects is not None:
+        _check_list(rejects, read, written)
+
+
+def _check_list(rejects: Path, read: Sequence[Path], written: Sequence[Path]) -> None:
+    path = Path(os.path.realpath(rejects))
+    if any(_is_same(other, path) for other in read):
+        raise InvalidRequestError("rejects", f"{rejects} is the source itself; name another file (--rejects)")
+    if path.suffix != ".jsonl" and any(path.is_relative_to(other) for other in read):
+        reason = f"{rejects} lies in the source, and would be read as one of its files; end its name in .jsonl"
+        raise InvalidRequestError("rejects", reason)
+    if any(path.is_relative_to(other) for other in written):
         raise InvalidRequestError("rejects", f"{rejects} is written by the sink; name another file (--rejects)")
 
 

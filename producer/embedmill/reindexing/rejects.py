@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -41,20 +43,23 @@ class Rejects:
             SinkError: it cannot be written.
         """
         line = in_one_line(json.dumps({"id": id, "reason": reason, "detail": detail}, ensure_ascii=False))
-        try:
+        with self._mapped():
             if self._stream is None:
                 self._check()  # since the run began, another program may have put something there
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = self.path.open("w", encoding="utf-8", errors="backslashreplace")
                 self._has_written = True
             self._stream.write(f"{line}\n")
-        except OSError as error:
-            raise SinkError(str(self.path), f"cannot be written: {error.strerror}") from None
 
     def flush(self) -> None:
-        """Let readers see what has been written."""
+        """Let readers see what has been written.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
         if self._stream is not None:
-            self._stream.flush()
+            with self._mapped():
+                self._stream.flush()
 
     def finish(self) -> None:
         """Remove an older list: this run has come to its end, and what it has rejected, if anything, is in a new one.
@@ -73,18 +78,30 @@ class Rejects:
             raise SinkError(str(self.path), f"cannot be removed: {error.strerror}") from None
 
     def close(self) -> None:
-        """Close the file, if there is one."""
+        """Close the file, if there is one.
+
+        Raises:
+            SinkError: the rest of it cannot be written.
+        """
         if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+            stream, self._stream = self._stream, None
+            with self._mapped():
+                stream.close()
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SinkError(str(self.path), f"cannot be written: {reason}; name another file (--rejects)") from None
 
     def _check(self) -> None:
-        try:
-            is_ours = is_reject_list(self.path) or not self.path.stat().st_size
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise SinkError(str(self.path), f"cannot be written: {error.strerror}") from None
+        with self._mapped():
+            try:
+                is_ours = is_reject_list(self.path) or not self.path.stat().st_size
+            except FileNotFoundError:
+                return
         if not is_ours:
             reason = f"{self.path} is no list of rejects, and would be replaced; name another file (--rejects)"
             raise InvalidRequestError("rejects", reason)

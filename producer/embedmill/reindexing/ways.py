@@ -15,7 +15,8 @@ from embedmill.harmless import printable, some
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.source import Source
 
-#: Names of what there is of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}.
+#: Names of what there is of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}. The kinds of
+#: a folder that cannot be read whole are left out.
 SOURCE: Final = "source"
 KINDS: Final = "kinds"
 
@@ -46,7 +47,7 @@ def changes(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     name, found = printable(old[SOURCE]), list[str]()
-    if gone := sorted(_kinds(old) - _kinds(new)):
+    if KINDS in new and (gone := sorted(_kinds(old) - _kinds(new))):
         found.append(f"{name} had files of the kind {some(map(printable, gone))}, and has none now")
     for key in sorted({*old, *new} - {SOURCE, KINDS}):
         was, now_is = (printable(way.get(key) or "unset") for way in (old, new))

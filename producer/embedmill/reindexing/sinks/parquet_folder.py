@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -114,7 +115,7 @@ class ParquetFolder(SegmentedSink):
         old = self.read_index(state_of(target))
         stem = f"{target.name}.before-{old.tag if old else 'unknown'}"
         names = (target.with_name(stem if i == 0 else f"{stem}-{i}") for i in count())
-        return next(name for name in names if not name.exists() and not state_of(name).exists())
+        return next(name for name in names if not any(map(os.path.lexists, (name, state_of(name)))))
 
     def _take_up_switch(self) -> None:
         """Finish what a crash has interrupted between two renames."""

@@ -235,6 +235,8 @@ class PostgresSink(Sink):
             raise SinkError(self.name, "the server has no pgvector; install its package there") from None
         except psycopg.errors.InsufficientPrivilege:
             raise SinkError(self.name, "the user may not do that; CREATE EXTENSION vector may need another") from None
+        except psycopg.errors.DiskFull:
+            raise SinkError(self.name, "the server's disk is full; make room there and run this again") from None
         except psycopg.Error as error:
             code = f", SQLSTATE {error.sqlstate}" if error.sqlstate else ""
             reason = (

@@ -34,12 +34,12 @@ class Reading:
     #: Carried along with every record: what the folders of a partitioned data set say.
     partition: Mapping[str, Any] = field(default_factory=dict)
 
-    def way(self, path: str, form: str, kinds: Iterable[str] = ()) -> Mapping[str, str]:
-        """Return how a file or folder is read; see ``ways.py``."""
+    def way(self, path: str, form: str, kinds: Iterable[str] | None = ()) -> Mapping[str, str]:
+        """Return how a file or folder is read, None: of nobody knows which kinds; see ``ways.py``."""
         return {
             **self.fields.way("standard input" if path == STDIN else os.path.realpath(path)),
             "format": form,
-            "kinds": " ".join(sorted(kinds)),
+            **({} if kinds is None else {"kinds": " ".join(sorted(kinds))}),
             "delimiter": self.delimiter,
             "encoding": self.encoding,
         }

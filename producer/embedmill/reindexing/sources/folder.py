@@ -54,7 +54,7 @@ class Folder:
         self._done = 0
         self._under_work: Source | None = None
         self._has_documents = False
-        self._kinds: set[str] = set()
+        self._kinds: set[str] | None = None
         self._check()
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
@@ -102,7 +102,7 @@ class Folder:
         listing, error = self._list(), None
         self._listing = None
         self._has_documents = listing.has_documents
-        self._kinds = {suffix_of(path) for path in listing.paths}
+        self._kinds = None if listing.broken else {suffix_of(path) for path in listing.paths}
         if listing.broken or listing.has_documents:
             return
         if not listing.paths and listing.passed_over:
