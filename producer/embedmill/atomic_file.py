@@ -11,15 +11,19 @@ from typing import IO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, folder: Path | None = None) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` that takes its place when all went well, and is removed otherwise.
 
     What has taken its place is on the disk, and so is its name.
 
+    Args:
+        path: the file.
+        folder: where the new one lies until then, in the same file system; None: beside it.
+
     Raises:
         OSError: there can be no such file, or no more of it.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder or path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream

@@ -529,6 +529,42 @@ def test_a_folder_holds_parquet_files_alone_and_its_older_layout_is_named(kind, 
 
 
 @pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
+def test_a_file_that_is_not_whole_is_kept_from_readers_and_removed_by_the_next_run(kind, make, tmp_path, monkeypatch):
+    book, folder = make(), Path(NAMES[kind](tmp_path))
+    first, moved = book.put(IDS), []
+
+    def dies(path: Path, to: Path) -> Path:
+        moved.append((path, to))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", dies)
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: None)  # and then the process dies
+    with pytest.raises(KeyboardInterrupt):
+        book.put(["lost"])
+    monkeypatch.undo()
+    book.close()
+    ((torn, to),) = moved
+    assert (torn.exists(), to.parent) == (True, folder)
+    assert {path.suffix for path in folder.iterdir()} == {".parquet"}
+    make().close()
+    assert not torn.exists()
+    expect(kind, tmp_path, first)
+
+
+@pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
+def test_a_folder_may_be_a_mount_of_its_own(kind, make, tmp_path, small_disk):
+    (tmp_path / "vectors").symlink_to(small_disk)
+    book = make()
+    rows = book.put(IDS)
+    book.put(["more"])
+    book.delete(["more"])
+    book.finish()
+    book.close()
+    expect(kind, tmp_path, rows)
+    assert {path.suffix for path in small_disk.iterdir()} == {".parquet"}
+
+
+@pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
 @pytest.mark.parametrize("name", ["part-00000099.parquet", "part-0.parquet", "part-99.parquet", ".part-7.tmp"])
 def test_segments_of_others_in_a_folder_of_ours_are_not_removed(kind, make, tmp_path, name):
     book = make()

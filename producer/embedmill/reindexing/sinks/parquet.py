@@ -28,8 +28,8 @@ _POOL: Final = pa.system_memory_pool()
 BATCH_ROWS: Final = 1_024
 
 
-def put(path: Path, index: Index, rows: Iterable[Rows]) -> None:
-    """Write a Parquet file that is whole or not there."""
+def put(path: Path, index: Index, rows: Iterable[Rows], *, folder: Path | None = None) -> None:
+    """Write a Parquet file that is whole or not there; folder: see ``replacing``."""
     table_schema = schema(index)
     plain = [name for name in table_schema.names if name != "vector"]
     options: dict[str, Any] = {
@@ -39,7 +39,7 @@ def put(path: Path, index: Index, rows: Iterable[Rows]) -> None:
         "memory_pool": _POOL,
     }
     with (
-        replacing(path) as stream,
+        replacing(path, folder=folder) as stream,
         pq.ParquetWriter(cast(BinaryIO, stream), table_schema, **options) as writer,
     ):
         for some in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -46,6 +47,8 @@ class ParquetFolder(SegmentedSink):
         super().__init__(str(folder))
         self._folder = folder
         self._target = target
+        #: Where files lie until they are whole; None: nobody has looked.
+        self._torn: Path | None = None
         if target is None:
             with self.mapped():
                 self._take_up_switch()
@@ -86,8 +89,10 @@ class ParquetFolder(SegmentedSink):
         return not parquet.is_ours(path)
 
     def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
-        """Write one file, a row group an item."""
-        parquet.put(path, index, rows)
+        """Write one file, a row group an item; what is not whole is kept from readers."""
+        if self._torn is None:
+            self._torn = self._place_of_torn(path)
+        parquet.put(path, index, rows, folder=self._torn)
 
     def read(self, path: Path, index: Index) -> Iterator[Rows]:
         """Read one file."""
@@ -110,6 +115,19 @@ class ParquetFolder(SegmentedSink):
                 stream.write(before.name.removeprefix(self._target.name).encode())
             _switch(self._folder, self._target, before)
         return f"{self._target} holds the new vectors; those before them are in {before} until you remove it"
+
+    def _place_of_torn(self, path: Path) -> Path:
+        """Return the folder of state, or the folder itself if it is a mount of its own, into which nothing is moved."""
+        state = state_of(self._folder)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=state)
+        os.close(descriptor)
+        try:
+            moved = Path(name).rename(self._folder / Path(name).name)
+        except OSError:
+            Path(name).unlink()
+            return self._folder
+        moved.unlink()
+        return state
 
     def _free_name(self, target: Path) -> Path:
         old = self.read_index(state_of(target))

@@ -142,14 +142,14 @@ class SegmentedSink(Sink):
         whole, broken = re.compile(rf"part-\d{{8,}}{suffix}"), re.compile(rf"\.part-\d{{8,}}{suffix}\.\w+\.tmp")
         with self.mapped():
             found = list(self.segments(self.opened).iterdir())
+            torn = [path for path in (*found, *self.state(self.opened).iterdir()) if broken.fullmatch(path.name)]
             if missing := kept - {path.name for path in found}:
                 raise SinkError(self.name, f"{min(missing)} is missing; restore it, or name another sink")
             for path in found:
                 if whole.fullmatch(path.name) and path.name not in kept and self.is_foreign(path):
                     raise SinkError(self.name, f"{path.name} was not written by reindex; move it elsewhere")
-            for path in found:
-                if broken.fullmatch(path.name) or (whole.fullmatch(path.name) and path.name not in kept):
-                    path.unlink()
+            for path in (*torn, *(path for path in found if whole.fullmatch(path.name) and path.name not in kept)):
+                path.unlink(missing_ok=True)
 
     def finish(self, live: Live) -> None:
         """Drop the rows that count no more."""
