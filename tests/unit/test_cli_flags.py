@@ -51,6 +51,26 @@ def test_every_command_shows_real_commands_that_parse():
             program.parser().parse_args(example.split(" > ")[0].split())
 
 
+@pytest.mark.parametrize(
+    ("words", "variable", "wanted"),
+    [
+        (["docs"], "", False),
+        (["--delete-missing", "docs"], "", True),
+        (["--delete-missing=all", "docs"], "", "all"),
+        (["docs"], "1", True),
+        (["docs"], "0", False),
+        (["docs"], "all", "all"),
+        (["--delete-missing", "docs"], "all", True),
+    ],
+)
+def test_what_is_missing_is_deleted_when_asked_and_all_of_it_when_asked_for_all(monkeypatch, words, variable, wanted):
+    monkeypatch.setenv("EMBEDMILL_DELETE_MISSING", variable)
+    args = program.parser().parse_args(["reindex", *words])
+    assert (args.sources, args.delete_missing) == (["docs"], wanted)
+    with pytest.raises(SystemExit):
+        program.parser().parse_args(["reindex", "--delete-missing=most", "docs"])
+
+
 @pytest.mark.parametrize("name", [name for name, _ in commands(program.parser())])
 def test_help_is_shown_for_every_command(name, capsys):
     with pytest.raises(SystemExit) as end:

@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
         dest="delete_missing",
         action="store_const",
         const="all",
-        help="the same, though the source is read otherwise than before [EMBEDMILL_DELETE_MISSING=all]",
+        help="the same, though the source is read otherwise than before; variable: all [EMBEDMILL_DELETE_MISSING]",
     )
     if os.environ.get(_variable("--delete-missing")) == "all":
         parser.set_defaults(delete_missing="all")
