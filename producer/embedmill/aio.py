@@ -14,6 +14,7 @@ from embedmill.client import LAST_MOMENT_S, accepted
 from embedmill.coalescing import Kind
 from embedmill.dead_letters import AsyncDeadLetters
 from embedmill.flows import Flow
+from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
 from embedmill.records import JobStatus
@@ -145,7 +146,7 @@ class AsyncJob:
 
     async def iter_results(self) -> AsyncIterator[ReplyPart]:
         """Give the chunks' vectors as they complete; see ``Job.iter_results``."""
-        run, calls, progress = self._client._run, self._calls, Progress(self.id)
+        run, calls, progress = self._client._run, self._calls, Progress(self.id, n_chunks=MAX_JOB_TEXTS)
         intake = await run(calls.intake(self.id))
         if refused := intake.refused():
             yield refused

@@ -20,7 +20,7 @@ from embedmill.errors import (
 )
 from embedmill.flows import Compute, Flow
 from embedmill.keys import Keyspace
-from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
 from embedmill.records import JobState, JobStatus
@@ -189,7 +189,7 @@ class Calls:
         return reply
 
     def _take(self, request: JobRequest, deadline_s: float) -> Flow[EmbeddingReply]:
-        progress = Progress(request.job_id, max(deadline_s - time.monotonic(), 0.001))
+        progress = Progress(request.job_id, max(deadline_s - time.monotonic(), 0.001), n_chunks=len(request.payloads))
         filled = Assembly(
             n_texts=request.n_texts,
             options=request.options,
@@ -226,7 +226,7 @@ class Calls:
 
     def result(self, job_id: str, timeout_s: float) -> Flow[EmbeddingReply]:
         """Wait until a job is over and gather its reply."""
-        progress = Progress(job_id, timeout_s)
+        progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
         record = yield from flows.read_record(self.keys, job_id)
         filled = Assembly(
             n_texts=record.status.n_texts,
@@ -277,7 +277,7 @@ class Calls:
         return [intake.take(reply) for reply in replies]
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
-        """Wait a moment for finished chunks; gives their numbers, maybe none.
+        """Wait a moment for finished chunks; gives their numbers, maybe none; at the end those without news, too.
 
         Raises:
             ResultTimeoutError: the progress's timeout is over.
@@ -295,7 +295,11 @@ class Calls:
         progress.is_over = events.over is not None
         if events.over is JobState.CANCELLED:
             raise JobCancelledError(progress.job_id)
-        return events.chunks
+        progress.seen.update(events.chunks)
+        if not progress.is_over or len(progress.seen) >= progress.n_chunks:
+            return events.chunks
+        n_replies = yield from flows.count_replies(self.keys, progress.job_id)
+        return [*events.chunks, *sorted(set(range(n_replies)) - progress.seen)]
 
     def why_late(self, job_id: str) -> Flow[str]:
         """Say how far a job is and who could do it, after the deadline of the call that waits for it.
@@ -311,8 +315,18 @@ class Calls:
 class Progress:
     """How far a reader of a job's events is."""
 
-    def __init__(self, job_id: str, timeout_s: float = float("inf")) -> None:
+    def __init__(self, job_id: str, timeout_s: float = float("inf"), *, n_chunks: int = 0) -> None:
+        """Start at the job's first event.
+
+        Args:
+            job_id: whose.
+            timeout_s: seconds to wait.
+            n_chunks: chunks that the job may have; 0: the reader wants none of them.
+        """
         self.job_id = job_id
+        self.n_chunks = n_chunks
+        #: Chunks of which there were news.
+        self.seen: set[int] = set()
         self.timeout_s = timeout_s
         self.deadline_s = time.monotonic() + timeout_s
         self.cursor = "0-0"

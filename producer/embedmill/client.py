@@ -11,6 +11,7 @@ from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.dead_letters import DeadLetters
 from embedmill.errors import TextsRejectedError
 from embedmill.flows import Flow
+from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import Link, T
 from embedmill.protocol import EmbedOptions
 from embedmill.records import JobStatus
@@ -208,7 +209,7 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer for half a minute.
         """
-        run, calls, progress = self._client._run, self._calls, Progress(self.id)
+        run, calls, progress = self._client._run, self._calls, Progress(self.id, n_chunks=MAX_JOB_TEXTS)
         intake = run(calls.intake(self.id))
         if refused := intake.refused():
             yield refused

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 from embedmill import protocol, records
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.keys import Keyspace
-from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_WORKERS
+from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_JOB_TEXTS, MAX_WORKERS
 from embedmill.protocol import ChunkReply, ModelCard
 from embedmill.records import Events, JobRecord
 from embedmill.request import JobRequest
@@ -133,10 +133,10 @@ def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[Jo
 
 
 def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flow[Events]:
-    """Wait up to ``block_s`` for news of a job.
+    """Wait up to ``block_s`` for news of a job. If they are lost, its record still says that it is over.
 
     Raises:
-        ResultExpiredError: there is no such job.
+        ResultExpiredError: there is no such job, or its texts are lost and nobody can do it.
         MessageError: they cannot be read.
     """
     block_ms = max(1, int(block_s * 1000))
@@ -144,12 +144,20 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
     (streams,) = yield Ask([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
     if not streams:
         look = ("XREAD", "COUNT", 1_000, "STREAMS", keys.events(job_id), cursor)
-        streams, state = yield Ask([look, ("HGET", keys.job(job_id), "state")], outage_s=WAITING_OUTAGE_S)
-        if state is None:
+        # The texts before the state: a commit drops the last ones and ends the job at once.
+        ask = [look, ("EXISTS", keys.texts(job_id)), ("HGET", keys.job(job_id), "state")]
+        streams, has_texts, state = yield Ask(ask, outage_s=WAITING_OUTAGE_S)
+        if state is None or (state == b"active" and not has_texts and not streams):
             raise ResultExpiredError(job_id)
         if not streams:
-            return Events(cursor=cursor, chunks=(), over=None)
+            return Events(cursor=cursor, chunks=(), over=None if state == b"active" else records.read_state(state))
     return records.read_news(streams[0][1])
+
+
+def count_replies(keys: Keyspace, job_id: str) -> Flow[int]:
+    """Return how many chunks of a job have a reply; they are the first ones once it is done."""
+    (count,) = yield Ask([("HLEN", keys.replies(job_id))], outage_s=WAITING_OUTAGE_S)
+    return min(int(count), MAX_JOB_TEXTS)
 
 
 def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[ChunkReply]]:

@@ -279,6 +279,39 @@ def test_texts_of_a_chunk_that_no_worker_could_read_are_rejected_in_either_way(c
     assert [(r.index, r.reason) for part in parts for r in part.rejected] == [(1, Reason.FAILED)]
 
 
+def test_vectors_whose_news_redis_has_lost_are_read_in_either_way(client, bench, expected):
+    bench.announce(bench.card())
+    job = client.submit(TEXTS)
+    assert job.status().chunks > 3
+    bench.work()
+    parts = job.iter_results()
+    first = next(parts)
+    bench.redis.delete(bench.keys.events(job.id))
+    bench.work()
+    bench.redis.xadd(bench.keys.events(job.id), {"x": "x"}, id="18446744073709551615-18446744073709551615")
+    while bench.work():  # Redis takes no news behind that: other ones are begun
+        pass
+    later_parts = list(parts)
+    assert sorted(int(i) for part in [first, *later_parts] for i in part.indices) == list(range(len(TEXTS)))
+    bench.redis.delete(bench.keys.events(job.id))
+    assert job.wait(10).state == "done"
+    assert np.array_equal(job.result(10).vectors, expected(TEXTS))
+    assert not any(part.rejected for part in job.iter_results())
+
+
+def test_a_waiter_is_told_that_a_job_has_lost_its_texts_and_embed_sends_them_again(client, bench, expected):
+    job = client.submit(TEXTS[:3])
+    bench.redis.delete(bench.keys.texts(job.id))
+    for wait in (lambda: job.wait(30), lambda: job.result(30), lambda: list(job.iter_results())):
+        with pytest.raises(ResultExpiredError):
+            wait()
+    with ThreadPoolExecutor() as threads:
+        called = threads.submit(client.embed, TEXTS[:3], timeout_s=60)
+        wait_until(lambda: (found := bench.redis.keys(f"{bench.namespace}:job:*:texts")) and bench.redis.delete(*found))
+        with bench.worker():
+            assert np.array_equal(called.result(60), expected(TEXTS[:3]))
+
+
 def forge(bench, **changes):
     """Commits a reply to the next chunk in which something is changed; a callable is given the right rows."""
     ref = bench.pop()

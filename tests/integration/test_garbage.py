@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from embedmill import flows, protocol, submission
-from embedmill.errors import KeyConflictError, MessageError, QueueError
+from embedmill.errors import KeyConflictError, MessageError, QueueError, ResultExpiredError
 from embedmill.flows import Ask, evalsha
 from embedmill.keys import LANES
 from embedmill.limits import LIVENESS_TTL_S, MAX_WORKERS, RING_WINDOW
@@ -363,6 +363,48 @@ def test_a_job_that_has_forgotten_what_it_rang_is_rung_by_the_sweep(bench, n_don
     while bench.work():
         pass
     assert bench.status().state is JobState.DONE
+
+
+@pytest.mark.parametrize("heals", ["commit", "submit"])
+def test_a_job_that_no_sweep_would_find_is_found_again(bench, heals):
+    bench.live("w")
+    bench.submit(TEXTS)
+    ref = bench.pop()
+    claim = bench.claim(ref)
+    bench.redis.delete(bench.keys.active("paper", "bulk"), bench.keys.queue("paper", "bulk"), bench.keys.lanes)
+    if heals == "commit":
+        assert bench.commit(ref, claim)
+        bench.redis.delete(bench.keys.queue("paper", "bulk"))
+    else:
+        bench.submit(TEXTS)
+    sweeper = Reconciler(bench.keys, "w")
+    assert sum(bench.run(sweeper.sweep()) for _ in range(2)) >= len(TEXTS) - 2
+    while bench.work():
+        pass
+    bring_to_an_end(bench)
+    assert bench.status().state is JobState.DONE
+    assert set(bench.redis.hvals(bench.keys.lane("paper", "bulk"))) == {b"0"}
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_a_job_that_has_lost_its_texts_is_forgotten_and_may_be_submitted_again(bench, is_swept):
+    bench.live("w")
+    bench.submit(TEXTS)
+    bench.work()
+    bench.redis.delete(bench.keys.texts("job"))
+    with pytest.raises(ResultExpiredError, match="Submit its texts again"):
+        bench.run(flows.read_events(bench.keys, "job", "$", 0.001))
+    if is_swept:
+        bench.run(Reconciler(bench.keys, "w").sweep())
+        assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0
+        assert set(bench.redis.hvals(bench.keys.lane("paper", "bulk"))) == {b"0"}
+    bench.submit(TEXTS)
+    assert (bench.status().chunks_done, is_whole(bench)) == (0, True)
+    assert int(bench.redis.hget(bench.keys.lane("paper", "bulk"), "chunks")) == len(TEXTS)
+    while bench.work():
+        pass
+    assert bench.status().state is JobState.DONE
+    assert set(bench.redis.hvals(bench.keys.lane("paper", "bulk"))) == {b"0"}
 
 
 def test_what_is_left_of_a_lost_record_is_none_of_the_next_job_s_of_its_id(bench):

@@ -43,6 +43,7 @@ if n_left == 0 then
   return 'committed'
 end
 
+find_again(record[8])
 -- The next chunk, as a rule; after garbage in its number perhaps one far behind it, which the sweep finds.
 local rung = whole(record[4])
 for _ = 1, 1000 do

@@ -139,6 +139,11 @@ local function weigh(sign, n_chunks, n_texts, n_tokens, row_bytes, created_ms)
   if is_swept then redis.call('HSET', drain, unpack(swept_news)) end
 end
 
+-- Let the sweeps find an unfinished job, should they not.
+local function find_again(created_ms)
+  redis.call('ZADD', active, 'NX', whole(created_ms, now_ms()), job_id())
+end
+
 -- A full Redis refuses what may grow, unless the script has written before: so each script that drains
 -- begins with a command that frees or keeps (HDEL, ZREM, PEXPIRE).
 

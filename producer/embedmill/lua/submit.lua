@@ -5,6 +5,7 @@
 -- The record: v id digest model lane options rejected n_chunks n_texts n_tokens row_bytes ttl_ms unfinished_ttl_ms
 -- deadline_ms limit_s; and, kept by the scripts: state (active done cancelled) created_ms ended_ms done rung first_ring
 -- rings left_chunks left_texts left_tokens fingerprint; and, kept by the sweep: low, below which all is done.
+-- A job that has lost its texts is submitted anew; one that no sweep would find any more is found again.
 -- Gives: submitted, or same, or conflict, or unstaged (the staged texts are not whole: stage them again), or room (it
 -- was asked for, and there is), or no room: {tokens or bytes, taken, limit, asked for, tokens before it, tokens/s
 -- drained}.
@@ -44,10 +45,15 @@ local function no_room(unstaged_bytes)
   if limit > 0 and taken + asked > limit then return {'bytes', taken, limit, asked, waiting, drain_rate()} end
 end
 
-local digest = redis.call('HGET', job, 'digest')
-if digest then
+local there = redis.call('HMGET', job, 'digest', 'state', 'lane', 'created_ms', 'left_chunks', 'left_texts', 'left_tokens',
+  'row_bytes')
+local is_active = there[1] == record.digest and there[2] == 'active' and there[3] == record.lane
+local has_lost_texts = is_active and redis.call('EXISTS', texts) == 0
+if there[1] and not has_lost_texts then
   redis.call('UNLINK', staged)
-  return digest == record.digest and 'same' or 'conflict'
+  if there[1] ~= record.digest then return 'conflict' end
+  if is_active then find_again(there[4]) end
+  return 'same'
 end
 local unstaged_bytes = tonumber(ARGV[6])
 if unstaged_bytes > 0 then return no_room(unstaged_bytes) or 'room' end
@@ -61,7 +67,10 @@ if refusal then
   return refusal
 end
 
--- What somebody left of a job of this id whose record is lost is none of this one's.
+if has_lost_texts and redis.call('ZREM', active, job_id()) == 1 then
+  weigh(-1, whole(there[5]), whole(there[6]), whole(there[7]), whole(there[8]), whole(there[4]))
+end
+-- What somebody left of a job of this id whose record or texts are lost is none of this one's.
 if redis.call('EXISTS', job, texts, weights, claims, crashes, replies, events) > 0 then
   redis.call('UNLINK', job, texts, weights, claims, crashes, replies, events)
 end

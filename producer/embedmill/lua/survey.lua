@@ -2,8 +2,8 @@
 -- KEYS: lane, active, drain. ARGV: what stands before a job's id in its record, protocol version, where the page before
 -- ended ('' begins a sweep), jobs a page, chunks to look at a page, chunks that a job rings ahead.
 -- Gives {where it ended ('' if the sweep is over), 1 if a counter was wrong, job, chunk, claim ('' for none), …}, or
--- nothing if another sweep has begun; a chunk of -1 is a job that cannot be read. Jobs whose records expired are
--- forgotten. Of jobs of other protocol versions no chunk is listed: their workers look after them.
+-- nothing if another sweep has begun; a chunk of -1 is a job that cannot be read. Jobs whose records expired or
+-- whose texts are lost are forgotten. Of jobs of other protocol versions no chunk is listed: their workers look after them.
 --
 -- The counters are exact although work goes on: a job is counted once the sweep has passed its submission time, and
 -- whatever changes it after that changes the sweep's sums, too (weigh in the prelude). At the end the sums replace them.
@@ -25,11 +25,8 @@ end
 
 -- List the chunks of a job that were rung and are not committed. Those that are no more committed than all before them
 -- are remembered as the job's low, so that a long job is not looked at from its start each time.
-local function list(id, rung, low, n_chunks)
-  local key = prefix .. id
-  local n_left = redis.pcall('HLEN', key .. ':texts')
-  if type(n_left) ~= 'number' then return note(id, -1, '') end
-  local was_low, open = low, {}
+local function list(id, n_left, rung, low, n_chunks)
+  local key, was_low, open = prefix .. id, low, {}
 
   local function look(from, to)
     for chunk = from, math.min(to, n_chunks, from + JOB_STEPS) - 1 do
@@ -44,9 +41,9 @@ local function list(id, rung, low, n_chunks)
 
   look(low, rung)
   -- It has forgotten what it rang, or was never rung: its next chunks are taken for rung.
-  if #open == 0 and n_left > 0 then look(math.max(low, rung), math.max(low, rung) + window) end
+  if #open == 0 then look(math.max(low, rung), math.max(low, rung) + window) end
   if #open == 0 and low >= n_chunks then low = 0 end
-  if low ~= was_low and n_left > 0 then redis.call('HSET', key, 'low', low) end
+  if low ~= was_low then redis.call('HSET', key, 'low', low) end
   if #open == 0 then return end
   local held = redis.pcall('HMGET', key .. ':claims', unpack(open))
   if held.err then return note(id, -1, '') end
@@ -59,6 +56,10 @@ local function count(id, submitted)
     'rung', 'low', 'n_chunks', 'created_ms')
   if record.err then return note(id, -1, '') end
   if record[1] ~= 'active' then return redis.call('ZREM', active, id) end
+  local n_left = redis.pcall('HLEN', prefix .. id .. ':texts')
+  if type(n_left) ~= 'number' then return note(id, -1, '') end
+  -- Its texts are lost: there is nothing to do for it. A client that has them may submit it again.
+  if n_left == 0 and record[2] == version then return redis.call('ZREM', active, id) end
   -- Both say when it was submitted, and it is counted by both.
   if record[10] ~= submitted and whole(submitted) > 0 then redis.call('HSET', prefix .. id, 'created_ms', submitted) end
   local n_texts = whole(record[4])
@@ -66,7 +67,7 @@ local function count(id, submitted)
   for i = 1, 4 do sums[i] = sum_of(sums[i], amounts[i]) end
   if record[2] ~= version then return end
   local n_chunks = math.min(whole(record[9], MAX_CHUNKS), MAX_CHUNKS)
-  list(id, math.min(whole(record[7]), n_chunks), whole(record[8]), n_chunks)
+  list(id, n_left, math.min(whole(record[7]), n_chunks), whole(record[8]), n_chunks)
 end
 
 if start ~= '' then
