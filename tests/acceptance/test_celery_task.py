@@ -1,12 +1,19 @@
 """``embedmill.embed`` as an ordinary Celery task, called by a program that knows only its name."""
 
+import base64
+import json
+
+import msgpack
 import numpy as np
 import pytest
-from celery import Celery
+import redis
+from celery import Celery, chain
+from celery.canvas import Signature, maybe_signature
 from kombu import Exchange, Queue
 
-from embedmill import EmbeddingClient
+from embedmill import EmbeddingClient, signature, vectors_of
 from embedmill_worker.broker import broker_url
+from waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -60,3 +67,17 @@ def test_no_text_reaches_the_worker_s_log(mill, stranger):
     with pytest.raises(Exception, match="submit"):
         stranger("json", ["zebra crossing quartz " * 100] * 300)
     assert "quartz" not in mill.worker.log
+
+
+def test_what_follows_in_a_chain_goes_into_the_queue_that_it_names(mill):
+    own, url = f"{mill.namespace}.somebody", broker_url(mill.redis_url)
+    app = Celery("somebody", broker=url, backend=url, set_as_current=False)
+    app.conf.update(result_accept_content=["json", "msgpack"])
+    made = maybe_signature(signature(["a text"], namespace=mill.namespace), app=app)
+    ended = chain(made, Signature("store", app=app, options={"queue": own, "serializer": "msgpack"}), app=app)()
+    with redis.Redis.from_url(mill.redis_url) as server:
+        message = json.loads(wait_until(lambda: server.rpop(own)))
+    assert message["headers"]["task"] == "store"
+    assert vectors_of(msgpack.unpackb(base64.b64decode(message["body"]))[0][0]).shape == (1, 384)
+    ended.parent.forget()
+    app.close()

@@ -104,7 +104,8 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         **broker,
         "task_queues": [*doorbells, tasks],
         "task_default_queue": keys.embed_queue,
-        "task_create_missing_queues": False,
+        # What follows embedmill.embed in a canvas goes into queues of its own, which no configuration here knows.
+        "task_create_missing_queues": True,
         "task_serializer": "json",
         "result_serializer": "msgpack",
         "accept_content": ["json", "msgpack"],
