@@ -200,3 +200,21 @@ def test_a_list_of_rejects_is_no_device(mill, tmp_path):
     code, printed = run(mill.env, *arguments)
     assert (code, "no regular file" in printed) == (exit_codes.FAILURE, True)
     assert Path(os.devnull).stat().st_ino == before.st_ino
+
+
+def test_an_interrupt_while_a_command_loads_its_modules_leaves_no_traceback(forged, tmp_path):
+    (tmp_path / "slow.py").write_text("import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(60)\n")
+    start = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
+    start += "class Finder:\n    def find_spec(self, name, *_):\n        if name == 'embedmill_worker.cli.program':\n"
+    start += "            import slow\nsys.meta_path.insert(0, Finder())\nfrom embedmill_worker.cli import main\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{start}sys.exit(main(['status']))"],
+        env=forged[0],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_until((tmp_path / "loading").exists)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (-signal.SIGINT, b"")
