@@ -202,13 +202,26 @@ def test_a_list_of_rejects_is_no_device(mill, tmp_path):
     assert Path(os.devnull).stat().st_ino == before.st_ino
 
 
-def test_an_interrupt_while_a_command_loads_its_modules_leaves_no_traceback(forged, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        ("embedmill_worker.cli.program", "from embedmill_worker.cli import main; main(['status'])"),
+        ("embedmill_worker.app", "from embedmill_worker.main import main; main()"),
+    ],
+)
+def test_an_interrupt_while_a_command_loads_its_modules_leaves_no_traceback(forged, tmp_path, module, call):
     (tmp_path / "slow.py").write_text("import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(60)\n")
-    start = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
-    start += "class Finder:\n    def find_spec(self, name, *_):\n        if name == 'embedmill_worker.cli.program':\n"
-    start += "            import slow\nsys.meta_path.insert(0, Finder())\nfrom embedmill_worker.cli import main\n"
+    finder = f"""
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.path[:0] = [{str(tmp_path)!r}]
+            import slow
+sys.meta_path.insert(0, Finder())
+"""
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{start}sys.exit(main(['status']))"],
+        [sys.executable, "-c", finder + call, "--hostname", "h"],
         env=forged[0],
         cwd=tmp_path,
         stderr=subprocess.PIPE,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 
 def main() -> int:
-    """Run the worker until it is stopped; gives its exit code."""
+    """Run the worker until it is stopped; gives its exit code. Until Celery takes signals, each ends it at once."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = argparse.ArgumentParser(prog="embedmill worker")
     parser.add_argument("--loglevel", default="INFO")
     parser.add_argument("--hostname", required=True)
