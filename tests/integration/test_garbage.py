@@ -84,6 +84,8 @@ class Scene:
                 return evalsha("commit", (*of(ref), keys.dead), *args)
             case "note":
                 return evalsha("note", of(refs["held"]), refs["held"].chunk, refs["held"].token, 1)
+            case "unclaim":
+                return evalsha("unclaim", of(refs["held"]), refs["held"].chunk, refs["held"].token)
             case "release":
                 return evalsha("release", of(refs["held"]), refs["held"].chunk, refs["held"].token, "crashed")
             case "reclaim" | "abandon":
@@ -135,8 +137,8 @@ class Scene:
         return [*named, *next((found[name] for name in found if flows.script(name).sha == command[1]), [])]
 
 
-SCRIPTS = ("submit", "claim", "take over", "commit", "note", "release", "reclaim", "abandon", "cancel", "delete")
-SCRIPTS += ("announce", "beat", "lock", "look", "queued", "survey")
+SCRIPTS = ("submit", "claim", "take over", "commit", "note", "release", "reclaim", "abandon", "unclaim")
+SCRIPTS += ("cancel", "delete", "announce", "beat", "lock", "look", "queued", "survey")
 
 
 def state(server, namespace):

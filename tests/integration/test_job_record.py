@@ -570,3 +570,18 @@ def test_what_cannot_be_read_in_redis_is_a_message_error(bench):
     bench.redis.hset(bench.keys.job("job"), "options", b"\x80junk")
     with pytest.raises(MessageError):
         bench.status()
+
+
+def test_a_claim_that_is_given_back_counts_as_nothing_and_its_chunk_is_found(bench):
+    bench.live("w1")
+    bench.submit(TEXTS[:1])
+    sweeper = Reconciler(bench.keys, "w1")
+    for _ in range(MAX_LOSSES + 2):
+        ref = bench.pop()
+        claim = bench.claim(ref, "w1")
+        assert not claim.is_suspect
+        assert bench.run(claims.give_back(bench.keys, ref))
+        assert not bench.run(claims.give_back(bench.keys, ref))
+        assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, 1]
+    bench.work()
+    assert bench.status().state is JobState.DONE

@@ -10,7 +10,7 @@ import pytest
 
 from embedmill import dead_letter, protocol, vectors
 from embedmill.canvas import rejected_of, vectors_of
-from embedmill.errors import BrokerUnavailableError, InferenceError, InvalidRequestError
+from embedmill.errors import BrokerUnavailableError, InferenceError, InvalidRequestError, KeyConflictError
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CHARS, MAX_TEXT_CRASHES
 from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
 from embedmill.reply import Reason
@@ -321,6 +321,25 @@ def test_a_redis_that_is_away_is_no_failure_of_the_chunk(monkeypatch):
     with pytest.raises(BrokerUnavailableError):
         work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
     assert record.released == []
+
+
+def test_a_reply_that_is_refused_for_a_key_s_sake_is_no_failure_of_the_chunk():
+    class Refusing(Record):
+        given_back = 0
+
+        def run(self, flow, **how):
+            name = flow.gi_code.co_name
+            self.given_back += name == "give_back"
+            if name in ("commit", "give_back"):
+                flow.close()
+            if name == "commit":
+                raise KeyConflictError("redis://h", "ns:dead is a string, not a stream")
+            return True if name == "give_back" else super().run(flow, **how)
+
+    record = Refusing(claimed(["a", "poison"]))
+    with pytest.raises(KeyConflictError):
+        work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
+    assert (record.given_back, record.released) == (1, [])
 
 
 def test_a_row_that_the_asked_dtype_cannot_hold_is_rejected_with_a_letter():

@@ -140,6 +140,13 @@ def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[boo
     return bool(rung)
 
 
+def give_back(keys: Keyspace, ref: ChunkRef) -> Flow[bool]:
+    """Give a claim back as if it had not been taken: Redis refuses what would be written for it."""
+    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
+    (given,) = yield Ask([evalsha("unclaim", job_keys, ref.chunk, ref.token)])
+    return bool(given)
+
+
 def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
     """Give the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
     return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen.encode("latin-1"))

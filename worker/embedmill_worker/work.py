@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from embedmill import protocol, vectors
-from embedmill.errors import InvalidRequestError, MessageError, QueueError
+from embedmill.errors import InvalidRequestError, KeyConflictError, MessageError, QueueError
 from embedmill.flows import look_around
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
@@ -105,10 +105,16 @@ class Miller:
         # A chunk whose very rejection failed before leaves no letter.
         if isinstance(claim, claims.Work) and claim.losses <= MAX_LOSSES and (reply.rejected or is_unreadable):
             letters = dead_lettering.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
-        commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
-        is_stored = self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
-        if is_stored and letters:
+        if self._commit(ref, reply, letters) and letters:
             log.warning("chunk %s left %d dead letters", ref.token, len(letters), extra={"action": "dead_letter"})
+
+    def _commit(self, ref: ChunkRef, reply: ChunkReply, letters: list[bytes]) -> bool:
+        commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
+        try:
+            return self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+        except KeyConflictError:  # waited out, however long it takes: no text of the chunk is to blame
+            self.link.run(claims.give_back(self.keys, ref), timeout_s=REDIS_TIMEOUT_S)
+            raise
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
