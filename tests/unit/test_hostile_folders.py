@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.engine import load
+from embedmill_worker.engine.tokenization import TextTokenizer
 from embedmill_worker.models import resolve
 from embedmill_worker.onnx_runtime import open_graph
 
@@ -255,6 +256,21 @@ def test_a_pipe_or_a_device_in_a_file_s_place_is_refused_and_not_read(folder, pl
         (folder / place).symlink_to("/dev/zero")
     with pytest.raises(ModelLoadError):
         served(folder)
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "config.json"])
+def test_a_folder_in_a_file_s_place_is_named_as_what_it_is(folder, place):
+    (folder / place).unlink(missing_ok=True)
+    (folder / place).mkdir()
+    with pytest.raises(ModelLoadError, match=f"{place} is no ordinary file"):
+        served(folder)
+
+
+def test_a_tokenizer_of_any_size_is_refused_unread(folder):
+    with (folder / "tokenizer.json").open("wb") as file:
+        file.truncate((256 << 20) + 1)
+    with pytest.raises(ModelLoadError, match="has 268435457 bytes, limit 268435456"):
+        TextTokenizer(folder / "tokenizer.json", model="m", max_tokens=8)
 
 
 @pytest.mark.parametrize(

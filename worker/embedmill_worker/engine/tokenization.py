@@ -11,6 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from embedmill.errors import ModelLoadError
 from embedmill.native import STOPS, guarded, silenced
+from embedmill_worker.models.digest import read_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class TextTokenizer:
             ModelLoadError: it cannot be read, or leaves no room for text.
         """
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_buffer(read_note(path))
         except STOPS:
             raise
         except BaseException as error:  # a bare Exception or a panic, which say what is wrong with the file

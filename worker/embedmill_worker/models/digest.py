@@ -67,13 +67,17 @@ def read_note(path: Path) -> bytes:
         ValueError: it is no ordinary file, or too large.
         OSError: it cannot be read.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        status = os.fstat(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is no ordinary file")
         if status.st_size > _MAX_NOTE_BYTES:
             raise ValueError(f"{path} has {status.st_size} bytes, limit {_MAX_NOTE_BYTES}")
-        return file.read(_MAX_NOTE_BYTES)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(_MAX_NOTE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedmill.errors import ModelLoadError
 from embedmill_worker import environment
 from embedmill_worker.models.access import OWN_FOLDER, is_file, locked_folder, storing, told
-from embedmill_worker.models.digest import is_inside, read_json, sha256_of, write_atomically
+from embedmill_worker.models.digest import is_inside, read_json, read_note, sha256_of, write_atomically
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.graph_files import files_of_graph
 from embedmill_worker.models.prompts import known_prompts
@@ -162,7 +162,7 @@ def _pad_id(folder: Path, tokenizer_config: dict[str, Any]) -> int:
     """The padding token, looked for where fastembed does."""
     from tokenizers import Tokenizer  # noqa: PLC0415 (only for models that pad to a fixed length)
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_buffer(read_note(folder / "tokenizer.json"))
     padding = tokenizer.padding or {}
     stated = padding.get("pad_id", read_json(folder / "config.json").get("pad_token_id"))
     found = tokenizer.token_to_id(str(tokenizer_config.get("pad_token"))) if stated is None else int(stated)
