@@ -25,7 +25,7 @@ from embedmill_worker.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
 #: Asked only by name.
-MORE = ("cpu", "sizing", "reindex", "cache")
+MORE = ("cpu", "sizing", "reindex", "documents", "cache")
 
 
 def main() -> None:
