@@ -63,16 +63,20 @@ class Awaited:
 
         return call
 
+    def _each(self, parts):
+        while (part := self._run(following(parts))) is not None:
+            yield part
+
     def _given(self, value):
         if inspect.isasyncgen(value):
-            return iter(self._run(collect(value)))
+            return self._each(value)
         if inspect.iscoroutine(value):
             value = self._run(value)
         return Awaited(value, self._runner) if isinstance(value, AsyncJob) else value
 
 
-async def collect(parts):
-    return [part async for part in parts]
+async def following(parts):
+    return await anext(parts, None)
 
 
 @pytest.fixture(params=["sync", "async"])

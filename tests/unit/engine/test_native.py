@@ -79,7 +79,7 @@ def test_an_engine_with_such_a_tokenizer_serves_other_texts(tiny: Tiny) -> None:
 def test_a_tokenizer_that_throws_while_it_is_read_is_not_served(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     class Reader:
         @staticmethod
-        def from_file(path: str) -> None:
+        def from_buffer(data: bytes) -> None:
             raise Panic("line 3 is odd")
 
     monkeypatch.setattr("embedmill_worker.engine.tokenization.Tokenizer", Reader)
