@@ -191,7 +191,7 @@ def test_texts_count_as_soon_as_they_are_done_and_not_when_their_window_is(clien
     def watch(progress, warning):
         seen.append((progress.embedded, progress.counts.embedded, progress.texts_in_flight))
 
-    texts = [(f"d{i}", f"{i} {text}" * 8) for i, text in enumerate(corpus.short(2_000))]
+    texts = [(f"d{i}", f"{i} {text}" * 4) for i, text in enumerate(corpus.short(800))]
     report = embedmill.reindex(texts, tmp_path / "vectors", client=client, on_progress=watch)
     under_way = {embedded for embedded, committed, _ in seen if not committed}
     assert len(under_way - {0}) > 1, "of a window that is under work, what is done is counted"
@@ -201,7 +201,7 @@ def test_texts_count_as_soon_as_they_are_done_and_not_when_their_window_is(clien
 
 
 def test_an_error_after_a_commit_says_what_stays_and_how_to_go_on(reindexer, tmp_path):
-    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(5_000))
+    source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(2_000))
     run = reindexer(source, "--to", tmp_path / "vectors", module="small_windows").start()
     wait_until(lambda: len(list((tmp_path / "vectors").glob("*.parquet"))) > 1)
     (tmp_path / "vectors").rename(tmp_path / "away")
@@ -209,7 +209,7 @@ def test_an_error_after_a_commit_says_what_stays_and_how_to_go_on(reindexer, tmp
     assert f"what is committed stays; go on with: embedmill reindex {source} --to {tmp_path / 'vectors'}" in err
     assert "cannot be written: No such file or directory" in err
     (tmp_path / "away").rename(tmp_path / "vectors")
-    assert reindexer(source, "--to", tmp_path / "vectors").run()["rows"] == 5_000
+    assert reindexer(source, "--to", tmp_path / "vectors").run()["rows"] == 2_000
 
 
 def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(own_mill, tmp_path):

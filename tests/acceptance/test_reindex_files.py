@@ -150,17 +150,8 @@ def test_a_table_beside_documents_does_not_hide_them(reindexer, tmp_path):
     assert "passed over 1 .parquet without the field text, 1 .png" in note or "1 .png, 1 .parquet" in note
 
 
-def test_a_sink_within_the_source_is_no_source(reindexer, tmp_path, monkeypatch):
+def test_the_source_itself_is_no_sink(reindexer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.md").write_text("one")
-    for sink in ("vectors.parquet", "vectors.npy", "vectors.jsonl", "vectors"):
-        run = reindexer(".", "--to", sink, "--with-text", "--delete-missing")
-        assert run.run()["added"] == 1
-        (tmp_path / "b.md").write_text("two")
-        report = run.run()
-        assert (report["added"], report["updated"], report["rows"]) == (1, 0, 2)
-        (tmp_path / "b.md").unlink()
-        assert run.run()["deleted"] == 1
     (tmp_path / "sf").mkdir()
     (tmp_path / "sf" / "a.md").write_text("one")
     _, err = reindexer("sf", "--to", "sf").start().wait(exit_codes.USAGE)

@@ -11,6 +11,11 @@ from embedmill import EmbeddingClient, InvalidRequestError
 from embedmill_worker import exit_codes
 
 
+def deeply(*cases):
+    """Returns cases that `make deep` tries: each starts commands, and the others show the same rule."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.deep) for case in cases]
+
+
 @pytest.fixture
 def reindexer(mill, tmp_path, monkeypatch):
     """Makes a reindexer of this mill, run in the test's folder."""
@@ -74,7 +79,7 @@ def test_a_list_is_replaced_by_the_next_and_removed_when_nothing_is_rejected(rei
     assert not rejects.exists()
 
 
-@pytest.mark.parametrize("sink", ["", ".", "..", "/", "-", "./", "qdrant+file:."])
+@pytest.mark.parametrize("sink", ["", ".", *deeply("..", "/", "-", "./", "qdrant+file:.")])
 def test_a_sink_without_a_name_is_refused_with_one_that_works(reindexer, tree, tmp_path, sink):
     (tmp_path / "c.jsonl").write_text('{"id": "a", "text": "one"}\n')
     _, err = reindexer("c.jsonl", "--to", sink).start().wait(exit_codes.USAGE)
@@ -89,10 +94,8 @@ def test_a_sink_without_a_name_is_refused_with_one_that_works(reindexer, tree, t
         ("corpus.ids.jsonl", "corpus.npy"),
         ("own.jsonl", "own.jsonl"),
         ("own.jsonl", "hard.jsonl"),
-        ("own.jsonl", "soft.jsonl"),
-        ("docs/a.md", "docs"),
         ("docs", "docs"),
-        ("docs", "qdrant+file:docs"),
+        *deeply(("own.jsonl", "soft.jsonl"), ("docs/a.md", "docs"), ("docs", "qdrant+file:docs")),
     ],
 )
 def test_a_source_is_not_written_to(reindexer, tree, tmp_path, source, sink):
@@ -107,7 +110,7 @@ def test_a_source_is_not_written_to(reindexer, tree, tmp_path, source, sink):
     assert tree() == before
 
 
-@pytest.mark.parametrize("sink", ["docs/notes.jsonl", "docs/corpus.npy", "docs", "qdrant+file:docs/index"])
+@pytest.mark.parametrize("sink", ["docs/corpus.npy", "docs", *deeply("docs/notes.jsonl", "qdrant+file:docs/index")])
 def test_a_sink_that_is_refused_leaves_nothing_that_hides_a_document(reindexer, tree, tmp_path, sink):
     write_docs(tmp_path / "docs", "a.md", "b.txt")
     (tmp_path / "docs" / "notes.jsonl").write_text('{"id": "n", "text": "one"}\n')
@@ -179,7 +182,7 @@ def test_programs_delete_by_the_same_rules(mill, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sink", ["vectors.parquet", "vectors.npy", "vectors.jsonl", "vectors", "qdrant+file:index#notes"]
+    "sink", ["vectors", *deeply("vectors.parquet", "vectors.npy", "vectors.jsonl", "qdrant+file:index#notes")]
 )
 def test_a_sink_within_the_source_is_read_by_no_run(reindexer, tmp_path, sink):
     write_docs(tmp_path, "a.md", "b.md")
