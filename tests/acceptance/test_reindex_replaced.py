@@ -156,6 +156,19 @@ def test_nothing_is_deleted_when_the_source_is_read_otherwise(reindexer, tmp_pat
     assert (report["deleted"], report["added"], report["rows"]) == (1, 1, 4)
 
 
+def test_a_table_that_has_lost_its_text_is_not_missing(reindexer, tmp_path):
+    docs = write_docs(tmp_path / "docs", "a.md")
+    (docs / "t.csv").write_text("id,text\nx,two\n")
+    run = reindexer("docs", "--to", "v", "--delete-missing")
+    assert run.run()["rows"] == 2
+    (docs / "t.csv").write_text("id,body\nx,two\n")
+    report = run.run()
+    assert (report["deleted"], report["rows"]) == (0, 2)
+    assert "t.csv: read before, and without a text now, so nothing was taken for missing" in report["notes"][0]
+    assert reindexer("docs", "--to", "v", "--delete-missing=all").run()["deleted"] == 1
+    assert run.run()["deleted"] == 0
+
+
 def test_the_environment_may_ask_for_all(reindexer, tmp_path):
     docs = write_docs(tmp_path / "docs", "a.md", "b.txt")
     reindexer("docs", "--to", "v").run()

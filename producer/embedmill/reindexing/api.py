@@ -33,7 +33,7 @@ from embedmill.reindexing.report import Progress, ReindexReport
 from embedmill.reindexing.run import Run
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Fields, Source
-from embedmill.reindexing.ways import ALL, Deletes, check_ways, note_ways, ways_of
+from embedmill.reindexing.ways import ALL, Deletes, check_ways, note_ways
 
 
 def reindex(
@@ -118,14 +118,15 @@ def reindex(
             on_progress=on_progress or _ignore,
             should_stop=should_stop or _never,
             retry_rejected=retry_rejected,
-            delete_missing=bool(delete_missing),
+            delete_missing=delete_missing,
         )
         run.pipeline = Pipeline(queue, ledger, index, sink=sink.name, dimensions=dimensions, look=run.look)
         is_whole = run.execute(records)
         if is_whole:
             side.finish()
             if run.has_deleted_missing:
-                ledger.set_reading(ways_of(records))
+                ledger.set_reading([])  # rows of other ways are gone
+            note_ways(records, ledger)
         rows = ledger.count()
         ledger.close()  # it may lie in a folder that is renamed now
         if is_whole and (note := sink.switch()):

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from embedmill.harmless import some
 from embedmill.reindexing.finished import Finished
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Entry, Ledger
@@ -20,6 +21,7 @@ from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Source, notes_of
 from embedmill.reindexing.vanished import vanished
+from embedmill.reindexing.ways import Deletes, hidden, ways_of
 from embedmill.vectors import Vectors
 
 #: Ids deleted from the sink at a time.
@@ -44,7 +46,7 @@ class Run:
         on_progress: Callable[[Progress, str], None],
         should_stop: Callable[[], bool],
         retry_rejected: bool,
-        delete_missing: bool,
+        delete_missing: Deletes,
     ) -> None:
         self.counts = Counts()
         self.notes: list[str] = []
@@ -205,12 +207,16 @@ class Run:
 
     def _sweep(self) -> None:
         """Delete parts that their documents no longer have and, if asked for, all that has vanished."""
-        deletes_missing = self._deletes_missing
+        deletes_missing = bool(self._deletes_missing)
         if deletes_missing and self._planner.is_blurred:
             self.notes.append("some records could not be read, so nothing was taken for missing")
             deletes_missing = False
         if deletes_missing and not self.counts.read:
             self.notes.append("the source holds no record at all, so nothing was taken for missing")
+            deletes_missing = False
+        before, now = self._ledger.reading(), ways_of(self._source) if self._source else []
+        if self._deletes_missing is True and (tables := hidden(before, now)):
+            self.notes.append(f"{some(tables)}: read before, and without a text now, so nothing was taken for missing")
             deletes_missing = False
         self.has_deleted_missing = deletes_missing
         self._delete(self._planner.outdated)

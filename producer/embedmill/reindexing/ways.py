@@ -20,6 +20,10 @@ from embedmill.reindexing.source import Source
 SOURCE: Final = "source"
 KINDS: Final = "kinds"
 
+#: Tables of a folder, a line each: those that were read, and those that were passed over as they have no text.
+TABLES: Final = "tables"
+LEFT_OUT: Final = "tables left out"
+
 #: Deletes what the source no longer has, however it was read before.
 ALL: Final = "all"
 
@@ -49,7 +53,7 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     name, found = printable(old[SOURCE]), list[str]()
     if KINDS in new and (gone := sorted(_kinds(old) - _kinds(new))):
         found.append(f"{name} had files of the kind {some(map(printable, gone))}, and has none now")
-    for key in sorted({*old, *new} - {SOURCE, KINDS}):
+    for key in sorted({*old, *new} - {SOURCE, KINDS, TABLES, LEFT_OUT}):
         was, now_is = (printable(way.get(key) or "unset") for way in (old, new))
         if was != now_is:
             found.append(f"{name} was read with {key} {was}, and now {now_is}")
@@ -57,16 +61,29 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def merged(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """Return all ways together; those that differ in kinds alone are one."""
-    kinds = dict[frozenset[tuple[str, str]], set[str]]()
+    """Return all ways together; those that differ in kinds and tables alone are one."""
+    found = dict[frozenset[tuple[str, str]], tuple[set[str], set[str]]]()
     for way in (*before, *now):
-        rest = frozenset((key, value) for key, value in way.items() if key != KINDS)
-        kinds.setdefault(rest, set()).update(_kinds(way))
-    return [{**dict(rest), **({KINDS: " ".join(sorted(some))} if some else {})} for rest, some in kinds.items()]
+        rest = frozenset((key, value) for key, value in way.items() if key not in (KINDS, TABLES, LEFT_OUT))
+        kinds, tables = found.setdefault(rest, (set(), set()))
+        kinds.update(_kinds(way))
+        tables.update(_lines(way, TABLES))
+    joined = ((rest, {KINDS: " ".join(sorted(k)), TABLES: "\n".join(sorted(t))}) for rest, (k, t) in found.items())
+    return [{**dict(rest), **{key: value for key, value in more.items() if value}} for rest, more in joined]
 
 
 def _kinds(way: Mapping[str, str]) -> set[str]:
     return set(way.get(KINDS, "").split())
+
+
+def _lines(way: Mapping[str, str], key: str) -> set[str]:
+    return set(way.get(key, "").splitlines())
+
+
+def hidden(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return tables that were read before and are there without their text: their records are not gone."""
+    left_out = {table for way in now for table in _lines(way, LEFT_OUT)}
+    return sorted(left_out.intersection(table for way in before for table in _lines(way, TABLES)))
 
 
 def check_ways(source: Source, ledger: Ledger, sink: str, *, deletes: Deletes) -> None:

@@ -51,6 +51,9 @@ class Folder:
             next(self._root.iterdir(), None)
         self._listing: Listing | None = None
         self._partitions: dict[str, Partition] = {}
+        #: Tables that were read, and those that were passed over as they have no text.
+        self._tables: list[str] = []
+        self._left_out: list[str] = []
         self._done = 0
         self._under_work: Source | None = None
         self._has_documents = False
@@ -61,6 +64,8 @@ class Folder:
         """List the folder, then read file by file."""
         listing = self._list()
         self.notes.clear()
+        self._tables.clear()
+        self._left_out.clear()
         for path, reason in listing.broken.items():
             yield rest_lost(self._named(path), reason)
         for self._done, path in enumerate(listing.paths):
@@ -82,7 +87,9 @@ class Folder:
     @property
     def ways(self) -> list[Mapping[str, str]]:
         """How it is read."""
-        return [self._reading.way(self.name, self._form, self._kinds)]
+        tables = {"tables": "\n".join(self._tables), "tables left out": "\n".join(self._left_out)}
+        way = self._reading.way(self.name, self._form, self._kinds)
+        return [{**way, **{key: value for key, value in tables.items() if value}}]
 
     def fraction(self) -> float | None:
         """Count each file alike."""
@@ -137,12 +144,14 @@ class Folder:
             if listing.has_documents:
                 kind = f"{printable(suffix_of(path))} without the field {printable(self._reading.fields.text)}"
                 listing.passed_over[kind] += 1
+                self._left_out.append(self._named(path))
             else:
                 yield rest_lost(self._named(path), error.reason)
             return
         except SourceError as error:
             yield rest_lost(self._named(path), error.reason)
             return
+        self._tables.append(self._named(path))
         yield from source
         self._under_work = None
         self.notes += notes_of(source)
