@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from embedmill.errors import InvalidRequestError
@@ -49,6 +49,11 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading,
         return False
     columns = sorted({str(key) for value in first for key in value})
     fields = reading.fields
+    if kind := _all_alike((value for value in (find(object_, fields.text) for object_ in first)), dict, list):
+        reason = (
+            f"{name} holds {kind} in {shown(fields.text)}; an object a record is wanted, as to_json(orient='records')"
+        )
+        raise InvalidRequestError("text field", f"{reason} of pandas writes them, or another field (--text-field)")
 
     def has(path: str) -> bool:
         return path in reading.partition or any(not is_absent(find(value, path)) for value in first)
@@ -63,7 +68,8 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading,
 
 def missing(name: str, text: str, columns: Sequence[str], *, hint: str = "") -> InvalidRequestError:
     """Return the error of a table without its text."""
-    reason = f"{name} has no field {shown(text)}, but {listed(columns)}; name the text field (--text-field){hint}"
+    others = f", but {listed(columns)}" if columns else " and no other one"
+    reason = f"{name} has no field {shown(text)}{others}; name the text field (--text-field){hint}"
     return InvalidRequestError("text field", reason)
 
 
@@ -91,6 +97,21 @@ class Carried:
         """Note what was nowhere."""
         if self.left:
             self._notes.append(f"no record of {self._name} has a field {listed(sorted(self.left))} (--metadata)")
+
+
+def check_objects(name: str, first: Sequence[Any]) -> None:
+    """Raise InvalidRequestError if none of the first values of a file is an object."""
+    if first and not any(isinstance(value, Mapping) for value in first):
+        kinds = {list: "arrays", str: "strings", type(None): "null"}
+        kind = kinds.get(type(first[0]), "other values")
+        reason = f'{name} holds {kind} where JSON objects are wanted, as in {{"id": …, "text": …}}'
+        raise InvalidRequestError("source", reason)
+
+
+def _all_alike(values: Iterable[Any], *kinds: type) -> str:
+    """Return the kind of these values if each is of one of some kinds; "": they are not."""
+    found = [type(value) for value in values if not is_absent(value)]
+    return found[0].__name__ if found and all(kind in kinds for kind in found) else ""
 
 
 def _check_unique(name: str, columns: Sequence[str], fields: Fields) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from typing import Final
 
 #: Bytes that are looked at.
 HEAD_BYTES: Final = 1 << 16
 
 PARQUET: Final = b"PAR1"
+ENCRYPTED_PARQUET: Final = b"PARE"
 
 #: How a compressed file begins, and what it is compressed by.
 _COMPRESSED: Final = (
@@ -17,25 +20,39 @@ _COMPRESSED: Final = (
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x04\x22\x4d\x18", "lz4"),
+    *((bytes([0x50 + n]) + b"\x2a\x4d\x18", "zstd") for n in range(16)),  # what zstd passes over comes first
 )
 
-#: How files begin whose lines are no texts.
+#: What to do with files of some kinds.
+_AS_TEXT: Final = "make text of it, lines, JSONL, CSV or Parquet"
+_UNPACKED: Final = "unpack it, or make text of what it holds"
+_AS_PARQUET: Final = "write what it holds as Parquet, JSONL or CSV"
+
+#: How files begin whose lines are no texts, and what to do with those that are not to be made text of.
 _BINARY: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PK\x03\x04", "a ZIP archive (or a document that is one: DOCX, XLSX, ODT, EPUB)"),
     (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"PK\x07\x08", "a ZIP archive in parts"),
     (b"%PDF-", "a PDF"),
     (b"{\\rtf", "RTF"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office document"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!\x1a\x07", "a RAR archive"),
     (b"\x1f\x9d", "compressed by compress (.Z)"),
+    (b"LZIP", "compressed by lzip"),
+    (b"\x89LZO\x00", "compressed by lzop"),
+    (b"\xff\x06\x00\x00sNaPpY", "compressed by Snappy"),
+    (b"\x02\x21\x4c\x18", "compressed by an old lz4"),
     (b"!<arch>\n", "an ar archive (.deb, .a)"),
     (b"\xed\xab\xee\xdb", "an RPM package"),
     (b"Obj\x01", "Avro"),
     (b"\x89HDF\r\n", "HDF5"),
     (b"\x93NUMPY", "a NumPy array"),
+    *((b"\x80" + bytes([version]), "a Python pickle") for version in range(2, 6)),
     (b"SQLite format 3\x00", "an SQLite database"),
     (b"\x7fELF", "an ELF binary"),
+    (b"\xde\x12\x04\x95", "a catalogue of gettext (.mo)"),
+    (b"\x95\x04\x12\xde", "a catalogue of gettext (.mo)"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     *((magic, f"compressed twice, the second time by {kind}") for magic, kind in _COMPRESSED),
@@ -43,8 +60,11 @@ _BINARY: Final[tuple[tuple[bytes, str], ...]] = (
 
 #: The same for beginnings that a text may have, too: only with NUL bytes behind them.
 _BINARY_WITH_NULS: Final[tuple[tuple[bytes, str], ...]] = (
-    (PARQUET, "Parquet"),
+    (PARQUET, "Parquet, compressed as a whole"),
+    (b"]\x00\x00", "compressed by LZMA (.lzma)"),
     (b"ARROW1", "an Arrow (Feather) file"),
+    (b"\xff\xff\xff\xff", "a stream of Arrow"),
+    (b"MZ", "a Windows program"),
     (b"FEA1", "a Feather file"),
     (b"ORC", "ORC"),
     (b"GIF8", "a GIF image"),
@@ -52,6 +72,18 @@ _BINARY_WITH_NULS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"OggS", "an Ogg file"),
     (b"ID3", "an MP3"),
 )
+
+#: Of these, what holds rows.
+_ROWS: Final = frozenset({"Avro", "an Arrow (Feather) file", "a stream of Arrow", "a Feather file", "ORC", "HDF5"})
+
+#: Control characters that are not of texts, and of how many bytes one may be one.
+_CONTROLS: Final = bytes(set(range(32)) - set(b"\a\b\t\n\v\f\r\x1a\x1b\x1c\x1d\x1e\x1f")) + b"\x7f"
+_CONTROL_SHARE: Final = 50
+
+#: How drawings begin, and e-mail: by a line of mbox, or by the fields of a message.
+_SVG: Final = re.compile(rb"<svg[\s>]")
+_MAIL: Final = re.compile(rb"(From \S+ .*\d{4}\r?\n)?([A-Z][A-Za-z-]*:[ \t].*\r?\n([ \t].*\r?\n)*)+\r?\n")
+_MAIL_FIELD: Final = re.compile(rb"^(Received|MIME-Version|Message-ID|Return-Path):", re.IGNORECASE | re.MULTILINE)
 
 #: Byte order marks, the longer ones first, and what they mean.
 _MARKS: Final = (
@@ -81,16 +113,38 @@ def encoding_of(head: bytes) -> str:
 
 
 def binary_of(head: bytes) -> str:
-    """Return what a file is if it is no text, for people; "": it may be some."""
+    """Return what a file is if it is no text, and what to do, for people; "": it may be some."""
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
-        return "a tar archive"
+        return f"a tar archive; {_UNPACKED}"
     has_nuls = b"\x00" in head
     for magic, name in (*_BINARY, *(_BINARY_WITH_NULS if has_nuls else ())):
         if head.startswith(magic) and (magic != b"BZh" or compression_of(head)):
-            return name
+            return f"{name}; {_way_out(name)}"
+    if head[:1_024].lstrip().startswith(b"%PDF-"):
+        return f"a PDF; {_AS_TEXT}"
     if has_nuls:
-        return "binary (it holds NUL bytes), or UTF-16 without a byte order mark, which --encoding utf-16-le reads"
+        how = "or UTF-16 without a byte order mark, which --encoding utf-16-le reads"
+        return f"binary (it holds NUL bytes), {how}; {_AS_TEXT}"
+    if _is_noise(head):
+        return f"binary (it holds bytes that no text holds), or in an encoding to name (--encoding); {_AS_TEXT}"
     return ""
+
+
+def _way_out(name: str) -> str:
+    if "archive" in name or "compressed" in name:
+        return _UNPACKED
+    return _AS_PARQUET if name in _ROWS else _AS_TEXT
+
+
+def _is_noise(head: bytes) -> bool:
+    """Return whether these are no UTF-8 and more than a few of them control characters, as no old encoding has them."""
+    if len(head.translate(None, _CONTROLS)) * _CONTROL_SHARE >= len(head) * (_CONTROL_SHARE - 1):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def is_parquet(head: bytes) -> bool:
@@ -103,13 +157,16 @@ def markup_of(head: bytes) -> str:
     start = head.lstrip()[:200].lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "HTML"
-    return "XML" if start.startswith(b"<?xml") else ""
+    if start.startswith(b"<?xml") or _SVG.match(start):
+        return "XML"
+    fields = _MAIL.match(head)
+    return "e-mail" if fields and (fields[1] or _MAIL_FIELD.search(fields[0])) else ""
 
 
 def json_of(head: bytes) -> str:
-    """Return ``jsonl`` if the first line is a JSON object, ``json`` if JSON begins that spans lines, else ""."""
+    """Return ``jsonl`` if the first line is a JSON object, ``json`` if it is several or JSON spans lines, else ""."""
     start = head.lstrip()
-    line, end, _ = start.partition(b"\n")
+    line, end, more = start.partition(b"\n")
     line = line.strip()
     if not line.startswith((b"{", b"[")):
         return ""
@@ -122,8 +179,9 @@ def json_of(head: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     if isinstance(value, dict):
-        return "jsonl"
-    return "json" if stop == len(text) and (not value or isinstance(value[0], dict)) else ""
+        is_alone = not (text[stop:].lstrip().startswith("{") and not more.strip())
+        return "jsonl" if is_alone else "json"
+    return "json" if (isinstance(value[0], dict) if value else stop == len(text)) else ""
 
 
 def _begun(line: bytes, *, is_open: bool, is_cut: bool) -> str:

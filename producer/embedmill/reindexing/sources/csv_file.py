@@ -35,7 +35,7 @@ class Csv(FileSource):
 
     def check(self, stream: io.BufferedReader) -> None:
         """Look for the fields in the first row."""
-        _Table(self, stream)
+        _Table(self, stream).detach()
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
         """Read row by row."""
@@ -115,6 +115,10 @@ class _Table:
                 break
             if any(row):
                 yield from self._record(row, f"{name}:{lines.number}")
+        self.detach()
+
+    def detach(self) -> None:
+        """Leave the stream open."""
         self._text.detach()
 
     def _record(self, row: list[str], place: str) -> Iterator[Record | BadRecord]:
@@ -159,7 +163,8 @@ class _Table:
     def _check_named(self, header: Sequence[str], hint: str) -> None:
         """Raise InvalidRequestError if no name in the first row is known: it may be texts, which no message quotes."""
         fields, usual = self._reading.fields, Fields()
-        if not {usual.text, usual.id, fields.text, fields.id, *(fields.metadata or ())}.intersection(header):
+        known = {usual.text, usual.id, fields.text, fields.id, *(fields.metadata or ())}
+        if not {name.lower() for name in known}.intersection(name.strip(" _").lower() for name in header):
             count = "one field" if len(header) == 1 else f"{len(header)} fields"
             reason = f"has {count} in its first row, none named {shown(fields.text)}"
             reason = f"{self._source.name} {reason}; name the text field (--text-field){hint}"
@@ -181,6 +186,6 @@ def check_delimiter(delimiter: str) -> str:
         InvalidRequestError: it cannot be one.
     """
     named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}.get(delimiter.lower(), delimiter)
-    if len(named) != 1 or named in '"\r\n' or (not named.isascii() and not is_unicode(named)):
+    if len(named) != 1 or named in '"\r\n\0' or (not named.isascii() and not is_unicode(named)):
         raise InvalidRequestError("delimiter", f"{delimiter!r} is no single character, as ';' or tab are")
     return named

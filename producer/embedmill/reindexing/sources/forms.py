@@ -12,7 +12,7 @@ from embedmill.errors import SourceError
 from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Source
-from embedmill.reindexing.sources.content import is_parquet, json_of, markup_of
+from embedmill.reindexing.sources.content import ENCRYPTED_PARQUET, PARQUET, is_parquet, json_of, markup_of
 from embedmill.reindexing.sources.csv_file import Csv
 from embedmill.reindexing.sources.files import STDIN, FileSource, Reading, mapped
 from embedmill.reindexing.sources.json_values import JsonValues
@@ -68,19 +68,25 @@ def form_of(path: str, name: str, reading: Reading) -> str:
     """
     suffix = suffix_of(path)
     with mapped(name), open_regular(Path(path)) as raw:
-        if TABLES.get(suffix) == "parquet" or is_parquet(head_of(raw)):
+        head = head_of(raw)
+        is_named = TABLES.get(suffix) == "parquet"
+        if is_parquet(head) or (is_named and head.startswith((PARQUET, ENCRYPTED_PARQUET))):
             return "parquet"
         stream, _ = utf8(decompressed(raw, name), name, reading.encoding)
         return _form_of_text(suffix, head_of(stream), name, reading)
 
 
 def _form_of_text(suffix: str, head: bytes, name: str, reading: Reading) -> str:
-    head = head.removeprefix(b"\xef\xbb\xbf")
     form = TABLES.get(suffix, "")
-    if form == "csv":
+    if form == "csv" and reading.delimiter:
         return form
-    if found := json_of(head) or form:
-        return found
+    found = json_of(head)
+    if form == "parquet" and not found:
+        raise SourceError(
+            name, f"is {'no Parquet' if head else 'empty, and so no Parquet'}; give it the ending of what it is"
+        )
+    if found or form:
+        return found or form
     if markup := MARKUP.get(suffix) or (suffix not in DOCUMENTS and markup_of(head)):
         raise SourceError(name, f"is {markup}; make text of it, or read it line by line with --format lines")
     return "csv" if reading.delimiter else "lines"

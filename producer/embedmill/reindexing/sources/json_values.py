@@ -11,7 +11,7 @@ from typing import Any, Final
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import bad, undecodable
-from embedmill.reindexing.sources.columns import Carried, check_first
+from embedmill.reindexing.sources.columns import Carried, check_first, check_objects
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.jsonl import integer
 from embedmill.unicode import is_unicode
@@ -32,6 +32,7 @@ class JsonValues(FileSource):
     def check(self, stream: io.BufferedReader) -> None:
         """Look for the fields in the first object."""
         first = next(_Values(stream, self.name).read(), None)
+        check_objects(self.name, [first[0]] if first else [])
         objects = [first[0]] if first and isinstance(first[0], dict) else []
         self.has_ids = check_first(self.name, objects, self.reading, self.notes)
 
@@ -115,7 +116,8 @@ class _Values:
             self._more()
 
     def _is_fault(self, error: json.JSONDecodeError) -> bool:
-        return "Unterminated string" not in error.msg and error.pos < len(self._buffer) - _CUT_CHARS
+        end = len(self._buffer) - (0 if self._is_whole else _CUT_CHARS)
+        return "Unterminated string" not in error.msg and error.pos < end
 
     def _more(self) -> None:
         """Read on; twice as much as what is not read yet, so that no long object is tried again and again."""

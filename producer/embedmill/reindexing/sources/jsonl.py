@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import bad, undecodable
-from embedmill.reindexing.sources.columns import Carried, check_first
+from embedmill.reindexing.sources.columns import Carried, check_first, check_objects
 from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.lines import TOO_LONG, numbered
@@ -22,7 +22,8 @@ class Jsonl(FileSource):
         """Look for the fields in the first lines."""
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         whole, _, rest = head.rpartition(b"\n")
-        values = (_value(line) for line in (whole or rest).splitlines())
+        values = [_value(line) for line in (whole or rest).splitlines()]
+        check_objects(self.name, [value for value in values if value is not _NONE])
         objects = [value for value in values if isinstance(value, dict)]
         self.has_ids = check_first(self.name, objects, self.reading, self.notes)
 
@@ -44,7 +45,7 @@ class Jsonl(FileSource):
             text = line.decode()
             value, end = _read(text)
             if end < len(text):  # or there is white space
-                value = _value(line)
+                value = _value(line, otherwise=_SEVERAL)
         except UnicodeDecodeError:
             return undecodable(self._made(_value(line), place), place, self.encoding)
         except (ValueError, RecursionError):
@@ -52,14 +53,20 @@ class Jsonl(FileSource):
         return self._made(value, place)
 
     def _made(self, value: Any, place: str) -> Record | BadRecord:
-        if value is None:
+        if value is _NONE:
             return bad(place, "is not JSON")
+        if value is _SEVERAL:
+            return bad(place, "is more than a JSON object: something follows it")
         if not isinstance(value, dict):
             return bad(place, "is not a JSON object")
         if self.reading.partition:
             value = {**self.reading.partition, **value}
         return self.reading.fields.record(value, place)
 
+
+#: Stand for a line that is not JSON, and for one that only begins as JSON does.
+_NONE: Final = object()
+_SEVERAL: Final = object()
 
 #: Reads what a text begins with: quicker than ``loads`` by what that looks at besides.
 _read: Final = json.JSONDecoder().raw_decode
@@ -73,9 +80,9 @@ def integer(digits: str) -> int | str:
         return digits
 
 
-def _value(line: bytes) -> Any:
-    """Return what a line holds, however odd its bytes and its numbers are; None: it is not JSON."""
+def _value(line: bytes, otherwise: Any = _NONE) -> Any:
+    """Return what a line holds, however odd its bytes and its numbers are; otherwise: stands for no JSON."""
     try:
         return json.loads(line.decode("utf-8", "surrogateescape").lstrip("\ufeff"), parse_int=integer)
     except (ValueError, RecursionError):
-        return None
+        return otherwise

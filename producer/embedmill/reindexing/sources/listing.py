@@ -159,8 +159,16 @@ def _is_reject_list(path: Path) -> bool:
 
 def _said(folder: str) -> dict[str, str | None]:
     found = (_PARTITION.fullmatch(part) for part in folder.split("/"))
-    pairs = ((match[1], unquote(match[2])) for match in found if match)
+    pairs = ((_unquoted(match[1]), _unquoted(match[2])) for match in found if match)
     return {key: None if value == _NOTHING else value for key, value in pairs}
+
+
+def _unquoted(text: str) -> str:
+    """Return what escapes stand for; what they leave that is no UTF-8 stays as it is written."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text
 
 
 def _is_number(value: str) -> bool:

@@ -138,6 +138,8 @@ def _open(name: str, label: str, form: str, reading: Reading) -> Source:
 
 
 def _mode(name: str) -> int:
+    if not name:
+        raise InvalidRequestError("source", "'' names nothing; the working folder is named .")
     with mapped(printable(name)):
         try:
             return Path(name).stat().st_mode

@@ -77,8 +77,14 @@ class Parquet:
         try:
             with mapped(self.name):
                 check_regular(Path(self.path))
-                with pq.ParquetFile(self.path) as file:
-                    yield file
+                try:
+                    with pq.ParquetFile(self.path) as file:
+                        yield file
+                except OSError as error:
+                    if error.errno is not None:
+                        raise
+                    reason = "is encrypted" if "crypt" in str(error) else "cannot be read as Parquet, it is damaged"
+                    raise SourceError(self.name, reason) from None
         except (pa.ArrowException, UnicodeDecodeError) as error:  # their messages may quote values
             raise SourceError(self.name, f"cannot be read as Parquet ({type(error).__name__})") from None
 

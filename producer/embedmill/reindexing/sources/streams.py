@@ -16,6 +16,9 @@ from embedmill.reindexing.sources.content import HEAD_BYTES, binary_of, compress
 #: Bytes read, and at most decompressed, at a time.
 STEP_BYTES: Final = 1 << 16
 
+#: Encodings of names of hosts.
+_NAMES_ALONE: Final = ("idna", "punycode")
+
 #: Stands for bytes that an encoding does not know: what holds it is no UTF-8.
 _UNKNOWN: Final = "\udfff"
 
@@ -146,12 +149,15 @@ def _unknown(error: UnicodeError) -> tuple[str, int]:
     return _UNKNOWN, cast(UnicodeDecodeError, error).end
 
 
+codecs.register_error("embedmill.unknown", _unknown)
+
+
 class _Utf8(_Raw):
     """Text of another encoding, as UTF-8."""
 
     def __init__(self, stream: IO[bytes], name: str, encoding: str) -> None:
         super().__init__(stream, name)
-        codecs.register_error("embedmill.unknown", _unknown)
+        self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)("embedmill.unknown")
         self._is_over = False
 
@@ -160,7 +166,11 @@ class _Utf8(_Raw):
         while not self._is_over:
             data = self._stream.read(STEP_BYTES)
             self._is_over = not data
-            text = self._decoder.decode(data, final=self._is_over)
+            try:
+                text = self._decoder.decode(data, final=self._is_over)
+            except UnicodeError:  # there is no byte order mark, which some encodings need
+                reason = f"is not {self._encoding.upper()}; name its encoding, as in --encoding utf-16-le"
+                raise SourceError(self._name, reason) from None
             if text:
                 return text.encode("utf-8", "surrogatepass")
         return b""
@@ -182,8 +192,11 @@ def check_encoding(encoding: str) -> str:
     """
     try:
         "".encode(encoding)
-        codecs.getincrementaldecoder(encoding)
-        return codecs.lookup(encoding).name
+        name = codecs.lookup(encoding).name
+        codecs.getincrementaldecoder(name)("embedmill.unknown").decode(b"", final=True)
+        if name in _NAMES_ALONE:
+            raise LookupError(name)
+        return name
     except (LookupError, UnicodeError, ValueError):
         raise InvalidRequestError(
             "encoding", f"{encoding!r} is none that Python knows, as latin-1, cp1252 are"
@@ -216,11 +229,14 @@ def utf8(stream: io.BufferedReader, name: str, encoding: str) -> tuple[io.Buffer
     """
     head = head_of(stream)
     encoding = encoding_of(head) or encoding
+    if head.startswith(codecs.BOM_UTF8):
+        stream.read(len(codecs.BOM_UTF8))
+        head = head_of(stream)
     if encoding not in ("utf-8", "utf-8-sig"):
         stream = buffered(cast(IO[bytes], _Utf8(stream, name, encoding)))
         head = head_of(stream)
     if found := binary_of(head):
-        raise SourceError(name, f"is {found}; make text of it, lines, JSONL, CSV or Parquet")
+        raise SourceError(name, f"is {found}")
     if b"\r" in head and b"\n" not in head and len(head) > head.index(b"\r") + 1:
         stream = buffered(cast(IO[bytes], _MacLines(stream, name)))
     return stream, encoding

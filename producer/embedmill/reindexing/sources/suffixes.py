@@ -25,7 +25,15 @@ TABLES: Final = {
 DOCUMENTS: Final = frozenset({".md", ".markdown", ".mdx", ".rst", ".txt"})
 
 #: Files whose lines are no texts.
-MARKUP: Final = {".html": "HTML", ".htm": "HTML", ".xhtml": "HTML", ".xml": "XML"}
+MARKUP: Final = {
+    ".html": "HTML",
+    ".htm": "HTML",
+    ".xhtml": "HTML",
+    ".xml": "XML",
+    ".svg": "XML",
+    ".eml": "e-mail",
+    ".mbox": "e-mail",
+}
 
 
 def suffix_of(path: str) -> str:
