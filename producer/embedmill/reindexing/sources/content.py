@@ -82,7 +82,9 @@ _CONTROL_SHARE: Final = 50
 
 #: How drawings begin, and e-mail: by a line of mbox, or by the fields of a message.
 _SVG: Final = re.compile(rb"<svg[\s>]")
-_MAIL: Final = re.compile(rb"(From \S+ .*\d{4}\r?\n)?([A-Z][A-Za-z-]*:[ \t].*\r?\n([ \t].*\r?\n)*)+\r?\n")
+_MAIL: Final = re.compile(
+    rb"(From \S+ [^\r\n]*\d{4}\r?\n)?([A-Z][A-Za-z-]*:[ \t][^\r\n]*\r?\n([ \t][^\r\n]*\r?\n)*)+\r?\n"
+)
 _MAIL_FIELD: Final = re.compile(rb"^(Received|MIME-Version|Message-ID|Return-Path):", re.IGNORECASE | re.MULTILINE)
 
 #: Byte order marks, the longer ones first, and what they mean.
