@@ -98,7 +98,7 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
     Raises:
         InvalidTextError: one is not a str.
-        InvalidRequestError: ``texts`` is itself a str, has columns, or has no order.
+        InvalidRequestError: ``texts`` is itself a str, has columns, has no order, or holds nothing.
     """
     if columns := _columns(texts):
         raise InvalidRequestError("texts", f"{type(texts).__name__} has columns; pass one of them, {columns}")
@@ -106,16 +106,30 @@ def check_texts(texts: Sequence[str]) -> list[str]:
         raise InvalidRequestError("texts", f"a list of str is wanted, not {type(texts).__name__}, which has no order")
     if isinstance(texts, str | bytes):
         raise InvalidRequestError("texts", f"a list of str is wanted, not one {type(texts).__name__}; write [text]")
-    values = list(texts)
+    values = _values(texts)
     for index, text in enumerate(values):
         if not isinstance(text, str):
             raise InvalidTextError(index, type(text).__name__)
     return values
 
 
+def _values(texts: Any) -> list[Any]:
+    """Return the items of something; of a column of Arrow as Python's."""
+    convert: Any = getattr(texts, "to_pylist", None)
+    try:
+        return list(convert() if callable(convert) else texts)
+    except TypeError:
+        if hasattr(texts, "__iter__") and not isinstance(texts, type):  # its own fault, in the midst of it
+            raise
+        raise InvalidRequestError("texts", f"a list of str is wanted, not {type(texts).__name__}") from None
+
+
 def _columns(texts: Any) -> str:
     """Return how to pass a column of a frame, or of a mapping of columns; "": it is neither."""
-    names = getattr(texts, "column_names", None) or getattr(texts, "columns", None)
+    lazy: Any = getattr(texts, "collect_schema", None)  # of polars, which warns of what is slow
+    names = (
+        lazy().names() if callable(lazy) else getattr(texts, "column_names", None) or getattr(texts, "columns", None)
+    )
     if isinstance(texts, Mapping):  # its keys are shown only if it holds columns: they may be texts
         is_frame = any(isinstance(value, Sized) and not isinstance(value, str | bytes) for value in texts.values())
         names = list(texts) if is_frame else None
@@ -123,7 +137,8 @@ def _columns(texts: Any) -> str:
         return ""
     shown = [repr(str(name)) for name in list(names)[:MAX_SHOWN_COLUMNS]]
     best = "'text'" if "'text'" in shown else next(iter(shown), "…")
-    return f"as in texts[{best}]; it has {', '.join(shown)}"
+    it = "collect()" if callable(lazy) else "texts"
+    return f"as in {it}[{best}]; it has {', '.join(shown) or 'none'}"
 
 
 def check_count(texts: Sequence[str]) -> None:

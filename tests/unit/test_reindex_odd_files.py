@@ -7,11 +7,13 @@ import pickle
 import random
 
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
 from embedmill import EmbedError, InvalidRequestError, SourceError
 from embedmill.reindexing import Fields, Record, open_source
+from embedmill.reindexing.opening import to_source
 from embedmill.reindexing.source import notes_of
 
 LINES = b'{"id": "a", "text": "satu"}\n{"id": "b", "text": "dua"}\n'
@@ -224,3 +226,71 @@ def test_json_of_something_else_beside_documents_is_passed_over(tmp_path):
     source = open_source([str(tmp_path)], fields=Fields())
     assert [item.id for item in source] == ["guide.md"]
     assert "2 .json without the field text" in notes_of(source)[0]
+
+
+# Values of a program
+
+
+def test_a_data_set_of_pyarrow_is_a_source(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(parquet(ROWS))
+    rows = pa.dataset.dataset(tmp_path)
+    for values in (rows, rows.scanner()):
+        source = to_source(values, None)
+        assert [(item.id, item.text) for item in source] == AB
+    with pytest.raises(InvalidRequestError, match="no field 'body', but id, text"):
+        to_source(rows, Fields(text="body"))
+
+
+def test_a_stream_that_breaks_off_is_a_part_that_is_lost():
+    table = pa.table(ROWS)
+
+    def batches():
+        yield from table.to_batches()
+        raise OSError("a disk quotes: secret")
+
+    *good, lost = to_source(pa.RecordBatchReader.from_batches(table.schema, batches()), None)
+    assert [(item.id, item.text) for item in good] == AB
+    assert lost.is_partial
+    assert lost.detail == "values: cannot be read on after row 2 (OSError); only what comes before is read"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (pa.ArrowTypeError("Expected bytes, got 'secret'", "Conversion failed for column id with type object"), "'id'"),
+        (pa.ArrowInvalid("secret"), "has a column that Arrow cannot hold"),
+        (ValueError("Duplicate column names found: secret"), r"a name of its own, or records, as to_dict\('records'\)"),
+    ],
+)
+def test_a_frame_that_arrow_cannot_hold_is_refused(error, said):
+    class Frame:
+        columns = ("id", "text")
+
+        def __arrow_c_stream__(self, requested_schema=None):
+            raise error
+
+    with pytest.raises(InvalidRequestError, match=said) as caught:
+        to_source(Frame(), None)
+    assert "secret" not in str(caught.value)
+
+
+class Lazy:
+    def collect_schema(self): ...
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (None, "NoneType holds no records"),
+        (5, "int holds no records"),
+        (b"text", "bytes holds no records"),
+        (dict, "type holds no records"),
+        (pa.scalar("text"), "StringScalar holds no records"),
+        (Lazy(), r"Lazy is not computed yet; give its collect\(\)"),
+    ],
+)
+def test_what_holds_no_records_is_refused(values, said):
+    with pytest.raises(InvalidRequestError, match=said):
+        to_source(values, None)
+    (bad,) = to_source([pa.table(ROWS)], None)
+    assert "Table, which holds rows; give it by itself" in bad.detail

@@ -2,6 +2,7 @@
 
 import msgpack
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -202,3 +203,36 @@ def test_a_timeout_says_that_nobody_serves_the_model():
     )
     assert "EMBEDMILL_MODEL=m" in outlook().hint(status)
     assert outlook(workers=(worker("m"),)).hint(status) == "0 of 2 chunks are done."
+
+
+@pytest.mark.parametrize("values", [None, 5, object(), str, pa.scalar("text")])
+def test_what_holds_no_texts_is_refused(values):
+    with pytest.raises(InvalidRequestError, match=f"a list of str is wanted, not {type(values).__name__}"):
+        request.check_texts(values)
+
+
+def test_a_column_of_arrow_is_its_texts():
+    assert (
+        request.check_texts(pa.array(["a", "b"])) == request.check_texts(pa.chunked_array([["a"], ["b"]])) == ["a", "b"]
+    )
+
+
+def test_a_fault_of_the_caller_s_iterator_is_its_own():
+    def texts():
+        yield "a"
+        raise TypeError("not ours")
+
+    with pytest.raises(TypeError, match="not ours"):
+        request.check_texts(texts())
+
+
+def test_a_lazy_frame_is_refused_by_its_columns():
+    class Lazy:
+        def collect_schema(self):
+            return self
+
+        def names(self):
+            return ["id", "text"]
+
+    with pytest.raises(InvalidRequestError, match=r"as in collect\(\)\['text'\]; it has 'id', 'text'"):
+        request.check_texts(Lazy())

@@ -225,7 +225,7 @@ class Values:
         """Nobody knows how many there will be."""
         return None
 
-    def _record(self, value: Any, place: str) -> Record | BadRecord:
+    def _record(self, value: Any, place: str) -> Record | BadRecord:  # noqa: PLR0911  a line a kind
         match value:
             case Record() | BadRecord():
                 return value
@@ -237,11 +237,15 @@ class Values:
                 return to_record(id, text, metadata, place)
             case str() | PathLike():
                 return bad(place, f"is {_kind(value)} alone; give texts as (id, text), and files' names one by one")
+            case _ if hasattr(value, "columns"):
+                return bad(place, f"is {_kind(value)}, which holds rows; give it by itself, or the rows one by one")
         return bad(place, f"is {_kind(value)}; a Record, (id, text), (id, text, metadata) or a mapping is wanted")
 
 
 def _check_values(values: Any) -> None:
     kind = type(values).__name__
+    if hasattr(values, "collect_schema"):
+        raise InvalidRequestError("source", f"{kind} is not computed yet; give its collect()")
     if isinstance(values, Mapping):
         raise InvalidRequestError(
             "source", f"{kind} is one mapping; give its items(), if they are (id, text), or a list of mappings"
@@ -252,6 +256,14 @@ def _check_values(values: Any) -> None:
         raise InvalidRequestError("source", f"{kind} is an open file; give its path")
     if hasattr(values, "to_frame"):
         raise InvalidRequestError("source", f"{kind} is one column; give the frame, or its items()")
+    if isinstance(values, bytes | bytearray | memoryview) or not _is_iterable(values):
+        raise InvalidRequestError(
+            "source", f"{kind} holds no records; give a name of a file or folder, a frame, or records"
+        )
+
+
+def _is_iterable(values: Any) -> bool:
+    return not isinstance(values, type) and hasattr(values, "__iter__")
 
 
 def _kind(value: Any) -> str:

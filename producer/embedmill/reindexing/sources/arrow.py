@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import Fields
+from embedmill.reindexing.source import Fields, rest_lost
 from embedmill.reindexing.sources.columns import check_columns, listed
 from embedmill.reindexing.sources.files import Reading
 
@@ -21,7 +22,7 @@ _UTC: Final = "UTC"
 
 
 class Frame:
-    """Any object with Arrow's stream protocol."""
+    """Any object with Arrow's stream protocol, or a data set of pyarrow."""
 
     name = "values"
 
@@ -29,7 +30,7 @@ class Frame:
         """Look at its columns.
 
         Raises:
-            InvalidRequestError: it has no columns, or not those that are named.
+            InvalidRequestError: it has no columns, or not those that are named, or some that Arrow has no form for.
         """
         self.notes: list[str] = []
         self._values = values
@@ -39,11 +40,14 @@ class Frame:
         self._is_fresh = True
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Read some rows at a time."""
+        """Read some rows at a time; where it cannot be read on, that is the last thing it gives."""
         stream = self._stream if self._is_fresh else self._open()
         self._is_fresh = False
         number = 1
-        for batch in stream:
+        while (batch := self._next(stream, number - 1)) is not None:
+            if isinstance(batch, BadRecord):
+                yield batch
+                return
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 rows = batch.slice(start, BATCH_ROWS)
                 yield from records(rows, self._reading, self.name, number)
@@ -58,12 +62,33 @@ class Frame:
         """Nobody knows how many there will be."""
         return None
 
-    def _open(self) -> pa.RecordBatchReader:
+    def _next(self, stream: pa.RecordBatchReader, read: int) -> Any:
+        """Return the next rows, None after the last ones, or what says that they cannot be read."""
         try:
-            return pa.RecordBatchReader.from_stream(self._values)
-        except pa.ArrowInvalid:
-            reason = f"{type(self._values).__name__} is one column; give the frame that it is of, or (id, text)"
+            return next(stream, None)
+        except (pa.ArrowException, OSError) as error:  # its message may quote values
+            reason = f"cannot be read on after row {read:,} ({type(error).__name__}); only what comes before is read"
+            return rest_lost(self.name, reason)
+
+    def _open(self) -> pa.RecordBatchReader:
+        kind = type(self._values).__name__
+        try:
+            if hasattr(self._values, "__arrow_c_stream__"):
+                return pa.RecordBatchReader.from_stream(self._values)
+            return (self._values.scanner() if hasattr(self._values, "scanner") else self._values).to_reader()
+        except Exception as error:  # of the library that it is of, whose message may quote values
+            if not hasattr(self._values, "columns") and isinstance(error, pa.ArrowInvalid):
+                reason = f"{kind} is one column; give the frame that it is of, or (id, text)"
+            else:
+                way_out = "give each column values of one kind and a name of its own, or records, as to_dict('records')"
+                reason = f"{kind} has {_unfit_column(error)} that Arrow cannot hold ({type(error).__name__}); {way_out}"
             raise InvalidRequestError("source", reason) from None
+
+
+def _unfit_column(error: Exception) -> str:
+    """Return which column it is that a frame cannot give to Arrow, if pyarrow says so."""
+    found = re.search(r"failed for column (.+) with type", str(error), re.DOTALL)
+    return f"a column {shown(found[1])}" if found else "a column"
 
 
 def check_schema(name: str, schema: pa.Schema, reading: Reading) -> list[str]:
