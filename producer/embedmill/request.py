@@ -115,9 +115,8 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 def _values(texts: Any) -> list[Any]:
     """Return the items of something; of a column of Arrow as Python's."""
-    convert: Any = getattr(texts, "to_pylist", None)
     try:
-        return list(convert() if callable(convert) else texts)
+        return list(texts.to_pylist() if hasattr(texts, "to_pylist") else texts)
     except TypeError:
         if hasattr(texts, "__iter__") and not isinstance(texts, type):  # its own fault, in the midst of it
             raise
@@ -126,10 +125,9 @@ def _values(texts: Any) -> list[Any]:
 
 def _columns(texts: Any) -> str:
     """Return how to pass a column of a frame, or of a mapping of columns; "": it is neither."""
-    lazy: Any = getattr(texts, "collect_schema", None)  # of polars, which warns of what is slow
-    names = (
-        lazy().names() if callable(lazy) else getattr(texts, "column_names", None) or getattr(texts, "columns", None)
-    )
+    is_lazy = hasattr(texts, "collect_schema")  # of polars, which warns of what is slow
+    names = texts.collect_schema().names() if is_lazy else getattr(texts, "column_names", None)
+    names = names or getattr(texts, "columns", None)
     if isinstance(texts, Mapping):  # its keys are shown only if it holds columns: they may be texts
         is_frame = any(isinstance(value, Sized) and not isinstance(value, str | bytes) for value in texts.values())
         names = list(texts) if is_frame else None
@@ -137,7 +135,7 @@ def _columns(texts: Any) -> str:
         return ""
     shown = [repr(str(name)) for name in list(names)[:MAX_SHOWN_COLUMNS]]
     best = "'text'" if "'text'" in shown else next(iter(shown), "…")
-    it = "collect()" if callable(lazy) else "texts"
+    it = "collect()" if is_lazy else "texts"
     return f"as in {it}[{best}]; it has {', '.join(shown) or 'none'}"
 
 
