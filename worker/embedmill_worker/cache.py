@@ -20,10 +20,10 @@ from embedmill.link import Link
 from embedmill.protocol import ModelCard
 from embedmill.redis_url import mask_url
 from embedmill.settings import ClientSettings
+from embedmill.unicode import is_unicode
 from embedmill_worker import cache_entry
 from embedmill_worker.cache_entry import CacheEntry
 from embedmill_worker.engine import Embeddings, Engine
-from embedmill_worker.engine.tokenization import is_unicode
 
 log = logging.getLogger(__name__)
 

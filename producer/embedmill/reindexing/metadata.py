@@ -16,6 +16,7 @@ import numpy as np
 
 from embedmill.errors import InvalidRequestError
 from embedmill.harmless import printable
+from embedmill.unicode import is_unicode
 
 #: Values whose ``str`` says it all, as in ``2026-01-02 03:04:05``.
 _TEXTUAL: Final = (
@@ -122,19 +123,11 @@ def _check_unicode(encoded: str, metadata: Mapping[str, Any]) -> None:
     try:
         encoded.encode()
     except UnicodeEncodeError:
-        names = (name for name, value in metadata.items() if not _is_unicode(_ENCODER.encode({name: plain(value)})))
+        names = (name for name, value in metadata.items() if not is_unicode(_ENCODER.encode({name: plain(value)})))
         name = next(names, "")
         raise InvalidRequestError(
             "metadata", f"the field {shown(name)} holds a lone surrogate, which UTF-8 cannot hold"
         ) from None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def shown(name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from embedmill import atomic_file
 from embedmill.errors import InvalidRequestError
 from embedmill.reply import Rejected
+from embedmill.unicode import is_unicode
 from embedmill.vectors import Dtype, Vectors, blank, row_format
 
 
@@ -45,7 +46,7 @@ class JsonLines:
         lost = {r.index: r for r in rejected}
         form = row_format(vectors)
         for i, text in enumerate(texts):
-            shown = f', "text": {json.dumps(text)}' if self._with_text and _is_unicode(text) else ""
+            shown = f', "text": {json.dumps(text)}' if self._with_text and is_unicode(text) else ""
             if i in lost:
                 why = f'"rejected": {json.dumps(lost[i].reason)}, "detail": {json.dumps(lost[i].detail)}'
                 self._stream.write(f'{{"index": {start + i}{shown}, {why}}}\n')
@@ -95,10 +96,6 @@ class NpyFile:
         shape = (self._rows, self._columns)
         fields = {"descr": self._dtype.numpy.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._stream, fields)
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 @contextmanager

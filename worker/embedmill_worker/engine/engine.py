@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from embedmill.protocol import ModelCard
 from embedmill.reply import Reason
+from embedmill.unicode import is_unicode
 from embedmill_worker.engine.pooling import finite_rows
-from embedmill_worker.engine.tokenization import Encoded, is_unicode
+from embedmill_worker.engine.tokenization import Encoded
 from embedmill_worker.engine.verdict import Price
 
 Floats = npt.NDArray[np.float32]

@@ -78,14 +78,3 @@ class TextTokenizer:
         # What truncation cuts off comes back in parts that have special tokens of their own.
         cut_off = sum(len(part) - self.special_count for part in encoding.overflowing)
         return Encoded(encoding.ids, len(encoding) + cut_off)
-
-
-def is_unicode(text: str) -> bool:
-    """Tell whether a text has a UTF-8 form; one with lone surrogates has none and cannot be tokenized."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
