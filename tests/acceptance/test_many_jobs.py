@@ -60,7 +60,8 @@ def survive(mill, n_jobs: int, *, meanwhile=lambda client: None) -> None:
         meanwhile(client)
         first.kill()
         submit_all(client, n_jobs)
-        assert server.zcard(active) == server.llen(queue) == n_jobs
+        assert server.zcard(active) == n_jobs
+        assert server.llen(queue) >= n_jobs  # and what is left of the job before them
         server.delete(queue)
         victim = mill.start_worker(EMBEDMILL_CONCURRENCY="1")
         mill.start_worker(EMBEDMILL_CONCURRENCY="1")
