@@ -61,6 +61,8 @@ class OpenDocuments:
 
     def done(self, parents: Iterable[str]) -> None:
         """Count a part of each of these documents as being in the sink."""
+        if not self._open:
+            return
         for parent in parents:
             found = self._open.get(parent)
             if found is None:

@@ -27,6 +27,9 @@ WINDOW_CHARS: Final = 1_000_000
 WINDOW_BYTES: Final = 8 << 20
 WINDOW_CARRIED: Final = 8_000_000
 
+#: Most characters of a record's metadata that a window may hold twice: as JSON, and as they came.
+TWICE_CHARS: Final = 1_000
+
 #: Records looked up in the ledger at a time, and the most characters that they may hold together.
 BATCH_RECORDS: Final = 1_000
 BATCH_CHARS: Final = 4_000_000
@@ -226,9 +229,9 @@ class Planner:
             keeps_vector = bool(
                 self._can_restamp and found and old_place is not None and has_same_text(found[1], hashed)
             )
-            # Without the metadata themselves, which would be held twice.
-            bare = Record(id=item.id, text=item.text, parent=item.parent)
-            yield Pending(number, bare, metadata, hashed, old_place), keeps_vector
+            if len(metadata) > TWICE_CHARS:  # else a copy without them takes longer than it saves
+                item = Record(id=item.id, text=item.text, parent=item.parent)  # noqa: PLW2901
+            yield Pending(number, item, metadata, hashed, old_place), keeps_vector
 
     def _number(self, id: str) -> int:
         number = self._new.get(id)
@@ -242,7 +245,8 @@ class Planner:
             self._documents.drop(record.parent)
             self._reject(record.id, reason, detail)
         else:
-            self._documents.done([record.parent])
+            if record.parent:
+                self._documents.done([record.parent])
             self._counts.skipped += 1
 
     def _note_bad(self, bad: BadRecord) -> None:
