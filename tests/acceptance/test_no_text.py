@@ -347,7 +347,8 @@ def test_no_text_of_the_celery_task_is_anywhere_whatever_the_slip(witness, stran
 def test_no_text_of_a_command_is_anywhere(witness, tmp_path):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"id": n, "text": f"{TEXT} {n}"}) + "\n" for n in "abc"))
     (tmp_path / "bare.csv").write_text(f"{TEXT},{WORD}\n{TEXT},more\n")
-    (tmp_path / "odd.jsonl").write_text(f'"{TEXT}"\n{{"body": "{TEXT}"}}\n{{"text": ["{TEXT}"]}}\n{TEXT}\n')
+    odd = (f'"{TEXT}"', f'{{"body": "{TEXT}"}}', f'{{"text": ["{TEXT}"]}}', TEXT, f'{{"text": "{TEXT}"}}')
+    (tmp_path / "odd.jsonl").write_text("".join(f"{line}\n" for line in odd))
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text(f"# {TEXT}\n\n{TEXT}\n")
     witness.command("embed", text=f"{TEXT}\n{QUOTING}\n", code=exit_codes.REJECTED)
