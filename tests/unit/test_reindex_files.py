@@ -488,6 +488,15 @@ def test_a_partitioned_data_set_keeps_what_its_folders_say(tmp_path):
     assert first.metadata == {"year": 2020}
 
 
+def test_a_partition_that_is_named_alone_keeps_its_fields(tmp_path):
+    table(tmp_path / "lang=ms" / "year=2026" / "a.parquet", {"id": ["a"], "text": ["satu"]})
+    write(tmp_path / "lang=ms" / "year=-5" / "b.csv", "id,text\nb,dua\n")
+    of_folder = {"a": {"lang": "ms", "year": 2026}, "b": {"lang": "ms", "year": -5}}
+    assert metadata(read(tmp_path)) == metadata(read(tmp_path / "lang=ms")) == of_folder
+    assert metadata(read(tmp_path / "lang=ms" / "year=2026")) == {"a": of_folder["a"]}
+    assert metadata(read(tmp_path / "lang=ms" / "year=-5" / "b.csv")) == {"b": of_folder["b"]}
+
+
 def test_a_folder_that_holds_nothing_to_read_is_told(tmp_path):
     source = open_source([str(tmp_path)])
     assert list(source) == []

@@ -15,7 +15,7 @@ from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, UNREADABLE, Source, notes_of, rest_lost, undecodable
 from embedmill.reindexing.sources.files import Reading, mapped
 from embedmill.reindexing.sources.forms import open_file
-from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder
+from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder, partition_above
 from embedmill.reindexing.sources.streams import decompressed, utf8
 from embedmill.reindexing.sources.suffixes import TABLES, suffix_of
 
@@ -50,6 +50,7 @@ class Folder:
                 raise SourceError(printable(path), "is no folder")
             next(self._root.iterdir(), None)
         self._listing: Listing | None = None
+        self._above = partition_above(self._root)
         self._partitions: dict[str, Partition] = {}
         #: Tables that were read, and those that were passed over as they have no text.
         self._tables: list[str] = []
@@ -133,7 +134,8 @@ class Folder:
 
     def _open(self, path: str) -> Source:
         form = TABLES[suffix_of(path)] if self._form == "folder" else self._form
-        reading = replace(self._reading, partition=self._partitions[path.rpartition("/")[0]])
+        partition = {**self._above, **self._partitions[path.rpartition("/")[0]]}
+        reading = replace(self._reading, partition=partition)
         return open_file(str(self._root / path), self._named(path), form, reading)
 
     def _table(self, path: str, listing: Listing) -> Iterator[Record | BadRecord]:

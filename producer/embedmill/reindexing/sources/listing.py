@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from errno import ELOOP
+from itertools import takewhile
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final
@@ -46,17 +47,19 @@ class Listing:
     def partitions(self) -> dict[str, Partition]:
         """Return what the names of each folder's path say, as numbers where all values of a name are some."""
         found = {folder: _said(folder) for folder in {path.rpartition("/")[0] for path in self.paths}}
-        texts = {key for said in found.values() for key, value in said.items() if value and not _is_number(value)}
-        return {
-            folder: {key: int(value) if value and key not in texts else value for key, value in said.items()}
-            for folder, said in found.items()
-        }
+        return _with_numbers(found)
 
     def note(self) -> str:
         """Return what is passed over, for people."""
         most = self.passed_over.most_common(SHOWN_KINDS)
         more = self.passed_over.total() - sum(count for _, count in most)
         return ", ".join([*(f"{count:,} {kind}" for kind, count in most), *([f"{more:,} others"] if more else [])])
+
+
+def partition_above(folder: Path) -> Partition:
+    """Return what the last folders of a path say: a partition that is named alone keeps its fields."""
+    parts = takewhile(_PARTITION.fullmatch, reversed(Path(os.path.realpath(folder)).parts))
+    return _with_numbers({"": _said("/".join(reversed(list(parts))))})[""]
 
 
 def is_document(path: str) -> bool:
@@ -163,6 +166,15 @@ def _said(folder: str) -> dict[str, str | None]:
     return {key: None if value == _NOTHING else value for key, value in pairs}
 
 
+def _with_numbers(found: Mapping[str, Mapping[str, str | None]]) -> dict[str, Partition]:
+    """Return what folders say, as numbers where all values of a name are some."""
+    texts = {key for said in found.values() for key, value in said.items() if value and not _is_number(value)}
+    return {
+        folder: {key: int(value) if value and key not in texts else value for key, value in said.items()}
+        for folder, said in found.items()
+    }
+
+
 def _unquoted(text: str) -> str:
     """Return what escapes stand for; what they leave that is no UTF-8 stays as it is written."""
     try:
@@ -172,4 +184,5 @@ def _unquoted(text: str) -> str:
 
 
 def _is_number(value: str) -> bool:
-    return value.isascii() and value.isdecimal() and len(value) < 19
+    digits = value.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and len(digits) < 19

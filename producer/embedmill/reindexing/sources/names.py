@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Final
@@ -19,6 +20,7 @@ from embedmill.reindexing.sources.csv_file import check_delimiter
 from embedmill.reindexing.sources.files import STDIN, Reading, mapped
 from embedmill.reindexing.sources.folder import Folder
 from embedmill.reindexing.sources.forms import open_file
+from embedmill.reindexing.sources.listing import partition_above
 from embedmill.reindexing.sources.streams import check_encoding
 from embedmill.reindexing.ways import ways_of
 
@@ -134,7 +136,7 @@ def _open(name: str, label: str, form: str, reading: Reading) -> Source:
         raise SourceError(printable(name), "is no folder")
     if not S_ISREG(mode):
         raise SourceError(printable(name), "is no regular file; a pipe is read as standard input, named -")
-    return open_file(name, label, form, reading)
+    return open_file(name, label, form, replace(reading, partition=partition_above(Path(name).parent)))
 
 
 def _mode(name: str) -> int:
