@@ -53,6 +53,12 @@ def panic() -> None:
     tokenizer.encode("a" * 40 + "!")
 
 
+def take_long() -> None:
+    """Work in short native calls: a SIGTERM that comes just before a long one is only seen after it."""
+    while True:
+        ctypes.CDLL(None).usleep(10_000)
+
+
 ACTS = {
     "panics": panic,
     "exits": lambda: raise_(SystemExit(3)),
@@ -61,6 +67,7 @@ ACTS = {
     "oom-killer": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "eats-python": eat_in_python,
     "eats-native": eat_in_c,
+    "takes-long": take_long,
     "hangs-with-gil": lambda: ctypes.PyDLL(None).sleep(600),
     "hangs-without-gil": lambda: ctypes.CDLL(None).sleep(600),
     "fails": lambda: raise_(InferenceError("m", "torn")),

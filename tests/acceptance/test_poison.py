@@ -164,18 +164,20 @@ def test_a_worker_that_is_told_to_keeps_the_text(valkey, data_dir, tmp_path):
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
 def test_children_killed_from_outside_are_no_text_s_fault(client, clean, poisoned, sig):
-    job = one_chunk(client, ["☠hangs-without-gil zebra", *CLEAN[1:]])
-    server, keys = redis.Redis.from_url(poisoned.redis_url), Keyspace(poisoned.namespace)
-    for n in range(MAX_TEXT_CRASHES + 1):
-        claim = wait_until(lambda: server.hget(keys.claims(job.id), "0"))
-        if n:  # from the second try on each text is alone, and a child is killed under the first one
-            wait_until(lambda: server.hget(keys.claims(job.id), "0:at") == b"0")
-        os.kill(int(claim.split()[2]), sig)
-        wait_until(lambda c=claim: server.hget(keys.claims(job.id), "0") != c, poisoned.worker.log)
-    assert not job.status().state.is_over
-    counts = server.hgetall(keys.crashes(job.id))
+    job = one_chunk(client, ["☠takes-long zebra", *CLEAN[1:]])
+    keys = Keyspace(poisoned.namespace)
+    with redis.Redis.from_url(poisoned.redis_url) as server:
+        for n in range(MAX_TEXT_CRASHES + 1):
+            claim = wait_until(lambda: server.hget(keys.claims(job.id), "0"))
+            if n:  # from the second try on each text is alone, and a child is killed under the first one
+                wait_until(lambda: server.hget(keys.claims(job.id), "0:at") == b"0")
+            os.kill(int(claim.split()[2]), sig)
+            wait_until(lambda c=claim: server.hget(keys.claims(job.id), "0") != c, poisoned.worker.log)
+        assert not job.status().state.is_over
+        counts = server.hgetall(keys.crashes(job.id))
     job.cancel()
-    assert {name: int(count) for name, count in counts.items()} == {b"0:lost": 1, b"0:0:lost": MAX_TEXT_CRASHES}
+    found = {name: int(count) for name, count in counts.items()}
+    assert found == {b"0:lost": 1, b"0:0:lost": MAX_TEXT_CRASHES}, poisoned.worker.log
 
 
 def embedmill(mill, *arguments, **options):
