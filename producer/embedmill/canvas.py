@@ -17,10 +17,11 @@ from embedmill.assembly import part_of
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_CHUNK_TEXTS
+from embedmill.model_spec import check_model_name
 from embedmill.protocol import EmbedOptions, unpack_rejected
 from embedmill.reply import Rejected, ReplyPart
 from embedmill.request import check_texts
-from embedmill.settings import ClientSettings, check_model_name
+from embedmill.settings import ClientSettings
 from embedmill.vectors import Dtype, Vectors
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Final
 from embedmill.errors import InvalidRequestError, ProtocolVersionError, SettingsError, UnknownModelError
 from embedmill.flows import Landscape
 from embedmill.harmless import some
+from embedmill.model_spec import check_model_name
 from embedmill.protocol import PROTOCOL_VERSION, UNKNOWN_CARD, ModelCard
 from embedmill.records import JobState, JobStatus
-from embedmill.settings import check_model_name
 
 #: Seconds after which the cards and workers are read again.
 FRESH_S: Final = 5.0

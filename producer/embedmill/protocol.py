@@ -100,6 +100,8 @@ class ModelCard:
     precision: str = "fp32"
     #: exact, close or variant: how a vector depends on its batch.
     batch_class: str = "exact"
+    #: What was fetched from a hub, as "org/name@commit"; empty for files that were on the worker's disk.
+    revision: str = ""
 
     def to_json(self) -> str:
         """Give the card as workers publish it."""
@@ -118,7 +120,7 @@ class ModelCard:
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise MessageError(f"unreadable model card ({type(error).__name__})") from None
-        strings = (card.name, card.fingerprint, card.precision, card.batch_class)
+        strings = (card.name, card.fingerprint, card.precision, card.batch_class, card.revision)
         sizes = (card.dimension, card.max_tokens)
         rates = (card.chars_per_token, card.tokens_per_s)
         if not (

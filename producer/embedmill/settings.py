@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
-from embedmill.harmless import kind
 from embedmill.limits import MAX_QUEUED_TOKENS
+from embedmill.model_spec import check_model_name, first_model
 from embedmill.redis_url import check_url, mask_url
 
 #: Where Redis is when nobody says otherwise.
@@ -21,18 +21,6 @@ DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_NAMESPACE: Final = "embedmill"
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
-
-
-def check_model_name(name: str) -> str:
-    """Give the name back if it can be a Redis key, a queue and a JSON string without escapes.
-
-    Raises:
-        SettingsError: it cannot.
-    """
-    if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
-        raise SettingsError("model", kind(name), f"a model name matches {_MODEL_NAME.pattern}")
-    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +93,6 @@ def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
     if not value.isascii() or not value.isdecimal():
         raise SettingsError(name, value, "give a number from 0")
     return int(value)
-
-
-def first_model(spec: str) -> str | None:
-    """Give the default model's name of an ``EMBEDMILL_MODEL`` value (``name[=folder],…``)."""
-    return spec.split(",", maxsplit=1)[0].partition("=")[0].strip() or None
 
 
 def data_dir(environ: Mapping[str, str]) -> Path:

@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from embedmill_worker.engine import load
-from embedmill_worker.models import StaticTable, fastembed_registry, in_precision, resolve
-from embedmill_worker.models.fastembed_registry import _registry, files_of_registered
+from embedmill_worker.models import StaticTable, in_precision, resolve
+from embedmill_worker.models.fastembed_registry import _registry, files_of_registered, find_registered
 
 WORDS = [
     "[PAD]",
@@ -149,14 +150,17 @@ def fastembeds(name: str, folder: Path, method: str = "embed") -> np.ndarray:
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
+def served(tmp_path):
     """Gives the engine and the folder of a model, whose download is its being there already."""
 
     def serve(kind, description):
         folder = tmp_path / "hub/models--tiny/snapshots/1"
         save_model(folder, kind, description)
-        monkeypatch.setattr(fastembed_registry, "_download", lambda *_, **__: folder)
-        return load(files_of_registered(description.model, data_dir=tmp_path), cache_dir=None), folder
+        repository = SimpleNamespace(fetch=lambda _: folder, commit="tiny@1")
+        files = files_of_registered(
+            description.model, find_registered(description.model), repository, data_dir=tmp_path
+        )
+        return load(files, cache_dir=None), folder
 
     return serve
 

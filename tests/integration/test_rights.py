@@ -133,7 +133,7 @@ def test_a_path_that_may_not_be_entered_is_no_unknown_name(tmp_path):
     lay_onnx(folder)
     (said,) = said_of((folder.parent, 0, str(folder), tmp_path / "data"))
     assert said.startswith(
-        f"ModelLoadError: model {folder} cannot be loaded: {folder} cannot be read: Permission denied"
+        f"ModelLoadError: model model cannot be loaded: {folder} cannot be read: Permission denied"
     )
 
 
@@ -176,7 +176,7 @@ def test_a_fetched_file_that_may_not_be_read_is_not_fetched_again(tmp_path):
     weights.parent.mkdir(parents=True)
     with weights.open("wb") as file:
         file.truncate(90_868_376)
-    manifest = tmp_path / "hub/manifests/BAAI--bge-small-en-v1.5.json"
+    manifest = tmp_path / "hub/manifests/Qdrant--bge-small-en-v1.5-onnx-Q@main.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
     said = said_of((weights, 0, WHEEL, tmp_path), (manifest, 0, REGISTERED, tmp_path))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embedmill import settings
+from embedmill import model_spec
 from embedmill.keys import LANES
 from embedmill.protocol import INPUT_TYPES
 from embedmill.vectors import Dtype
@@ -131,9 +131,10 @@ def test_the_choices_are_those_of_the_client():
     assert INPUT_TYPES == flags.INPUT_TYPES
 
 
-@pytest.mark.parametrize("spec", ["", "a", "a=/x,b", " a , b", "org/a=/x"])
+@pytest.mark.parametrize("spec", ["a", "a=/x,b", " a , b", "org/a=/x", "/models/e5,b", "org/a@v1"])
 def test_the_model_of_a_client_is_the_first_that_workers_serve(spec):
-    assert flags.first_model(spec) == settings.first_model(spec)
+    assert flags.model_name(spec) == model_spec.first_model(spec)
+    assert flags.model_spec(spec).name == model_spec.ModelSpec.parse_all(spec)[0].name
 
 
 def test_a_worker_s_flags_become_its_environment(monkeypatch):

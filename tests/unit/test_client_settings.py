@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
 from embedmill.errors import SettingsError
+from embedmill.model_spec import ModelSpec, first_model
 from embedmill.redis_url import mask_url
-from embedmill.settings import ClientSettings, first_model
+from embedmill.settings import ClientSettings
 from embedmill_worker.settings import DEFAULT_MODEL, WorkerSettings
 
 SECRET = "s3cr3t-zebra"
@@ -108,7 +109,10 @@ def test_a_worker_is_right_without_any_setting():
 
 
 def test_a_worker_serves_every_model_named():
-    assert worker(MODEL="a=/models/a , b,").models == ("a=/models/a", "b")
+    assert worker(MODEL="a=/models/a , b,").models == (
+        ModelSpec(name="a", place="/models/a"),
+        ModelSpec(name="b", place="b"),
+    )
     assert worker(MODEL="a=/models/a,b").model_names == ("a", "b")
 
 

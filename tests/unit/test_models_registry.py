@@ -7,7 +7,7 @@ from fastembed.text.text_embedding import TextEmbedding
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.engine.pooling import normalize, pool
-from embedmill_worker.models import Pooling, fastembed_registry, known, resolve
+from embedmill_worker.models import Pooling, known, registry, resolve
 from embedmill_worker.models.fastembed_registry import _RULES, _STATIC, registered_models
 from embedmill_worker.models.prompts import known_prompts
 
@@ -63,7 +63,7 @@ def no_downloads(monkeypatch):
     def refuse(*_args, **_options):
         raise AssertionError("a download was tried")
 
-    monkeypatch.setattr(fastembed_registry, "_download", refuse)
+    monkeypatch.setattr(registry, "Repository", refuse)
 
 
 def test_every_name_is_known_once_and_the_default_comes_first():

@@ -14,10 +14,10 @@ import embedmill_worker
 from embedmill.calls import SubmitOptions
 from embedmill.dead_letters import check_limit
 from embedmill.errors import EmbedError, InvalidRequestError, RequestError
+from embedmill.model_spec import check_model_name
 from embedmill.protocol import EmbedOptions
 from embedmill.reindexing.sources.names import open_source
 from embedmill.request import check_seconds
-from embedmill.settings import check_model_name
 from embedmill.vectors import Dtype
 from embedmill_worker import discretion, embed_task
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from embedmill.model_spec import ModelSpec
 from embedmill_worker.engine import Engine, load
 from embedmill_worker.engine.session import runtime
 from embedmill_worker.models import Model, in_precision, resolve
@@ -33,7 +34,7 @@ class Engines:
         """
         # Files are hashed while ONNX Runtime is imported: a tenth of a second less. The thread is gone before the fork.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            verified = pool.submit(lambda: [self._resolve(name) for name in self._settings.model_names])
+            verified = pool.submit(lambda: [self._resolve(spec) for spec in self._settings.models])
             runtime()
             for files in verified.result():
                 self._load(files)
@@ -48,14 +49,11 @@ class Engines:
             ModelLoadError: it cannot be served.
         """
         if name not in self._loaded:
-            if name not in self._settings.model_names:
-                raise KeyError(name)
-            self._load(self._resolve(name))
+            self._load(self._resolve({spec.name: spec for spec in self._settings.models}[name]))
         return self._loaded[name]
 
-    def _resolve(self, name: str) -> Model:
-        spec = next(spec for spec in self._settings.models if spec.partition("=")[0] == name)
-        found = resolve(spec, data_dir=self._settings.data_dir)
+    def _resolve(self, spec: ModelSpec) -> Model:
+        found = resolve(spec, data_dir=self._settings.data_dir, precision=self._settings.precision)
         return in_precision(found, self._settings.precision, data_dir=self._settings.data_dir)
 
     def _load(self, files: Model) -> None:

@@ -10,8 +10,9 @@ from typing import Final
 
 from embedmill.errors import SettingsError
 from embedmill.limits import MAX_WORKER_MODELS
+from embedmill.model_spec import ModelSpec
 from embedmill.redis_url import mask_url
-from embedmill.settings import ClientSettings, check_model_name, data_dir, default_data_dir, whole_number
+from embedmill.settings import ClientSettings, data_dir, default_data_dir, whole_number
 from embedmill_worker.health import HEALTH_FILE_ENV
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
@@ -29,8 +30,8 @@ class WorkerSettings:
 
     redis_url: str
     namespace: str
-    #: ``name`` or ``name=folder``; the first is the default model.
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    #: The first is the default model.
+    models: tuple[ModelSpec, ...] = (ModelSpec(name=DEFAULT_MODEL, place=DEFAULT_MODEL),)
     #: Of the arithmetic; empty: as each model's files are, which is fp32 for every model that has a name.
     precision: str = ""
     #: Run models whose vectors depend on their batch by rounding (bf16) one text at a time, so that no bit does.
@@ -62,8 +63,6 @@ class WorkerSettings:
         if len(self.models) > MAX_WORKER_MODELS:
             reason = f"one worker serves at most {MAX_WORKER_MODELS}; start several"
             raise SettingsError("EMBEDMILL_MODEL", f"{len(self.models)} models", reason)
-        for model in self.models:
-            check_model_name(model.partition("=")[0])
         if self.precision not in ("", *PRECISIONS):
             raise SettingsError("EMBEDMILL_PRECISION", self.precision, f"it is none of {', '.join(PRECISIONS)}")
         if self.concurrency < 0:
@@ -71,12 +70,12 @@ class WorkerSettings:
 
     def __repr__(self) -> str:
         url = mask_url(self.redis_url)
-        return f"WorkerSettings(redis_url={url!r}, namespace={self.namespace!r}, models={self.models})"
+        return f"WorkerSettings(redis_url={url!r}, namespace={self.namespace!r}, models={self.model_names})"
 
     @property
     def model_names(self) -> tuple[str, ...]:
         """The names under which the models are served."""
-        return tuple(model.partition("=")[0] for model in self.models)
+        return tuple(model.name for model in self.models)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> WorkerSettings:
@@ -87,11 +86,10 @@ class WorkerSettings:
         """
         env = os.environ if environ is None else environ
         client = ClientSettings.from_env(environ=env)
-        models = tuple(m.strip() for m in env.get("EMBEDMILL_MODEL", DEFAULT_MODEL).split(",") if m.strip())
         return cls(
             redis_url=client.redis_url,
             namespace=client.namespace,
-            models=models or (DEFAULT_MODEL,),
+            models=ModelSpec.parse_all(env.get("EMBEDMILL_MODEL", "")) or ModelSpec.parse_all(DEFAULT_MODEL),
             precision=env.get("EMBEDMILL_PRECISION", ""),
             exact=_is_on(env.get("EMBEDMILL_EXACT", "")),
             concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),

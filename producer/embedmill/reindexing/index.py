@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from embedmill.errors import MessageError
@@ -28,6 +28,8 @@ class Index:
     truncate: bool = True
     #: Rows carry their texts.
     with_text: bool = False
+    #: Where the model was fetched from, as "org/name@commit"; for people: vectors are told apart by the fingerprint.
+    revision: str = field(default="", compare=False)
 
     @property
     def columns(self) -> int:
@@ -42,7 +44,16 @@ class Index:
     @property
     def tag(self) -> str:
         """Eight hex digits: the end of a version's name."""
-        return hashlib.blake2b(self.to_json().encode(), digest_size=4).hexdigest()
+        return hashlib.blake2b(self.identity.encode(), digest_size=4).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """One line with all that vectors are told apart by."""
+        return json.dumps(self._compared, sort_keys=True)
+
+    @property
+    def _compared(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.compare}
 
     def to_json(self) -> str:
         """Give it as one line."""
@@ -56,11 +67,11 @@ class Index:
             MessageError: it is something else.
         """
         try:
-            fields: dict[str, Any] = json.loads(data)
-            index = cls(**{**fields, "dtype": Dtype(fields["dtype"])})
+            stated: dict[str, Any] = json.loads(data)
+            index = cls(**{**stated, "dtype": Dtype(stated["dtype"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MessageError(f"a sink's description cannot be read ({type(error).__name__})") from None
-        names = (index.model, index.fingerprint, index.input_type or "")
+        names = (index.model, index.fingerprint, index.input_type or "", index.revision)
         is_whole = type(index.dimension) is int and 0 < index.dimension <= MAX_DIMENSION
         if not (is_whole and all(map(is_label, names)) and type(index.truncate) is type(index.with_text) is bool):
             raise MessageError("a sink's description has a field with a value that reindex does not write")
@@ -68,5 +79,5 @@ class Index:
 
     def differences(self, other: Index) -> str:
         """Name what differs, for people, as in ``dimension 384 and 128``."""
-        ours, theirs = asdict(self), asdict(other)
+        ours, theirs = self._compared, other._compared
         return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name])

@@ -65,6 +65,7 @@ def index_of(
         input_type=input_type,
         truncate=truncate,
         with_text=with_text,
+        revision=card.revision,
     )
 
 

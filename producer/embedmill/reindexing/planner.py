@@ -86,7 +86,7 @@ class Window:
 
     def job_id(self, index: Index, sink: str) -> str:
         """Name its job: the same for the same window of the same sink."""
-        hashed = hashlib.blake2b(f"{sink}\n{index.to_json()}\n".encode(), digest_size=16)
+        hashed = hashlib.blake2b(f"{sink}\n{index.identity}\n".encode(), digest_size=16)
         for p in self.pending:
             hashed.update(p.digest + p.record.id.encode() + b"\n")
         return f"reindex-{hashed.hexdigest()}"

@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
 def _running(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the workers behind a Redis."""
     from embedmill.client import EmbeddingClient
+    from embedmill.model_spec import first_model
 
-    with EmbeddingClient(args.redis_url, flags.first_model(args.model or ""), namespace=args.namespace) as client:
+    with EmbeddingClient(args.redis_url, first_model(args.model or ""), namespace=args.namespace) as client:
         return {**_measure(client, client.settings, args), "memory_mb": None}
 
 
@@ -81,7 +82,7 @@ def _own(args: argparse.Namespace) -> dict[str, Any]:
     environment = flags.worker_environment(args)
     environment.pop("EMBEDMILL_CACHE_URL", None)  # what it finds there it would not have to embed
     settings = WorkerSettings.from_env(environment)
-    environment["EMBEDMILL_MODEL"] = settings.models[0]
+    environment["EMBEDMILL_MODEL"] = str(settings.models[0])
     fetch(settings.models[0], settings.data_dir.absolute())
     say("starting a server and a worker")
     with throw_away_mill(environment) as mill, PeakMemory(mill.worker.pid) as memory:

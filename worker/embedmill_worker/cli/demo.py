@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     environment = flags.worker_environment(args)
     environment.pop("EMBEDMILL_CACHE_URL", None)  # what it finds there it would not have to embed
     settings = WorkerSettings.from_env(environment)
-    environment["EMBEDMILL_MODEL"] = settings.models[0]
+    environment["EMBEDMILL_MODEL"] = str(settings.models[0])
     say(f"preparing {settings.model_names[0]} (fetched once, into {settings.data_dir})")
     fetch(settings.models[0], settings.data_dir.absolute())
     say("starting a server and a worker")

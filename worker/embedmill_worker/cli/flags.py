@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from embedmill.errors import SettingsError
+from embedmill.model_spec import ModelSpec
 from embedmill_worker.settings import PRECISIONS
 
 DTYPES: Final = ("float32", "float16", "int8", "binary")
@@ -18,7 +20,7 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 _WORKER_FLAGS: Final = (
     ("--redis-url", "EMBEDMILL_REDIS_URL", "URL", "Redis or Valkey: redis://, rediss:// or unix://"),
     ("--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill"),
-    ("--model", "EMBEDMILL_MODEL", "NAME[=FOLDER],…", "models to serve, the first is the default one"),
+    ("--model", "EMBEDMILL_MODEL", "MODEL,…", "models to serve, the first is the default one; see embedmill models"),
     ("--precision", "EMBEDMILL_PRECISION", "P", "fp32, bf16 or int8; default as the models' files are: fp32"),
     ("--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default auto: one a usable CPU"),
     ("--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where models are kept; default the user's data directory"),
@@ -89,23 +91,30 @@ def seconds(value: str) -> float:
     return parsed
 
 
-def first_model(spec: str) -> str | None:
-    """Read the default model's name of an ``EMBEDMILL_MODEL`` value."""
-    return spec.split(",", maxsplit=1)[0].partition("=")[0].strip() or None
+def one_spec(value: str) -> ModelSpec:
+    """Read a model as its users name it."""
+    try:
+        return ModelSpec.parse(value)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(f"{error.value}: {error.reason}") from None
 
 
-def client_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what a client has to know."""
+def model_spec(value: str) -> ModelSpec:
+    """Read the default model of an ``EMBEDMILL_MODEL`` value."""
+    return one_spec(value.split(",", maxsplit=1)[0])
+
+
+def model_name(value: str) -> str:
+    """Read that model's name, which is all that a client needs."""
+    return model_spec(value).name
+
+
+def client_flags(parser: argparse.ArgumentParser, *, model: Callable[[str], Any] = model_name) -> None:
+    """Add what a client has to know; ``model`` is the type of that flag."""
     flag(parser, "--redis-url", "EMBEDMILL_REDIS_URL", "URL", "Redis or Valkey: redis://, rediss:// or unix://")
     flag(parser, "--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill")
-    flag(
-        parser,
-        "--model",
-        "EMBEDMILL_MODEL",
-        "NAME",
-        "model; default the only one that workers announce",
-        type=first_model,
-    )
+    text = "model; default the only one that workers announce"
+    flag(parser, "--model", "EMBEDMILL_MODEL", "NAME", text, type=model)
 
 
 def precision(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from embedmill.model_spec import ModelSpec
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say, show_log, table
 
@@ -20,10 +21,15 @@ _EPILOG = """\
   embedmill models list
   # fetch a model now, so that a worker starts without the network
   embedmill models pull sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2
-  # what a model of a folder of yours would be, or fastText vectors
-  embedmill models show mine=/models/mine --json
+  # how a model of a hub would be served, or one of a folder of yours, or fastText vectors
+  embedmill models show intfloat/e5-small-v2
+  embedmill models show ./my-model --json
   embedmill models show cc=/models/cc.id.300.bin
 """
+
+#: How a model is named.
+_MODEL: Final = "a known name, org/name[@revision] of a hub, a folder or file, or NAME= and one of these"
+_MODELS: Final = f"{_MODEL}; any number of them [EMBEDMILL_MODEL]"
 
 #: What ``models show`` calls the parts of a price.
 _PRICE: Final = {
@@ -62,12 +68,12 @@ def add(commands: Any) -> None:
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = flags.command(actions, "list", _list, help="list the models that have a name", epilog=_LIST_EPILOG)
     show = flags.command(actions, "show", _show, help="show a model as it would be served", epilog=_SHOW_EPILOG)
-    show.add_argument("name", metavar="NAME[=FOLDER]", help="the model")
+    show.add_argument("name", metavar="MODEL", type=flags.one_spec, help=_MODEL)
     pull = flags.command(actions, "pull", _pull, help="fetch, verify and measure models", epilog=_PULL_EPILOG)
-    pull.add_argument("names", metavar="NAME[=FOLDER]", nargs="*", help="the models [EMBEDMILL_MODEL]")
+    pull.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
     text = "make int8 of models and measure it against fp32; a worker does so at its first start"
     quantize = flags.command(actions, "quantize", _quantize, help=text, epilog=_QUANTIZE_EPILOG)
-    quantize.add_argument("names", metavar="NAME[=FOLDER]", nargs="*", help="the models [EMBEDMILL_MODEL]")
+    quantize.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
     for action in (show, pull):
         flags.precision(action)
     for action in (show, pull, quantize):
@@ -77,8 +83,14 @@ def add(commands: Any) -> None:
         flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
 
 
-def fetch(spec: str, data_dir: Path) -> Model:
+def fetch(spec: ModelSpec, data_dir: Path, *, precision: str = "", newest: bool = False) -> Model:
     """Find a model, fetching it with progress if it is not here.
+
+    Args:
+        spec: the model.
+        data_dir: where models are kept.
+        precision: see ``resolve``.
+        newest: ask the hub for the newest commit, although one was fetched before.
 
     Raises:
         ModelLoadError: it cannot be had.
@@ -86,7 +98,13 @@ def fetch(spec: str, data_dir: Path) -> Model:
     from embedmill_worker.models import resolve
 
     with progress(f"fetching {spec}", unit="bytes") as bar:
-        return resolve(spec, data_dir=data_dir, progress=lambda _, done, total: bar.update(done, total))
+        return resolve(
+            spec,
+            data_dir=data_dir,
+            precision=precision,
+            newest=newest,
+            progress=lambda _, done, total: bar.update(done, total),
+        )
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -119,15 +137,19 @@ def _show(args: argparse.Namespace) -> int:
     else:
         price = {_PRICE[name]: value for name, value in facts.pop("price", {}).items()}
         notes = [("note", note) for note in facts.pop("notes")]
-        rows = {**price, **facts.pop("files")}
-        table(("", args.name), [(name, str(value)) for name, value in (facts | rows).items()] + notes)
+        sources, rows = facts.pop("sources"), {**price, **facts.pop("files")}
+        shown = [
+            (name, "none" if value is None else str(value), f"from {sources[name]}" if name in sources else "")
+            for name, value in (facts | rows).items()
+        ]
+        table(("", str(args.name), ""), [*shown, *((name, note, "") for name, note in notes)])
     return 0
 
 
 def _pull(args: argparse.Namespace) -> int:
     pulled = []
-    for name in args.names or _served():
-        facts = _facts(name, args.precision or "", _data_dir(args))
+    for spec in args.names or _served():
+        facts = _facts(spec, args.precision or "", _data_dir(args), newest=True)
         pulled.append(facts)
         if not args.json:
             say(f"{facts['name']}: fingerprint {facts['fingerprint']}, dimension {facts['dimension']}, ready")
@@ -137,7 +159,7 @@ def _pull(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace) -> int:
-    made = [_facts(name, "int8", _data_dir(args)) for name in args.names or _served()]
+    made = [_facts(spec, "int8", _data_dir(args)) for spec in args.names or _served()]
     if args.json:
         print(json.dumps(made, indent=2))
         return 0
@@ -148,19 +170,20 @@ def _quantize(args: argparse.Namespace) -> int:
     return 0
 
 
-def _served() -> tuple[str, ...]:
+def _served() -> tuple[ModelSpec, ...]:
     from embedmill_worker.settings import WorkerSettings
 
     return WorkerSettings.from_env(dict(os.environ)).models
 
 
-def _facts(spec: str, precision: str, data_dir: Path) -> dict[str, Any]:
+def _facts(spec: ModelSpec, precision: str, data_dir: Path, *, newest: bool = False) -> dict[str, Any]:
     """Load a model as a worker would, and say what it is."""
     from embedmill_worker.engine import load
     from embedmill_worker.models import in_precision
 
     show_log()
-    files = in_precision(fetch(spec, data_dir), precision, data_dir=data_dir)
+    found = fetch(spec, data_dir, precision=precision, newest=newest)
+    files = in_precision(found, precision, data_dir=data_dir)
     return describe(files, load(files, cache_dir=data_dir / "probes"))
 
 
@@ -179,18 +202,35 @@ def describe(files: Model, engine: Engine) -> dict[str, Any]:
         if price
         else {}
     )
+    made = _way_of(files)
+    sources = made.pop("sources", {})
     return {
         "name": files.name,
         "fingerprint": engine.card.fingerprint,
+        "revision": engine.card.revision,
         "dimension": engine.card.dimension,
         "max_tokens": engine.card.max_tokens,
+        **made,
         "tokens_per_s": round(engine.card.tokens_per_s),
         "precision": engine.card.precision,
         "class": str(engine.card.batch_class),
         **({"price": told} if told else {}),
         "notes": [note] if (note := precision_note(engine.card.precision)) else [],
+        "sources": sources,
         "files": {kind: str(path) for kind, path in files.paths.items()},
     }
+
+
+def _way_of(files: Model) -> dict[str, Any]:
+    """Return how vectors are made of what the model puts out, and what says so."""
+    from embedmill_worker.models import ModelFiles, StaticTable
+
+    if isinstance(files, ModelFiles):
+        prompts = {kind: files.prompts.get(kind) for kind in ("query", "passage")}
+        return {"pooling": files.pooling.value, "normalize": files.normalize, **prompts, "sources": dict(files.sources)}
+    if isinstance(files, StaticTable):
+        return {"pooling": "mean", "normalize": files.normalize}
+    return {"pooling": "mean of words", "normalize": False}
 
 
 def _data_dir(args: argparse.Namespace) -> Path:

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from embedmill.model_spec import ModelSpec
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import say
 
@@ -49,7 +50,7 @@ def add(commands: Any) -> None:
         flags.switch(parser, name, _variable(name), text)
 
     flags.flag(parser, "--to", "EMBEDMILL_SINK", "SINK", "where the vectors go (needed)")
-    flags.client_flags(parser)
+    flags.client_flags(parser, model=flags.model_spec)
     flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
     flag("--text-field", "NAME", "field that holds the text, or its path as in doc.body; default text", default="text")
     flag("--id-field", "NAME", "field that holds the id; default id, and without it FILE:LINE", default="id")
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if args.to is None:
         raise InvalidRequestError("--to", "name the sink, as in --to vectors/")
-    with EmbeddingClient(args.redis_url, args.model, namespace=args.namespace) as client:
+    with EmbeddingClient(args.redis_url, args.model and args.model.name, namespace=args.namespace) as client:
         try:
             if args.dry_run:
                 return _preview(args, client)
@@ -235,25 +236,23 @@ def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) ->
     card = await_card(BulkQueue(client, client.settings.model)).card
     if args.split > card.max_tokens:
         raise InvalidRequestError("--split", f"{args.split} tokens, and {card.name} reads {card.max_tokens}")
-    tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(card.name)
+    tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(card.name, args.model)
     return Split(source, Splitter(max_tokens=args.split, overlap_tokens=args.overlap or 0, tokenizer=tokenizer))
 
 
-def _tokenizer_of(model: str) -> Path:
-    """Give the tokenizer of a model, which is fetched if it is not here."""
-    from embedmill.errors import InvalidRequestError, ModelLoadError
+def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
+    """Return the tokenizer of the model that workers serve, which is fetched if it is not here."""
+    from embedmill.errors import InvalidRequestError, ModelLoadError, SettingsError
     from embedmill.settings import data_dir
-    from embedmill_worker.cli.models import fetch
+    from embedmill_worker.models import tokenizer_of
 
-    specs = [spec.strip() for spec in os.environ.get("EMBEDMILL_MODEL", "").split(",")]
-    spec = next((spec for spec in specs if spec.partition("=")[0] == model), model)
     try:
-        tokenizer = getattr(fetch(spec, data_dir(os.environ).absolute()), "tokenizer", None)
-    except ModelLoadError as error:
-        raise InvalidRequestError("--split", f"{error}; or name its tokenizer.json with --tokenizer") from None
-    if tokenizer is None:
-        raise InvalidRequestError("--split", f"{model} has no tokenizer; name one with --tokenizer")
-    return Path(tokenizer)
+        specs = (*([named] if named else []), *ModelSpec.parse_all(os.environ.get("EMBEDMILL_MODEL", "")))
+        spec = next((spec for spec in specs if spec.name == model), None) or ModelSpec.parse(model)
+        return tokenizer_of(spec, data_dir=data_dir(os.environ).absolute())
+    except (ModelLoadError, SettingsError) as error:
+        way_out = f"say where it lies with --model {model}=FOLDER, or name its tokenizer.json with --tokenizer"
+        raise InvalidRequestError("--split", f"{error}; {way_out}") from None
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -5,7 +5,7 @@ from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.fingerprint import fingerprint
 from embedmill_worker.models.model import Model
 from embedmill_worker.models.precision import in_precision
-from embedmill_worker.models.registry import KnownModel, known, resolve
+from embedmill_worker.models.registry import KnownModel, known, resolve, tokenizer_of
 from embedmill_worker.models.static import StaticTable
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "in_precision",
     "known",
     "resolve",
+    "tokenizer_of",
 ]

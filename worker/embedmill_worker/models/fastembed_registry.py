@@ -1,21 +1,20 @@
-"""fastembed's registry of models and its downloads; nothing else imports fastembed."""
+"""fastembed's registry: names, repositories and rules of its models."""
 
-import json
-import logging
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker import environment
-from embedmill_worker.models.access import OWN_FOLDER, is_file, locked_folder, storing, told
-from embedmill_worker.models.digest import is_inside, read_json, read_note, sha256_of, write_atomically
+from embedmill_worker.models.access import storing, told
+from embedmill_worker.models.digest import read_json, read_note
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.graph_files import files_of_graph
+from embedmill_worker.models.hub import Repository
 from embedmill_worker.models.prompts import known_prompts
-from embedmill_worker.models.sentence import SentenceConfig, task_ids, token_limit
+from embedmill_worker.models.repository import linked
+from embedmill_worker.models.sentence import FAMILY_SOURCE, SentenceConfig, task_ids, token_limit
 from embedmill_worker.models.static import StaticTable, static_table
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ _RULES = {
 }
 #: The class of tables of token vectors, which have no graph.
 _STATIC = "StaticTextEmbedding"
-#: A large file in the hub's cache is named by its sha256.
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +55,8 @@ class RegisteredModel:
     dimension: int
     bytes: int
     description: str
+    #: Of the hub.
+    repository: str
     #: Why it cannot be served; empty if it can.
     refusal: str
 
@@ -72,39 +69,44 @@ def registered_models() -> list[RegisteredModel]:
             dimension=description.dim or 0,
             bytes=round(description.size_in_GB * 1e9),
             description=f"{description.description.split(', Prefixes')[0]}, {description.license}",
+            repository=str(description.sources.hf),
             refusal=_refusal(kind),
         )
         for kind, description in _registry()
     ]
 
 
-def files_of_registered(name: str, *, data_dir: Path, download: bool = True) -> ModelFiles | StaticTable | None:
-    """Resolves a name of fastembed's registry, fetching its files if need be; None if it is not there.
+def find_registered(name: str) -> RegisteredModel | None:
+    """Return the model of this name; None if fastembed has none."""
+    return next((model for model in registered_models() if model.name.lower() == name.lower()), None)
 
-    The digests of a finished download are written down; files that no longer match are fetched again.
+
+def files_of_registered(
+    name: str, model: RegisteredModel, repository: Repository, *, data_dir: Path
+) -> ModelFiles | StaticTable:
+    """Fetches a model of fastembed's registry.
+
+    Args:
+        name: what users call it.
+        model: what the registry says of it.
+        repository: where it is.
+        data_dir: where what was learnt about graphs is kept.
 
     Raises:
-        ModelLoadError: the model cannot be served, fetched, stored or read; says what to do.
+        ModelLoadError: the model cannot be fetched, stored or read; says what to do.
     """
-    found = next(((kind, item) for kind, item in _registry() if item.model.lower() == name.lower()), None)
-    if found is None:
-        return None
-    kind, description = found
-    if refusal := _refusal(kind):
-        raise ModelLoadError(name, f"{refusal}, which is not supported; `embedmill models list` shows those that are")
-    wanted = _wanted(kind, description)
-    hub = data_dir / "hub"
-    manifest = hub / "manifests" / f"{description.model.replace('/', '--')}.json"
-    with told(name, instead=OWN_FOLDER):
+    kind, description = next((kind, item) for kind, item in _registry() if item.model == model.name)
+    folder = repository.fetch(_wanted(kind, description))
+    with told(name):
         try:
-            folder = _recorded_folder(manifest, hub) or _fetched(
-                name, description, wanted, manifest, hub, download=download
+            files = (
+                static_table(name, folder, table=description.model_file, normalize=True)
+                if kind == _STATIC
+                else _graph(name, folder, description, kind, data_dir=data_dir)
             )
-            if kind == _STATIC:
-                return static_table(name, folder, table=description.model_file, normalize=True)
-            return _graph(name, folder, description, _RULES[kind], data_dir=data_dir)
         except ValueError as error:
-            raise ModelLoadError(name, f"{error}; if {hub} is deleted, it is fetched again") from error
+            raise ModelLoadError(name, f"{repository.commit}: {error}") from error
+    return replace(files, revision=str(repository.commit))
 
 
 def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
@@ -127,9 +129,8 @@ def _wanted(kind: str, description: "DenseModelDescription") -> list[str]:
     return [description.model_file, *description.additional_files, *configs]
 
 
-def _graph(name: str, folder: Path, description: "DenseModelDescription", rule: _Rule, *, data_dir: Path) -> ModelFiles:
-    from fastembed.common.onnx_external_data import link_external_data  # noqa: PLC0415 (as above)
-
+def _graph(name: str, folder: Path, description: "DenseModelDescription", kind: str, *, data_dir: Path) -> ModelFiles:
+    rule = _RULES[kind]
     tokenizer = read_json(folder / "tokenizer_config.json")
     limits = [token_limit(tokenizer.get(key)) for key in ("model_max_length", "max_length")]
     max_tokens = min((limit for limit in limits if limit), default=0)
@@ -143,9 +144,14 @@ def _graph(name: str, folder: Path, description: "DenseModelDescription", rule: 
         max_tokens=max_tokens,
         prompts=known_prompts(description.model),
         task_ids=task_ids(sorted(description.tasks or {}, key=(description.tasks or {}).__getitem__)),
+        sources={
+            **dict.fromkeys(("pooling", "normalize"), f"fastembed's {kind}"),
+            "max_tokens": "tokenizer_config.json",
+            **dict.fromkeys(("query", "passage"), f"{FAMILY_SOURCE} {description.model}"),
+        },
     )
     with storing(folder):
-        graph = link_external_data(folder, description.model_file, description.additional_files)
+        graph = linked(folder, description.model_file, description.additional_files)
     return files_of_graph(
         name,
         graph,
@@ -169,79 +175,3 @@ def _pad_id(folder: Path, tokenizer_config: dict[str, Any]) -> int:
     if found is None:
         raise ValueError("neither tokenizer.json, config.json nor tokenizer_config.json names the padding token")
     return found
-
-
-def _recorded_folder(manifest: Path, hub: Path) -> Path | None:
-    """The folder of a finished download, if every file is as it was then."""
-    folder, damaged = _recorded(manifest, hub)
-    return None if damaged else folder
-
-
-def _recorded(manifest: Path, hub: Path) -> tuple[Path | None, list[Path]]:
-    """The folder of a finished download, and its files that are no longer what they were."""
-    try:
-        recorded: dict[str, Any] = read_json(manifest)
-        folder, digests = hub / recorded["folder"], dict(recorded["sha256"])
-        paths = {folder / file: digest for file, digest in digests.items()}
-    except (KeyError, TypeError, ValueError):
-        return None, []
-    if not all(is_inside(path, hub) for path in paths):
-        raise ValueError(f"{manifest} names files outside of {hub}; delete it")
-    return folder, [path for path, digest in paths.items() if not is_file(path) or sha256_of(path) != digest]
-
-
-def _fetched(
-    name: str,
-    description: "DenseModelDescription",
-    wanted: list[str],
-    manifest: Path,
-    hub: Path,
-    *,
-    download: bool,
-) -> Path:
-    """Fetches what is missing or damaged; one process at a time."""
-    with locked_folder(hub):
-        folder, damaged = _recorded(manifest, hub)
-        if folder and not damaged:
-            return folder
-        for path in damaged:
-            logger.warning("%s is damaged and is fetched again", path, extra={"action": "fetch_model"})
-            _delete(path, hub)
-        folder = _download(name, description, hub, download=download)
-        if download and not all((folder / file).is_file() for file in wanted):
-            # fastembed takes a cached graph for a complete download; without it, it asks the hub.
-            with storing(folder):
-                (folder / description.model_file).unlink(missing_ok=True)
-            folder = _download(name, description, hub, download=download)
-        digests = {file: sha256_of(folder / file) for file in wanted}
-        for file, digest in digests.items():
-            stated = (folder / file).resolve().name
-            if _SHA256.fullmatch(stated) and stated != digest:
-                _delete(folder / file, hub)
-                raise ValueError(f"{file} was damaged on its way and is deleted; start again to fetch it")
-        recorded = {"folder": str(folder.relative_to(hub)), "sha256": digests}
-        write_atomically(manifest, json.dumps(recorded, indent=1).encode())
-        return folder
-
-
-def _delete(path: Path, hub: Path) -> None:
-    with storing(path):
-        if is_inside(path, hub):
-            path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the content elsewhere and links to it
-        path.unlink(missing_ok=True)
-
-
-def _download(name: str, description: "DenseModelDescription", hub: Path, *, download: bool) -> Path:
-    from fastembed.text.onnx_embedding import OnnxTextEmbedding  # noqa: PLC0415
-
-    try:
-        return Path(OnnxTextEmbedding.download_model(description, str(hub), retries=1, local_files_only=not download))
-    except Exception as error:  # whatever the hub's client raises
-        why = (
-            "it was not fetched before and downloads are off" if not download else f"it could not be fetched ({error})"
-        )
-        raise ModelLoadError(
-            name,
-            f"{why}; check that the hub or HF_ENDPOINT can be reached, "
-            f"or name a folder with the model: {name}=/path/to/folder",
-        ) from error

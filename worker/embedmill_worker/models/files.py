@@ -80,6 +80,10 @@ class ModelFiles:
     exporter: str = ""
     weights_sha256: str
     tokenizer_sha256: str
+    #: Where it was fetched from, as "org/name@commit"; empty for files that were here.
+    revision: str = ""
+    #: Which file or name says how vectors are made, see `SentenceConfig`.
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for path in (self.graph, self.tokenizer):
@@ -93,6 +97,7 @@ class ModelFiles:
         object.__setattr__(self, "pooling", Pooling(self.pooling))
         object.__setattr__(self, "prompts", MappingProxyType(dict(self.prompts)))
         object.__setattr__(self, "task_ids", MappingProxyType(dict(self.task_ids)))
+        object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
 
     @property
     def paths(self) -> dict[str, Path]:

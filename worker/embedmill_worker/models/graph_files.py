@@ -63,6 +63,10 @@ def files_of_graph(
         precision=facts.precision,
         weights_sha256=sha256_of(graph, *external) if external else graph_sha256,
         tokenizer_sha256=sha256_of(tokenizer),
+        sources={
+            **sentence.sources,
+            **({"pooling": f"{graph.name}, output {used}"} if pooling is Pooling.NONE else {}),
+        },
     )
 
 

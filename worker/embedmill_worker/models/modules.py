@@ -49,6 +49,8 @@ class Modules:
     normalize: bool
     #: Whether somebody said so, or it is our guess for a bare folder.
     is_stated: bool
+    #: The file that says how to pool.
+    pooling_source: str
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -59,8 +61,9 @@ class Modules:
             OSError: a file cannot be read.
         """
         if not exists(folder / _MODULES):
-            return cls(transformer=folder, pooling=Pooling.MEAN, normalize=True, is_stated=False)
-        modules = _kinds(folder)
+            rule = "the rule for models without modules.json"
+            return cls(transformer=folder, pooling=Pooling.MEAN, normalize=True, is_stated=False, pooling_source=rule)
+        modules = module_folders(folder)
         kinds = [kind for kind, _ in modules]
         if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & set(kinds[2:]):
             raise ValueError(f"modules.json has {', '.join(kinds)}; one Transformer and one Pooling must come first")
@@ -78,12 +81,20 @@ class Modules:
             layers=tuple(layers),
             normalize=is_normalized,
             is_stated=True,
+            pooling_source=(modules[1][1] / "config.json").relative_to(folder).as_posix(),
         )
 
 
-def _kinds(folder: Path) -> list[tuple[str, Path]]:
-    """Each module's class and folder."""
+def module_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Return each module's class and folder; none without `modules.json`.
+
+    Raises:
+        ValueError: the file is damaged, or names what is not supported.
+        OSError: it cannot be read.
+    """
     path = folder / _MODULES
+    if not exists(path):
+        return []
     try:
         stated = [(str(module["type"]), str(module["path"])) for module in json.loads(read_note(path))]
     except (KeyError, TypeError, ValueError, RecursionError) as error:

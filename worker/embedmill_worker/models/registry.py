@@ -1,17 +1,30 @@
 """From what a user calls a model to its files."""
 
 import difflib
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from embedmill.errors import ModelLoadError
+from embedmill.errors import ModelLoadError, SettingsError
+from embedmill.model_spec import ModelSpec
 from embedmill_worker.models.access import is_folder, told
-from embedmill_worker.models.fastembed_registry import files_of_registered, registered_models
-from embedmill_worker.models.fasttext_file import fasttext_in, read_fasttext
+from embedmill_worker.models.commit import UnknownRepositoryError
+from embedmill_worker.models.fastembed_registry import (
+    files_of_registered,
+    find_registered,
+    registered_models,
+)
+from embedmill_worker.models.fasttext_file import FastTextFile, fasttext_in, read_fasttext
 from embedmill_worker.models.folder import files_of_folder
+from embedmill_worker.models.hub import Repository
 from embedmill_worker.models.model import Model
+from embedmill_worker.models.repository import files_of_repository, tokenizer_of_repository
 from embedmill_worker.models.wheel import WHEELS, Progress, find_wheel, wheel_folder
+
+#: How alike two names are, of 1, that may be each other mistyped.
+_CLOSE: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,47 +71,88 @@ def known() -> list[KnownModel]:
     return wheels + registered
 
 
-def resolve(spec: str, *, data_dir: Path, download: bool = True, progress: Progress | None = None) -> Model:
+def resolve(
+    spec: ModelSpec | str,
+    *,
+    data_dir: Path,
+    precision: str = "",
+    download: bool = True,
+    newest: bool = False,
+    progress: Progress | None = None,
+) -> Model:
     """Finds a model, fetches or exports it if need be, and verifies its files.
 
     Args:
-        spec: `name`, `name=folder`, `name=file.onnx`, `name=file.bin` (fastText), or a folder or fastText file alone,
-            which is then called by its last part.
+        spec: what its users call it and where it is, see `ModelSpec.parse`.
         data_dir: where downloads, exports and notes are kept.
+        precision: what is asked for; it decides where there are only ONNX files of other precisions than fp32.
         download: False to use only what is there.
+        newest: ask the hub for the newest commit of a repository, although one was fetched before.
         progress: called with the model's name, bytes done and bytes in all while something is fetched.
 
     Raises:
         ModelLoadError: it is not known, damaged or not supported, or may not be read; says what to do.
     """
+    spec = _parsed(spec)
     data_dir = data_dir.expanduser().absolute()
-    name, has_folder, folder = (part.strip() for part in spec.partition("="))
-    if not name or (has_folder and not folder):
-        raise ModelLoadError(spec, "write name, name=folder or a folder")
-    if has_folder:
-        return _files_at(name, Path(folder), data_dir)
-    if wheel := find_wheel(name):
+    if (path := spec.path) is not None:
+        return _files_at(spec.name, path, data_dir, precision)
+    if wheel := find_wheel(spec.place):
         source = wheel_folder(wheel, data_dir=data_dir, download=download, progress=progress)
-        return files_of_folder(name, source, data_dir=data_dir)
-    if path := _path_of(name):
-        return _files_at(path.resolve().name if is_folder(path) else path.stem, path, data_dir)
-    if files := files_of_registered(name, data_dir=data_dir, download=download):
-        return files
-    raise ModelLoadError(name, _unknown(name))
+        return files_of_folder(spec.name, source, data_dir=data_dir, precision=precision, repository=wheel.names[-1])
+    if path := _folder_called(spec):
+        return _files_at(spec.name, path, data_dir, precision)
+    registered = find_registered(spec.place)
+    if registered and registered.refusal:
+        reason = f"{registered.refusal}, which is not supported; `embedmill models list` shows those that are"
+        raise ModelLoadError(spec.name, reason)
+    if place := (registered.repository, "") if registered else spec.repository:
+        with _hinted(spec):
+            repository = Repository(
+                spec.name, *place, data_dir=data_dir, download=download, newest=newest, progress=progress
+            )
+        if registered:
+            return files_of_registered(spec.name, registered, repository, data_dir=data_dir)
+        return files_of_repository(spec.name, repository, data_dir=data_dir, precision=precision)
+    raise ModelLoadError(spec.name, _unknown(spec))
 
 
-def _path_of(name: str) -> Path | None:
-    """The folder or fastText file that a name is; None for a name that is only one."""
+def tokenizer_of(spec: ModelSpec, *, data_dir: Path) -> Path:
+    """Returns a model's `tokenizer.json`; of a repository it alone is fetched, without the weights.
+
+    Raises:
+        ModelLoadError: the model is not known or has none, or it cannot be fetched.
+    """
+    is_repository = spec.repository and not find_wheel(spec.place) and not find_registered(spec.place)
+    if spec.repository and is_repository:
+        return tokenizer_of_repository(spec.name, Repository(spec.name, *spec.repository, data_dir=data_dir))
+    files = resolve(spec, data_dir=data_dir)
+    if isinstance(files, FastTextFile):
+        raise ModelLoadError(spec.name, "it has no tokenizer.json, as fastText models have none")
+    return files.tokenizer
+
+
+def _parsed(spec: ModelSpec | str) -> ModelSpec:
+    if isinstance(spec, ModelSpec):
+        return spec
     try:
-        # What does not begin as a path may be a name, asked for in a folder that this process may not enter.
-        with told(name) if name.startswith(("/", ".", "~")) else nullcontext():
-            path = Path(name).expanduser()
-            return path if is_folder(path) or path.suffix == ".bin" else None
-    except (OSError, ValueError, RuntimeError):  # too long for a path, say, or of a user who is not here
+        return ModelSpec.parse(spec)
+    except SettingsError as error:
+        raise ModelLoadError(spec, error.reason) from None
+
+
+def _folder_called(spec: ModelSpec) -> Path | None:
+    """The folder that a place without a slash is; None for a name that is only one."""
+    if spec.place != spec.name and not spec.repository:
+        return Path(spec.place)  # with a name before it, it can be nothing else
+    try:
+        # A name may be asked for in a folder that this process may not enter.
+        return Path(spec.place) if is_folder(Path(spec.place)) else None
+    except (OSError, ValueError):
         return None
 
 
-def _files_at(name: str, path: Path, data_dir: Path) -> Model:
+def _files_at(name: str, path: Path, data_dir: Path, precision: str) -> Model:
     try:
         path = path.expanduser()
     except RuntimeError:
@@ -107,13 +161,30 @@ def _files_at(name: str, path: Path, data_dir: Path) -> Model:
         file = fasttext_in(path)
     if file:
         return read_fasttext(name, file, data_dir=data_dir)
-    return files_of_folder(name, path, data_dir=data_dir)
+    return files_of_folder(name, path, data_dir=data_dir, precision=precision)
 
 
-def _unknown(name: str) -> str:
-    names = {model.name.rpartition("/")[2].lower(): model.name for model in known() if not model.refusal}
-    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), names, n=3)
-    hint = f"did you mean {' or '.join(names[key] for key in near)}? " if near else ""
+@contextmanager
+def _hinted(spec: ModelSpec) -> Iterator[None]:
+    """Add to the refusal of a repository that is not there what the user may have meant."""
+    try:
+        yield
+    except UnknownRepositoryError as error:
+        raise ModelLoadError(error.model, f"{_hint(spec)}{error.reason}") from error
+
+
+def _hint(spec: ModelSpec) -> str:
+    names = {model.name.lower(): model.name for model in known() if not model.refusal}
+    short = {name.rpartition("/")[2]: full for name, full in names.items()}
+    asked = spec.place.lower()
+    near = [names[key] for key in difflib.get_close_matches(asked, names, n=3, cutoff=_CLOSE)]
+    if "/" not in asked:
+        near += [short[key] for key in difflib.get_close_matches(asked, short, n=3, cutoff=_CLOSE)]
+    return f"did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+
+
+def _unknown(spec: ModelSpec) -> str:
     return (
-        f"{hint}it is neither a known name (see `embedmill models list`) nor a folder; a folder is given as name=folder"
+        f"{_hint(spec)}it is neither a known name (see `embedmill models list`), a repository (org/name) nor a folder; "
+        "a folder is given by its path, as in ./folder, or as name=folder"
     )

@@ -37,6 +37,8 @@ class StaticTable:
     precision: str = "fp32"
     weights_sha256: str
     tokenizer_sha256: str
+    #: Where it was fetched from, as "org/name@commit"; empty for files that were here.
+    revision: str = ""
 
     def __post_init__(self) -> None:
         with told(self.name):

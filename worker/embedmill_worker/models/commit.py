@@ -1,0 +1,53 @@
+"""A hub's repository at one commit, and that there is none. No I/O."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from embedmill.errors import ModelLoadError
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+class HubAwayError(ModelLoadError):
+    """The hub could not be asked."""
+
+
+class UnknownRepositoryError(ModelLoadError):
+    """The hub knows no repository of this name, or does not show it to us."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """A repository at one commit.
+
+    Raises:
+        ValueError: a value is impossible.
+    """
+
+    #: `org/name`.
+    repository: str
+    #: 40 hexadecimal characters.
+    commit: str
+    #: Bytes of every file, fetched or not; 0 if nobody told.
+    sizes: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not _COMMIT.fullmatch(self.commit):
+            raise ValueError("a commit has 40 hexadecimal characters")
+        for name, size in self.sizes.items():
+            if not is_below(name) or type(size) is not int or size < 0:
+                raise ValueError("a repository has a file with an impossible name or size")
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.commit}"
+
+
+def is_below(name: object) -> bool:
+    """Tell whether a file's name leads into its repository and nowhere else."""
+    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
