@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence, Set, Sized
@@ -28,6 +29,11 @@ TIME_LIMIT_FACTOR: Final = 20.0
 
 #: Bytes of a text's reply besides its vector: position, token count and what Redis adds.
 REPLY_OVERHEAD_BYTES: Final = 24
+
+#: Bytes that a finished job takes besides its rows, and each chunk of it: Redis gives a stream of events, however short,
+#: 4 KiB at once. Measured: docs/decisions/0010-admission.md.
+JOB_OVERHEAD_BYTES: Final = 4_400
+CHUNK_OVERHEAD_BYTES: Final = 400
 
 #: Components of a vector of a model that is not announced yet, for estimates.
 GUESSED_DIMENSION: Final = 1_024
@@ -60,7 +66,7 @@ class JobRequest:
     deadline_s: float
     #: Seconds that one chunk may take.
     limit_s: float
-    #: What the vector of one text will take in Redis.
+    #: What the vector of one text will take in Redis, with its share of what the job takes besides.
     row_bytes: int
 
     @property
@@ -223,6 +229,7 @@ def prepare(
         for part in cuts
     )
     costliest = max((tokens for _, tokens in weights), default=0)
+    overhead = JOB_OVERHEAD_BYTES + CHUNK_OVERHEAD_BYTES * len(payloads)
     return JobRequest(
         job_id=uuid.uuid4().hex if job_id is None else check_job_id(job_id),
         model=model,
@@ -236,7 +243,7 @@ def prepare(
         ttl_s=check_seconds("ttl_s", ttl_s),
         deadline_s=0.0 if deadline_s is None else check_seconds("deadline_s", deadline_s),
         limit_s=TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s,
-        row_bytes=row_bytes(options, card),
+        row_bytes=row_bytes(options, card) + math.ceil(overhead / max(1, len(positions))),
     )
 
 

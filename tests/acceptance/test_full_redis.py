@@ -121,3 +121,20 @@ def keep_full(url, stopped):
             with suppress(redis.exceptions.OutOfMemoryError):
                 server.set(f"filler:{n}", bytes(1_000))
                 n += 1
+
+
+def test_jobs_of_one_text_take_more_than_their_vectors_and_are_refused_in_time(small_mill):
+    server, keys = redis.Redis.from_url(small_mill.redis_url), Keyspace(small_mill.namespace)
+    small_mill.start_worker().stop()
+    with EmbeddingClient(small_mill.redis_url, MODEL, namespace=small_mill.namespace) as client:
+        jobs = []
+        with pytest.raises(QueueFullError) as caught:
+            for n in range(10_000):
+                jobs.append(client.submit([f"text {n}"]))
+        assert caught.value.unit == "bytes"
+        small_mill.start_worker()
+        wait_until(lambda: not server.zcard(keys.active(MODEL, "bulk")), "jobs are left", PATIENCE_S)
+        assert not has_refused(server)
+        # Their replies, and what Redis keeps around each, take what was reckoned with, to a tenth.
+        assert 0.6 * MAXMEMORY_BYTES < server.info("memory")["used_memory"] < 0.77 * MAXMEMORY_BYTES
+        until_fetched(jobs[:: len(jobs) // 20])

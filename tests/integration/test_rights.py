@@ -132,9 +132,7 @@ def test_a_path_that_may_not_be_entered_is_no_unknown_name(tmp_path):
     folder.parent.mkdir()
     lay_onnx(folder)
     (said,) = said_of((folder.parent, 0, str(folder), tmp_path / "data"))
-    assert said.startswith(
-        f"ModelLoadError: model model cannot be loaded: {folder} cannot be read: Permission denied"
-    )
+    assert said.startswith(f"ModelLoadError: model model cannot be loaded: {folder} cannot be read: Permission denied")
 
 
 def test_a_folder_that_may_not_be_listed_is_no_empty_one(tmp_path):
