@@ -30,8 +30,8 @@ TIME_LIMIT_FACTOR: Final = 20.0
 #: Bytes of a text's reply besides its vector: position, token count and what Redis adds.
 REPLY_OVERHEAD_BYTES: Final = 24
 
-#: Bytes that a finished job takes besides its rows, and each chunk of it: Redis gives a stream of events, however short,
-#: 4 KiB at once. Measured: docs/decisions/0010-admission.md.
+#: Bytes that a finished job takes besides its rows, and each chunk of it: Redis gives a stream of events 4 KiB at once,
+#: however short it is. Measured: docs/decisions/0010-admission.md.
 JOB_OVERHEAD_BYTES: Final = 4_400
 CHUNK_OVERHEAD_BYTES: Final = 400
 
