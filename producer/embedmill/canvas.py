@@ -20,7 +20,7 @@ from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.protocol import EmbedOptions, unpack_rejected
 from embedmill.reply import Rejected, ReplyPart
 from embedmill.request import check_texts
-from embedmill.settings import ClientSettings, check_model_name
+from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings, check_model_name
 from embedmill.vectors import Dtype, Vectors
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def signature(
         "dtype": str(options.dtype),
         "truncate": options.truncate,
     }
-    settings = ClientSettings.from_env(namespace=namespace)
+    # The caller's Celery knows its broker: what an `embedmill up` of this machine says is not meant.
+    settings = ClientSettings.from_env(DEFAULT_REDIS_URL, namespace=namespace)
     from celery.canvas import Signature  # noqa: PLC0415  takes longer to import than all else here
 
     return Signature(

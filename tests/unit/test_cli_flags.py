@@ -71,6 +71,32 @@ def test_what_is_missing_is_deleted_when_asked_and_all_of_it_when_asked_for_all(
         program.parser().parse_args(["reindex", "--delete-missing=most", "docs"])
 
 
+@pytest.mark.parametrize(
+    ("words", "variables", "named"),
+    [
+        (["status", "--redis-url", "http://h"], {}, "--redis-url=http://h: "),
+        (["status", "--redis-url=http://h"], {"REDIS_URL": "redis://h"}, "--redis-url=http://h: "),
+        (["status"], {"REDIS_URL": "http://h"}, "EMBEDMILL_REDIS_URL=http://h: "),
+        (["dead", "list"], {"REDIS_URL": "redis://h/0?nothing=1"}, "EMBEDMILL_REDIS_URL=redis://h/0?nothing=1: "),
+        (["dead", "list", "--redis-url", "redis://h/0?nothing=1"], {}, "--redis-url=redis://h/0?nothing=1: "),
+        (["status", "--namespace", "a b"], {}, "--namespace='a b': "),
+        (["status"], {"NAMESPACE": "a b"}, "EMBEDMILL_NAMESPACE='a b': "),
+        (["worker", "--redis-url", "http://h"], {}, "--redis-url=http://h: "),
+        (["worker", "--cache-url", "http://h"], {}, "--cache-url=http://h: "),
+        (["worker"], {"CACHE_URL": "http://h"}, "EMBEDMILL_CACHE_URL=http://h: "),
+        (["worker", "--concurrency", "0"], {}, "--concurrency=0: "),
+        (["up"], {"PRECISION": "fp8"}, "EMBEDMILL_PRECISION=fp8: "),
+        (["status"], {"WAIT_REPLICAS": "two"}, "EMBEDMILL_WAIT_REPLICAS=two: "),
+    ],
+    ids=str,
+)
+def test_an_error_names_the_flag_or_the_variable_that_gave_the_value(monkeypatch, capsys, words, variables, named):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"EMBEDMILL_{name}", value)
+    assert main(words) == exit_codes.SETTINGS
+    assert capsys.readouterr().err.startswith(f"embedmill: {named}")
+
+
 @pytest.mark.parametrize("name", [name for name, _ in commands(program.parser())])
 def test_help_is_shown_for_every_command(name, capsys):
     with pytest.raises(SystemExit) as end:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from embedmill_worker import exit_codes
-from embedmill_worker.cli import bench, dead, demo, embed, health, models, reindex, status, up, worker
+from embedmill_worker.cli import bench, dead, demo, embed, flags, health, models, reindex, status, up, worker
 from embedmill_worker.cli.terminal import say
 
 COMMANDS: Final = (up, demo, worker, embed, reindex, dead, status, health, models, bench)
@@ -54,12 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from embedmill.errors import EmbedError
+    from embedmill.errors import EmbedError, SettingsError
 
     try:
         code: int = args.run(args)
         return code
     except EmbedError as error:
+        if isinstance(error, SettingsError):
+            error = SettingsError(flags.origin(error.name, args), error.value, error.reason)
         say(str(error))
         return exit_codes.of(error)
     except BrokenPipeError:
