@@ -24,7 +24,6 @@ PRECISIONS: Final = ("fp32", "bf16", "int8")
 
 #: What an error of these settings is about, and the variables that give it.
 _VARIABLES: Final = {
-    "redis_url": "EMBEDMILL_REDIS_URL",
     "namespace": "EMBEDMILL_NAMESPACE",
     "model": "EMBEDMILL_MODEL",
     "models": "EMBEDMILL_MODEL",
@@ -60,9 +59,11 @@ class WorkerSettings:
     health_file: Path | None = None
     #: Seconds from SIGTERM until what still runs is given up.
     grace_s: float = DEFAULT_GRACE_S
+    #: What gave the Redis URL, for errors.
+    url_name: str = field(default="redis_url", compare=False)
 
     def __post_init__(self) -> None:
-        ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
+        ClientSettings(redis_url=self.redis_url, url_name=self.url_name, namespace=self.namespace)
         if self.cache_url:
             ClientSettings(redis_url=self.cache_url, url_name="cache_url")
         if not self.models:
@@ -99,6 +100,7 @@ class WorkerSettings:
         with naming(_VARIABLES):
             return cls(
                 redis_url=client.redis_url,
+                url_name=client.url_name,
                 namespace=client.namespace,
                 models=models or (DEFAULT_MODEL,),
                 precision=env.get("EMBEDMILL_PRECISION", ""),
