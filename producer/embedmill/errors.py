@@ -335,7 +335,7 @@ class TextsRejectedError(ResultError):
         if isinstance(self.reply, str):  # Celery's JSON cannot carry arrays: it made a str of the reply
             return "some texts were rejected; the reply did not come with this error"
         rejected = self.reply.rejected
-        shown = ", ".join(f"texts[{r.index}]: {r.reason}" for r in rejected[:3])
+        shown = "; ".join(f"texts[{r.index}]: {r.reason}{f', {r.detail}' if r.detail else ''}" for r in rejected[:3])
         more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
         return (
             f"{len(rejected)} of {len(self.reply.vectors)} texts were rejected ({shown}{more}). "

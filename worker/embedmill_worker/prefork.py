@@ -48,7 +48,7 @@ class Prefork(TaskPool):
 
 
 class NamelessArena:
-    """In the place of billiard's ``Arena``: memory that forked children share, without a file, and so without a folder."""
+    """In the place of billiard's ``Arena``: memory that forked children share without a file, and so no folder."""
 
     def __init__(self, size: int, fd: int = -1) -> None:
         """Map it; ``fd`` is none, as children are forked."""
