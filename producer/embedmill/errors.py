@@ -22,7 +22,7 @@
     │   ├── ResultTimeoutError       it may still come
     │   ├── ResultExpiredError       it will not: expired, deleted or never submitted
     │   ├── JobCancelledError        somebody cancelled the job
-    │   ├── ClientClosedError        the client was closed while the call waited
+    │   ├── ClientClosedError        the client was closed, before the call or while it waited
     │   └── TextsRejectedError       some texts have no vector; carries the whole reply
     ├── EngineError                  the worker's fault
     │   ├── ModelLoadError           at start-up: the worker exits and serves nothing
@@ -318,10 +318,13 @@ class JobCancelledError(ResultError):
 
 
 class ClientClosedError(ResultError):
-    """The client was closed while a call waited in it."""
+    """The client was closed, before a call or while it waited."""
 
     def __str__(self) -> str:
-        return "the client was closed before the vectors came and the work was cancelled; close it after its calls"
+        return (
+            "the client is closed: what waited in it was given up, and it takes no more calls; "
+            "close it after its calls, or make another one"
+        )
 
 
 class TextsRejectedError(ResultError):

@@ -24,7 +24,7 @@ from embedmill import vectors as codec
 from embedmill.assembly import Assembly, Intake
 from embedmill.client import accepted
 from embedmill.dead_letter import DeadLetter
-from embedmill.errors import JobConflictError, ResultExpiredError
+from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError
 from embedmill.fake_dead_letters import FakeDeadLetters
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
 from embedmill.records import JobState, JobStatus
@@ -60,6 +60,11 @@ class FakeEmbeddingClient:
             tokens_per_s=4_000.0,
         )
         self._jobs: dict[str, _Done] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._is_closed else ""
+        return f"FakeEmbeddingClient(dimension={self._card.dimension}, model={self._card.name!r}{closed})"
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +75,13 @@ class FakeEmbeddingClient:
         self.close()
 
     def close(self) -> None:
-        """Do nothing: jobs stay, as they would in Redis."""
+        """Refuse all calls from now on, as ``EmbeddingClient`` does."""
+        self._is_closed = True
+
+    def _check_open(self) -> None:
+        """Raise ClientClosedError if the client was closed."""
+        if self._is_closed:
+            raise ClientClosedError
 
     def embed(
         self,
@@ -86,6 +97,7 @@ class FakeEmbeddingClient:
         block: bool = False,
     ) -> Vectors:
         """Embed texts; see ``EmbeddingClient.embed``."""
+        self._check_open()
         request.check_seconds("timeout_s", timeout_s)
         values = request.check_texts(texts)
         cuts = windows(values)
@@ -121,6 +133,7 @@ class FakeEmbeddingClient:
         timeout_s: float = 60.0,
     ) -> FakeJob:
         """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. There is always room, it never expires."""
+        self._check_open()
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
@@ -145,6 +158,7 @@ class FakeEmbeddingClient:
 
     def job(self, job_id: str) -> FakeJob:
         """Give the job of this id; see ``EmbeddingClient.job``."""
+        self._check_open()
         return FakeJob(self, request.check_job_id(job_id))
 
     def _reply(self, job: JobRequest, chunk: Chunk) -> ChunkReply:
@@ -238,6 +252,7 @@ class FakeJob:
 
     def delete(self) -> bool:
         """Forget the job; see ``Job.delete``."""
+        self._client._check_open()
         return self._client._jobs.pop(self.id, None) is not None
 
     def _form(self, done: _Done) -> dict[str, Any]:
@@ -249,6 +264,7 @@ class FakeJob:
         }
 
     def _done(self) -> _Done:
+        self._client._check_open()
         try:
             return self._client._jobs[self.id]
         except KeyError:

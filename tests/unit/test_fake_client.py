@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill import (
+    ClientClosedError,
     DeadLetters,
     EmbeddingClient,
     InvalidRequestError,
@@ -158,3 +159,29 @@ def test_dead_letters_are_what_the_test_puts_in():
         client.dead.get("1-0")
     assert client.dead.drop("2-0") is True
     assert (client.dead.drop("2-0"), client.dead.drop_all(), client.dead.list()) == (False, 0, [])
+
+
+def test_a_closed_fake_refuses_as_the_real_one_does():
+    client = FakeEmbeddingClient(dead_letters=[])
+    job = client.submit(["a"])
+    assert repr(client) == "FakeEmbeddingClient(dimension=384, model='fake')"
+    with client, client:
+        pass
+    client.close()
+    for call in (
+        lambda: client.embed(["a"]),
+        lambda: client.submit(["a"]),
+        lambda: client.job("a"),
+        job.status,
+        lambda: job.result(1),
+        lambda: list(job.iter_results()),
+        job.cancel,
+        job.delete,
+        client.dead.list,
+        client.dead.drop_all,
+        lambda: client.dead.get("1-0"),
+        lambda: client.dead.drop("1-0"),
+    ):
+        with pytest.raises(ClientClosedError):
+            call()
+    assert repr(client) == "FakeEmbeddingClient(dimension=384, model='fake', closed)"
