@@ -50,6 +50,7 @@ from embedmill.errors import (
     UnknownLetterError,
     UnknownModelError,
 )
+from embedmill.job_list import AsyncJobs, JobList, Jobs
 from embedmill.records import JobState, JobStatus
 from embedmill.reindexing import ReindexReport, reindex
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
@@ -73,6 +74,7 @@ __all__ = [
     "AsyncDeadLetters",
     "AsyncEmbeddingClient",
     "AsyncJob",
+    "AsyncJobs",
     "BrokerUnavailableError",
     "ClientClosedError",
     "DeadLetter",
@@ -88,9 +90,11 @@ __all__ = [
     "Job",
     "JobCancelledError",
     "JobConflictError",
+    "JobList",
     "JobState",
     "JobStatus",
     "JobTooLargeError",
+    "Jobs",
     "KeyConflictError",
     "MessageError",
     "ModelLoadError",

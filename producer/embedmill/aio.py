@@ -15,6 +15,7 @@ from embedmill.coalescing import Kind
 from embedmill.dead_letters import AsyncDeadLetters
 from embedmill.errors import ClientClosedError
 from embedmill.flows import Flow
+from embedmill.job_list import AsyncJobs
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
@@ -58,6 +59,11 @@ class AsyncEmbeddingClient:
     def dead(self) -> AsyncDeadLetters:
         """The dead letters: texts that the workers gave up."""
         return AsyncDeadLetters(self)
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """The jobs that Redis holds, whoever submitted them."""
+        return AsyncJobs(self)
 
     async def close(self) -> None:
         """Take no more calls, end those of ``embed`` that wait in the running event loop, and close its connections.

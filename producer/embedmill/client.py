@@ -11,6 +11,7 @@ from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.dead_letters import DeadLetters
 from embedmill.errors import ClientClosedError, TextsRejectedError
 from embedmill.flows import Flow
+from embedmill.job_list import Jobs
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import Link, T
 from embedmill.protocol import EmbedOptions
@@ -62,6 +63,11 @@ class EmbeddingClient:
     def dead(self) -> DeadLetters:
         """The dead letters: texts that the workers gave up."""
         return DeadLetters(self)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs that Redis holds, whoever submitted them."""
+        return Jobs(self)
 
     def close(self) -> None:
         """Close the connections; from then on, and while one waits, every call raises ClientClosedError."""

@@ -26,6 +26,7 @@ from embedmill.client import accepted
 from embedmill.dead_letter import DeadLetter
 from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError
 from embedmill.fake_dead_letters import FakeDeadLetters
+from embedmill.job_list import JobList, check_limit, check_state
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
 from embedmill.records import JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
@@ -51,6 +52,7 @@ class FakeEmbeddingClient:
     def __init__(self, dimension: int = 384, model: str = "fake", dead_letters: Iterable[DeadLetter] = ()) -> None:
         #: What stands in for texts that workers gave up: here every text is embedded.
         self.dead = FakeDeadLetters(self, dead_letters)
+        self.jobs = FakeJobs(self)
         self._card = ModelCard(
             name=model,
             fingerprint="0" * 16,
@@ -195,6 +197,27 @@ def fake_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
     """Give float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
     steps = np.frombuffer(hashlib.shake_256(text.encode()).digest(2 * dimension), dtype="<i2").astype(np.float64) + 0.5
     return np.asarray(steps / np.linalg.norm(steps), dtype=np.float32)
+
+
+class FakeJobs:
+    """``Jobs`` of a ``FakeEmbeddingClient``: all of them are done."""
+
+    def __init__(self, client: FakeEmbeddingClient) -> None:
+        self._client = client
+
+    def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
+        """Return the newest jobs; see ``Jobs.list``."""
+        self._client._check_open()
+        wanted = check_state(state)
+        known = [self._client.job(job_id).status() for job_id in reversed(self._client._jobs)]
+        found = [status for status in known if wanted in (None, status.state)]
+        return JobList(
+            jobs=tuple(found[: check_limit(limit)]),
+            n_found=len(found),
+            n_unreadable=0,
+            is_complete=True,
+            at_s=time.time(),
+        )
 
 
 class FakeJob:

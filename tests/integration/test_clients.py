@@ -14,6 +14,7 @@ from embedmill import (
     AsyncDeadLetters,
     AsyncEmbeddingClient,
     AsyncJob,
+    AsyncJobs,
     ClientClosedError,
     DeadLetters,
     EmbeddingClient,
@@ -22,6 +23,7 @@ from embedmill import (
     Job,
     JobCancelledError,
     JobConflictError,
+    Jobs,
     JobState,
     MessageError,
     ResultExpiredError,
@@ -56,7 +58,7 @@ class Awaited:
 
     def __getattr__(self, name):
         member = getattr(self._inner, name)
-        if isinstance(member, AsyncDeadLetters):
+        if isinstance(member, AsyncDeadLetters | AsyncJobs):
             return Awaited(member, self._runner)
         if not callable(member):
             return member
@@ -535,6 +537,7 @@ def test_a_closed_client_refuses_every_call_as_do_its_jobs_and_letters(client, b
         job.cancel,
         job.delete,
         lambda: client.dead.list(),
+        lambda: client.jobs.list(),
         lambda: client.dead.get("1-0"),
         lambda: client.dead.requeue("1-0"),
         lambda: client.dead.drop("1-0"),
@@ -605,8 +608,8 @@ def test_closing_a_blocking_client_ends_the_calls_that_wait_in_other_threads(ben
 
 @pytest.mark.parametrize(
     ("sync", "awaited"),
-    [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob), (DeadLetters, AsyncDeadLetters)],
-    ids=["client", "job", "dead"],
+    [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob), (DeadLetters, AsyncDeadLetters), (Jobs, AsyncJobs)],
+    ids=["client", "job", "dead", "jobs"],
 )
 def test_both_clients_have_the_same_methods_and_arguments(sync, awaited):
     def public(cls):

@@ -15,6 +15,7 @@ from embedmill import (
     InvalidTextError,
     Job,
     JobConflictError,
+    Jobs,
     JobState,
     ResultExpiredError,
     TextsRejectedError,
@@ -23,7 +24,7 @@ from embedmill import (
 )
 from embedmill.dead_letter import of_text
 from embedmill.fake_dead_letters import FakeDeadLetters
-from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob
+from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob, FakeJobs
 
 TEXTS = ["Selamat pagi", "good morning", "", "Selamat pagi"]
 
@@ -33,7 +34,8 @@ def public_methods(kind):
 
 
 @pytest.mark.parametrize(
-    ("real", "fake"), [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob), (DeadLetters, FakeDeadLetters)]
+    ("real", "fake"),
+    [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob), (DeadLetters, FakeDeadLetters), (Jobs, FakeJobs)],
 )
 def test_the_fake_has_the_methods_and_signatures_of_the_real_one(real, fake):
     ours, theirs = public_methods(fake), public_methods(real)
@@ -178,6 +180,7 @@ def test_a_closed_fake_refuses_as_the_real_one_does():
         job.cancel,
         job.delete,
         client.dead.list,
+        client.jobs.list,
         client.dead.drop_all,
         lambda: client.dead.get("1-0"),
         lambda: client.dead.drop("1-0"),
@@ -185,3 +188,15 @@ def test_a_closed_fake_refuses_as_the_real_one_does():
         with pytest.raises(ClientClosedError):
             call()
     assert repr(client) == "FakeEmbeddingClient(dimension=384, model='fake', closed)"
+
+
+def test_the_fake_lists_its_jobs_the_newest_first():
+    with FakeEmbeddingClient() as client:
+        ids = [client.submit(["a", "b"]).id for _ in range(3)]
+        listed = client.jobs.list(limit=2)
+        assert [status.job_id for status in listed] == ids[:0:-1]
+        assert (len(listed), listed.n_found, listed.is_cut, listed[0].n_texts) == (2, 3, True, 2)
+        assert not client.jobs.list(state="queued")
+        for wrong in ({"limit": 0}, {"limit": "1"}, {"state": "lost"}, {"state": 1}):
+            with pytest.raises(InvalidRequestError):
+                client.jobs.list(**wrong)

@@ -12,7 +12,7 @@ PACKAGE = Path(embedmill.__file__).parent
 #: Fixed: other people's programs depend on it.
 PUBLIC = {
     *("AsyncDeadLetters", "DeadLetter", "DeadLetters", "FingerprintError", "UnknownLetterError"),
-    *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job"),
+    *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job", "AsyncJobs", "JobList", "Jobs"),
     *("EmbeddingReply", "JobState", "JobStatus", "Reason", "Rejected", "ReplyPart"),
     *("ReindexReport", "reindex", "SinkError", "SinkMismatchError", "SourceError"),
     *("rejected_of", "signature", "unpack_binary", "unpack_int8", "vectors_of"),

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from embedmill_worker import exit_codes
-from embedmill_worker.cli import bench, dead, demo, embed, flags, health, models, reindex, status, up, worker
+from embedmill_worker.cli import bench, dead, demo, embed, flags, health, jobs, models, reindex, status, up, worker
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, reindex, dead, status, health, models, bench)
+COMMANDS: Final = (up, demo, worker, embed, reindex, jobs, dead, status, health, models, bench)
 
 _EPILOG: Final = """\
 examples:
