@@ -6,6 +6,7 @@ import random
 import secrets
 import signal
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("EMBEDMILL_")]:
         if not name.startswith(KEPT_PREFIX):
             del os.environ[name]
+    # Nor must an `embedmill up` of the developer's be found by a test that names no Redis.
+    nowhere = tempfile.TemporaryDirectory(prefix="embedmill-test-home-")
+    config.add_cleanup(nowhere.cleanup)
+    os.environ["XDG_DATA_HOME"] = nowhere.name
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before a test module imports onnxruntime itself
     if binary := os.environ.get("EMBEDMILL_TEST_VALKEY_BINARY"):
         os.environ[BINARY_VARIABLE] = binary  # as in: run the suite on a redis-server

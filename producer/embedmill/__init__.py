@@ -11,6 +11,8 @@ Redis, ``embedmill.reindexing`` what sinks and sources of one's own need.
 Importing this package reads no environment, opens no connection and loads no model library.
 """
 
+from typing import TYPE_CHECKING
+
 from embedmill.aio import AsyncEmbeddingClient, AsyncJob
 from embedmill.canvas import rejected_of, signature, vectors_of
 from embedmill.client import EmbeddingClient, Job
@@ -48,15 +50,31 @@ from embedmill.errors import (
     UnknownLetterError,
     UnknownModelError,
 )
+from embedmill.job_list import AsyncJobs, JobList, Jobs
 from embedmill.records import JobState, JobStatus
 from embedmill.reindexing import ReindexReport, reindex
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 from embedmill.vectors import unpack_binary, unpack_int8
 
+if TYPE_CHECKING:
+    #: Of the installed distribution.
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """Return ``__version__``, which is read when it is asked for."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version  # noqa: PLC0415  takes a while, and few ask
+
+        return version("embedmill")
+
+
 __all__ = [
     "AsyncDeadLetters",
     "AsyncEmbeddingClient",
     "AsyncJob",
+    "AsyncJobs",
     "BrokerUnavailableError",
     "ClientClosedError",
     "DeadLetter",
@@ -72,9 +90,11 @@ __all__ = [
     "Job",
     "JobCancelledError",
     "JobConflictError",
+    "JobList",
     "JobState",
     "JobStatus",
     "JobTooLargeError",
+    "Jobs",
     "KeyConflictError",
     "MessageError",
     "ModelLoadError",

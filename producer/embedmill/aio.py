@@ -10,10 +10,12 @@ from embedmill import flows
 from embedmill.async_coalescer import Coalescer
 from embedmill.async_link import AsyncLink
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
-from embedmill.client import LAST_MOMENT_S, accepted
+from embedmill.client import LAST_MOMENT_S, accepted, shown
 from embedmill.coalescing import Kind
 from embedmill.dead_letters import AsyncDeadLetters
+from embedmill.errors import ClientClosedError
 from embedmill.flows import Flow
+from embedmill.job_list import AsyncJobs
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
@@ -42,6 +44,9 @@ class AsyncEmbeddingClient:
         self._link = AsyncLink(self.settings)
         self._coalescer = Coalescer(self._calls, self._link)
 
+    def __repr__(self) -> str:
+        return shown(self, self.settings, is_closed=self._link.is_closed)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -55,11 +60,17 @@ class AsyncEmbeddingClient:
         """The dead letters: texts that the workers gave up."""
         return AsyncDeadLetters(self)
 
-    async def close(self) -> None:
-        """End the calls of ``embed`` that wait in the running event loop and close its connections.
+    @property
+    def jobs(self) -> AsyncJobs:
+        """The jobs that Redis holds, whoever submitted them."""
+        return AsyncJobs(self)
 
-        They get ClientClosedError. The client may be used again.
+    async def close(self) -> None:
+        """Take no more calls, end those of ``embed`` that wait in the running event loop, and close its connections.
+
+        All of them get ClientClosedError.
         """
+        self._link.is_closed = True
         await self._coalescer.close()
         await self._link.close()
 
@@ -115,6 +126,8 @@ class AsyncEmbeddingClient:
 
     def job(self, job_id: str) -> AsyncJob:
         """Give the job of this id, submitted by any process; nothing is read until a method is awaited."""
+        if self._link.is_closed:
+            raise ClientClosedError
         return AsyncJob(self, check_job_id(job_id))
 
     async def _run(self, flow: Flow[T], timeout_s: float = CALL_TIMEOUT_S) -> T:

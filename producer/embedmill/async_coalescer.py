@@ -88,10 +88,12 @@ class Coalescer:
         """Embed one caller's texts; cancelling it cancels the work, unless others wait for the same job.
 
         Raises:
-            ClientClosedError: the client was closed first.
+            ClientClosedError: the client was closed, before or meanwhile.
             QueueFullError: more waits in this client than one job may hold, and the caller does not ``block``.
             others: see ``EmbeddingClient.embed``, but for rejected texts, which are in the reply.
         """
+        if self._link.is_closed:
+            raise ClientClosedError
         values = check_texts(texts)
         card, children = self._calls.outlook.expect(kind.model)
         if 0 < len(values) <= MAX_CHUNK_TEXTS:

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
 from embedmill.connections import REPLY_S, make_pool, master_options, sentinel_options
+from embedmill.errors import ClientClosedError
 from embedmill.flows import Ask, Compute, Flow, Pause
 from embedmill.link import (
     FIRST_PAUSE_S,
@@ -29,6 +30,7 @@ from embedmill.link import (
     REFUSALS,
     RETRYABLE,
     T,
+    check_open,
     is_distrust,
     raise_first_error,
     refused,
@@ -63,8 +65,14 @@ class AsyncLink:
         self._url_masked = mask_url(settings.redis_url)
         #: By event loop, and the process in which the loop runs: a connection belongs to one of each.
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        self.is_closed = False
 
     async def close(self) -> None:
+        """Close all connections of the running event loop and take no more flows; those under way end, everywhere."""
+        self.is_closed = True
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
         """Close all connections of the running event loop."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None and pool.pid == os.getpid():
@@ -74,6 +82,8 @@ class AsyncLink:
 
     async def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
         """Drive a flow to its result; see ``Link.run``."""
+        if self.is_closed:
+            raise ClientClosedError
         deadline_s = _now_s() + timeout_s
         try:
             step = next(flow)
@@ -102,6 +112,7 @@ class AsyncLink:
         give_up_s = min(deadline_s, _now_s() + patience_s)
         pause_s = FIRST_PAUSE_S
         while True:
+            check_open(ask, is_closed=self.is_closed)
             try:
                 if ask.block_s:
                     return await self._wait(ask, deadline_s)

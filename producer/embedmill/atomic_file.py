@@ -11,7 +11,7 @@ from typing import IO
 
 
 @contextmanager
-def replacing(path: Path, *, folder: Path | None = None) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, folder: Path | None = None, mode: int | None = None) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` that takes its place when all went well, and is removed otherwise.
 
     What has taken its place is on the disk, and so is its name.
@@ -19,6 +19,7 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[IO[bytes]]:
     Args:
         path: the file.
         folder: where the new one lies until then, in the same file system; None: beside it.
+        mode: who may read and write it; None: whoever may do so with other new files.
 
     Raises:
         OSError: there can be no such file, or no more of it.
@@ -29,15 +30,19 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
+        Path(name).chmod(_usual_mode() if mode is None else mode)
         Path(name).replace(path)
         sync_folder(path.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             Path(name).unlink()
         raise
+
+
+def _usual_mode() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def sync_folder(folder: Path) -> None:

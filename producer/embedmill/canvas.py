@@ -21,7 +21,7 @@ from embedmill.model_spec import check_model_name
 from embedmill.protocol import EmbedOptions, unpack_rejected
 from embedmill.reply import Rejected, ReplyPart
 from embedmill.request import check_texts
-from embedmill.settings import ClientSettings
+from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
 from embedmill.vectors import Dtype, Vectors
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def signature(
         "dtype": str(options.dtype),
         "truncate": options.truncate,
     }
-    settings = ClientSettings.from_env(namespace=namespace)
+    # The caller's Celery knows its broker: what an `embedmill up` of this machine says is not meant.
+    settings = ClientSettings.from_env(DEFAULT_REDIS_URL, namespace=namespace)
     from celery.canvas import Signature  # noqa: PLC0415  takes longer to import than all else here
 
     return Signature(

@@ -9,12 +9,14 @@ from typing import Final, Self
 from embedmill import flows
 from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
 from embedmill.dead_letters import DeadLetters
-from embedmill.errors import TextsRejectedError
+from embedmill.errors import ClientClosedError, TextsRejectedError
 from embedmill.flows import Flow
+from embedmill.job_list import Jobs
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import Link, T
 from embedmill.protocol import EmbedOptions
 from embedmill.records import JobStatus
+from embedmill.redis_url import mask_url
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.request import check_job_id, check_seconds
 from embedmill.settings import ClientSettings
@@ -46,6 +48,9 @@ class EmbeddingClient:
         self._calls = Calls(self.settings)
         self._link = Link(self.settings)
 
+    def __repr__(self) -> str:
+        return shown(self, self.settings, is_closed=self._link.is_closed)
+
     def __enter__(self) -> Self:
         return self
 
@@ -59,8 +64,13 @@ class EmbeddingClient:
         """The dead letters: texts that the workers gave up."""
         return DeadLetters(self)
 
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs that Redis holds, whoever submitted them."""
+        return Jobs(self)
+
     def close(self) -> None:
-        """Close the connections; the client may be used again."""
+        """Close the connections; from then on, and while one waits, every call raises ClientClosedError."""
         self._link.close()
 
     def embed(
@@ -93,6 +103,7 @@ class EmbeddingClient:
             (n, dimension), row i for ``texts[i]``.
 
         Raises:
+            ClientClosedError: the client was closed, before or meanwhile.
             RequestError: before anything was sent.
             TextsRejectedError: some texts have no vector; the others' are in ``error.reply``.
             ResultTimeoutError: not done in time.
@@ -153,6 +164,8 @@ class EmbeddingClient:
 
     def job(self, job_id: str) -> Job:
         """Give the job of this id, submitted by any process; nothing is read until a method is called."""
+        if self._link.is_closed:
+            raise ClientClosedError
         return Job(self, check_job_id(job_id))
 
     def _run(self, flow: Flow[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
@@ -227,6 +240,12 @@ class Job:
     def delete(self) -> bool:
         """Forget the job and its vectors. Gives whether there was one."""
         return self._client._run(self._calls.delete(self.id))
+
+
+def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
+    """Return what a client's repr is: where it goes, and whether it still does."""
+    where = f"redis_url={mask_url(settings.redis_url)!r}, model={settings.model!r}, namespace={settings.namespace!r}"
+    return f"{type(client).__name__}({where}{', closed' if is_closed else ''})"
 
 
 def accepted(reply: EmbeddingReply) -> Vectors:

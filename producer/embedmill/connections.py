@@ -21,7 +21,7 @@ from redis.sentinel import (
 
 from embedmill.errors import SettingsError
 from embedmill.redis_url import FILE_OPTIONS, SentinelAddress, is_sentinel, mask_url, read_sentinel
-from embedmill.settings import ClientSettings
+from embedmill.settings import ClientSettings, naming
 
 #: Seconds one reply may take beyond what was asked of Redis itself.
 REPLY_S: Final = 5.0
@@ -73,7 +73,11 @@ def make_pool(settings: ClientSettings) -> ConnectionPool:
     Raises:
         SettingsError: the URL has an option that redis-py does not take, or names a file that is not there.
     """
-    url = settings.redis_url
+    with naming({"redis_url": settings.url_name}):
+        return _make_pool(settings.redis_url)
+
+
+def _make_pool(url: str) -> ConnectionPool:
     connection_class = _CONNECTIONS[url.partition(":")[0]]
     options = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "max_connections": MAX_CONNECTIONS}
     try:
@@ -93,7 +97,7 @@ def make_pool(settings: ClientSettings) -> ConnectionPool:
         raise
     except (ValueError, TypeError):
         reason = "an option after its ? is unknown or has an unreadable value"
-        raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason) from None
+        raise SettingsError("redis_url", mask_url(url), reason) from None
     return pool
 
 
@@ -115,5 +119,5 @@ def _checked(url: str, told: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in FILE_OPTIONS:
         if name in told and not (os.access(told[name], os.R_OK) and Path(told[name]).is_file()):
             reason = f"{name} names no file that can be read: {told[name]}"
-            raise SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
+            raise SettingsError("redis_url", mask_url(url), reason)
     return told

@@ -22,7 +22,7 @@
     │   ├── ResultTimeoutError       it may still come
     │   ├── ResultExpiredError       it will not: expired, deleted or never submitted
     │   ├── JobCancelledError        somebody cancelled the job
-    │   ├── ClientClosedError        the client was closed while the call waited
+    │   ├── ClientClosedError        the client was closed, before the call or while it waited
     │   └── TextsRejectedError       some texts have no vector; carries the whole reply
     ├── EngineError                  the worker's fault
     │   ├── ModelLoadError           at start-up: the worker exits and serves nothing
@@ -318,10 +318,13 @@ class JobCancelledError(ResultError):
 
 
 class ClientClosedError(ResultError):
-    """The client was closed while a call waited in it."""
+    """The client was closed, before a call or while it waited."""
 
     def __str__(self) -> str:
-        return "the client was closed before the vectors came and the work was cancelled; close it after its calls"
+        return (
+            "the client is closed: what waited in it was given up, and it takes no more calls; "
+            "close it after its calls, or make another one"
+        )
 
 
 class TextsRejectedError(ResultError):
@@ -335,7 +338,7 @@ class TextsRejectedError(ResultError):
         if isinstance(self.reply, str):  # Celery's JSON cannot carry arrays: it made a str of the reply
             return "some texts were rejected; the reply did not come with this error"
         rejected = self.reply.rejected
-        shown = ", ".join(f"texts[{r.index}]: {r.reason}" for r in rejected[:3])
+        shown = "; ".join(f"texts[{r.index}]: {r.reason}{f', {r.detail}' if r.detail else ''}" for r in rejected[:3])
         more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
         return (
             f"{len(rejected)} of {len(self.reply.vectors)} texts were rejected ({shown}{more}). "

@@ -24,10 +24,12 @@ class FakeDeadLetters:
 
     def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
         """Give the newest letters; see ``DeadLetters.list``."""
+        self._client._check_open()
         return [*reversed(self._letters.values())][: check_limit(limit)]
 
     def get(self, letter_id: str) -> DeadLetter:
         """Give one letter; see ``DeadLetters.get``."""
+        self._client._check_open()
         try:
             return self._letters[dead_letter.check_id(letter_id)]
         except KeyError:
@@ -52,10 +54,12 @@ class FakeDeadLetters:
 
     def drop(self, letter_id: str) -> bool:
         """Forget a letter; see ``DeadLetters.drop``."""
+        self._client._check_open()
         return self._letters.pop(dead_letter.check_id(letter_id), None) is not None
 
     def drop_all(self) -> int:
         """Forget all letters; see ``DeadLetters.drop_all``."""
+        self._client._check_open()
         dropped = len(self._letters)
         self._letters.clear()
         return dropped

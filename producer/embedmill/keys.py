@@ -3,12 +3,13 @@
 All under one namespace, by default ``embedmill``:
 
     {ns}:models                       hash    model name → card (JSON). Permanent.
-    {ns}:lanes                        set     "model lane" of every lane ever used. Permanent.
+    {ns}:lanes                        set     "model lane" of every lane that was used; a lane is forgotten by a sweep
+                                              that finds it empty and its model served by nobody.
     {ns}:lane:{model}:{lane}          hash    chunks, texts, tokens not yet committed, bytes of their
-                                              vectors. Permanent.
+                                              vectors. As long as its lane.
     {ns}:drain:{model}:{lane}         hash    tokens ever drained; drained and clock, ms, at the last sweep, and the
                                               rate, tokens/s, measured from sweep to sweep; how far a sweep under way
-                                              is, and what it has counted. Permanent.
+                                              is, and what it has counted. As long as its lane.
     {ns}:active:{model}:{lane}        zset    job id → submission time, ms; unfinished jobs only
     {ns}:workers                      zset    worker id → last beat, ms
     {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key
@@ -69,7 +70,7 @@ class Keyspace:
 
     @property
     def lanes(self) -> str:
-        """Every lane ever used."""
+        """Every lane that was used and is not forgotten."""
         return f"{self.namespace}:lanes"
 
     @property

@@ -77,6 +77,9 @@ MAX_WORKERS: Final = 4_096
 MAX_CARDS: Final = 1_024
 MAX_LANES: Final = 2_048
 
+#: Jobs that are looked at to list some of them.
+MAX_LISTED_JOBS: Final = 50_000
+
 #: Lines of a status: one a worker and model.
 MAX_STATUS_WORKERS: Final = 4_096
 

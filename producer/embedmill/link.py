@@ -26,7 +26,7 @@ from redis.exceptions import (
 from redis.sentinel import SentinelConnectionPool
 
 from embedmill.connections import REPLY_S, deadline, make_pool
-from embedmill.errors import BrokerUnavailableError, KeyConflictError, QueueError, QueueFullError
+from embedmill.errors import BrokerUnavailableError, ClientClosedError, KeyConflictError, QueueError, QueueFullError
 from embedmill.flows import Ask, Command, Compute, Flow, Pause
 from embedmill.redis_url import mask_url
 from embedmill.scripts import text_of
@@ -56,10 +56,15 @@ class Link:
     def __init__(self, settings: ClientSettings) -> None:
         self._url_masked = mask_url(settings.redis_url)
         self._pool = make_pool(settings)
+        self.is_closed = False
 
     def close(self) -> None:
-        """Close all connections."""
-        self._pool.disconnect()
+        """Close all connections and take no more flows; those under way end with ClientClosedError at their next step.
+
+        Until then they keep their connections: redis-py breaks in a reader whose connection another thread closes.
+        """
+        self.is_closed = True
+        self._pool.disconnect(inuse_connections=False)
         if isinstance(self._pool, SentinelConnectionPool):
             for sentinel in self._pool.sentinel_manager.sentinels:
                 sentinel.close()
@@ -73,10 +78,19 @@ class Link:
             outage_s: seconds that an unreachable Redis is tried again, where the flow does not say.
 
         Raises:
+            ClientClosedError: it was closed, before or meanwhile.
             BrokerUnavailableError: no answer within ``timeout_s``, or unreachable for ``outage_s``.
             QueueFullError: Redis is at its memory limit.
         """
-        deadline_s = time.monotonic() + timeout_s
+        if self.is_closed:
+            raise ClientClosedError
+        try:
+            return self._drive(flow, time.monotonic() + timeout_s, outage_s)
+        finally:
+            if self.is_closed:
+                self._pool.disconnect(inuse_connections=False)  # what this flow has used
+
+    def _drive(self, flow: Flow[T], deadline_s: float, outage_s: float) -> T:
         try:
             step = next(flow)
             while True:
@@ -104,6 +118,7 @@ class Link:
         give_up_s = min(deadline_s, time.monotonic() + patience_s)
         pause_s = FIRST_PAUSE_S
         while True:
+            check_open(ask, is_closed=self.is_closed)
             try:
                 return self._exchange(ask, deadline_s)
             except REFUSALS as error:
@@ -148,6 +163,12 @@ def _read(connection: Any) -> Any:
         return connection.read_response()
     except ResponseError as error:
         return error
+
+
+def check_open(ask: Ask, *, is_closed: bool) -> None:
+    """Raise ClientClosedError if the client was closed, unless the flow is cleaning up."""
+    if is_closed and not ask.grace_s:
+        raise ClientClosedError
 
 
 def with_text(command: Command) -> Command:

@@ -97,7 +97,8 @@ class ModelSpec:
 
     def absolute(self) -> ModelSpec:
         """Return it with a path that holds in every working directory."""
-        if self.path is None:
+        is_folder = self.place != self.name and os.path.exists(self.place)  # noqa: PTH110  takes any string
+        if self.path is None and not is_folder:
             return self
         return ModelSpec(name=self.name, place=str(_absolute(self.place)))
 

@@ -21,11 +21,14 @@ _MAX_NAME_CHARS: Final = 512
 #: No time, and no rate, that Redis and Lua still count exactly is above.
 _MAX_MS: Final = float(1 << 53)
 
-#: The fields of a record that a reader asks for, in this order.
-RECORD_FIELDS: Final = (
+#: The fields of a record that say how far the job is, in this order.
+STATUS_FIELDS: Final = (
     *("state", "model", "lane", "n_rows", "n_texts", "left_texts", "n_chunks", "done", "created_ms"),
-    *("fingerprint", "options", "rejected"),
+    "fingerprint",
 )
+
+#: The fields of a record that a reader of its vectors asks for, in this order.
+RECORD_FIELDS: Final = (*STATUS_FIELDS, "options", "rejected")
 
 
 class JobState(StrEnum):
@@ -90,6 +93,21 @@ def read_record(job_id: str, values: Sequence[Any]) -> JobRecord:
         MessageError: one of them is missing, or has a value that no script writes.
     """
     rejected = protocol.read_rejected(values[11] or b"")
+    status = _read_status(job_id, values, len(rejected))
+    return JobRecord(status=status, options=protocol.unpack_options(values[10] or b""), rejected=rejected)
+
+
+def read_status(job_id: str, values: Sequence[Any]) -> JobStatus:
+    """Read the ``STATUS_FIELDS`` of a job.
+
+    Raises:
+        MessageError: one of them is missing, or has a value that no script writes.
+    """
+    return _read_status(job_id, values, None)
+
+
+def _read_status(job_id: str, values: Sequence[Any], n_rejected: int | None) -> JobStatus:
+    """Read a status; n_rejected: texts that never went out, None: those that are rows and not texts of the record."""
     n_rows, n_texts, left_texts, chunks, done = (read_count(value, MAX_JOB_TEXTS) for value in values[3:8])
     state = JobState.RUNNING if done else JobState.QUEUED
     if values[0] != b"active":
@@ -97,19 +115,19 @@ def read_record(job_id: str, values: Sequence[Any]) -> JobRecord:
     lane = read_name(values[2])
     if lane not in LANES or left_texts > n_texts or done > chunks:
         raise MessageError("a job's record has fields that contradict each other")
-    status = JobStatus(
+    n_rejected = max(0, n_rows - n_texts) if n_rejected is None else n_rejected
+    return JobStatus(
         job_id=job_id,
         state=state,
         model=read_name(values[1]),
         lane=lane,
         n_texts=n_rows,
-        texts_done=n_texts - left_texts + len(rejected) if state is not JobState.CANCELLED else 0,
+        texts_done=n_texts - left_texts + n_rejected if state is not JobState.CANCELLED else 0,
         chunks=chunks,
         chunks_done=done,
         submitted_at_s=read_ms(values[8]) / 1000,
         fingerprint=read_name(values[9] or b""),
     )
-    return JobRecord(status=status, options=protocol.unpack_options(values[10] or b""), rejected=rejected)
 
 
 def read_news(entries: Sequence[Any]) -> Events:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from embedmill.errors import SettingsError
+from embedmill.harmless import kind, printable
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
@@ -79,11 +80,13 @@ def is_sentinel(url: str) -> bool:
 
 
 def check_url(url: str) -> str:
-    """Give the URL back if it has the form of one that names a Redis.
+    """Return the URL if it has the form of one that names a Redis.
 
     Raises:
-        SettingsError: it has not.
+        SettingsError: it has not; under the name ``redis_url``, see ``settings.naming``.
     """
+    if not isinstance(url, str):
+        raise SettingsError("redis_url", kind(url), f"it is no URL; write {EXAMPLE}")
     if is_sentinel(url):
         read_sentinel(url)
         return url
@@ -141,4 +144,4 @@ def read_sentinel(url: str) -> SentinelAddress:
 
 
 def _error(url: str, reason: str) -> SettingsError:
-    return SettingsError("EMBEDMILL_REDIS_URL", mask_url(url), reason)
+    return SettingsError("redis_url", printable(mask_url(url)), reason)

@@ -176,9 +176,14 @@ def check_job_id(job_id: str) -> str:
     Raises:
         InvalidRequestError: it cannot be part of a Redis key.
     """
-    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+    if not is_job_id(job_id):
         raise InvalidRequestError("job_id", f"an id matches {_JOB_ID.pattern}")
     return job_id
+
+
+def is_job_id(value: object) -> bool:
+    """Return whether a value can be a job's id."""
+    return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
 
 
 def check_seconds(option: str, value: float) -> float:

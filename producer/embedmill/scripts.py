@@ -28,7 +28,7 @@ def script(name: str) -> Script:
 #: Names of all scripts.
 NAMES = (
     *("submit", "claim", "commit", "note", "release", "reclaim", "abandon", "unclaim", "cancel", "delete"),
-    *("announce", "beat", "lock", "look", "queued", "survey"),
+    *("announce", "beat", "lock", "look", "queued", "survey", "retire"),
 )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
+from embedmill.harmless import kind, printable
 from embedmill.limits import MAX_QUEUED_TOKENS
 from embedmill.model_spec import check_model_name, first_model
 from embedmill.redis_url import check_url, mask_url
+from embedmill.whereabouts import FILE_NAME, Whereabouts
 
 #: Where Redis is when nobody says otherwise.
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -37,18 +40,20 @@ class ClientSettings:
     max_queued_tokens: int = MAX_QUEUED_TOKENS
     #: Replicas that must have a job before ``submit`` returns.
     wait_replicas: int = 0
+    #: What gave the URL, for errors: an argument, a variable or a file.
+    url_name: str = field(default="redis_url", compare=False)
 
     def __post_init__(self) -> None:
-        check_url(self.redis_url)
-        if not _NAMESPACE.fullmatch(self.namespace):
-            raise SettingsError(
-                "EMBEDMILL_NAMESPACE", repr(self.namespace), f"a namespace matches {_NAMESPACE.pattern}"
-            )
+        with naming({"redis_url": self.url_name}):
+            check_url(self.redis_url)
+        if not is_namespace(self.namespace):
+            shown = repr(printable(self.namespace)) if isinstance(self.namespace, str) else kind(self.namespace)
+            raise SettingsError("namespace", shown, f"a namespace matches {_NAMESPACE.pattern}")
         if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
             reason = "give a number of tokens, or 0 for any number"
-            raise SettingsError("EMBEDMILL_MAX_QUEUED_TOKENS", str(self.max_queued_tokens), reason)
+            raise SettingsError("max_queued_tokens", kind(self.max_queued_tokens), reason)
         if type(self.wait_replicas) is not int or self.wait_replicas < 0:
-            raise SettingsError("EMBEDMILL_WAIT_REPLICAS", str(self.wait_replicas), "give a number from 0")
+            raise SettingsError("wait_replicas", kind(self.wait_replicas), "give a number from 0")
         if self.model is not None:
             check_model_name(self.model)
 
@@ -68,19 +73,61 @@ class ClientSettings:
     ) -> ClientSettings:
         """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
 
-        ``EMBEDMILL_MAX_QUEUED_TOKENS`` and ``EMBEDMILL_WAIT_REPLICAS`` are read, too.
+        ``EMBEDMILL_MAX_QUEUED_TOKENS`` and ``EMBEDMILL_WAIT_REPLICAS`` are read, too. Where nothing gives a URL, it is
+        that of the ``embedmill up`` that runs in the same data folder, if one does; see ``whereabouts.py``.
 
         Raises:
-            SettingsError: a value that cannot work.
+            SettingsError: a value that cannot work, under the name of the argument or variable that gave it.
         """
         env = os.environ if environ is None else environ
-        return cls(
-            redis_url=redis_url or env.get("EMBEDMILL_REDIS_URL") or DEFAULT_REDIS_URL,
-            model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
-            namespace=namespace or env.get("EMBEDMILL_NAMESPACE") or DEFAULT_NAMESPACE,
-            wait_replicas=whole_number(env, "EMBEDMILL_WAIT_REPLICAS", 0),
-            max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),
-        )
+        named_url = redis_url or env.get("EMBEDMILL_REDIS_URL")
+        named_namespace = namespace or env.get("EMBEDMILL_NAMESPACE")
+        url_name = "redis_url" if redis_url else "EMBEDMILL_REDIS_URL"
+        if not named_url and (found := find_up(env)):
+            named_url, url_name = found.redis_url, FILE_NAME
+            named_namespace = named_namespace or found.namespace
+        given = {name for name, value in (("model", model), ("namespace", namespace)) if value}
+        with naming({name: variable for name, variable in _VARIABLES.items() if name not in given}):
+            return cls(
+                redis_url=named_url or DEFAULT_REDIS_URL,
+                url_name=url_name,
+                model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
+                namespace=named_namespace or DEFAULT_NAMESPACE,
+                wait_replicas=whole_number(env, "EMBEDMILL_WAIT_REPLICAS", 0),
+                max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),
+            )
+
+
+#: Fields of ``ClientSettings`` and the variables that may give them.
+_VARIABLES: Final = {
+    "model": "EMBEDMILL_MODEL",
+    "namespace": "EMBEDMILL_NAMESPACE",
+    "max_queued_tokens": "EMBEDMILL_MAX_QUEUED_TOKENS",
+    "wait_replicas": "EMBEDMILL_WAIT_REPLICAS",
+}
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Raise a SettingsError under the name by which its value was given, as ``names`` has it."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(names.get(error.name, error.name), error.value, error.reason) from None
+
+
+def is_namespace(value: object) -> bool:
+    """Return whether a value can be a namespace."""
+    return isinstance(value, str) and _NAMESPACE.fullmatch(value) is not None
+
+
+def find_up(env: Mapping[str, str]) -> Whereabouts | None:
+    """Return where the ``embedmill up`` of this environment's data folder listens, if one runs."""
+    try:
+        found = Whereabouts.read(data_dir(env))
+    except SettingsError:  # there is no data folder where it could have said so
+        return None
+    return found if found is not None and is_namespace(found.namespace) else None
 
 
 def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:

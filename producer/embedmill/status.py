@@ -74,7 +74,7 @@ class MillStatus:
 
 
 def read(keys: Keyspace) -> Flow[MillStatus]:
-    """Read the live workers and the lanes: every lane ever used, and those of the models served now."""
+    """Read the live workers and the lanes: those of the models served now, and all others that hold something."""
     landscape = yield from look_around(keys)
     used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
     served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
@@ -89,7 +89,11 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     workers = islice((w for info in landscape.workers for w in _of_worker(info, landscape.cards)), MAX_STATUS_WORKERS)
     return MillStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
-        lanes=tuple(_of_lane(keys, pair, replies[2 * i], replies[2 * i + 1], now_s) for i, pair in enumerate(pairs)),
+        lanes=tuple(
+            _of_lane(keys, pair, counts, oldest, now_s)
+            for pair, counts, oldest in zip(pairs, replies[::2], replies[1::2], strict=True)
+            if pair in served or _holds(counts, oldest)
+        ),
     )
 
 
@@ -157,6 +161,11 @@ def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, no
         tokens=tokens,
         oldest_age_s=round(age_s, 3),
     )
+
+
+def _holds(counts: Any, oldest: Any) -> bool:
+    """Return whether a lane holds something, or cannot be read."""
+    return not isinstance(counts, list) or oldest != [] or any(map(_count, counts))
 
 
 def _count(value: Any) -> int:

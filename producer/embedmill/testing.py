@@ -24,8 +24,9 @@ from embedmill import vectors as codec
 from embedmill.assembly import Assembly, Intake
 from embedmill.client import accepted
 from embedmill.dead_letter import DeadLetter
-from embedmill.errors import JobConflictError, ResultExpiredError
+from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError
 from embedmill.fake_dead_letters import FakeDeadLetters
+from embedmill.job_list import JobList, check_limit, check_state
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
 from embedmill.records import JobState, JobStatus
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
@@ -51,6 +52,7 @@ class FakeEmbeddingClient:
     def __init__(self, dimension: int = 384, model: str = "fake", dead_letters: Iterable[DeadLetter] = ()) -> None:
         #: What stands in for texts that workers gave up: here every text is embedded.
         self.dead = FakeDeadLetters(self, dead_letters)
+        self.jobs = FakeJobs(self)
         self._card = ModelCard(
             name=model,
             fingerprint="0" * 16,
@@ -60,6 +62,11 @@ class FakeEmbeddingClient:
             tokens_per_s=4_000.0,
         )
         self._jobs: dict[str, _Done] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._is_closed else ""
+        return f"FakeEmbeddingClient(dimension={self._card.dimension}, model={self._card.name!r}{closed})"
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +77,13 @@ class FakeEmbeddingClient:
         self.close()
 
     def close(self) -> None:
-        """Do nothing: jobs stay, as they would in Redis."""
+        """Refuse all calls from now on, as ``EmbeddingClient`` does."""
+        self._is_closed = True
+
+    def _check_open(self) -> None:
+        """Raise ClientClosedError if the client was closed."""
+        if self._is_closed:
+            raise ClientClosedError
 
     def embed(
         self,
@@ -86,6 +99,7 @@ class FakeEmbeddingClient:
         block: bool = False,
     ) -> Vectors:
         """Embed texts; see ``EmbeddingClient.embed``."""
+        self._check_open()
         request.check_seconds("timeout_s", timeout_s)
         values = request.check_texts(texts)
         cuts = windows(values)
@@ -121,6 +135,7 @@ class FakeEmbeddingClient:
         timeout_s: float = 60.0,
     ) -> FakeJob:
         """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. There is always room, it never expires."""
+        self._check_open()
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
@@ -145,6 +160,7 @@ class FakeEmbeddingClient:
 
     def job(self, job_id: str) -> FakeJob:
         """Give the job of this id; see ``EmbeddingClient.job``."""
+        self._check_open()
         return FakeJob(self, request.check_job_id(job_id))
 
     def _reply(self, job: JobRequest, chunk: Chunk) -> ChunkReply:
@@ -181,6 +197,27 @@ def fake_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
     """Give float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
     steps = np.frombuffer(hashlib.shake_256(text.encode()).digest(2 * dimension), dtype="<i2").astype(np.float64) + 0.5
     return np.asarray(steps / np.linalg.norm(steps), dtype=np.float32)
+
+
+class FakeJobs:
+    """``Jobs`` of a ``FakeEmbeddingClient``: all of them are done."""
+
+    def __init__(self, client: FakeEmbeddingClient) -> None:
+        self._client = client
+
+    def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
+        """Return the newest jobs; see ``Jobs.list``."""
+        self._client._check_open()
+        wanted = check_state(state)
+        known = [self._client.job(job_id).status() for job_id in reversed(self._client._jobs)]
+        found = [status for status in known if wanted in (None, status.state)]
+        return JobList(
+            jobs=tuple(found[: check_limit(limit)]),
+            n_found=len(found),
+            n_unreadable=0,
+            is_complete=True,
+            at_s=time.time(),
+        )
 
 
 class FakeJob:
@@ -238,6 +275,7 @@ class FakeJob:
 
     def delete(self) -> bool:
         """Forget the job; see ``Job.delete``."""
+        self._client._check_open()
         return self._client._jobs.pop(self.id, None) is not None
 
     def _form(self, done: _Done) -> dict[str, Any]:
@@ -249,6 +287,7 @@ class FakeJob:
         }
 
     def _done(self) -> _Done:
+        self._client._check_open()
         try:
             return self._client._jobs[self.id]
         except KeyError:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
 from embedmill import EmbeddingClient
-from embedmill.settings import ClientSettings
+from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
 from servers import save
@@ -213,6 +214,52 @@ def test_up_serves_until_ctrl_c_and_leaves_nothing_running(up, home):
     assert processes_of(home) == []
 
 
+def test_what_up_started_is_found_with_nothing_exported(up, home):
+    assert set(home) == {"HOME", "PATH", "TMPDIR", "EMBEDMILL_DATA_DIR"}
+    process, url = up()
+    file = Path(home["EMBEDMILL_DATA_DIR"]) / "up.json"
+    known = json.loads(file.read_text())
+    assert known == {"redis_url": url, "namespace": "embedmill", "models": [MODEL], "pid": process.pid}
+    assert file.stat().st_mode & 0o777 == 0o600
+
+    status = json.loads(embedmill("status", "--wait", "60", "--json", env=home).stdout)
+    assert {worker["model"] for worker in status["workers"]} == {MODEL}
+    done = embedmill("embed", "--dimensions", "8", env=home, input=b"selamat pagi\n")
+    assert (done.returncode, done.stdout.count(b"\n")) == (exit_codes.OK, 1), done.stderr
+    assert embedmill("dead", "list", env=home).returncode == exit_codes.OK
+    lines = "from embedmill import EmbeddingClient\nprint(EmbeddingClient().embed(['selamat pagi']).shape)"
+    python = subprocess.run(
+        [sys.executable, "-c", lines], env=home, capture_output=True, timeout=PATIENCE_S, check=True
+    )
+    assert python.stdout == b"(1, 384)\n"
+
+    second = embedmill("up", env=home)
+    assert second.returncode == exit_codes.SETTINGS
+    assert f"in use by process {process.pid}".encode() in second.stderr
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == exit_codes.OK, errors
+    assert "needed only from another data folder, user or machine" in errors
+    assert not file.exists()
+
+
+def test_up_on_a_redis_that_is_there_already_is_found_too(mill, home):
+    env = {**home, "EMBEDMILL_NAMESPACE": mill.namespace + "-up"}
+    command = [*COMMAND, "up", "--redis-url", mill.redis_url, "--concurrency", "1"]
+    file = Path(home["EMBEDMILL_DATA_DIR"]) / "up.json"
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until(file.exists, "the file")
+        known = json.loads(file.read_text())
+        assert (known["redis_url"], known["namespace"]) == (mill.redis_url, mill.namespace + "-up")
+        assert embedmill("status", "--wait", "60", env=home).returncode == exit_codes.OK
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+    assert not file.exists()
+
+
 @only_linux
 def test_up_that_is_killed_leaves_nothing_running_and_its_jobs_go_on_at_the_next(up, home):
     process, url = up()
@@ -223,6 +270,10 @@ def test_up_that_is_killed_leaves_nothing_running_and_its_jobs_go_on_at_the_next
         process.kill()
         process.communicate(timeout=PATIENCE_S)
         until(lambda: processes_of(home) == [], "the end of every process")
+        assert (Path(home["EMBEDMILL_DATA_DIR"]) / "up.json").exists()
+        assert ClientSettings.from_env(environ=home).redis_url == DEFAULT_REDIS_URL
+        lost = embedmill("status", env=home)  # looks at the usual address, where there is nothing of ours
+        assert url.encode() not in lost.stderr
 
         home["EMBEDMILL_REDIS_URL"] = url  # as in a shell that has run the printed line
         _, again = up()

@@ -103,12 +103,16 @@ def test_no_command_that_reads_prints_what_moves_a_cursor(forged, tmp_path):
     server.sadd(keys.lanes, evil, b"other bulk", evil + b" bulk", *(f"lane{n} bulk" for n in range(5_000)))
     server.zadd(keys.active("other", "bulk"), {evil: 1e300})
     server.hset(keys.lane("other", "bulk"), mapping={"chunks": evil, "texts": b"9" * 1_000})
+    server.hset(keys.job(ESCAPE), mapping={"state": "done", "model": evil})
+    server.hset(keys.job("forged"), mapping={"state": "active", "model": evil, "lane": evil})
     server.xadd(keys.dead, {evil: evil})
     server.xadd(keys.dead, {"l": evil})
     (tmp_path / "a.md").write_text("a text")
     for arguments in (
         ["status"],
         ["status", "--json"],
+        ["jobs", "list"],
+        ["jobs", "list", "--json"],
         ["dead", "list"],
         ["dead", "list", "--json"],
         ["embed", "--model", "m", "--timeout", "1"],

@@ -182,3 +182,21 @@ def test_redis_restarted_under_a_job_loses_nothing(durable_mill, own_valkey):
         own_valkey.kill()
         own_valkey.restart()
         assert job.result(120).vectors.tobytes() == undisturbed.vectors.tobytes()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_leaves_a_folder_behind_however_it_and_its_children_end(own_mill, tmp_path, end):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    worker = own_mill.start_worker(TMPDIR=str(folder), EMBEDMILL_CONCURRENCY="1")
+    with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
+        client.embed(["a"])
+        (child,) = worker.children
+        os.kill(child, signal.SIGKILL)
+        client.embed(["b"])
+    assert worker.children != [child]
+    if end == signal.SIGTERM:
+        assert worker.stop() == 0
+    else:
+        worker.kill()
+    assert list(folder.glob("**/pymp-*")) == []

@@ -14,6 +14,8 @@ from embedmill import (
     AsyncDeadLetters,
     AsyncEmbeddingClient,
     AsyncJob,
+    AsyncJobs,
+    ClientClosedError,
     DeadLetters,
     EmbeddingClient,
     InvalidRequestError,
@@ -21,6 +23,7 @@ from embedmill import (
     Job,
     JobCancelledError,
     JobConflictError,
+    Jobs,
     JobState,
     MessageError,
     ResultExpiredError,
@@ -55,6 +58,8 @@ class Awaited:
 
     def __getattr__(self, name):
         member = getattr(self._inner, name)
+        if isinstance(member, AsyncDeadLetters | AsyncJobs):
+            return Awaited(member, self._runner)
         if not callable(member):
             return member
 
@@ -516,16 +521,95 @@ def test_among_several_models_one_must_be_named(make_client, bench, expected):
         assert np.array_equal(client.embed(["a"], model="two"), expected(["a"]))
 
 
-def test_a_client_may_be_used_after_it_was_closed(client, worker):
-    first = client.embed(["a"])
+def test_a_closed_client_refuses_every_call_as_do_its_jobs_and_letters(client, bench, worker):
+    job = client.submit(["a"])
+    job.wait(30)
     client.close()
-    assert np.array_equal(client.embed(["a"]), first)
+    client.close()
+    calls = [
+        lambda: client.embed(["a"]),
+        lambda: client.submit(["a"]),
+        lambda: client.job(job.id),
+        job.status,
+        lambda: job.wait(1),
+        lambda: job.result(1),
+        lambda: list(job.iter_results()),
+        job.cancel,
+        job.delete,
+        lambda: client.dead.list(),
+        lambda: client.jobs.list(),
+        lambda: client.dead.get("1-0"),
+        lambda: client.dead.requeue("1-0"),
+        lambda: client.dead.drop("1-0"),
+        lambda: client.dead.drop_all(),
+    ]
+    for call in calls:
+        with pytest.raises(ClientClosedError, match="the client is closed"):
+            call()
+    assert bench.redis.exists(bench.keys.job(job.id))
+
+
+@pytest.mark.parametrize("client", [EmbeddingClient, AsyncEmbeddingClient])
+def test_a_client_says_where_it_goes_and_hides_the_password(client):
+    shown = repr(client("redis://me:hidden@h/0", "m", namespace="n"))
+    assert shown == f"{client.__name__}(redis_url='redis://me:***@h/0', model='m', namespace='n')"
+
+
+def test_a_blocking_client_may_be_entered_again_once_closed_but_not_used(bench):
+    client = EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+    with client, client:
+        pass
+    with client, pytest.raises(ClientClosedError):
+        client.embed(["a"])
+    assert repr(client).endswith(", closed)")
+
+
+def test_closing_an_async_client_ends_the_calls_that_wait(bench):
+    bench.announce(bench.card())
+    bench.live()
+
+    async def use():
+        client = AsyncEmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+        job = await client.submit(["a"])
+        calls = [asyncio.create_task(call) for call in (job.wait(30), job.result(30), client.embed(["b"]))]
+        await asyncio.sleep(0.2)
+        await client.close()
+        assert [type(e) for e in await asyncio.gather(*calls, return_exceptions=True)] == [ClientClosedError] * 3
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("waits", ["wait", "result", "embed"])
+def test_closing_a_blocking_client_ends_the_calls_that_wait_in_other_threads(bench, waits):
+    bench.announce(bench.card())
+    bench.live()
+    client = EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
+    job = client.submit(["a"])
+    calls = {
+        "wait": lambda: job.wait(30),
+        "result": lambda: job.result(30),
+        "embed": lambda: client.embed(["b"], timeout_s=30),
+    }
+
+    def jobs():
+        return [
+            id for lane in ("interactive", "bulk") for id in bench.redis.zrange(bench.keys.active("paper", lane), 0, -1)
+        ]
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(calls[waits])
+        wait_until(lambda: len(jobs()) == (2 if waits == "embed" else 1))
+        time.sleep(0.2)
+        client.close()
+        with pytest.raises(ClientClosedError):
+            call.result(10)
+    assert jobs() == [job.id.encode()], "the job of embed is deleted, that of submit goes on"
 
 
 @pytest.mark.parametrize(
     ("sync", "awaited"),
-    [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob), (DeadLetters, AsyncDeadLetters)],
-    ids=["client", "job", "dead"],
+    [(EmbeddingClient, AsyncEmbeddingClient), (Job, AsyncJob), (DeadLetters, AsyncDeadLetters), (Jobs, AsyncJobs)],
+    ids=["client", "job", "dead", "jobs"],
 )
 def test_both_clients_have_the_same_methods_and_arguments(sync, awaited):
     def public(cls):
@@ -601,7 +685,7 @@ def test_an_async_client_may_be_used_in_one_event_loop_after_another(bench, work
         try:
             return await client.embed(["a"])
         finally:
-            await client.close()
+            await client._link.disconnect()
 
     for _ in range(20):
         assert np.array_equal(asyncio.run(use()), expected(["a"]))
@@ -614,7 +698,7 @@ def test_an_async_client_may_be_used_in_two_event_loops_at_once(bench, worker, e
         try:
             return [await client.embed([f"{n} {i}"]) for i in range(10)]
         finally:
-            await client.close()
+            await client._link.disconnect()
 
     with ThreadPoolExecutor(4) as pool:
         for n, vectors in enumerate(pool.map(lambda n: asyncio.run(use(n)), range(4))):

@@ -109,6 +109,10 @@ class Scene:
             case "survey":
                 lane = (keys.lane("paper", "bulk"), keys.active("paper", "bulk"), keys.drain("paper", "bulk"))
                 return evalsha("survey", lane, keys.job_prefix, PROTOCOL_VERSION, "", 100, 1_000, RING_WINDOW)
+            case "retire":
+                lane = (keys.lane("paper", "bulk"), keys.active("paper", "bulk"), keys.drain("paper", "bulk"))
+                named = (*lane, keys.queue("paper", "bulk"), keys.lanes)
+                return evalsha("retire", named, "paper bulk", keys.job_prefix, 100)
         raise AssertionError(script)
 
     def fresh(self):
@@ -138,7 +142,7 @@ class Scene:
 
 
 SCRIPTS = ("submit", "claim", "take over", "commit", "note", "release", "reclaim", "abandon", "unclaim")
-SCRIPTS += ("cancel", "delete", "announce", "beat", "lock", "look", "queued", "survey")
+SCRIPTS += ("cancel", "delete", "announce", "beat", "lock", "look", "queued", "survey", "retire")
 
 
 def state(server, namespace):

@@ -250,6 +250,7 @@ def test_work_that_nobody_began_before_its_deadline_is_late(bench):
         if isinstance(claim, Late):
             break
     assert isinstance(claim, Late)
+    assert claim.waited_ms > claim.deadline_ms == 1
     assert protocol.unpack_chunk(claim.texts).texts
     assert bench.commit(ref, claim)
 

@@ -4,9 +4,11 @@ import argparse
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
+import embedmill
 from embedmill import model_spec
 from embedmill.keys import LANES
 from embedmill.protocol import INPUT_TYPES
@@ -37,7 +39,7 @@ def test_every_flag_names_its_environment_variable_in_its_help():
     seen = set()
     for name, parser in commands(program.parser()):
         for action in parser._actions:
-            if action.option_strings and action.dest != "help":
+            if action.option_strings and action.dest not in ("help", "version"):
                 assert re.search(r"\[EMBEDMILL_[A-Z_]+\]$", action.help), f"{name} {action.option_strings}"
                 seen.add(action.dest)
     assert {"redis_url", "model", "dtype", "json", "rollover", "wait"} <= seen
@@ -48,7 +50,32 @@ def test_every_command_shows_real_commands_that_parse():
         examples = re.findall(r"^  (?:\S+=\S+ |.*\| )?embedmill ?(.*)$", parser.epilog, re.MULTILINE)
         assert examples, f"{name} has no example"
         for example in examples:
-            program.parser().parse_args(example.split(" > ")[0].split())
+            if example != "--version":
+                program.parser().parse_args(example.split(" > ")[0].split())
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == exit_codes.OK
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (program.parser().format_help(), "")
+    assert "commands:" in shown.out
+
+
+def test_a_word_that_is_no_command_is_still_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["sttus"])
+    assert end.value.code == exit_codes.USAGE
+    assert "sttus" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_distribution(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"embedmill {version('embedmill')}\n"
+    assert embedmill.__version__ == version("embedmill")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        embedmill.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -69,6 +96,32 @@ def test_what_is_missing_is_deleted_when_asked_and_all_of_it_when_asked_for_all(
     assert (args.sources, args.delete_missing) == (["docs"], wanted)
     with pytest.raises(SystemExit):
         program.parser().parse_args(["reindex", "--delete-missing=most", "docs"])
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "named"),
+    [
+        (["status", "--redis-url", "http://h"], {}, "--redis-url=http://h: "),
+        (["status", "--redis-url=http://h"], {"REDIS_URL": "redis://h"}, "--redis-url=http://h: "),
+        (["status"], {"REDIS_URL": "http://h"}, "EMBEDMILL_REDIS_URL=http://h: "),
+        (["dead", "list"], {"REDIS_URL": "redis://h/0?nothing=1"}, "EMBEDMILL_REDIS_URL=redis://h/0?nothing=1: "),
+        (["dead", "list", "--redis-url", "redis://h/0?nothing=1"], {}, "--redis-url=redis://h/0?nothing=1: "),
+        (["status", "--namespace", "a b"], {}, "--namespace='a b': "),
+        (["status"], {"NAMESPACE": "a b"}, "EMBEDMILL_NAMESPACE='a b': "),
+        (["worker", "--redis-url", "http://h"], {}, "--redis-url=http://h: "),
+        (["worker", "--cache-url", "http://h"], {}, "--cache-url=http://h: "),
+        (["worker"], {"CACHE_URL": "http://h"}, "EMBEDMILL_CACHE_URL=http://h: "),
+        (["worker", "--concurrency", "0"], {}, "--concurrency=0: "),
+        (["up"], {"PRECISION": "fp8"}, "EMBEDMILL_PRECISION=fp8: "),
+        (["status"], {"WAIT_REPLICAS": "two"}, "EMBEDMILL_WAIT_REPLICAS=two: "),
+    ],
+    ids=str,
+)
+def test_an_error_names_the_flag_or_the_variable_that_gave_the_value(monkeypatch, capsys, words, variables, named):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"EMBEDMILL_{name}", value)
+    assert main(words) == exit_codes.SETTINGS
+    assert capsys.readouterr().err.startswith(f"embedmill: {named}")
 
 
 @pytest.mark.parametrize("name", [name for name, _ in commands(program.parser())])
@@ -107,7 +160,6 @@ def test_an_empty_variable_counts_as_unset(monkeypatch):
         ["worker", "--log-level", "LOUD"],
         ["embed", "--no-such-flag"],
         ["nonsense"],
-        [],
     ],
 )
 def test_what_cannot_work_is_a_usage_error(argv, capsys):

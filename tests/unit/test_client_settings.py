@@ -53,20 +53,20 @@ def test_no_password_however_odd_is_shown(password, scheme):
     ["", "host:6379", "http://host", "redis://host:port", "redis://[::1", "redis://:a#b@host", "redis://:a/b@host/0"],
 )
 def test_what_is_no_redis_url_is_refused(url):
-    with pytest.raises(SettingsError, match="EMBEDMILL_REDIS_URL"):
+    with pytest.raises(SettingsError, match=r"^redis_url="):
         ClientSettings(redis_url=url)
 
 
 @pytest.mark.parametrize("client", [EmbeddingClient, AsyncEmbeddingClient])
 @pytest.mark.parametrize("query", ["db=zero", "no_such_option=1", "socket_timeout=soon"])
 def test_an_option_that_redis_py_does_not_take_is_refused_at_once(client, query):
-    with pytest.raises(SettingsError, match=r"EMBEDMILL_REDIS_URL=redis://:\*\*\*@host/0"):
+    with pytest.raises(SettingsError, match=r"^redis_url=redis://:\*\*\*@host/0"):
         client(f"redis://:{SECRET}@host/0?{query}")
 
 
 @pytest.mark.parametrize("namespace", ["a b", "-a", "a:b", "a.b", "x" * 65, "ü", 'a"'])
 def test_a_namespace_that_needs_quoting_is_refused(namespace):
-    with pytest.raises(SettingsError, match="EMBEDMILL_NAMESPACE"):
+    with pytest.raises(SettingsError, match=r"^namespace="):
         ClientSettings(namespace=namespace)
 
 
@@ -78,7 +78,7 @@ def test_a_model_name_that_needs_quoting_is_refused(model):
 
 def test_arguments_win_over_the_environment_and_that_over_defaults():
     env = {"EMBEDMILL_REDIS_URL": "redis://env/0", "EMBEDMILL_MODEL": "a=folder, b", "EMBEDMILL_NAMESPACE": "env"}
-    assert ClientSettings.from_env(environ={}) == ClientSettings()
+    assert ClientSettings.from_env(environ={"HOME": "/nonexistent"}) == ClientSettings()
     assert ClientSettings.from_env(environ=env) == ClientSettings(redis_url="redis://env/0", model="a", namespace="env")
     given = ClientSettings.from_env("redis://arg/0", "c", "arg", environ=env)
     assert given == ClientSettings(redis_url="redis://arg/0", model="c", namespace="arg")
@@ -89,6 +89,45 @@ def test_arguments_win_over_the_environment_and_that_over_defaults():
 )
 def test_the_first_model_named_is_the_default(spec, name):
     assert first_model(spec) == name
+
+
+@pytest.mark.parametrize("client", [EmbeddingClient, AsyncEmbeddingClient])
+@pytest.mark.parametrize(
+    ("arguments", "variables", "named"),
+    [
+        ({"redis_url": "http://host"}, {"REDIS_URL": "redis://host"}, "redis_url"),
+        ({"redis_url": b"redis://host"}, {}, "redis_url"),
+        ({"redis_url": "redis://host/0?no_such_option=1"}, {}, "redis_url"),
+        ({}, {"REDIS_URL": "http://host"}, "EMBEDMILL_REDIS_URL"),
+        ({}, {"REDIS_URL": "redis://host/0?no_such_option=1"}, "EMBEDMILL_REDIS_URL"),
+        ({}, {"REDIS_URL": "rediss://host/0?ssl_ca_certs=/nowhere"}, "EMBEDMILL_REDIS_URL"),
+        ({}, {"REDIS_URL": "redis+sentinel://host"}, "EMBEDMILL_REDIS_URL"),
+        ({"namespace": "a b"}, {"NAMESPACE": "ab"}, "namespace"),
+        ({"namespace": 7}, {}, "namespace"),
+        ({}, {"NAMESPACE": "a b"}, "EMBEDMILL_NAMESPACE"),
+        ({"model": "a b"}, {"MODEL": "ab"}, "model"),
+        ({"model": 7}, {}, "model"),
+        ({}, {"MODEL": "a b"}, "EMBEDMILL_MODEL"),
+        ({}, {"MAX_QUEUED_TOKENS": "-1"}, "EMBEDMILL_MAX_QUEUED_TOKENS"),
+        ({}, {"WAIT_REPLICAS": "two"}, "EMBEDMILL_WAIT_REPLICAS"),
+    ],
+)
+def test_an_error_names_the_argument_or_the_variable_that_gave_the_value(
+    client, arguments, variables, named, monkeypatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"EMBEDMILL_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        client(**arguments)
+    assert caught.value.name == named
+
+
+@pytest.mark.parametrize("name", ["max_queued_tokens", "wait_replicas"])
+@pytest.mark.parametrize("value", [-1, 1.5, "2", True])
+def test_a_number_given_as_an_argument_is_named_so(name, value):
+    with pytest.raises(SettingsError) as caught:
+        ClientSettings(**{name: value})
+    assert caught.value.name == name
 
 
 def test_settings_keep_their_secret_when_printed_and_survive_pickling():
@@ -125,6 +164,8 @@ def test_a_worker_serves_every_model_named():
         ("CONCURRENCY", "two"),
         ("CONCURRENCY", "1.5"),
         ("REDIS_URL", f"http://:{SECRET}@host"),
+        ("CACHE_URL", f"http://:{SECRET}@host"),
+        ("MODEL", "a b"),
         ("NAMESPACE", "a b"),
     ],
 )

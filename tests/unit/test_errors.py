@@ -11,7 +11,9 @@ from celery import Celery
 import embedmill
 from embedmill import errors
 from embedmill.errors import EmbedError
+from embedmill.limits import MAX_TEXT_CHARS
 from embedmill.reply import EmbeddingReply, Reason, Rejected
+from embedmill.testing import FakeEmbeddingClient
 
 REPLY = EmbeddingReply(
     vectors=np.full((3, 4), np.nan, dtype=np.float32),
@@ -133,11 +135,18 @@ def test_an_error_is_caught_as_the_builtin_that_users_expect(cls, builtin):
     assert issubclass(cls, builtin)
 
 
-def test_rejected_texts_are_named_by_place_and_reason_only():
+def test_rejected_texts_are_named_by_place_and_reason():
     many = tuple(Rejected(index=i, reason=Reason.CRASHED, detail="") for i in range(5))
     shown = str(errors.TextsRejectedError(EmbeddingReply(**{**fields(REPLY), "rejected": many})))
     assert "5 of 3 texts" in shown
-    assert "texts[0]: crashed, texts[1]: crashed, texts[2]: crashed and 2 more" in shown
+    assert "texts[0]: crashed; texts[1]: crashed; texts[2]: crashed and 2 more" in shown
+
+
+def test_a_text_that_is_too_large_is_told_its_size_and_the_limit():
+    with FakeEmbeddingClient() as client, pytest.raises(errors.TextsRejectedError) as caught:
+        client.embed(["a" * (MAX_TEXT_CHARS + 1), "b"])
+    told = "too_large, 1000001 characters, limit 1000000; split it"
+    assert str(caught.value).startswith(f"1 of 2 texts were rejected (texts[0]: {told}). ")
 
 
 def fields(reply):

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill import (
+    ClientClosedError,
     DeadLetters,
     EmbeddingClient,
     InvalidRequestError,
     InvalidTextError,
     Job,
     JobConflictError,
+    Jobs,
     JobState,
     ResultExpiredError,
     TextsRejectedError,
@@ -22,7 +24,7 @@ from embedmill import (
 )
 from embedmill.dead_letter import of_text
 from embedmill.fake_dead_letters import FakeDeadLetters
-from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob
+from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob, FakeJobs
 
 TEXTS = ["Selamat pagi", "good morning", "", "Selamat pagi"]
 
@@ -32,7 +34,8 @@ def public_methods(kind):
 
 
 @pytest.mark.parametrize(
-    ("real", "fake"), [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob), (DeadLetters, FakeDeadLetters)]
+    ("real", "fake"),
+    [(EmbeddingClient, FakeEmbeddingClient), (Job, FakeJob), (DeadLetters, FakeDeadLetters), (Jobs, FakeJobs)],
 )
 def test_the_fake_has_the_methods_and_signatures_of_the_real_one(real, fake):
     ours, theirs = public_methods(fake), public_methods(real)
@@ -158,3 +161,42 @@ def test_dead_letters_are_what_the_test_puts_in():
         client.dead.get("1-0")
     assert client.dead.drop("2-0") is True
     assert (client.dead.drop("2-0"), client.dead.drop_all(), client.dead.list()) == (False, 0, [])
+
+
+def test_a_closed_fake_refuses_as_the_real_one_does():
+    client = FakeEmbeddingClient(dead_letters=[])
+    job = client.submit(["a"])
+    assert repr(client) == "FakeEmbeddingClient(dimension=384, model='fake')"
+    with client, client:
+        pass
+    client.close()
+    for call in (
+        lambda: client.embed(["a"]),
+        lambda: client.submit(["a"]),
+        lambda: client.job("a"),
+        job.status,
+        lambda: job.result(1),
+        lambda: list(job.iter_results()),
+        job.cancel,
+        job.delete,
+        client.dead.list,
+        client.jobs.list,
+        client.dead.drop_all,
+        lambda: client.dead.get("1-0"),
+        lambda: client.dead.drop("1-0"),
+    ):
+        with pytest.raises(ClientClosedError):
+            call()
+    assert repr(client) == "FakeEmbeddingClient(dimension=384, model='fake', closed)"
+
+
+def test_the_fake_lists_its_jobs_the_newest_first():
+    with FakeEmbeddingClient() as client:
+        ids = [client.submit(["a", "b"]).id for _ in range(3)]
+        listed = client.jobs.list(limit=2)
+        assert [status.job_id for status in listed] == ids[:0:-1]
+        assert (len(listed), listed.n_found, listed.is_cut, listed[0].n_texts) == (2, 3, True, 2)
+        assert not client.jobs.list(state="queued")
+        for wrong in ({"limit": 0}, {"limit": "1"}, {"state": "lost"}, {"state": 1}):
+            with pytest.raises(InvalidRequestError):
+                client.jobs.list(**wrong)

@@ -12,7 +12,7 @@ PACKAGE = Path(embedmill.__file__).parent
 #: Fixed: other people's programs depend on it.
 PUBLIC = {
     *("AsyncDeadLetters", "DeadLetter", "DeadLetters", "FingerprintError", "UnknownLetterError"),
-    *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job"),
+    *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job", "AsyncJobs", "JobList", "Jobs"),
     *("EmbeddingReply", "JobState", "JobStatus", "Reason", "Rejected", "ReplyPart"),
     *("ReindexReport", "reindex", "SinkError", "SinkMismatchError", "SourceError"),
     *("rejected_of", "signature", "unpack_binary", "unpack_int8", "vectors_of"),
@@ -58,6 +58,7 @@ sys.addaudithook(refuse)
 import embedmill
 asked = [name for name in Watched.asked if b"EMBEDMILL" in name]
 assert not asked, asked
+assert "__version__" not in vars(embedmill)
 loaded = sorted(name for name in {HEAVY!r} if name in sys.modules)
 assert not loaded, loaded
 os.environ.get("EMBEDMILL_PROBE")
@@ -72,7 +73,7 @@ def test_the_public_names_are_the_promised_ones():
 
 def test_there_is_no_public_name_besides_them():
     found = {name for name in vars(embedmill) if not name.startswith("_")}
-    modules = {path.stem for path in PACKAGE.glob("*.py")} | {"reindexing"}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {"reindexing", "TYPE_CHECKING"}
     assert found - modules == PUBLIC
 
 

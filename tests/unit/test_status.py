@@ -77,6 +77,16 @@ def test_a_lane_that_nobody_serves_shows_what_waits_in_it_and_for_how_long():
     assert lane.oldest_age_s == 3.25
 
 
+def test_a_lane_that_nobody_serves_and_that_holds_nothing_is_left_out():
+    empty = {("gone", "bulk"): (0, 0, 0, None), ("kept", "bulk"): (0, 0, 0, 997_250), ("mine", "bulk"): (0, 0, 0, None)}
+    status = run([worker("w", {"mine": "f"})], empty, empty)
+    assert {(lane.model, lane.lane) for lane in status.lanes} == {
+        ("kept", "bulk"),
+        ("mine", "bulk"),
+        ("mine", "interactive"),
+    }
+
+
 def test_a_worker_that_is_stopping_serves_nothing():
     assert not run([worker("w", {"a": "f"}, state="stopping")], [], {}).serves("a")
     ready = run([worker("w", {"a": "f"})], [], {})

@@ -197,7 +197,7 @@ def test_a_chunk_that_cannot_be_read_or_served_leaves_one_letter():
 
 
 def test_what_is_the_caller_s_fault_or_came_too_late_leaves_no_letter():
-    assert work_on(claims.Late(*packed(["a"]))).letters == []
+    assert work_on(claims.Late(*packed(["a"]), 1_500.0, 1_000.0)).letters == []
     engine = PaperEngine()
     plain = engine.embed
     engine.embed = lambda texts, **how: dataclasses.replace(plain(texts, **how), rejected=((0, "too_long", "9 > 8"),))
@@ -207,8 +207,9 @@ def test_what_is_the_caller_s_fault_or_came_too_late_leaves_no_letter():
 
 def test_what_came_too_late_is_rejected_unembedded():
     engine = PaperEngine()
-    reply = work_on(claims.Late(*packed(["a"], EmbedOptions(dtype=Dtype.INT8))), engine).committed
+    reply = work_on(claims.Late(*packed(["a"], EmbedOptions(dtype=Dtype.INT8)), 1_500.0, 1_000.0), engine).committed
     assert reasons(reply) == {10: Reason.DEADLINE}
+    assert reply.rejected[0].detail == "work began 1.500 s after submission, limit 1.000 s"
     assert rows(reply).tolist() == [[0] * 8]
     assert engine.calls == []
 

@@ -49,7 +49,7 @@ class EmbeddingCache:
 
     def __init__(self, url: str, namespace: str) -> None:
         self._url_masked = mask_url(url)
-        self._link = Link(ClientSettings(redis_url=url, namespace=namespace))
+        self._link = Link(ClientSettings(redis_url=url, url_name="EMBEDMILL_CACHE_URL", namespace=namespace))
         self._keys = Keyspace(namespace)
         self._quiet_until_s = 0.0
         self._queue: dict[str, str] = {}

@@ -24,7 +24,7 @@ from embedmill_worker.engines import Engines
 from embedmill_worker.envelope import CHUNK_TASK
 from embedmill_worker.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.node import Node
-from embedmill_worker.prefork import mend_transport
+from embedmill_worker.prefork import mend_shared_memory, mend_transport
 from embedmill_worker.settings import WorkerSettings
 from embedmill_worker.sweeper import RestingLink, Sweeper
 
@@ -161,6 +161,7 @@ def connect_signals(app: Celery, node: Node) -> None:
         if sender is not None and sender.app is app:
             mask_arguments()
             mend_transport()
+            mend_shared_memory()
             inbox.guard(remote_control=app.conf.worker_enable_remote_control)
             start(node, sender.hostname)
 
@@ -237,4 +238,4 @@ def quieten(**_: Any) -> None:
 
 def client_settings(settings: WorkerSettings) -> ClientSettings:
     """Give the part of the settings that a link needs."""
-    return ClientSettings(redis_url=settings.redis_url, namespace=settings.namespace)
+    return ClientSettings(redis_url=settings.redis_url, url_name=settings.url_name, namespace=settings.namespace)

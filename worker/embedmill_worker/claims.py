@@ -62,6 +62,10 @@ class Late:
 
     texts: bytes = field(repr=False)
     options: bytes
+    #: Since submission.
+    waited_ms: float
+    #: From submission on.
+    deadline_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
         case b"work":
             return Work(rest[0], rest[1], float(rest[2]), **_counts(ref.chunk, rest[3]))
         case b"late":
-            return Late(rest[0], rest[1])
+            return Late(rest[0], rest[1], float(rest[2]), float(rest[3]))
         case b"fingerprint":
             return OtherFingerprint(_label(rest[0]), rest[1], rest[2])
         case b"version":

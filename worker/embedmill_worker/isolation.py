@@ -102,7 +102,9 @@ def _as_asked(made: Embeddings, options: EmbedOptions) -> Embeddings:
     too_large = np.flatnonzero(vectors.overflows(rows, options.dtype))
     if not len(too_large):
         return replace(made, vectors=rows)
-    detail = f"its vector holds numbers too large for {options.dtype}; ask for float32"
+    detail = (
+        f"its vector holds numbers too large for {options.dtype}, limit {vectors.FLOAT16_OVERFLOW:.0f}; ask for float32"
+    )
     more = [(int(i), str(Reason.NOT_FINITE), detail) for i in too_large]
     return replace(
         made,

@@ -1,14 +1,18 @@
 """Celery's prefork pool and kombu's Redis channel, mended where the released ones end a worker that loses Redis.
 
-Each part says which version it was seen in. Both are found by tests that break the connection for real.
+Each part says which version it was seen in. Both are found by tests that break the connection for real. And billiard's
+shared memory, mended where it leaves folders behind.
 """
 
 from __future__ import annotations
 
+import mmap
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
+import billiard
+from billiard import heap
 from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool
 from kombu.transport import redis as transport
@@ -41,6 +45,26 @@ class Prefork(TaskPool):
     """Celery's prefork pool with a SteadyPool."""
 
     Pool = SteadyPool
+
+
+class NamelessArena:
+    """In the place of billiard's ``Arena``: memory that forked children share without a file, and so no folder."""
+
+    def __init__(self, size: int, fd: int = -1) -> None:
+        """Map it; ``fd`` is none, as children are forked."""
+        self.size = size
+        self.fd = fd
+        self.buffer = mmap.mmap(fd, size)
+
+
+def mend_shared_memory() -> None:
+    """Keep the temporary folder clean.
+
+    billiard 4.3.2 makes a folder ``pymp-…`` for the counters of its children and removes it only if the worker ends in
+    order. Children that are not forked need the file in it.
+    """
+    if billiard.get_start_method() == "fork":
+        vars(heap)["Arena"] = NamelessArena
 
 
 def mend_transport() -> None:

@@ -135,6 +135,7 @@ class Reconciler:
         self._keys = keys
         self._worker_id = worker_id
         self._active: dict[str, frozenset[str]] = {}
+        self._served: frozenset[str] = frozenset()
         self._suspects = Marks()
         self._next_suspects = Marks()
 
@@ -146,6 +147,7 @@ class Reconciler:
         for model, lane in (yield from self._lanes()) if held else ():
             try:
                 rung += yield from self._sweep_lane(model, lane)
+                yield from self._retire(model, lane)
             except KeyConflictError as error:  # the other lanes are looked at all the same
                 log.warning("lane %s %s is passed over: %s", model, lane, error, extra={"action": "reconcile"})
         self._suspects = self._next_suspects
@@ -158,18 +160,20 @@ class Reconciler:
 
     def _lanes(self) -> Flow[list[tuple[str, str]]]:
         """List the lanes: every one that was used, and those of the live workers' models if that list is lost."""
-        served = yield from self._look()
+        yield from self._look()
         yield from self._forget_dead()
         (used,) = yield Ask([("SMEMBERS", self._keys.lanes)])
         named = (name.rpartition(" ") for name in readable(records.read_name, used, "lane"))
-        pairs = {(model, lane) for model, _, lane in named} | {(model, lane) for model in served for lane in LANES}
+        pairs = {(model, lane) for model, _, lane in named} | {
+            (model, lane) for model in self._served for lane in LANES
+        }
         return sorted(pairs, key=lambda pair: (pair[1] != LANES[0], pair))
 
-    def _look(self) -> Flow[set[str]]:
-        """Note what the live workers work on; returns the models that they serve."""
+    def _look(self) -> Flow[None]:
+        """Note what the live workers work on, and the models that they serve."""
         workers = (yield from look_around(self._keys)).workers
         self._active = {worker.worker_id: frozenset(worker.active) for worker in workers}
-        return {model for worker in workers for model in worker.models}
+        self._served = frozenset(model for worker in workers for model in worker.models)
 
     def _forget_dead(self) -> Flow[None]:
         (known,) = yield Ask([("ZRANGE", self._keys.workers, 0, MAX_WORKERS - 1)])
@@ -188,6 +192,19 @@ class Reconciler:
             queued = yield from self._queued(queue, part)
             rung += yield from self._compare(model, lane, part, queued)
         return rung
+
+    def _retire(self, model: str, lane: str) -> Flow[None]:
+        """Forget a lane that nobody serves, if it holds nothing: one of a model that was named wrongly, say."""
+        if model in self._served:
+            return
+        keys = self._keys
+        named = (keys.lane(model, lane), keys.active(model, lane), keys.drain(model, lane), keys.queue(model, lane))
+        args = (f"{model} {lane}", keys.job_prefix, MESSAGES_PAGE)
+        (is_forgotten,) = yield Ask([evalsha("retire", (*named, keys.lanes), *args)])
+        if is_forgotten:
+            log.info(
+                "lane %s %s is forgotten: it is empty and nobody serves it", model, lane, extra={"action": "retire"}
+            )
 
     def _queued(self, queue: str, part: Part) -> Flow[Marks]:
         """Read a queue from its new end to its old: what comes and goes meanwhile hides nothing that stays."""

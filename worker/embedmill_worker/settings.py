@@ -12,7 +12,7 @@ from embedmill.errors import SettingsError
 from embedmill.limits import MAX_WORKER_MODELS
 from embedmill.model_spec import ModelSpec
 from embedmill.redis_url import mask_url
-from embedmill.settings import ClientSettings, data_dir, default_data_dir, whole_number
+from embedmill.settings import ClientSettings, data_dir, default_data_dir, naming, whole_number
 from embedmill_worker.health import HEALTH_FILE_ENV
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
@@ -22,6 +22,16 @@ DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
 DEFAULT_GRACE_S: Final = 80.0
 
 PRECISIONS: Final = ("fp32", "bf16", "int8")
+
+#: What an error of these settings is about, and the variables that give it.
+_VARIABLES: Final = {
+    "namespace": "EMBEDMILL_NAMESPACE",
+    "model": "EMBEDMILL_MODEL",
+    "models": "EMBEDMILL_MODEL",
+    "precision": "EMBEDMILL_PRECISION",
+    "concurrency": "EMBEDMILL_CONCURRENCY",
+    "cache_url": "EMBEDMILL_CACHE_URL",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +60,22 @@ class WorkerSettings:
     health_file: Path | None = None
     #: Seconds from SIGTERM until what still runs is given up.
     grace_s: float = DEFAULT_GRACE_S
+    #: What gave the Redis URL, for errors.
+    url_name: str = field(default="redis_url", compare=False)
 
     def __post_init__(self) -> None:
-        ClientSettings(redis_url=self.redis_url, namespace=self.namespace)
+        ClientSettings(redis_url=self.redis_url, url_name=self.url_name, namespace=self.namespace)
         if self.cache_url:
-            try:
-                ClientSettings(redis_url=self.cache_url)
-            except SettingsError as error:
-                raise SettingsError("EMBEDMILL_CACHE_URL", mask_url(self.cache_url), error.reason) from None
+            ClientSettings(redis_url=self.cache_url, url_name="cache_url")
         if not self.models:
-            raise SettingsError("EMBEDMILL_MODEL", "''", f"name at least one model, as in {DEFAULT_MODEL}")
+            raise SettingsError("models", "''", f"name at least one model, as in {DEFAULT_MODEL}")
         if len(self.models) > MAX_WORKER_MODELS:
             reason = f"one worker serves at most {MAX_WORKER_MODELS}; start several"
-            raise SettingsError("EMBEDMILL_MODEL", f"{len(self.models)} models", reason)
+            raise SettingsError("models", f"{len(self.models)} models", reason)
         if self.precision not in ("", *PRECISIONS):
-            raise SettingsError("EMBEDMILL_PRECISION", self.precision, f"it is none of {', '.join(PRECISIONS)}")
+            raise SettingsError("precision", self.precision, f"it is none of {', '.join(PRECISIONS)}")
         if self.concurrency < 0:
-            raise SettingsError("EMBEDMILL_CONCURRENCY", str(self.concurrency), "give a number from 1, or auto")
+            raise SettingsError("concurrency", str(self.concurrency), "give a number from 1, or auto")
 
     def __repr__(self) -> str:
         url = mask_url(self.redis_url)
@@ -86,20 +95,22 @@ class WorkerSettings:
         """
         env = os.environ if environ is None else environ
         client = ClientSettings.from_env(environ=env)
-        return cls(
-            redis_url=client.redis_url,
-            namespace=client.namespace,
-            models=ModelSpec.parse_all(env.get("EMBEDMILL_MODEL", "")) or ModelSpec.parse_all(DEFAULT_MODEL),
-            precision=env.get("EMBEDMILL_PRECISION", ""),
-            exact=_is_on(env.get("EMBEDMILL_EXACT", "")),
-            concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),
-            data_dir=data_dir(env),
-            rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
-            keep_dead_texts=_is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
-            cache_url=env.get("EMBEDMILL_CACHE_URL", ""),
-            health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
-            grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
-        )
+        with naming(_VARIABLES):
+            return cls(
+                redis_url=client.redis_url,
+                url_name=client.url_name,
+                namespace=client.namespace,
+                models=ModelSpec.parse_all(env.get("EMBEDMILL_MODEL", "")) or ModelSpec.parse_all(DEFAULT_MODEL),
+                precision=env.get("EMBEDMILL_PRECISION", ""),
+                exact=_is_on(env.get("EMBEDMILL_EXACT", "")),
+                concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),
+                data_dir=data_dir(env),
+                rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
+                keep_dead_texts=_is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
+                cache_url=env.get("EMBEDMILL_CACHE_URL", ""),
+                health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
+                grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
+            )
 
 
 def _is_on(value: str) -> bool:

@@ -80,8 +80,10 @@ class Miller:
                 except ClaimGoneError:
                     log.debug("chunk %s is not wanted any more", ref.token, extra={"action": "claim_gone"})
                     return
-            case claims.Late(texts, options):
-                reply = _reject_all(texts, options, engine, Reason.DEADLINE, "its deadline passed before work began")
+            case claims.Late():
+                waited, deadline = f"{claim.waited_ms / 1000:.3f} s", f"{claim.deadline_ms / 1000:.3f} s"
+                detail = f"work began {waited} after submission, limit {deadline}"
+                reply = _reject_all(claim.texts, claim.options, engine, Reason.DEADLINE, detail)
             case claims.OtherFingerprint():
                 if self._is_served(ref.model, claim.pinned):
                     time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler rings it again, for a worker that can
@@ -118,7 +120,9 @@ class Miller:
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
-            detail = f"its chunk was tried {work.losses} times, and the process was lost or gave it up"
+            detail = (
+                f"its chunk was tried {work.losses} times, limit {MAX_LOSSES}, and the process was lost or gave it up"
+            )
             return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
         try:
             options = protocol.unpack_options(work.options)
@@ -160,9 +164,10 @@ def _given_up(work: claims.Work, position: int) -> Rejection | None:
     """Return why a text is not tried again, or None if it is."""
     crashes, losses = work.crashes_alone.get(position, 0), work.losses_alone.get(position, 0)
     if crashes >= MAX_TEXT_CRASHES:
-        return Reason.CRASHED, f"its process died {crashes} times while it was embedded alone"
+        return Reason.CRASHED, f"its process died {crashes} times while it was embedded alone, limit {MAX_TEXT_CRASHES}"
     if losses >= MAX_LOSSES:
-        return Reason.WORKERS_LOST, f"it was embedded alone {losses} times, and its process was lost or gave it up"
+        detail = f"it was embedded alone {losses} times, limit {MAX_LOSSES}, and its process was lost or gave it up"
+        return Reason.WORKERS_LOST, detail
     return None
 
 

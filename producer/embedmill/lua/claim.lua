@@ -6,7 +6,7 @@
 --   {'held'}                      a live worker has it
 --   {'version', v}                the record speaks another protocol version
 --   {'fingerprint', pinned, texts, options}      not claimed: the job is pinned to another fingerprint
---   {'late', texts, options}      claimed, but its deadline has passed
+--   {'late', texts, options, ms since submission, ms of its deadline}      claimed, but the deadline has passed
 --   {'work', texts, options, ms waited, {crash fields}}      claimed
 local chunk, worker, token, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local wrong = wrong_type(job, 'hash', texts, 'hash', claims, 'hash', crashes, 'hash')
@@ -34,6 +34,7 @@ keep(claims)
 
 local now = now_ms()
 local deadline, options = whole(record[4]), record[5] or ''
-if deadline > 0 and now > deadline then return {'late', payload, options} end
-local waited_ms = math.max(0, now - whole(record[6], now))
+local created = whole(record[6], now)
+local waited_ms = math.max(0, now - created)
+if deadline > 0 and now > deadline then return {'late', payload, options, waited_ms, math.max(0, deadline - created)} end
 return {'work', payload, options, waited_ms, redis.call('HGETALL', crashes)}

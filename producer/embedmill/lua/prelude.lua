@@ -1,5 +1,5 @@
 -- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in announce, beat, lock, look,
--- queued and survey.lua.
+-- queued, retire and survey.lua.
 --
 -- Each script does all or nothing: it asks for the types of its keys before its first write, and no field makes a
 -- command fail after that. So no HINCRBY, which a field that is no number stops: whole() reads, HSET writes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ CORPORA: Final = ("short", "mixed")
 WARM_UPS: Final = 20
 
 _EPILOG = """\
-  # this machine, with a server and a worker of its own; takes about a minute on two cores
+  # this machine, with a server and a worker of its own unless `embedmill up` runs; takes about a minute on two cores
   embedmill bench
   # another precision, as JSON
   embedmill bench --precision bf16 --json
@@ -38,7 +39,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     text = "measure speed, latency and memory on this machine, or of the workers behind a Redis"
     parser = flags.command(commands, "bench", run, help=text, epilog=_EPILOG)
-    redis = "measure the workers that serve this Redis; default a server and a worker of its own"
+    redis = "measure the workers that serve this Redis; default those of `embedmill up`, else a worker of its own"
     flags.flag(parser, "--redis-url", "EMBEDMILL_REDIS_URL", "URL", redis)
     flags.flag(parser, "--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill")
     flags.flag(parser, "--model", "EMBEDMILL_MODEL", "NAME[=FOLDER]", "model; default all-MiniLM-L6-v2")
@@ -55,12 +56,24 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print what was measured."""
-    report = _running(args) if args.redis_url else _own(args)
+    report = _running(args) if args.redis_url or _is_up(args) else _own(args)
     if args.json:
         print(json.dumps(report, indent=2))
     else:
         show(report)
     return 0
+
+
+def _is_up(args: argparse.Namespace) -> bool:
+    """Return whether there is an ``embedmill up`` to measure; its workers cannot be told how to run."""
+    from embedmill.settings import find_up
+
+    found = None if args.precision or args.concurrency else find_up(os.environ)
+    if found is not None:
+        say(
+            f"measuring the `embedmill up` of process {found.pid}; with --concurrency N a worker of its own is measured"
+        )
+    return found is not None
 
 
 def _running(args: argparse.Namespace) -> dict[str, Any]:

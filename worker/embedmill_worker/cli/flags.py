@@ -53,7 +53,26 @@ def flag(
 ) -> None:
     """Add a flag with a value; an empty variable counts as unset."""
     value = os.environ.get(env) or default
-    parser.add_argument(name, metavar=metavar, type=type, default=value, help=f"{help} [{env}]".replace("%", "%%"))
+    text = f"{help} [{env}]".replace("%", "%%")
+    parser.add_argument(name, action=_Store, metavar=metavar, type=type, default=value, help=text)
+
+
+class _Store(argparse.Action):
+    """Keep a flag's value, and that it was given as a flag: an error about it names the flag."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.flags_given = {*getattr(namespace, "flags_given", ()), self.dest}
+
+
+def origin(name: str, args: argparse.Namespace) -> str:
+    """Return what gave a setting, by the setting's name or its variable's: a flag, or a variable."""
+    dest = name.removeprefix("EMBEDMILL_").lower()
+    if dest in getattr(args, "flags_given", ()):
+        return f"--{dest.replace('_', '-')}"
+    return f"EMBEDMILL_{dest.upper()}" if hasattr(args, dest) else name
 
 
 def switch(parser: argparse.ArgumentParser, name: str, env: str, help: str) -> None:

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from embedmill_worker import exit_codes
-from embedmill_worker.cli import bench, dead, demo, embed, health, models, reindex, status, up, worker
+from embedmill_worker.cli import bench, dead, demo, embed, flags, health, jobs, models, reindex, status, up, worker
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, reindex, dead, status, health, models, bench)
+COMMANDS: Final = (up, demo, worker, embed, reindex, jobs, dead, status, health, models, bench)
 
 _EPILOG: Final = """\
 examples:
+  # this help, and the version
+  embedmill
+  embedmill --version
   # a server and a worker on this machine, until Ctrl-C
   embedmill up
   # what it can do, on real text, with nothing to configure
@@ -36,10 +39,22 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    root.set_defaults(run=lambda _: root.print_help())
+    root.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and end")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     return root
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version, which nobody else has to wait for, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from embedmill import __version__
+
+        print(f"embedmill {__version__}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,12 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from embedmill.errors import EmbedError
+    from embedmill.errors import EmbedError, SettingsError
 
     try:
-        code: int = args.run(args)
-        return code
+        code: int | None = args.run(args)
+        return code or exit_codes.OK
     except EmbedError as error:
+        if isinstance(error, SettingsError):
+            error = SettingsError(flags.origin(error.name, args), error.value, error.reason)
         say(str(error))
         return exit_codes.of(error)
     except BrokenPipeError:

@@ -243,11 +243,16 @@ def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) ->
 def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
     """Return the tokenizer of the model that workers serve, which is fetched if it is not here."""
     from embedmill.errors import InvalidRequestError, ModelLoadError, SettingsError
-    from embedmill.settings import data_dir
+    from embedmill.settings import data_dir, find_up
     from embedmill_worker.models import tokenizer_of
 
+    up = find_up(os.environ)
     try:
-        specs = (*([named] if named else []), *ModelSpec.parse_all(os.environ.get("EMBEDMILL_MODEL", "")))
+        specs = (
+            *([named] if named else []),
+            *ModelSpec.parse_all(os.environ.get("EMBEDMILL_MODEL", "")),
+            *(ModelSpec.parse_all(",".join(up.models)) if up else ()),
+        )
         spec = next((spec for spec in specs if spec.name == model), None) or ModelSpec.parse(model)
         return tokenizer_of(spec, data_dir=data_dir(os.environ).absolute())
     except (ModelLoadError, SettingsError) as error:

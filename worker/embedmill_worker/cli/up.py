@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from embedmill.whereabouts import FILE_NAME, Whereabouts
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import say
 
 if TYPE_CHECKING:
     from embedmill.settings import ClientSettings
+    from embedmill.status import MillStatus
     from embedmill_worker.cli.child import WorkerProcess
+    from embedmill_worker.settings import WorkerSettings
     from embedmill_worker.valkey import EmbeddedValkey
 
 _EPILOG = """\
-  # a server and a worker, until Ctrl-C; prints the line that points clients at them
+  # a server and a worker, until Ctrl-C; every other command of this user finds them
   embedmill up
   # a worker on a Redis that is there already
   embedmill up --redis-url redis://127.0.0.1:6379/0
 
-Data is kept in FOLDER/valkey; a later `up` goes on with the jobs that are there.
+Data is kept in FOLDER/valkey; a later `up` goes on with the jobs that are there. While it runs, FOLDER/up.json says
+where, and commands and clients that are given no URL read it. The line that is printed points others here: those
+with another data folder, of another user, or on another machine.
 """
 
 
@@ -45,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from embedmill_worker.valkey import EmbeddedValkey
 
     environment = flags.worker_environment(args)
-    folder = WorkerSettings.from_env(environment).data_dir.absolute() / "valkey"
+    data_dir = WorkerSettings.from_env(environment).data_dir.absolute()
+    folder = data_dir / "valkey"
     server: EmbeddedValkey | None = None
     with ExitStack() as stack:
         if args.redis_url is None or is_own(args.redis_url, folder):
@@ -53,17 +60,52 @@ def run(args: argparse.Namespace) -> int:
             environment["EMBEDMILL_REDIS_URL"] = stack.enter_context(server).url
         else:
             say(f"using Redis at {mask_url(args.redis_url)}")
+        notice = stack.enter_context(closing(Notice(WorkerSettings.from_env(environment), data_dir)))
         worker = stack.enter_context(WorkerProcess(environment, log_level=args.log_level))
         try:
-            return watch(worker, server, environment)
+            return watch(worker, server, environment, notice)
         except KeyboardInterrupt:
             say("stopping; Ctrl-C again to stop at once")
             worker.stop()
             return 0
 
 
-def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str]) -> int:
-    """Say when the worker is ready, then wait for the end of either; gives the exit code."""
+class Notice:
+    """The file in the data folder that says where this ``up`` listens."""
+
+    def __init__(self, settings: WorkerSettings, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._is_posted = False
+        self._whereabouts = Whereabouts(
+            redis_url=settings.redis_url,
+            namespace=settings.namespace,
+            models=tuple(str(spec.absolute()) for spec in settings.models),
+            pid=os.getpid(),
+        )
+
+    def post(self) -> None:
+        """Write the file once; commands go without it if that cannot be, or if another ``up`` is named there."""
+        if self._is_posted:
+            return
+        self._is_posted = True
+        other = Whereabouts.read(self._data_dir)
+        if other is not None and other.pid != os.getpid():
+            say(f"{self._data_dir / FILE_NAME} names the `up` of process {other.pid}: commands find that one, not this")
+            return
+        try:
+            self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._whereabouts.write(self._data_dir)
+        except OSError as error:
+            path = self._data_dir / FILE_NAME
+            say(f"{path} cannot be written: {error.strerror}; commands need the line that is printed")
+
+    def close(self) -> None:
+        """Remove the file, if it is this one's."""
+        self._whereabouts.remove(self._data_dir)
+
+
+def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str], notice: Notice) -> int:
+    """Say when the server answers and the worker is ready, then wait for the end of either; returns the exit code."""
     from embedmill.settings import ClientSettings
     from embedmill_worker import exit_codes
 
@@ -77,26 +119,36 @@ def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Map
         if server is not None and not server.alive:
             say(f"the embedded Valkey ended; its log is {server.folder / 'valkey.log'}")
             return exit_codes.BROKER
-        if not is_announced and is_ready(settings, worker.pid):
-            is_announced = True
-            announce(settings)
+        if not is_announced and (status := look(settings)) is not None:
+            notice.post()
+            if is_ready(status, worker.pid):
+                is_announced = True
+                announce(settings)
 
 
-def is_ready(settings: ClientSettings, pid: int) -> bool:
-    """Say whether the worker of this process id takes work; False while Redis does not answer."""
+def look(settings: ClientSettings) -> MillStatus | None:
+    """Return the status; None while Redis does not answer."""
     from embedmill.errors import BrokerUnavailableError
-    from embedmill.status import READY, read_status
+    from embedmill.status import read_status
 
     try:
-        return any(w.pid == pid and w.state == READY for w in read_status(settings, timeout_s=1.0).workers)
+        return read_status(settings, timeout_s=1.0)
     except BrokerUnavailableError:
-        return False
+        return None
+
+
+def is_ready(status: MillStatus, pid: int) -> bool:
+    """Return whether the worker of this process id takes work."""
+    from embedmill.status import READY
+
+    return any(w.pid == pid and w.state == READY for w in status.workers)
 
 
 def announce(settings: ClientSettings) -> None:
-    """Print the lines that point a shell's clients here."""
+    """Print the lines that point a shell's clients here, wherever it runs."""
     from embedmill.settings import DEFAULT_NAMESPACE
 
+    say("ready; other commands find it. The following is needed only from another data folder, user or machine:")
     print(f"export EMBEDMILL_REDIS_URL={shlex.quote(settings.redis_url)}", flush=True)
     if settings.namespace != DEFAULT_NAMESPACE:
         print(f"export EMBEDMILL_NAMESPACE={settings.namespace}", flush=True)

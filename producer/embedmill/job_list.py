@@ -1,0 +1,218 @@
+"""``client.jobs``: which jobs there are, the newest first."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, overload
+
+from embedmill import records
+from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.flows import Ask, Command, Flow, readable
+from embedmill.harmless import kind
+from embedmill.keys import LANES, Keyspace
+from embedmill.limits import MAX_LANES, MAX_LISTED_JOBS
+from embedmill.records import JobState, JobStatus
+from embedmill.request import is_job_id
+
+if TYPE_CHECKING:
+    from embedmill.aio import AsyncEmbeddingClient
+    from embedmill.client import EmbeddingClient
+
+#: Keys that Redis looks at in one round trip, and round trips at most: a million keys, also those of others.
+SCAN_PAGE: Final = 1_000
+MAX_PAGES: Final = 1_000
+
+#: Records read in one round trip.
+RECORDS_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobList(Sequence[JobStatus]):
+    """Jobs, the newest first, and what was left out."""
+
+    jobs: tuple[JobStatus, ...]
+    #: Jobs that were found and are in the state that was asked for, with those beyond the limit.
+    n_found: int
+    #: Records that cannot be read.
+    n_unreadable: int
+    #: Whether all keys of this Redis were looked at. If not, as for a user that may not SCAN, some that are over lack.
+    is_complete: bool
+    #: When this was so: seconds since the epoch, by Redis's clock.
+    at_s: float
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are, or may be, more jobs than these."""
+        return not self.is_complete or self.n_found > len(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[JobStatus]:
+        return iter(self.jobs)
+
+    @overload
+    def __getitem__(self, index: int) -> JobStatus: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[JobStatus, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> JobStatus | tuple[JobStatus, ...]:
+        return self.jobs[index]
+
+
+class Jobs:
+    """The jobs of one client's namespace, whoever submitted them."""
+
+    def __init__(self, client: EmbeddingClient) -> None:
+        self._client = client
+
+    def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
+        """Return the newest jobs that Redis still holds; ``client.job(id)`` is one of them.
+
+        Args:
+            limit: jobs at most.
+            state: ``queued``, ``running``, ``done`` or ``cancelled``; None: any.
+
+        Raises:
+            InvalidRequestError: no such state, or no such limit.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        return self._client._run(find(self._client._calls.keys, check_limit(limit), check_state(state)))
+
+
+class AsyncJobs:
+    """``Jobs``, awaited."""
+
+    def __init__(self, client: AsyncEmbeddingClient) -> None:
+        self._client = client
+
+    async def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
+        """Return the newest jobs; see ``Jobs.list``."""
+        return await self._client._run(find(self._client._calls.keys, check_limit(limit), check_state(state)))
+
+
+def check_limit(limit: int) -> int:
+    """Return the limit.
+
+    Raises:
+        InvalidRequestError: not a whole number from 1 to what is looked at.
+    """
+    if type(limit) is not int or not 1 <= limit <= MAX_LISTED_JOBS:
+        raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {MAX_LISTED_JOBS}")
+    return limit
+
+
+def check_state(state: str | None) -> JobState | None:
+    """Return the state.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    if state is None:
+        return None
+    if not isinstance(state, str) or state not in list(JobState):
+        raise InvalidRequestError("state", f"{kind(state)} is none of {', '.join(JobState)}")
+    return JobState(state)
+
+
+def find(keys: Keyspace, limit: int, state: JobState | None) -> Flow[JobList]:
+    """Find the newest jobs: the unfinished ones by their lanes, all others among the keys of this Redis."""
+    seen = yield from _unfinished(keys, limit)
+    is_complete = yield from _scan(keys, seen.ids)
+    best = _Best(limit=limit, state=state)
+    ids = sorted(seen.ids)
+    for start in range(0, len(ids), RECORDS_PAGE):
+        page = ids[start : start + RECORDS_PAGE]
+        asked: list[Command] = [("HMGET", keys.job(job_id), *records.STATUS_FIELDS) for job_id in page]
+        best.add(page, (yield Ask(asked, keeps_errors=True)))
+    return JobList(
+        jobs=tuple(best.jobs),
+        n_found=best.n_found,
+        n_unreadable=best.n_unreadable,
+        is_complete=is_complete,
+        at_s=seen.at_s,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """Ids that may be jobs."""
+
+    at_s: float
+    ids: set[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Best:
+    """The newest jobs of those that were read."""
+
+    limit: int
+    state: JobState | None
+    jobs: list[JobStatus] = field(default_factory=list)
+    n_found: int = 0
+    n_unreadable: int = 0
+
+    def add(self, ids: Sequence[str], replies: Sequence[Any]) -> None:
+        """Read the records of a page."""
+        found = [*self.jobs]
+        for job_id, values in zip(ids, replies, strict=True):
+            if isinstance(values, list) and values[0] is None:  # it is gone by now
+                continue
+            status = _read(job_id, values)
+            if status is None:
+                self.n_unreadable += 1
+            elif self.state in (None, status.state):
+                self.n_found += 1
+                found.append(status)
+        self.jobs = heapq.nlargest(self.limit, found, key=lambda status: (status.submitted_at_s, status.job_id))
+
+
+def _read(job_id: str, values: Any) -> JobStatus | None:
+    try:
+        return records.read_status(job_id, values) if isinstance(values, list) else None
+    except MessageError:
+        return None
+
+
+def _unfinished(keys: Keyspace, limit: int) -> Flow[_Seen]:
+    """Read the newest unfinished jobs of each lane."""
+    used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
+    lanes = [name.rpartition(" ") for name in readable(records.read_name, islice(used, MAX_LANES), "lane")]
+    ids: set[str] = set()
+    for model, _, lane in lanes:
+        if lane in LANES and len(ids) < MAX_LISTED_JOBS:
+            asked = ("ZREVRANGE", keys.active(model, lane), 0, limit - 1)
+            (members,) = yield Ask([asked], keeps_errors=True)
+            _note(ids, members if isinstance(members, list) else [])
+    return _Seen(at_s=int(now[0]) + int(now[1]) / 1e6, ids=ids)
+
+
+def _scan(keys: Keyspace, ids: set[str]) -> Flow[bool]:
+    """Look for records among all keys; returns whether all of them were looked at."""
+    cursor: Any = "0"
+    for _ in range(MAX_PAGES):
+        asked = ("SCAN", cursor, "MATCH", f"{keys.job_prefix}*", "COUNT", SCAN_PAGE, "TYPE", "hash")
+        (reply,) = yield Ask([asked], keeps_errors=True)
+        if isinstance(reply, Exception):  # this user may not
+            return False
+        cursor, names = reply
+        _note(ids, (name[len(keys.job_prefix) :] for name in names))
+        if cursor in (b"0", "0", 0):
+            return True
+        if len(ids) >= MAX_LISTED_JOBS:
+            break
+    return False
+
+
+def _note(ids: set[str], names: Any) -> None:
+    """Take what can be a job's id; other keys of a job, and what somebody else has put there, cannot."""
+    for name in names:
+        if len(ids) >= MAX_LISTED_JOBS:
+            return
+        job_id = name.decode("ascii", "replace")
+        if is_job_id(job_id):
+            ids.add(job_id)
