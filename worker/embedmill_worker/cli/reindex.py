@@ -253,7 +253,9 @@ def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
             *ModelSpec.parse_all(os.environ.get("EMBEDMILL_MODEL", "")),
             *(ModelSpec.parse_all(",".join(up.models)) if up else ()),
         )
-        spec = next((spec for spec in specs if spec.name == model), None) or ModelSpec.parse(model)
+        # One that says where the model is comes before one that only names it.
+        found = sorted((spec for spec in specs if spec.name == model), key=lambda spec: spec.place == spec.name)
+        spec = found[0] if found else ModelSpec.parse(model)
         return tokenizer_of(spec, data_dir=data_dir(os.environ).absolute())
     except (ModelLoadError, SettingsError) as error:
         way_out = f"say where it lies with --model {model}=FOLDER, or name its tokenizer.json with --tokenizer"
