@@ -399,7 +399,10 @@ class SourceError(EmbedError):
 
 
 class SettingsError(EmbedError, ValueError):
-    """A setting that cannot work. Arguments: name, value (secrets masked), reason with the way out."""
+    """A setting that cannot work. Arguments: name, value (secrets masked), reason with the way out.
+
+    The name is that of the argument, flag, variable or file that gave the value.
+    """
 
     def __init__(self, name: str, value: str, reason: str) -> None:
         super().__init__(name, value, reason)
