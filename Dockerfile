@@ -20,6 +20,7 @@ COPY --from=build /opt/embedmill /opt/embedmill
 ENV PATH=/opt/embedmill/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     EMBEDMILL_DATA_DIR=/data \
+    HF_HOME=/data/huggingface \
     EMBEDMILL_HEALTH_FILE=/tmp/embedmill-health.json
 USER 10001
 WORKDIR /data
