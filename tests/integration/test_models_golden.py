@@ -140,7 +140,7 @@ def test_a_damaged_download_is_found_and_fetched_again(tmp_path, data_dir, files
 
 
 def test_a_four_bit_folder_of_the_e5_family_resolves(e5_dir, tmp_path):
-    files = resolve(f"multilingual-e5-small={e5_dir}", data_dir=tmp_path)
+    files = resolve(f"{e5_dir.name}={e5_dir}", data_dir=tmp_path)
     assert files.graph == e5_dir / "model.onnx"
     assert (files.pooling, files.normalize, files.max_tokens, files.precision) == (Pooling.MEAN, True, 512, "w4")
     assert dict(files.prompts) == {"query": "query: ", "passage": "passage: "}

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -176,6 +177,27 @@ def test_the_lock_ends_with_the_server_however_it_ends(own_valkey: EmbeddedValke
     os.kill(own_valkey.pid, signal.SIGKILL)
     with EmbeddedValkey(own_valkey.folder, persistent=True) as second:
         assert second.alive
+
+
+def test_a_temporary_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / ("t" * MAX_SOCKET_PATH_BYTES)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with EmbeddedValkey(persistent=False) as server:
+        assert len(os.fsencode(server.socket)) <= MAX_SOCKET_PATH_BYTES
+        elsewhere = server.socket.parent
+        with Redis.from_url(server.url) as redis:
+            assert redis.ping()
+    assert not elsewhere.exists()
+    assert list(folder.iterdir()) == []
+
+
+def test_where_no_path_is_short_enough_the_numbers_are_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("embedmill_worker.valkey.MAX_SOCKET_PATH_BYTES", 10)
+    with pytest.raises(
+        SettingsError, match=r"TMPDIR=.*a socket's path there has \d+ bytes, limit 10; set it to a short"
+    ):
+        EmbeddedValkey(persistent=False).start()
 
 
 def test_a_folder_with_a_long_path_gets_its_socket_elsewhere(tmp_path: Path) -> None:

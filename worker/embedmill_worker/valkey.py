@@ -45,6 +45,9 @@ _T = TypeVar("_T")
 #: Longest path of a unix socket in bytes that every platform takes (Linux 107, macOS 103).
 MAX_SOCKET_PATH_BYTES = 103
 
+#: The socket's name in its folder.
+_SOCKET = "valkey.sock"
+
 #: Bytes the data may take: a quarter of the smallest machine that counts, so that a rewrite of the file fits too.
 DEFAULT_MAXMEMORY_BYTES = 512 * 1024 * 1024
 
@@ -170,10 +173,19 @@ class EmbeddedValkey:
             self._folder = self._parent_folder.resolve()
         else:
             self._folder = self._make_temporary(self._parent_folder)
-        socket = self._folder / "valkey.sock"
-        if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
-            socket = self._make_temporary(None) / "valkey.sock"
-        self._socket = socket
+        socket = self._folder / _SOCKET
+        self._socket = socket if _is_short(socket) else self._make_short()
+
+    def _make_short(self) -> Path:
+        """Return a socket's path in a temporary folder that is short enough for it, wherever one can be made."""
+        for parent in (None, *map(Path, (os.environ.get("XDG_RUNTIME_DIR") or "/tmp", "/tmp", "/var/tmp"))):  # noqa: S108
+            with suppress(OSError):
+                socket = self._make_temporary(parent) / _SOCKET
+                if _is_short(socket):
+                    return socket
+        n_bytes, folder = len(os.fsencode(self._make_temporary(None) / _SOCKET)), tempfile.gettempdir()
+        reason = f"a socket's path there has {n_bytes} bytes, limit {MAX_SOCKET_PATH_BYTES}; set it to a shorter folder"
+        raise SettingsError("TMPDIR", folder, reason)
 
     def _make_temporary(self, parent: Path | None) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="embedmill-", dir=parent)).resolve()
@@ -243,6 +255,10 @@ class EmbeddedValkey:
     def _last_words(self, lines: int = 5) -> str:
         log = (self.folder / "valkey.log").read_text(errors="replace")
         return " | ".join(log.splitlines()[-lines:]) or "nothing"
+
+
+def _is_short(socket: Path) -> bool:
+    return len(os.fsencode(socket)) <= MAX_SOCKET_PATH_BYTES
 
 
 def _forget_arguments(redis: Redis) -> None:
