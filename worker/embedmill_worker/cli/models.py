@@ -228,9 +228,12 @@ def _way_of(files: Model) -> dict[str, Any]:
     if isinstance(files, ModelFiles):
         prompts = {kind: files.prompts.get(kind) for kind in ("query", "passage")}
         return {"pooling": files.pooling.value, "normalize": files.normalize, **prompts, "sources": dict(files.sources)}
-    if isinstance(files, StaticTable):
-        return {"pooling": "mean", "normalize": files.normalize}
-    return {"pooling": "mean of words", "normalize": False}
+    kind = "model2vec" if isinstance(files, StaticTable) else "fastText"
+    sources = dict.fromkeys(("pooling", "normalize", "max_tokens", "query", "passage"), f"the rules of {kind}")
+    if isinstance(files, StaticTable) and not files.revision:
+        sources["normalize"] = "config.json"
+    normalize = isinstance(files, StaticTable) and files.normalize
+    return {"pooling": "mean", "normalize": normalize, "query": None, "passage": None, "sources": sources}
 
 
 def _data_dir(args: argparse.Namespace) -> Path:
