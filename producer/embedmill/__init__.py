@@ -13,11 +13,10 @@ Importing this package reads no environment, opens no connection and loads no mo
 
 from typing import TYPE_CHECKING
 
-from embedmill.aio import AsyncEmbeddingClient, AsyncJob
+from embedmill.aio import AsyncDeadLetters, AsyncEmbeddingClient, AsyncJob, AsyncJobs
 from embedmill.canvas import rejected_of, signature, vectors_of
-from embedmill.client import EmbeddingClient, Job
+from embedmill.client import DeadLetters, EmbeddingClient, Job, Jobs
 from embedmill.dead_letter import DeadLetter
-from embedmill.dead_letters import AsyncDeadLetters, DeadLetters
 from embedmill.errors import (
     BrokerUnavailableError,
     ClientClosedError,
@@ -50,7 +49,7 @@ from embedmill.errors import (
     UnknownLetterError,
     UnknownModelError,
 )
-from embedmill.job_list import AsyncJobs, JobList, Jobs
+from embedmill.job_list import JobList
 from embedmill.records import JobState, JobStatus
 from embedmill.reindexing import ReindexReport, reindex
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart

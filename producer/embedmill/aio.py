@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from embedmill import flows
+from embedmill import dead_letters, flows, job_list
 from embedmill.async_coalescer import Coalescer
 from embedmill.async_link import AsyncLink
-from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
-from embedmill.client import LAST_MOMENT_S, accepted, shown
+from embedmill.calls import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
 from embedmill.coalescing import Kind
-from embedmill.dead_letters import AsyncDeadLetters
+from embedmill.dead_letter import DeadLetter
 from embedmill.errors import ClientClosedError
 from embedmill.flows import Flow
-from embedmill.job_list import AsyncJobs
+from embedmill.job_list import JobList
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import T
 from embedmill.protocol import EmbedOptions
@@ -178,3 +178,41 @@ class AsyncJob:
     async def delete(self) -> bool:
         """Forget the job and its vectors; see ``Job.delete``."""
         return await self._client._run(self._calls.delete(self.id))
+
+
+class AsyncDeadLetters:
+    """``DeadLetters``, awaited."""
+
+    def __init__(self, client: AsyncEmbeddingClient) -> None:
+        self._client = client
+
+    async def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
+        """Give the newest letters; see ``DeadLetters.list``."""
+        return await self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
+
+    async def get(self, letter_id: str) -> DeadLetter:
+        """Give one letter; see ``DeadLetters.get``."""
+        return await self._client._run(dead_letters.read(self._client._calls.keys, letter_id))
+
+    async def requeue(self, letter_id: str, text: str | None = None) -> AsyncJob:
+        """Submit the text again; see ``DeadLetters.requeue``."""
+        return self._client.job(await self._client._run(dead_letters.requeue(self._client._calls, letter_id, text)))
+
+    async def drop(self, letter_id: str) -> bool:
+        """Forget a letter; see ``DeadLetters.drop``."""
+        return await self._client._run(dead_letters.drop(self._client._calls.keys, letter_id))
+
+    async def drop_all(self) -> int:
+        """Forget all letters; see ``DeadLetters.drop_all``."""
+        return await self._client._run(dead_letters.drop_all(self._client._calls.keys))
+
+
+class AsyncJobs:
+    """``Jobs``, awaited."""
+
+    def __init__(self, client: AsyncEmbeddingClient) -> None:
+        self._client = client
+
+    async def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
+        """Return the newest jobs; see ``Jobs.list``."""
+        return await self._client._run(job_list.find(self._client._calls.keys, limit, state))

@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary
 
 from embedmill import chunking
 from embedmill.async_link import AsyncLink
-from embedmill.calls import CLEAN_UP_S, Calls, SubmitOptions
-from embedmill.client import LAST_MOMENT_S
+from embedmill.calls import CLEAN_UP_S, LAST_MOMENT_S, Calls, SubmitOptions
 from embedmill.coalescing import Batch, Call, Capacity, Gathering, Kind
 from embedmill.errors import (
     BrokerUnavailableError,

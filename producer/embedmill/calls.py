@@ -17,6 +17,7 @@ from embedmill.errors import (
     QueueFullError,
     ResultExpiredError,
     ResultTimeoutError,
+    TextsRejectedError,
 )
 from embedmill.flows import Compute, Flow
 from embedmill.keys import Keyspace
@@ -24,14 +25,19 @@ from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
 from embedmill.outlook import Outlook
 from embedmill.protocol import EmbedOptions
 from embedmill.records import JobState, JobStatus
+from embedmill.redis_url import mask_url
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings
 from embedmill.submission import Admission
+from embedmill.vectors import Vectors
 from embedmill.windows import windows
 
 #: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
 CALL_TIMEOUT_S: Final = 30.0
+
+#: Seconds by which the connection may outlast a caller's timeout, so that an answer due at it gets through.
+LAST_MOMENT_S: Final = 0.25
 
 #: Seconds beyond a caller's timeout for saying why it was not enough, and for deleting the job of such an ``embed``.
 CLEAN_UP_S: Final = 1.0
@@ -331,3 +337,20 @@ class Progress:
         self.deadline_s = time.monotonic() + timeout_s
         self.cursor = "0-0"
         self.is_over = False
+
+
+def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
+    """Return what a client's repr is: where it goes, and whether it still does."""
+    where = f"redis_url={mask_url(settings.redis_url)!r}, model={settings.model!r}, namespace={settings.namespace!r}"
+    return f"{type(client).__name__}({where}{', closed' if is_closed else ''})"
+
+
+def accepted(reply: EmbeddingReply) -> Vectors:
+    """Give the vectors.
+
+    Raises:
+        TextsRejectedError: not every text has one.
+    """
+    if reply.rejected:
+        raise TextsRejectedError(reply)
+    return reply.vectors

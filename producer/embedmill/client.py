@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-from embedmill import flows
-from embedmill.calls import CALL_TIMEOUT_S, Calls, Progress, SubmitOptions
-from embedmill.dead_letters import DeadLetters
-from embedmill.errors import ClientClosedError, TextsRejectedError
+from embedmill import dead_letters, flows, job_list
+from embedmill.calls import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
+from embedmill.dead_letter import DeadLetter
+from embedmill.errors import ClientClosedError
 from embedmill.flows import Flow
-from embedmill.job_list import Jobs
+from embedmill.job_list import JobList
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.link import Link, T
 from embedmill.protocol import EmbedOptions
 from embedmill.records import JobStatus
-from embedmill.redis_url import mask_url
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.request import check_job_id, check_seconds
 from embedmill.settings import ClientSettings
 from embedmill.vectors import Dtype, Vectors
-
-#: Seconds by which the connection may outlast a caller's timeout, so that an answer due at it gets through.
-LAST_MOMENT_S: Final = 0.25
 
 
 class EmbeddingClient:
@@ -242,18 +239,69 @@ class Job:
         return self._client._run(self._calls.delete(self.id))
 
 
-def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
-    """Return what a client's repr is: where it goes, and whether it still does."""
-    where = f"redis_url={mask_url(settings.redis_url)!r}, model={settings.model!r}, namespace={settings.namespace!r}"
-    return f"{type(client).__name__}({where}{', closed' if is_closed else ''})"
+class DeadLetters:
+    """The dead letters of one client's namespace."""
+
+    def __init__(self, client: EmbeddingClient) -> None:
+        self._client = client
+
+    def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
+        """Give the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
+
+        Raises:
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        return self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
+
+    def get(self, letter_id: str) -> DeadLetter:
+        """Give one letter.
+
+        Raises:
+            UnknownLetterError: there is none of this id.
+            MessageError: it cannot be read.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        return self._client._run(dead_letters.read(self._client._calls.keys, letter_id))
+
+    def requeue(self, letter_id: str, text: str | None = None) -> Job:
+        """Submit the text again as a job of its own, with the options it had, and drop the letter.
+
+        Args:
+            letter_id: whose.
+            text: the text, if it was not kept; it must be the same.
+
+        Raises:
+            InvalidRequestError: the text was not kept and not given, or is another one.
+            UnknownLetterError: there is no letter of this id.
+            MessageError: it cannot be read.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        return self._client.job(self._client._run(dead_letters.requeue(self._client._calls, letter_id, text)))
+
+    def drop(self, letter_id: str) -> bool:
+        """Forget a letter. Gives whether there was one."""
+        return self._client._run(dead_letters.drop(self._client._calls.keys, letter_id))
+
+    def drop_all(self) -> int:
+        """Forget all letters; gives their number."""
+        return self._client._run(dead_letters.drop_all(self._client._calls.keys))
 
 
-def accepted(reply: EmbeddingReply) -> Vectors:
-    """Give the vectors.
+class Jobs:
+    """The jobs of one client's namespace, whoever submitted them."""
 
-    Raises:
-        TextsRejectedError: not every text has one.
-    """
-    if reply.rejected:
-        raise TextsRejectedError(reply)
-    return reply.vectors
+    def __init__(self, client: EmbeddingClient) -> None:
+        self._client = client
+
+    def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
+        """Return the newest jobs that Redis still holds; ``client.job(id)`` is one of them.
+
+        Args:
+            limit: jobs at most.
+            state: ``queued``, ``running``, ``done`` or ``cancelled``; None: any.
+
+        Raises:
+            InvalidRequestError: no such state, or no such limit.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        return self._client._run(job_list.find(self._client._calls.keys, limit, state))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from embedmill import dead_letter
-from embedmill.calls import SubmitOptions
+from embedmill.calls import Calls, SubmitOptions
 from embedmill.dead_letter import DeadLetter
 from embedmill.errors import InvalidRequestError, MessageError, UnknownLetterError
 from embedmill.flows import Ask, Flow
@@ -14,91 +13,11 @@ from embedmill.harmless import kind
 from embedmill.keys import Keyspace
 from embedmill.limits import MAX_DEAD_LETTERS
 
-if TYPE_CHECKING:
-    from embedmill.aio import AsyncEmbeddingClient, AsyncJob
-    from embedmill.calls import Calls
-    from embedmill.client import EmbeddingClient, Job
-
 #: Letters read in one round trip: at most 2.5 MB, if all of them hold texts.
 PAGE: Final = 100
 
 #: Seconds that the reply of a text tried again lives.
 REQUEUED_TTL_S: Final = 86_400.0
-
-
-class DeadLetters:
-    """The dead letters of one client's namespace."""
-
-    def __init__(self, client: EmbeddingClient) -> None:
-        self._client = client
-
-    def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
-        """Give the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
-
-        Raises:
-            BrokerUnavailableError: Redis did not answer in time.
-        """
-        return self._client._run(list_newest(self._client._calls.keys, check_limit(limit)))
-
-    def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter.
-
-        Raises:
-            UnknownLetterError: there is none of this id.
-            MessageError: it cannot be read.
-            BrokerUnavailableError: Redis did not answer in time.
-        """
-        return self._client._run(read(self._client._calls.keys, letter_id))
-
-    def requeue(self, letter_id: str, text: str | None = None) -> Job:
-        """Submit the text again as a job of its own, with the options it had, and drop the letter.
-
-        Args:
-            letter_id: whose.
-            text: the text, if it was not kept; it must be the same.
-
-        Raises:
-            InvalidRequestError: the text was not kept and not given, or is another one.
-            UnknownLetterError: there is no letter of this id.
-            MessageError: it cannot be read.
-            BrokerUnavailableError: Redis did not answer in time.
-        """
-        return self._client.job(self._client._run(requeue(self._client._calls, letter_id, text)))
-
-    def drop(self, letter_id: str) -> bool:
-        """Forget a letter. Gives whether there was one."""
-        return self._client._run(drop(self._client._calls.keys, letter_id))
-
-    def drop_all(self) -> int:
-        """Forget all letters; gives their number."""
-        return self._client._run(drop_all(self._client._calls.keys))
-
-
-class AsyncDeadLetters:
-    """``DeadLetters``, awaited."""
-
-    def __init__(self, client: AsyncEmbeddingClient) -> None:
-        self._client = client
-
-    async def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
-        """Give the newest letters; see ``DeadLetters.list``."""
-        return await self._client._run(list_newest(self._client._calls.keys, check_limit(limit)))
-
-    async def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter; see ``DeadLetters.get``."""
-        return await self._client._run(read(self._client._calls.keys, letter_id))
-
-    async def requeue(self, letter_id: str, text: str | None = None) -> AsyncJob:
-        """Submit the text again; see ``DeadLetters.requeue``."""
-        return self._client.job(await self._client._run(requeue(self._client._calls, letter_id, text)))
-
-    async def drop(self, letter_id: str) -> bool:
-        """Forget a letter; see ``DeadLetters.drop``."""
-        return await self._client._run(drop(self._client._calls.keys, letter_id))
-
-    async def drop_all(self) -> int:
-        """Forget all letters; see ``DeadLetters.drop_all``."""
-        return await self._client._run(drop_all(self._client._calls.keys))
 
 
 def check_limit(limit: int) -> int:
@@ -113,7 +32,12 @@ def check_limit(limit: int) -> int:
 
 
 def list_newest(keys: Keyspace, limit: int) -> Flow[list[DeadLetter]]:
-    """Read the newest letters, page by page."""
+    """Read the newest letters, page by page.
+
+    Raises:
+        InvalidRequestError: no such limit.
+    """
+    check_limit(limit)
     letters: list[DeadLetter] = []
     end = "+"
     while len(letters) < limit:

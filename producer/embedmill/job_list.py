@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import Any, Final, overload
 
 from embedmill import records
 from embedmill.errors import InvalidRequestError, MessageError
@@ -16,10 +16,6 @@ from embedmill.keys import LANES, Keyspace
 from embedmill.limits import MAX_LANES, MAX_LISTED_JOBS
 from embedmill.records import JobState, JobStatus
 from embedmill.request import is_job_id
-
-if TYPE_CHECKING:
-    from embedmill.aio import AsyncEmbeddingClient
-    from embedmill.client import EmbeddingClient
 
 #: Keys that Redis looks at in one round trip, and round trips at most: a million keys, also those of others.
 SCAN_PAGE: Final = 1_000
@@ -64,37 +60,6 @@ class JobList(Sequence[JobStatus]):
         return self.jobs[index]
 
 
-class Jobs:
-    """The jobs of one client's namespace, whoever submitted them."""
-
-    def __init__(self, client: EmbeddingClient) -> None:
-        self._client = client
-
-    def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
-        """Return the newest jobs that Redis still holds; ``client.job(id)`` is one of them.
-
-        Args:
-            limit: jobs at most.
-            state: ``queued``, ``running``, ``done`` or ``cancelled``; None: any.
-
-        Raises:
-            InvalidRequestError: no such state, or no such limit.
-            BrokerUnavailableError: Redis did not answer in time.
-        """
-        return self._client._run(find(self._client._calls.keys, check_limit(limit), check_state(state)))
-
-
-class AsyncJobs:
-    """``Jobs``, awaited."""
-
-    def __init__(self, client: AsyncEmbeddingClient) -> None:
-        self._client = client
-
-    async def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
-        """Return the newest jobs; see ``Jobs.list``."""
-        return await self._client._run(find(self._client._calls.keys, check_limit(limit), check_state(state)))
-
-
 def check_limit(limit: int) -> int:
     """Return the limit.
 
@@ -119,11 +84,16 @@ def check_state(state: str | None) -> JobState | None:
     return JobState(state)
 
 
-def find(keys: Keyspace, limit: int, state: JobState | None) -> Flow[JobList]:
-    """Find the newest jobs: the unfinished ones by their lanes, all others among the keys of this Redis."""
-    seen = yield from _unfinished(keys, limit)
+def find(keys: Keyspace, limit: int, state: str | None) -> Flow[JobList]:
+    """Find the newest jobs: the unfinished ones by their lanes, all others among the keys of this Redis.
+
+    Raises:
+        InvalidRequestError: no such state, or no such limit.
+    """
+    wanted = check_state(state)
+    seen = yield from _unfinished(keys, check_limit(limit))
     is_complete = yield from _scan(keys, seen.ids)
-    best = _Best(limit=limit, state=state)
+    best = _Best(limit=limit, state=wanted)
     ids = sorted(seen.ids)
     for start in range(0, len(ids), RECORDS_PAGE):
         page = ids[start : start + RECORDS_PAGE]

@@ -9,6 +9,7 @@ Texts, options and limits are checked as ``EmbeddingClient`` checks them; a job 
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,13 +20,12 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from embedmill import assembly, request
+from embedmill import assembly, dead_letter, dead_letters, request
 from embedmill import vectors as codec
 from embedmill.assembly import Assembly, Intake
-from embedmill.client import accepted
+from embedmill.calls import accepted
 from embedmill.dead_letter import DeadLetter
-from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError
-from embedmill.fake_dead_letters import FakeDeadLetters
+from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError, UnknownLetterError
 from embedmill.job_list import JobList, check_limit, check_state
 from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
 from embedmill.records import JobState, JobStatus
@@ -292,3 +292,53 @@ class FakeJob:
             return self._client._jobs[self.id]
         except KeyError:
             raise ResultExpiredError(self.id) from None
+
+
+class FakeDeadLetters:
+    """``DeadLetters`` in memory; the letters are given oldest first, each with an id of its own."""
+
+    def __init__(self, client: FakeEmbeddingClient, letters: Iterable[DeadLetter]) -> None:
+        self._client = client
+        self._letters = {dead_letter.check_id(letter.id): letter for letter in letters}
+
+    def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
+        """Give the newest letters; see ``DeadLetters.list``."""
+        self._client._check_open()
+        return [*reversed(self._letters.values())][: dead_letters.check_limit(limit)]
+
+    def get(self, letter_id: str) -> DeadLetter:
+        """Give one letter; see ``DeadLetters.get``."""
+        self._client._check_open()
+        try:
+            return self._letters[dead_letter.check_id(letter_id)]
+        except KeyError:
+            raise UnknownLetterError(letter_id) from None
+
+    def requeue(self, letter_id: str, text: str | None = None) -> FakeJob:
+        """Submit the text again; see ``DeadLetters.requeue``."""
+        letter = self.get(letter_id)
+        options = letter.options
+        job = self._client.submit(
+            [dead_letter.text_to_requeue(letter, text)],
+            model=letter.model,
+            input_type=options.input_type,
+            dimensions=options.dimensions,
+            dtype=options.dtype,
+            truncate=options.truncate,
+            lane=letter.lane,
+            job_id=f"requeued-{letter_id}",
+        )
+        self.drop(letter_id)
+        return job
+
+    def drop(self, letter_id: str) -> bool:
+        """Forget a letter; see ``DeadLetters.drop``."""
+        self._client._check_open()
+        return self._letters.pop(dead_letter.check_id(letter_id), None) is not None
+
+    def drop_all(self) -> int:
+        """Forget all letters; see ``DeadLetters.drop_all``."""
+        self._client._check_open()
+        dropped = len(self._letters)
+        self._letters.clear()
+        return dropped

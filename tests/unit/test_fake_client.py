@@ -23,8 +23,7 @@ from embedmill import (
     UnknownLetterError,
 )
 from embedmill.dead_letter import of_text
-from embedmill.fake_dead_letters import FakeDeadLetters
-from embedmill.testing import MAX_TOKENS, FakeEmbeddingClient, FakeJob, FakeJobs
+from embedmill.testing import MAX_TOKENS, FakeDeadLetters, FakeEmbeddingClient, FakeJob, FakeJobs
 
 TEXTS = ["Selamat pagi", "good morning", "", "Selamat pagi"]
 

@@ -7,6 +7,11 @@ from typing import Any, Self
 from embedmill_worker.models import names
 from embedmill_worker.models.names import LayerNames
 
+#: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
+EXPORTER = "embedmill-bert/3"
+#: The graphs' only output, (batch, tokens, hidden).
+OUTPUT = "last_hidden_state"
+
 #: Our graph node for each `hidden_act`: exact erf gelu, and its tanh approximation.
 ACTIVATIONS = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
 

@@ -13,8 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedmill_worker.models.bert import ACTIVATIONS, BertConfig
-from embedmill_worker.models.exported import EXPORTER, OUTPUT
+from embedmill_worker.models.bert import ACTIVATIONS, EXPORTER, OUTPUT, BertConfig
 from embedmill_worker.models.onnx_writer import FUSED, OnnxWriter
 from embedmill_worker.models.relative import attention_bias
 from embedmill_worker.models.safetensors import SafetensorsFiles

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from embedmill_worker.models.bert import BertConfig
+from embedmill_worker.models.bert import EXPORTER, BertConfig
 from embedmill_worker.models.digest import sha256_of
 from embedmill_worker.models.made import made_graph
-
-#: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
-EXPORTER = "embedmill-bert/3"
-#: The graphs' only output, (batch, tokens, hidden).
-OUTPUT = "last_hidden_state"
 
 logger = logging.getLogger(__name__)
 

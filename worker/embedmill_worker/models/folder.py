@@ -5,8 +5,9 @@ from pathlib import Path
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.access import is_file, is_folder, told
+from embedmill_worker.models.bert import OUTPUT
 from embedmill_worker.models.digest import read_json, sha256_of
-from embedmill_worker.models.exported import OUTPUT, exported_graph
+from embedmill_worker.models.exported import exported_graph
 from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.graph_files import files_of_graph
 from embedmill_worker.models.sentence import FAMILY_SOURCE, SentenceConfig

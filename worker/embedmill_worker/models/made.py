@@ -11,6 +11,9 @@ from embedmill_worker.models.digest import atomic_file, read_json, sha256_of, wr
 #: The file of large weights beside each graph.
 DATA_NAME = "model.onnx.data"
 
+#: Part of the fingerprint: to be raised whenever quantised graphs may give other vectors.
+QUANTIZER = "embedmill-int8/2"
+
 #: Writes a graph and its weights.
 Maker = Callable[[BinaryIO, BinaryIO], None]
 

@@ -14,8 +14,8 @@ from embedmill_worker.models.graph import GraphFacts
 from embedmill_worker.models.graph_index import GraphIndex
 from embedmill_worker.models.initializers import array_of
 from embedmill_worker.models.int8_linear import gelu_linear, linear, migration
+from embedmill_worker.models.made import QUANTIZER
 from embedmill_worker.models.onnx_writer import FUSED, OnnxWriter
-from embedmill_worker.models.quantized import QUANTIZER
 
 Floats = npt.NDArray[np.float32]
 

@@ -8,10 +8,7 @@ from typing import BinaryIO
 
 from embedmill_worker.models.digest import sha256_of
 from embedmill_worker.models.files import ModelFiles
-from embedmill_worker.models.made import made_graph
-
-#: Part of the fingerprint: to be raised whenever quantised graphs may give other vectors.
-QUANTIZER = "embedmill-int8/2"
+from embedmill_worker.models.made import QUANTIZER, made_graph
 
 logger = logging.getLogger(__name__)
 
