@@ -57,7 +57,8 @@ class Engines:
         return in_precision(found, self._settings.precision, data_dir=self._settings.data_dir)
 
     def _load(self, files: Model) -> None:
-        log.info("loading %s", files.name, extra={"action": "load_model"})
+        origin = f" from {files.revision}" if files.revision else ""
+        log.info("loading %s%s", files.name, origin, extra={"action": "load_model"})
         self._loaded[files.name] = load(files, cache_dir=self._settings.data_dir / "probes", exact=self._settings.exact)
 
     @property

@@ -212,7 +212,7 @@ def _table_engine(
             tokens_per_s=verdict.tokens_per_s,
             precision=files.precision,
             batch_class=str(verdict.batch_class),
-            revision="" if isinstance(files, FastTextFile) else files.revision,
+            revision=files.revision,
         ),
         runtime=encoder.runtime,
         prompts={},

@@ -82,6 +82,11 @@ class FastTextFile:
     index: WordIndex = field(repr=False, compare=False)
 
     @property
+    def revision(self) -> str:
+        """Empty: such files are not fetched from a hub."""
+        return ""
+
+    @property
     def paths(self) -> dict[str, Path]:
         """The files in use, by what they are."""
         return {"model": self.path}

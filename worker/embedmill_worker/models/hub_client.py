@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +74,8 @@ def cached_commit(repository: str, revision: str) -> Commit | None:
             folder = Path(path).parent
             files = [file for file in folder.rglob("*") if is_file(file)]
             sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-            return Commit(repository=repository, commit=folder.name, sizes=sizes)
+            with suppress(ValueError):  # a folder that no client of a hub has made
+                return Commit(repository=repository, commit=folder.name, sizes=sizes)
     return None
 
 
