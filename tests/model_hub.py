@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote
 
 from waiting import join
@@ -150,6 +151,22 @@ def model_hub() -> Iterator[Hub]:
         finally:
             server.shutdown()
             join(thread)
+
+
+@contextmanager
+def asking(hub_url: str, home: Path, *, is_offline: bool = False, **variables: str) -> Iterator[None]:
+    """Have this process ask this hub and no other, with a cache of its own, as with `environment`: it reads it once."""
+    from huggingface_hub import constants
+
+    given = {key: value for key, value in environment(hub_url, home).items() if not key.startswith("HF_")} | variables
+    values = {
+        "ENDPOINT": hub_url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub_url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_HUB_OFFLINE": is_offline,
+    }
+    with mock.patch.multiple(constants, **values), mock.patch.dict(os.environ, given, clear=True):
+        yield
 
 
 def environment(hub_url: str, home: Path, **more: str) -> dict[str, str]:

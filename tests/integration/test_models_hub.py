@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from huggingface_hub import snapshot_download
 from onnx import TensorProto, helper, numpy_helper
 
-from model_hub import TOKEN, Hub, Repository, environment, model_hub
+from embedmill.errors import ModelLoadError
+from embedmill_worker.engine import load
+from embedmill_worker.models import ModelFiles, fingerprint
+from embedmill_worker.models import resolve as resolve_model
+from model_hub import TOKEN, Hub, Repository, asking, environment, model_hub
 
 NAME = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 REPOSITORY = "Qdrant/paraphrase-multilingual-MiniLM-L12-v2-onnx-Q"
@@ -21,32 +26,29 @@ KINDS = Path(__file__).resolve().parent.parent / "data" / "golden" / "kinds"
 TEXTS = json.loads((KINDS / "texts.json").read_text())
 VARIANTS = json.loads((KINDS / "variants.json").read_text())
 
-#: Resolves models one after the other; those that a folder is given for are run, too.
-RESOLVE = """
+#: What a process of its own does, which reads the variables of huggingface_hub.
+PROCESS = """
 import json, sys
 from pathlib import Path
-import numpy as np
-from embedmill.errors import ModelLoadError
-from embedmill_worker.engine import load
-from embedmill_worker.models import fingerprint, resolve
-names, data_dir, options, texts, vectors = map(json.loads, sys.argv[1:])
-told = []
-for number, name in enumerate(names):
-    try:
-        files = resolve(name, data_dir=Path(data_dir), **options)
-        if texts:
-            np.save(Path(vectors) / f"{number}.npy", load(files, cache_dir=None).embed(texts).vectors)
-    except ModelLoadError as error:
-        told.append({"error": str(error)})
-    else:
-        told.append({
-            "name": files.name, "tokenizer": str(files.tokenizer), "normalize": files.normalize,
-            "precision": files.precision, "fingerprint": fingerprint(files), "revision": files.revision,
-            **({"graph": str(files.graph), "pooling": files.pooling, "max_tokens": files.max_tokens,
-                "prompts": dict(files.prompts), "sources": dict(files.sources)} if hasattr(files, "graph") else {}),
-        })
-print(json.dumps(told))
+sys.path.insert(0, sys.argv[1])
+from test_models_hub import told_of
+print(json.dumps([told_of(name, Path(sys.argv[2])) for name in sys.argv[3:]]))
 """
+
+
+def told_of(name: str, data_dir: Path, texts: list[str] | None = None, **options) -> dict:
+    """What a model resolves to, or why it does not; its vectors, too, if it is to be run."""
+    try:
+        files = resolve_model(name, data_dir=data_dir, **options)
+        vectors = load(files, cache_dir=None).embed(texts).vectors if texts else None
+    except ModelLoadError as error:
+        return {"error": str(error)}
+    told = {"name": files.name, "tokenizer": str(files.tokenizer), "normalize": files.normalize}
+    told |= {"precision": files.precision, "fingerprint": fingerprint(files), "revision": files.revision}
+    if isinstance(files, ModelFiles):
+        told |= {"graph": str(files.graph), "pooling": str(files.pooling), "max_tokens": files.max_tokens}
+        told |= {"prompts": dict(files.prompts), "sources": dict(files.sources)}
+    return told if vectors is None else told | {"vectors": vectors}
 
 
 def tiny_graph() -> bytes:
@@ -77,27 +79,26 @@ def hub() -> Iterator[Hub]:
 
 
 def resolve_all(
-    hub_url: str, data_dir: Path, names: list[str], *, texts: list[str] | None = None, **variables: str
+    hub_url: str, data_dir: Path, names: list[str], *, is_offline: bool = False, token: str = "", **options
 ) -> list[dict]:
-    """In a process of its own: the hub's client reads its address when it is imported."""
-    options = {key: variables.pop(key) for key in ("download", "newest", "precision") if key in variables}
-    given = environment(hub_url, data_dir / "hf-home", **variables)
-    values = (names, str(data_dir), options, texts or [], str(data_dir))
-    command = [sys.executable, "-c", RESOLVE, *map(json.dumps, values)]
-    data_dir.mkdir(exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=given, check=False)
-    assert done.returncode == 0, done.stderr
-    # Lines of our own may be there, those of libraries not.
-    assert all(
-        line.endswith("is damaged and is fetched again") or "the hub cannot be asked" in line
-        for line in done.stderr.splitlines()
-    ), done.stderr
-    return json.loads(done.stdout)
+    """Resolves models one after the other, asking this hub."""
+    with asking(hub_url, data_dir / "hf-home", is_offline=is_offline, **({"HF_TOKEN": token} if token else {})):
+        return [told_of(name, data_dir, **options) for name in names]
 
 
 def resolve(hub_url: str, data_dir: Path, name: str = NAME, **options) -> dict:
     (told,) = resolve_all(hub_url, data_dir, [name], **options)
     return told
+
+
+def resolve_elsewhere(hub_url: str, data_dir: Path, *names: str, **variables: str) -> list[dict]:
+    """In a process of its own, with the variables that a user would set; no line of a library may reach the user."""
+    given = environment(hub_url, data_dir / "hf-home", **variables)
+    command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(data_dir), *names]
+    given["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=given, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
 
 
 def test_the_first_user_s_model_is_fetched_once_and_then_needs_no_hub(hub, tmp_path):
@@ -110,7 +111,7 @@ def test_the_first_user_s_model_is_fetched_once_and_then_needs_no_hub(hub, tmp_p
     assert Path(files["graph"]).is_relative_to(tmp_path)
     assert "pytorch_model.bin" not in hub.sent
     sent = len(hub.sent)
-    assert resolve("http://127.0.0.1:9", tmp_path) == files
+    assert resolve_elsewhere("http://127.0.0.1:9", tmp_path, NAME) == [files]
     assert resolve(hub.url, tmp_path, download=False) == files
     assert len(hub.sent) == sent
 
@@ -206,7 +207,7 @@ def test_repositories_are_exported_and_their_vectors_are_those_of_sentence_trans
     for number, (name, want) in enumerate((name, golden[name]) for name in VARIANTS):
         assert told[number].get("error") is None, (name, told[number])
         assert told[number]["revision"] == f"org/kind-{number}@{hub.repositories[f'org/kind-{number}'].commit}"
-        got = np.load(tmp_path / f"data/{number}.npy")
+        got = told[number]["vectors"]
         cosines = (got * want).sum(axis=1) / (np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1))
         assert cosines.min() >= 0.9999, name
     # The same files on the disk have the same fingerprint.
@@ -228,7 +229,7 @@ def test_only_the_files_that_are_needed_are_fetched_and_a_restart_needs_no_hub(h
     asked = len(hub.asked)
     again = resolve_all(hub.url, tmp_path / "data", ["org/dense"])
     assert again == [first] and len(hub.asked) == asked
-    assert resolve("http://127.0.0.1:9", tmp_path / "data", "org/dense", HF_HUB_OFFLINE="1") == first
+    assert resolve("http://127.0.0.1:9", tmp_path / "data", "org/dense", is_offline=True) == first
 
 
 def test_a_commit_is_kept_until_a_newer_one_is_asked_for(hub, tmp_path):
@@ -265,7 +266,7 @@ def test_a_repository_s_own_graph_is_served_where_its_architecture_is_not_export
     names = ["org/plain", "org/variants", "org/external"]
     told = resolve_all(hub.url, tmp_path / "data", names, texts=TEXTS)
     assert [Path(each["graph"]).name for each in told] == ["model.onnx", "model_fp16.onnx", "model.onnx"]
-    vectors = [np.load(tmp_path / f"data/{number}.npy") for number in range(3)]
+    vectors = [each["vectors"] for each in told]
     assert np.array_equal(vectors[0], vectors[2]) and np.isfinite(vectors[0]).all()
     assert "onnx/model_quantized.onnx" not in hub.sent and "onnx/model.onnx_data" in hub.sent
     assert "onnx/model_int8.onnx" not in hub.sent
@@ -307,21 +308,19 @@ def test_what_cannot_be_served_is_refused_by_name_with_the_way_out(hub, tmp_path
     for each, (name, words) in zip(told, named.items(), strict=True):
         assert words in each.get("error", ""), (name, each)
     assert "did you mean" not in told[list(named).index("intfloat/e5-small-v2")]["error"]
-    own = resolve_all(hub.url, tmp_path / "data", ["org/gated", "org/private"], HF_TOKEN=TOKEN)
+    own = resolve_all(hub.url, tmp_path / "data", ["org/gated", "org/private"], token=TOKEN)
     assert all("fingerprint" in each for each in own)
 
 
 def test_a_cache_that_somebody_else_filled_is_used_offline(hub, tmp_path):
     hub.repositories["org/model"] = variant("bert", tmp_path / "bert")
     hub.repositories["org/model"].files["onnx/model.onnx"] = b"not wanted, and here all the same"
-    fill = "import sys, huggingface_hub as hub; hub.snapshot_download(sys.argv[1])"
-    home = tmp_path / "data" / "hf-home"
-    command = [sys.executable, "-c", fill, "org/model"]
-    subprocess.run(command, env=environment(hub.url, home), check=True, timeout=60, capture_output=True)
-    told = resolve("http://127.0.0.1:9", tmp_path / "data", "org/model", HF_HUB_OFFLINE="1")
+    with asking(hub.url, tmp_path / "data/hf-home"):
+        snapshot_download("org/model")
+    (told,) = resolve_elsewhere("http://127.0.0.1:9", tmp_path / "data", "org/model", HF_HUB_OFFLINE="1")
     assert told["revision"] == f"org/model@{hub.repositories['org/model'].commit}"
     assert resolve(hub.url, tmp_path / "fresh", "org/model")["fingerprint"] == told["fingerprint"]
-    missing = resolve("http://127.0.0.1:9", tmp_path / "data", "org/other", HF_HUB_OFFLINE="1")
+    missing = resolve("http://127.0.0.1:9", tmp_path / "data", "org/other", is_offline=True)
     assert "org/other is not in the cache and HF_HUB_OFFLINE is set" in missing["error"]
     assert "downloads are off" in resolve(hub.url, tmp_path / "data", "org/other", download=False)["error"]
 
@@ -329,7 +328,7 @@ def test_a_cache_that_somebody_else_filled_is_used_offline(hub, tmp_path):
 def test_a_hub_that_is_down_is_told_with_its_address_but_no_password(hub, tmp_path):
     hub.broken_with = 503
     url = hub.url.replace("http://", "http://somebody:secret@")
-    told = resolve(url, tmp_path, "org/model", HF_HUB_DOWNLOAD_TIMEOUT="2")["error"]
+    told = resolve(url, tmp_path, "org/model")["error"]
     assert "org/model could not be fetched" in told and "secret" not in told
     assert "***@127.0.0.1" in told and "org/model=/path/to/folder" in told
 

@@ -163,7 +163,8 @@ class Repository:
             if cached is None:
                 raise ModelLoadError(self._model, error.reason) from error
             text = "%s: the hub cannot be asked, so %s is used, which is in its cache"
-            logger.warning(text, self._model, cached, extra={"action": "fetch_model"})
+            level = logging.INFO if self._client.is_offline() else logging.WARNING
+            logger.log(level, text, self._model, cached, extra={"action": "fetch_model"})
             return cached
 
 

@@ -41,6 +41,11 @@ def be_quiet() -> None:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no types
 
 
+def is_offline() -> bool:
+    """Tell whether the user has switched the hub off."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def newest_commit(model: str, repository: str, revision: str) -> Commit:
     """Ask the hub for the commit of a branch, tag or commit.
 
