@@ -126,6 +126,8 @@ def keep_full(url, stopped):
 def test_jobs_of_one_text_take_more_than_their_vectors_and_are_refused_in_time(small_mill):
     server, keys = redis.Redis.from_url(small_mill.redis_url), Keyspace(small_mill.namespace)
     small_mill.start_worker().stop()
+    maxmemory_bytes = MAXMEMORY_BYTES // 3
+    server.config_set("maxmemory", maxmemory_bytes)
     with EmbeddingClient(small_mill.redis_url, MODEL, namespace=small_mill.namespace) as client:
         jobs = []
         with pytest.raises(QueueFullError) as caught:
@@ -136,5 +138,5 @@ def test_jobs_of_one_text_take_more_than_their_vectors_and_are_refused_in_time(s
         wait_until(lambda: not server.zcard(keys.active(MODEL, "bulk")), "jobs are left", PATIENCE_S)
         assert not has_refused(server)
         # Their replies, and what Redis keeps around each, take what was reckoned with, to a tenth.
-        assert 0.6 * MAXMEMORY_BYTES < server.info("memory")["used_memory"] < 0.77 * MAXMEMORY_BYTES
+        assert 0.6 * maxmemory_bytes < server.info("memory")["used_memory"] < 0.77 * maxmemory_bytes
         until_fetched(jobs[:: len(jobs) // 20])
