@@ -23,7 +23,7 @@ MODEL = "all-MiniLM-L6-v2"
 TEXTS = corpus.short(200, seed=21)
 
 #: Seconds until all is done: no bound on speed, but an end.
-LIMIT_S = 1_800.0
+LIMIT_S = 3_000.0
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,10 @@ def survive(mill, n_jobs: int, *, meanwhile=lambda client: None) -> None:
         assert server.llen(queue) >= n_jobs  # and what is left of the job before them
         server.delete(queue)
         victim = mill.start_worker(EMBEDMILL_CONCURRENCY="1")
-        mill.start_worker(EMBEDMILL_CONCURRENCY="1")
+        mill.start_worker(EMBEDMILL_CONCURRENCY="2")
         wait_until(lambda: server.zcard(active) < n_jobs, "no chunk was rung again", LIMIT_S)
         victim.kill()
         meanwhile(client)
-        log.info("%d jobs are left", server.zcard(active))
         wait_until(lambda: not server.zcard(active), "jobs are left", LIMIT_S)
         check_all(client, server, keys, n_jobs)
     assert {int(count) for count in server.hgetall(keys.lane(MODEL, "bulk")).values()} == {0}
@@ -99,15 +98,15 @@ def test_a_hundred_thousand_small_jobs_are_found_again_beside_interactive_calls(
     def meanwhile(client: EmbeddingClient) -> None:
         latencies_ms(client, TEXTS[:20])
         taken.append(latencies_ms(client, corpus.short(500, seed=13)))
+        part = Percentiles.of(taken[-1])
+        log.warning("interactive p50, p95, p99: %.1f, %.1f, %.1f ms", part.p50, part.p95, part.p99)
         if not service:
             with saturating(client) as job:
                 wait_until(lambda: job.status().chunks_done >= 100)
                 service.extend(service_times_ms(settings, job))
+        bound_ms = Percentiles.of(taken[0]).p99 + 1.5 * Percentiles.of(service).p95
+        log.warning("bound for the p99 beside other work: %.1f ms", bound_ms)
 
     began_s = time.monotonic()
     survive(durable_mill, n_jobs, meanwhile=meanwhile)
-    idle, busy = map(Percentiles.of, taken)
-    bound_ms = idle.p99 + 1.5 * Percentiles.of(service).p95
-    words = "%d jobs in %.0f s; interactive p50, p95, p99: idle %s, beside them %s ms; bound for the p99 %.1f ms"
-    rounded = [[round(each, 1) for each in (part.p50, part.p95, part.p99)] for part in (idle, busy)]
-    log.warning(words, n_jobs, time.monotonic() - began_s, *rounded, bound_ms)
+    log.warning("%d jobs in %.0f s", n_jobs, time.monotonic() - began_s)
