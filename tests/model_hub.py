@@ -52,8 +52,13 @@ class Hub:
     #: Paths of the files that were sent, and of all that was asked for.
     sent: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-    #: Answers everything so if it is set.
+    #: Answers everything so if it is set: with a status, or with a body in place of what is asked for.
     broken_with: int = 0
+    says: bytes | None = None
+    #: Of this file it says that it is of another commit.
+    moved: str = ""
+    #: Of this file it sends only half.
+    cut: str = ""
 
     def sha256(self, content: bytes) -> str:
         """Return what the hub says that a large file's sha256 is."""
@@ -74,6 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(path)
         if self.hub.broken_with:
             self.refuse(self.hub.broken_with, "")
+            return
+        if self.hub.says is not None:
+            self.send(self.hub.says, with_body, {})
             return
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
@@ -113,7 +121,10 @@ class Handler(BaseHTTPRequestHandler):
         content = repository.files[path]
         if with_body:
             self.hub.sent.append(path)
-        self.send(content, with_body, {"ETag": f'"{self.tag(path, content)}"', "X-Repo-Commit": repository.commit})
+        commit = "0" * 40 if path == self.hub.moved else repository.commit
+        headers = {"ETag": f'"{self.tag(path, content)}"', "X-Repo-Commit": commit}
+        is_cut = with_body and path == self.hub.cut
+        self.send(content[: len(content) // 2] if is_cut else content, with_body, headers)
 
     def tag(self, path: str, content: bytes, *, is_git: bool = False) -> str:
         is_large = path.endswith(LARGE) and not is_git

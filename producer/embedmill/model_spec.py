@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from shlex import quote
 from typing import Final
 
 from embedmill.errors import SettingsError
@@ -16,6 +17,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
 _REPOSITORY: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 #: Files that are models by themselves.
 _FILE_ENDINGS: Final = (".onnx", ".bin")
+#: How a path begins.
+_PATHS: Final = ("/", "./", "../", "~")
 #: Characters of a spec that a message shows.
 _SHOWN_CHARS: Final = 200
 
@@ -56,7 +59,12 @@ class ModelSpec:
         Raises:
             SettingsError: it is none of these, or its folder cannot be a name.
         """
+        text = text.strip()
+        if "://" in text:
+            raise _error(text, "write org/name for a repository of a hub, or a folder's path")
         name, has_name, place = (part.strip() for part in text.partition("="))
+        if text.startswith(_PATHS):  # which may hold a =
+            name, has_name, place = text, "", ""
         if not name or (has_name and not place):
             raise _error(text, "write a name, org/name, a folder, or name=folder")
         if has_name:
@@ -67,7 +75,9 @@ class ModelSpec:
             return cls(name=name, place=name)
         found = _name_of(name)
         if not _NAME.fullmatch(found):
-            raise _error(text, f"its folder gives the name {_shown(found)}, which cannot be one; write name={name}")
+            raise _error(
+                text, f"its folder gives the name {_shown(found)}, which cannot be one; write name={quote(name)}"
+            )
         return cls(name=found, place=name)
 
     @classmethod
@@ -103,6 +113,20 @@ class ModelSpec:
         return ModelSpec(name=self.name, place=str(_absolute(self.place)))
 
 
+def named_model(model: str) -> str:
+    """Return the name of a model that a caller names; a path or ``name=`` and a place are read as ``parse`` does.
+
+    Raises:
+        SettingsError: it cannot be one; does not quote it.
+    """
+    is_spec = isinstance(model, str) and (_is_path(model) or "=" in model)
+    try:
+        return ModelSpec.parse(model).name if is_spec else check_model_name(model)
+    except SettingsError:
+        reason = f"a model is named by what matches {_NAME.pattern}, by its folder, or as name=folder"
+        raise SettingsError("model", kind(model), reason) from None
+
+
 def first_model(text: str) -> str | None:
     """Return the default model's name of an ``EMBEDMILL_MODEL`` value; None if it is empty.
 
@@ -114,7 +138,7 @@ def first_model(text: str) -> str | None:
 
 
 def _is_path(place: str) -> bool:
-    if place.startswith(("/", "./", "../", "~")) or place in (".", "..") or place.endswith(_FILE_ENDINGS):
+    if place.startswith(_PATHS) or place in (".", "..") or place.endswith(_FILE_ENDINGS):
         return True
     try:
         return "/" in place and os.path.isdir(place)  # noqa: PTH112  takes any string
@@ -129,10 +153,15 @@ def _name_of(path: str) -> str:
     folder = place
     if place.suffix == ".onnx":
         folder = place.parent.parent if place.parent.name == "onnx" else place.parent
+    return repository_of_path(folder) or folder.name
+
+
+def repository_of_path(folder: PurePath) -> str:
+    """Return the hub's repository that a folder in the cache of huggingface_hub holds; "" for other folders."""
     *_, repository, snapshots, _commit = ("", "", *folder.parts)
-    if snapshots == "snapshots" and repository.startswith("models--"):  # in the cache of huggingface_hub
-        return repository.removeprefix("models--").replace("--", "/", 1)
-    return folder.name
+    if snapshots != "snapshots" or not repository.startswith("models--"):
+        return ""
+    return repository.removeprefix("models--").replace("--", "/", 1)
 
 
 def _absolute(path: str) -> PurePath:

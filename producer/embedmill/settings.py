@@ -13,7 +13,7 @@ from typing import Final
 from embedmill.errors import SettingsError
 from embedmill.harmless import kind, printable
 from embedmill.limits import MAX_QUEUED_TOKENS
-from embedmill.model_spec import check_model_name, first_model
+from embedmill.model_spec import check_model_name, first_model, named_model
 from embedmill.redis_url import check_url, mask_url
 from embedmill.whereabouts import FILE_NAME, Whereabouts
 
@@ -91,7 +91,7 @@ class ClientSettings:
             return cls(
                 redis_url=named_url or DEFAULT_REDIS_URL,
                 url_name=url_name,
-                model=model or first_model(env.get("EMBEDMILL_MODEL", "")),
+                model=named_model(model) if model else first_model(env.get("EMBEDMILL_MODEL", "")),
                 namespace=named_namespace or DEFAULT_NAMESPACE,
                 wait_replicas=whole_number(env, "EMBEDMILL_WAIT_REPLICAS", 0),
                 max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),

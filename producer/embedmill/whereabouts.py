@@ -33,8 +33,9 @@ class Whereabouts:
     namespace: str
     #: As in ``EMBEDMILL_MODEL``; paths are absolute.
     models: tuple[str, ...]
-    #: Process id of ``up``.
+    #: Process id of ``up``, and when that process began, in the kernel's ticks: an id is used again, after a boot, say.
     pid: int
+    started: int
 
     @classmethod
     def read(cls, data_dir: Path) -> Whereabouts | None:
@@ -46,10 +47,11 @@ class Whereabouts:
                 namespace=_text(known["namespace"]),
                 models=_models(known["models"]),
                 pid=_pid(known["pid"]),
+                started=_ticks(known["started"]),
             )
         except (OSError, ValueError, TypeError, KeyError, RecursionError, SettingsError):
             return None
-        return found if _is_running(found.pid) else None
+        return found if _is_running(found.pid, found.started) else None
 
     def write(self, data_dir: Path) -> None:
         """Write the file for this user alone.
@@ -97,14 +99,26 @@ def _pid(value: Any) -> int:
     return value
 
 
-def _is_running(pid: int) -> bool:
-    """Return whether this user has a process of this id, and it has not ended without anybody taking notice."""
+def _ticks(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return value
+
+
+def started(pid: int) -> int:
+    """Return when a process began, in ticks since the boot; 0 where the system does not tell, or it has ended."""
+    try:
+        stated = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:  # not Linux, or gone
+        return 0
+    is_over = stated[:1] in (["Z"], ["X"])
+    return 0 if is_over else int(stated[19])
+
+
+def _is_running(pid: int, began: int) -> bool:
+    """Return whether this user has the process of this id that began then."""
     try:
         os.kill(pid, 0)
     except OSError:  # gone; or somebody else's, and so another one
         return False
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-    except OSError:  # not Linux
-        return True
-    return state[:1] not in (["Z"], ["X"])
+    return began == started(pid)

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
 import pytest
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from onnx import TensorProto, helper, numpy_helper
 
 from embedmill.errors import ModelLoadError
@@ -282,7 +283,11 @@ def test_what_cannot_be_served_is_refused_by_name_with_the_way_out(hub, tmp_path
 
     pickle, no_tokenizer = without("model.safetensors"), without("tokenizer.json")
     pickle.files["pytorch_model.bin"] = b"a pickle"
-    unknown, code, gated, private, lost = (variant("bert", tmp_path / name) for name in "abcde")
+    unknown, code, gated, private, lost, adapter, ranker = (variant("bert", tmp_path / name) for name in "abcdefg")
+    adapter.files["adapter_config.json"] = b"{}"
+    ranked = json.loads(ranker.files["config.json"]) | {"architectures": ["BertForSequenceClassification"]}
+    ranker.files["config.json"] = json.dumps(ranked).encode()
+    del ranker.files["modules.json"]
     unknown.files["config.json"] = json.dumps({"model_type": "t5"}).encode()
     code.files["modules.json"] = json.dumps([{"type": "custom_st.Transformer", "path": ""}]).encode()
     gated.is_gated = private.is_private = True
@@ -290,7 +295,7 @@ def test_what_cannot_be_served_is_refused_by_name_with_the_way_out(hub, tmp_path
     del lost.files["onnx/weights.data"]
     hub.repositories |= {
         "org/pickle": pickle, "org/slow": no_tokenizer, "org/t5": unknown, "org/code": code, "org/gated": gated,
-        "org/private": private, "org/lost": lost,
+        "org/private": private, "org/lost": lost, "org/lora": adapter, "org/ranker": ranker,
     }  # fmt: skip
     named = {
         "org/pickle": "pytorch_model.bin is a pickle and is never opened; save the weights as model.safetensors",
@@ -303,6 +308,8 @@ def test_what_cannot_be_served_is_refused_by_name_with_the_way_out(hub, tmp_path
         "intfloat/e5-small-v2": "there is no repository intfloat/e5-small-v2",
         "BAAI/bge-small-en-v1.6": "did you mean BAAI/bge-small-en-v1.5",
         "org/..": "cannot be a repository",
+        "org/lora": "an adapter of another model; merge both",
+        "org/ranker": "it is a BertForSequenceClassification, which scores texts and gives no vectors",
     }
     told = resolve_all(hub.url, tmp_path / "data", list(named))
     for each, (name, words) in zip(told, named.items(), strict=True):
@@ -342,3 +349,90 @@ def test_the_family_of_a_repository_s_name_gives_its_prefixes_and_is_named(hub, 
     assert told[2]["sources"]["query"].startswith("nothing")
     assert told[0]["sources"]["max_tokens"] == "sentence_bert_config.json"
     assert told[0]["sources"]["pooling"] == "1_Pooling/config.json"
+
+
+PARTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+
+def test_a_cache_that_holds_a_part_is_told_and_does_not_stay(hub, tmp_path, caplog):
+    """What other programs fetch of a model that is pooled by its first token: not how it is pooled."""
+    hub.repositories["org/cls"] = variant("pooling cls_token", tmp_path / "cls")
+    right = resolve(hub.url, tmp_path / "right", "org/cls")
+    with asking(hub.url, tmp_path / "data/hf-home"):
+        for name in PARTS:
+            hf_hub_download("org/cls", name)
+    offline = resolve("http://127.0.0.1:9", tmp_path / "data", "org/cls", is_offline=True)
+    assert offline["pooling"] == "mean"
+    assert "may hold only a part of it, and holds no modules.json" in caplog.text
+    assert resolve(hub.url, tmp_path / "data", "org/cls")["fingerprint"] == right["fingerprint"]
+
+
+def test_a_cache_that_we_have_filled_is_whole_for_others(hub, tmp_path, caplog):
+    hub.repositories["org/cls"] = variant("pooling cls_token", tmp_path / "cls")
+    told = resolve(hub.url, tmp_path / "data", "org/cls")
+    shutil.copytree(tmp_path / "data/hf-home", tmp_path / "other/hf-home", symlinks=True)
+    again = resolve("http://127.0.0.1:9", tmp_path / "other", "org/cls", is_offline=True)
+    assert again["fingerprint"] == told["fingerprint"]
+    assert "a part of it" not in caplog.text
+
+
+def test_a_newer_commit_that_cannot_be_served_does_not_take_the_place_of_one_that_can(hub, tmp_path):
+    hub.repositories["org/model"] = variant("bert", tmp_path / "bert")
+    first = resolve(hub.url, tmp_path / "data", "org/model")
+    newer = hub.repositories["org/model"] = variant("bert", tmp_path / "newer")
+    newer.files["config.json"] = json.dumps({"model_type": "t5"}).encode()
+    assert "'t5' is not exported" in resolve(hub.url, tmp_path / "data", "org/model", newest=True)["error"]
+    assert resolve(hub.url, tmp_path / "data", "org/model") == first
+    assert resolve("http://127.0.0.1:9", tmp_path / "data", "org/model") == first
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ({"moved": "modules.json"}, "gave modules.json of another commit"),
+        ({"cut": "tokenizer.json"}, "tokenizer.json of org/model@"),
+        ({"says": b"<html>log in here</html>"}, "could not be fetched"),
+        ({"says": b"[]"}, "could not be fetched"),
+        ({"says": b"null"}, "could not be fetched"),
+        ({"says": b"{}"}, "org/model"),
+        ({"broken_with": 401}, "check HF_TOKEN"),
+        ({"broken_with": 403}, "check what HF_TOKEN may see"),
+        ({"broken_with": 429}, "too many requests"),
+    ],
+    ids=str,
+)
+def test_a_hub_that_lies_or_refuses_is_an_error_with_a_way_out(hub, tmp_path, fault, named):
+    hub.repositories["org/model"] = variant("bert", tmp_path / "bert")
+    for name, value in fault.items():
+        setattr(hub, name, value)
+    with mock.patch("time.sleep"):  # between the client's own tries
+        told = resolve(hub.url, tmp_path / "data", "org/model")
+    assert named in told["error"]
+    for name in fault:
+        setattr(hub, name, getattr(Hub(), name))
+    assert "error" not in resolve(hub.url, tmp_path / "data", "org/model")
+
+
+def test_no_line_of_the_client_s_reaches_the_log(hub, tmp_path, caplog):
+    hub.repositories["org/model"] = variant("bert", tmp_path / "bert")
+    caplog.set_level("INFO")
+    resolve(hub.url, tmp_path / "data", "org/model")
+    assert {record.name.partition(".")[0] for record in caplog.records} == {"embedmill_worker"}
+
+
+def test_files_that_are_found_by_another_path_have_the_same_prefixes(hub, tmp_path):
+    hub.repositories["org/e5-tiny"] = variant("bert", tmp_path / "bert")
+    told = resolve(hub.url, tmp_path / "data", "org/e5-tiny")
+    folder = Path(told["tokenizer"]).parent
+    assert folder.parent.name == "snapshots"
+    for spec in (str(folder), f"mine={folder}"):
+        assert resolve(hub.url, tmp_path / "data", spec)["fingerprint"] == told["fingerprint"]
+    # Also where HF_HOME is another one than the one that it was fetched into.
+    with asking("http://127.0.0.1:9", tmp_path / "elsewhere"):
+        assert told_of("org/e5-tiny", tmp_path / "data") == told
+
+
+def test_a_fasttext_model_of_a_repository_is_fetched_by_itself(hub, tmp_path):
+    hub.repositories["org/cc"] = Repository({"README.md": b"", "model.bin": b"no such model"})
+    assert "is no fastText model" in resolve(hub.url, tmp_path / "data", "org/cc")["error"]
+    assert hub.sent == ["model.bin"]

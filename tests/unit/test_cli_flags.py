@@ -225,7 +225,7 @@ def test_a_password_is_not_shown_when_redis_is_away(capsys):
 def test_waiting_for_a_worker_ends_when_it_was_to_and_redis_need_not_be_up(capsys, tmp_path):
     url = f"unix://{tmp_path}/nobody.sock"
     assert main(["status", "--wait", "0.3", "--redis-url", url, "--model", "m"]) == exit_codes.TIMEOUT
-    assert capsys.readouterr().err == "embedmill: no worker serves m after 0.3 s\n"
+    assert capsys.readouterr().err == f"embedmill: no worker serves m at {url} after 0.3 s\n"
 
 
 def test_a_missing_part_is_named_with_the_command_that_installs_it(monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from embedmill.errors import SettingsError
-from embedmill.model_spec import ModelSpec, first_model
+from embedmill.model_spec import ModelSpec, first_model, named_model
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ from embedmill.model_spec import ModelSpec, first_model
         ("mine=/models/e5", "mine"),
         (" mine = ./e5 ", "mine"),
         ("org/mine=org/other@v1", "org/mine"),
+        ("./a=b/model", "model"),
     ],
 )
 def test_a_model_is_called_as_it_is_named_or_as_its_folder_is(text, name):
@@ -65,10 +66,14 @@ def test_it_is_written_as_it_was_read(text):
         ("=x", "write a name"),
         ("x=", "write a name"),
         ("my model", "a model name matches"),
-        ("/models/my model", "its folder gives the name 'my model', which cannot be one; write name=/models/my model"),
+        (
+            "/models/my model",
+            "its folder gives the name 'my model', which cannot be one; write name='/models/my model'",
+        ),
         ("/", "write name="),
         ("~nobody-here/x", "there is no such home"),
         ("a b=/models/e5", "a model name matches"),
+        ("https://huggingface.co/org/name", "write org/name for a repository of a hub"),
     ],
 )
 def test_what_cannot_be_a_name_is_refused_with_the_way_out(text, named):
@@ -83,3 +88,13 @@ def test_two_models_of_one_name_are_refused():
     assert [spec.name for spec in ModelSpec.parse_all("/a/e5, other=/b/e5,")] == ["e5", "other"]
     assert ModelSpec.parse_all(" , ") == ()
     assert first_model(" ") is None
+
+
+def test_a_caller_s_model_is_a_name_or_a_path_and_is_not_quoted():
+    assert [named_model(text) for text in ("org/a@v1", "./mine", "/models/e5", "n=/models/e5")] == [
+        "org/a@v1", "mine", "e5", "n",
+    ]  # fmt: skip
+    for text in ("a text of a user", "=", "./a text of a user", "n n=x"):
+        with pytest.raises(SettingsError) as raised:
+            named_model(text)
+        assert "text" not in str(raised.value) and str(raised.value).startswith("model=a str of")

@@ -407,3 +407,37 @@ def test_weights_beside_the_graph_are_part_of_it_and_must_be_there(folder):
     data.rename(folder.parent / "model.onnx_data")
     with pytest.raises(ModelLoadError, match="not beside it"):
         resolved(folder)
+
+
+def test_a_pointer_of_git_lfs_is_no_model(folder):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    for name in ("model.onnx", "tokenizer.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(pointer)
+        with pytest.raises(ModelLoadError, match=f"{name} is a pointer of Git LFS and not the file itself"):
+            resolved(folder)
+        (folder / name).write_bytes(content)
+
+
+def test_pooling_of_a_bare_folder_is_its_family_s_and_a_guess_is_told(folder, caplog):
+    caplog.set_level("INFO")
+    assert resolved(folder, "mine").pooling is Pooling.MEAN
+    assert "its vectors are pooled by mean" in caplog.text and "WARNING" in caplog.text
+    caplog.clear()
+    files = resolved(folder, "Xenova/bge-small-en-v1.5")
+    assert (files.pooling, files.sources["pooling"]) == (Pooling.CLS, "the family of the name Xenova/bge-small-en-v1.5")
+    assert "WARNING" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "note"),
+    [
+        ({"architectures": ["XLMRobertaForSequenceClassification"]}, {}),
+        ({}, {"model_type": "CrossEncoder"}),
+    ],
+)
+def test_what_scores_texts_is_refused(folder, config, note):
+    write(folder / "config.json", config)
+    write(folder / "config_sentence_transformers.json", note)
+    with pytest.raises(ModelLoadError, match="which scores texts and gives no vectors"):
+        resolved(folder)

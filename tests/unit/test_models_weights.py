@@ -47,8 +47,7 @@ def test_a_graph_is_taken_where_the_safetensors_cannot_be_exported(config):
     assert chosen(SAFE, NESTED, config=config) == NESTED
 
 
-def test_code_beside_an_architecture_that_we_export_matters_only_if_there_is_a_graph():
-    assert chosen(SAFE, config=BERT | {"auto_map": {"AutoModel": "own.Own"}}) == SAFE
+def test_code_for_something_else_than_the_model_itself_does_not_matter():
     assert chosen(SAFE, NESTED, config=BERT | {"auto_map": {"AutoModelForMaskedLM": "own.Own"}}) == SAFE
 
 
@@ -88,6 +87,8 @@ def test_parts_are_those_that_the_index_names():
         (("pytorch_model.bin",), BERT, "pickle"),
         (("0_Transformer/pytorch_model.bin",), BERT, "pickle"),
         ((SAFE,), {"model_type": "t5"}, "model_type 't5' is not exported"),
+        ((SAFE,), BERT | {"auto_map": {"AutoModel": "own.Own"}}, "names code that comes with the model"),
+        ((SAFE, "adapter_config.json"), BERT, "an adapter of another model; merge both"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(names, config, named):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, signature
 from embedmill.model_spec import ModelSpec
 from embedmill.settings import DEFAULT_NAMESPACE, DEFAULT_REDIS_URL, ClientSettings
-from embedmill.whereabouts import FILE_NAME, MAX_BYTES, Whereabouts
+from embedmill.whereabouts import FILE_NAME, MAX_BYTES, Whereabouts, started
 from embedmill_worker.cli.up import Notice
 from embedmill_worker.settings import WorkerSettings
 
@@ -22,6 +22,7 @@ KNOWN = {
     "namespace": "mill",
     "models": ["a", "b=/models/b"],
     "pid": os.getpid(),
+    "started": started(os.getpid()),
 }
 
 
@@ -40,12 +41,17 @@ def dead_pid():
     return process.pid
 
 
+def own(**values):
+    """What an `up` of this process says."""
+    return Whereabouts(namespace="n", pid=os.getpid(), started=started(os.getpid()), **values)
+
+
 def test_what_is_written_is_read_and_is_of_this_user_alone(tmp_path):
-    written = Whereabouts(redis_url="redis://:secret@h/0", namespace="n", models=("a", "b=/b"), pid=os.getpid())
+    written = own(redis_url="redis://:secret@h/0", models=("a", "b=/b"))
     written.write(tmp_path)
     path = tmp_path / "up.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert set(json.loads(path.read_text())) == {"redis_url", "namespace", "models", "pid"}
+    assert set(json.loads(path.read_text())) == {"redis_url", "namespace", "models", "pid", "started"}
     assert Whereabouts.read(tmp_path) == written
     assert [path.name for path in tmp_path.iterdir()] == ["up.json"]
     written.remove(tmp_path)
@@ -55,7 +61,7 @@ def test_what_is_written_is_read_and_is_of_this_user_alone(tmp_path):
 
 def test_the_file_of_another_process_is_not_removed(tmp_path):
     path = put(tmp_path, pid=os.getppid())
-    Whereabouts(redis_url="redis://h/0", namespace="n", models=(), pid=os.getpid()).remove(tmp_path)
+    own(redis_url="redis://h/0", models=()).remove(tmp_path)
     assert path.exists()
 
 
@@ -79,6 +85,10 @@ def test_the_file_of_another_process_is_not_removed(tmp_path):
         {"pid": 10**30},
         {"pid": 1.0},
         {"pid": ...},
+        {"started": ...},
+        {"started": -1},
+        {"started": "1"},
+        {"started": 1},  # another process had this id
         {"mode": 0o666},
         {"mode": 0o620},
         {"extra": "x" * MAX_BYTES},
@@ -184,7 +194,7 @@ def notice(folder):
 
 
 def test_an_up_does_not_take_the_place_of_another_that_runs(tmp_path, capsys):
-    put(tmp_path, pid=os.getppid())
+    put(tmp_path, pid=os.getppid(), started=started(os.getppid()))
     posted = notice(tmp_path)
     posted.post()
     posted.close()

@@ -10,6 +10,8 @@ from typing import Final
 VARIABLES: Final = {
     # From 1.29 on, onnxruntime reports to its maker, with two threads and a device id, from its first import on.
     "ORT_DISABLE_TELEMETRY": "1",
+    # So does huggingface_hub with what it fetches and for whom.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     # One process a core already uses every core, and threads do not survive a fork.
     "TOKENIZERS_PARALLELISM": "false",
 }

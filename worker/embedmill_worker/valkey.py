@@ -185,7 +185,8 @@ class EmbeddedValkey:
                     return socket
         n_bytes, folder = len(os.fsencode(self._make_temporary(None) / _SOCKET)), tempfile.gettempdir()
         reason = f"a socket's path there has {n_bytes} bytes, limit {MAX_SOCKET_PATH_BYTES}; set it to a shorter folder"
-        raise SettingsError("TMPDIR", folder, reason)
+        variable = "TMPDIR"
+        raise SettingsError(variable, folder, reason)
 
     def _make_temporary(self, parent: Path | None) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="embedmill-", dir=parent)).resolve()

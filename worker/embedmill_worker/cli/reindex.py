@@ -251,7 +251,7 @@ def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
         specs = (
             *([named] if named else []),
             *ModelSpec.parse_all(os.environ.get("EMBEDMILL_MODEL", "")),
-            *(ModelSpec.parse_all(",".join(up.models)) if up else ()),
+            *(map(ModelSpec.parse, up.models) if up else ()),
         )
         # One that says where the model is comes before one that only names it.
         found = sorted((spec for spec in specs if spec.name == model), key=lambda spec: spec.place == spec.name)

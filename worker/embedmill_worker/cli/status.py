@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
@@ -11,6 +12,9 @@ from embedmill_worker.cli.terminal import say, table
 
 if TYPE_CHECKING:
     from embedmill.status import MillStatus
+
+#: Seconds of waiting in one place.
+LOOK_S: Final = 1.0
 
 #: Lines of each table: nobody reads more, and whoever can write to Redis could have thousands shown.
 MAX_ROWS: Final = 500
@@ -38,14 +42,22 @@ def run(args: argparse.Namespace) -> int:
     """Show the status."""
     from dataclasses import asdict
 
+    from embedmill.redis_url import mask_url
     from embedmill.settings import ClientSettings
     from embedmill.status import read_status, wait_for_worker
     from embedmill_worker import exit_codes
 
-    settings = ClientSettings.from_env(args.redis_url, args.model, args.namespace)
-    if args.wait is not None and not wait_for_worker(settings, timeout_s=args.wait):
-        say(f"no worker serves {settings.model or 'any model'} after {args.wait:g} s")
-        return exit_codes.TIMEOUT
+    deadline_s = time.monotonic() + (args.wait or 0.0)
+    while True:
+        # Read anew each time: an `embedmill up` that begins meanwhile says then where it listens.
+        settings = ClientSettings.from_env(args.redis_url, args.model, args.namespace)
+        left_s = deadline_s - time.monotonic()
+        if args.wait is None or wait_for_worker(settings, timeout_s=min(LOOK_S, max(0.0, left_s))):
+            break
+        if left_s <= LOOK_S:
+            where = mask_url(settings.redis_url)
+            say(f"no worker serves {settings.model or 'any model'} at {where} after {args.wait:g} s")
+            return exit_codes.TIMEOUT
     status = read_status(settings)
     if args.json:
         print(json.dumps(asdict(status), indent=2))

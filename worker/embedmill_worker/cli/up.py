@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from embedmill.whereabouts import FILE_NAME, Whereabouts
+from embedmill.model_spec import ModelSpec
+from embedmill.whereabouts import FILE_NAME, Whereabouts, started
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import say
+from embedmill_worker.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from embedmill.settings import ClientSettings
@@ -70,6 +72,13 @@ def run(args: argparse.Namespace) -> int:
             return 0
 
 
+def located(spec: ModelSpec) -> ModelSpec:
+    """Return a model's spec as it holds in every working folder, in which a name may be that of a folder."""
+    if spec.place != spec.name or spec.place == DEFAULT_MODEL or not os.path.isdir(spec.place):  # noqa: PTH112
+        return spec.absolute()
+    return ModelSpec(name=spec.name, place=os.path.abspath(spec.place))  # noqa: PTH100
+
+
 class Notice:
     """The file in the data folder that says where this ``up`` listens."""
 
@@ -79,8 +88,9 @@ class Notice:
         self._whereabouts = Whereabouts(
             redis_url=settings.redis_url,
             namespace=settings.namespace,
-            models=tuple(str(spec.absolute()) for spec in settings.models),
+            models=tuple(str(located(spec)) for spec in settings.models),
             pid=os.getpid(),
+            started=started(os.getpid()),
         )
 
     def post(self) -> None:

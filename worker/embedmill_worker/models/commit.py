@@ -33,6 +33,8 @@ class Commit:
     commit: str
     #: Bytes of every file, fetched or not; 0 if nobody told.
     sizes: Mapping[str, int]
+    #: Whether these are all files, as a hub says, or those that a cache happens to hold.
+    is_whole: bool = True
 
     def __post_init__(self) -> None:
         if not _COMMIT.fullmatch(self.commit):

@@ -4,11 +4,13 @@ import logging
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
+from embedmill.model_spec import repository_of_path
+from embedmill.regular_file import open_regular
 from embedmill_worker.models.access import is_file, is_folder, told
 from embedmill_worker.models.bert import OUTPUT
 from embedmill_worker.models.digest import read_json, sha256_of
 from embedmill_worker.models.exported import exported_graph
-from embedmill_worker.models.files import ModelFiles
+from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.graph_files import files_of_graph
 from embedmill_worker.models.sentence import FAMILY_SOURCE, SentenceConfig
 from embedmill_worker.models.static import StaticTable, is_static, static_table
@@ -16,6 +18,9 @@ from embedmill_worker.models.weights import INDEX, choose_weights
 
 #: Endings of the files among which is chosen.
 _ENDINGS = (".onnx", ".safetensors", ".bin", ".json")
+
+#: How a file begins that stands for a large one.
+_POINTER = b"version https://git-lfs"
 
 #: What a value of a wrong type in a configuration ends in.
 _ODD = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
@@ -77,7 +82,7 @@ def _resolved(
         is_file(path / "tokenizer.json") for path in folder.iterdir()
     ):
         raise ValueError("tokenizer.json is missing; save the model's fast tokenizer there")
-    sentence = SentenceConfig.read(folder, repository, name)
+    sentence = SentenceConfig.read(folder, repository or repository_of_path(folder), name)
     if sentence.prompts and sentence.sources["query"].startswith(FAMILY_SOURCE):
         logger.info(
             "%s: its prefixes %s come from %s, as no file states any; to fix them whatever it is called, write them "
@@ -89,8 +94,10 @@ def _resolved(
         )
     own = sentence.folder / "tokenizer.json"
     tokenizer = own if is_file(own) else folder / "tokenizer.json"
+    _refuse_pointers(tokenizer)
     if graph is not None:
-        return files_of_graph(name, graph, tokenizer, sentence, data_dir=data_dir)
+        _refuse_pointers(graph)
+        return _guess_told(files_of_graph(name, graph, tokenizer, sentence, data_dir=data_dir), sentence)
     config = read_json(sentence.folder / "config.json")
     weights = choose_weights(
         _names(folder, sentence.folder),
@@ -99,10 +106,12 @@ def _resolved(
         index=read_json(sentence.folder / INDEX),
         precision=precision,
     )
+    _refuse_pointers(*(folder / part for part in (weights.graph, *weights.safetensors) if part))
     if weights.config is None:
-        return files_of_graph(name, folder / weights.graph, tokenizer, sentence, data_dir=data_dir)
+        files = files_of_graph(name, folder / weights.graph, tokenizer, sentence, data_dir=data_dir)
+        return _guess_told(files, sentence)
     exported = exported_graph([folder / part for part in weights.safetensors], weights.config, data_dir=data_dir)
-    return ModelFiles(
+    files = ModelFiles(
         name=name,
         graph=exported.graph,
         tokenizer=tokenizer,
@@ -118,6 +127,32 @@ def _resolved(
         tokenizer_sha256=sha256_of(tokenizer),
         sources=sentence.sources,
     )
+    return _guess_told(files, sentence)
+
+
+def _guess_told(files: ModelFiles, sentence: SentenceConfig) -> ModelFiles:
+    """Return the files; log where pooling is our guess or taken from a name, as another gives other vectors."""
+    if sentence.is_pooling_stated or files.pooling is Pooling.NONE:
+        return files
+    is_guess = not sentence.sources["pooling"].startswith(FAMILY_SOURCE)
+    logger.log(
+        logging.WARNING if is_guess else logging.INFO,
+        "%s: its vectors are pooled by %s and normalised by %s, as there is no modules.json; if the model wants it "
+        "otherwise, put one there",
+        files.name,
+        files.pooling.value,
+        sentence.sources["pooling"],
+        extra={"action": "resolve_model"},
+    )
+    return files
+
+
+def _refuse_pointers(*paths: Path) -> None:
+    """Raise ValueError for files that a clone without Git LFS has in place of large ones."""
+    for path in paths:
+        with open_regular(path) as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ValueError(f"{path.name} is a pointer of Git LFS and not the file itself; run git lfs pull there")
 
 
 def _names(folder: Path, transformer: Path) -> frozenset[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import OWN_FOLDER, is_file, locked_folder, storing, told
+from embedmill_worker.models.access import OWN_FOLDER, is_file, is_folder, locked_folder, storing, told
 from embedmill_worker.models.commit import Commit, HubAwayError
-from embedmill_worker.models.digest import is_inside, read_json, sha256_of, write_atomically
+from embedmill_worker.models.digest import is_inside, read_json, read_note, sha256_of, write_atomically
 from embedmill_worker.models.wheel import Progress
 
 #: The branch that is meant when no revision is named.
@@ -59,16 +59,19 @@ class Repository:
         self._client = hub_client
         self._model = model
         self._hub = data_dir / "hub"
-        label = f"{repository}@{revision or _MAIN}".replace("/", "--")
+        self._revision = revision or _MAIN
+        label = f"{repository}@{self._revision}".replace("/", "--")
         self._manifest = self._hub / "manifests" / f"{label}.json"
         self._download = download
         self._progress = progress
         with told(model, instead=OWN_FOLDER):
-            recorded, self._sha256 = self._recorded(repository)
+            recorded, self._sha256, folder = self._recorded(repository)
             is_known = recorded is not None and not (newest and download)
-            self.commit = recorded if recorded and is_known else self._found(repository, revision or _MAIN)
+            self.commit = recorded if recorded and is_known else self._found(repository, self._revision)
         if recorded is None or recorded.commit != self.commit.commit:
-            self._sha256 = {}
+            self._sha256, folder = {}, None
+        #: Where the files are: the cache that they were fetched into, though HF_HOME may name another one now.
+        self._folder = folder or hub_client.folder_of(self.commit)
 
     @property
     def names(self) -> frozenset[str]:
@@ -87,11 +90,33 @@ class Repository:
         with told(self._model, instead=self._client.OWN_CACHE):
             if self._unfit(wanted):
                 with locked_folder(self._hub):
-                    recorded, digests = self._recorded(self.commit.repository)
+                    recorded, digests, _ = self._recorded(self.commit.repository)
                     if recorded and recorded.commit == self.commit.commit:
-                        self._sha256 = digests
-                    self._fetch(self._unfit(wanted))
-        return self._client.folder_of(self.commit)
+                        self._sha256 = {**digests, **self._sha256}
+                    self._folder = self._client.folder_of(self.commit)  # of now, not of then
+                    if unfit := self._unfit(wanted):
+                        self._fetch(unfit)
+        return self._folder
+
+    def keep(self) -> None:
+        """Write down the commit and what was fetched of it; to be called once it is known to be of use."""
+        if not self.commit.is_whole:
+            return  # who has filled the cache may have left out what the model needs; the hub is asked when it is there
+        note = {
+            "commit": self.commit.commit,
+            "folder": str(self._folder),
+            "sizes": dict(self.commit.sizes),
+            "sha256": self._sha256,
+        }
+        content = json.dumps(note, indent=1).encode()
+        with told(self._model, instead=OWN_FOLDER), locked_folder(self._hub):
+            if not is_file(self._manifest) or read_note(self._manifest) != content:
+                write_atomically(self._manifest, content)
+                self._client.remember(self.commit, self._revision)
+
+    def is_absent(self, name: str) -> bool:
+        """Tell whether the repository is known to have no such file."""
+        return name not in self.names and (self.commit.is_whole or self._client.is_absent(self.commit, name))
 
     def _unfit(self, names: Iterable[str]) -> list[str]:
         """Return the files that are not here, or not what they were when they were fetched."""
@@ -99,7 +124,7 @@ class Repository:
 
     def _digest(self, name: str) -> str:
         """Return the sha256 of a file in the cache; empty if it is not there."""
-        path = self._client.folder_of(self.commit) / name
+        path = self._folder / name
         return sha256_of(path) if is_file(path) else ""
 
     def _fetch(self, names: list[str]) -> None:
@@ -119,12 +144,10 @@ class Repository:
             logger.info(text, len(missing), self.commit, total / 1e6, extra={"action": "fetch_model"})
         for name in names:
             self._sha256[name] = self._fetched(name, report)
-        note = {"commit": self.commit.commit, "sizes": dict(sizes), "sha256": self._sha256}
-        write_atomically(self._manifest, json.dumps(note, indent=1).encode())
 
     def _fetched(self, name: str, report: Callable[[int], None]) -> str:
         """Fetch a file that is not in the cache, or damaged there; return its sha256."""
-        path = self._client.folder_of(self.commit) / name
+        path = self._folder / name
         digest = self._digest(name)
         is_damaged = bool(digest) and (_is_misnamed(path, digest) or digest != self._sha256.get(name, digest))
         if is_damaged:
@@ -139,15 +162,16 @@ class Repository:
             raise ModelLoadError(self._model, f"{name} was damaged on its way and is deleted; start again to fetch it")
         return digest
 
-    def _recorded(self, repository: str) -> tuple[Commit | None, dict[str, str]]:
-        """Return the commit that was fetched before, and the sha256 of its files."""
+    def _recorded(self, repository: str) -> tuple[Commit | None, dict[str, str], Path | None]:
+        """Return the commit that was fetched before, the sha256 of its files, and their folder if it is there."""
         try:
             note = read_json(self._manifest)
             digests = {str(name): str(digest) for name, digest in note["sha256"].items()}
             commit = Commit(repository=repository, commit=str(note["commit"]), sizes=dict(note["sizes"]))
         except (KeyError, TypeError, ValueError, AttributeError):
-            return None, {}
-        return commit, digests
+            return None, {}, None
+        folder = Path(str(note.get("folder", "")))
+        return commit, digests, folder if folder.is_absolute() and is_folder(folder) else None
 
     def _found(self, repository: str, revision: str) -> Commit:
         """Ask the hub for the commit, or the cache where the hub cannot be asked."""
@@ -156,8 +180,9 @@ class Repository:
                 return cached
             raise ModelLoadError(self._model, self._client.not_here("it", self._model))
         try:
-            with locked_folder(self._hub):  # which also tells whether what is fetched can be written down
-                return self._client.newest_commit(self._model, repository, revision)
+            with locked_folder(self._hub):  # tells whether what is fetched can be written down
+                pass
+            return self._client.newest_commit(self._model, repository, revision)
         except HubAwayError as error:
             cached = self._client.cached_commit(repository, revision)
             if cached is None:

@@ -1,5 +1,6 @@
 """The client of a Hugging Face hub and its cache; nothing else imports huggingface_hub, which takes its time."""
 
+import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import tqdm as bars
@@ -16,13 +17,16 @@ from embedmill.errors import ModelLoadError
 from embedmill.harmless import printable
 from embedmill_worker.models.access import is_file, is_folder
 from embedmill_worker.models.commit import Commit, HubAwayError, UnknownRepositoryError, is_below
+from embedmill_worker.models.digest import write_atomically
 
 #: What else can be done about a file of the hub's cache.
 OWN_CACHE: Final = "set HF_HOME to a folder of your own"
 #: Files by which a cached commit is found.
 _USUAL: Final = ("config.json", "modules.json", "tokenizer.json")
 #: Files of a repository that are looked at.
-_MAX_FILES: Final = 50_000
+_MAX_FILES: Final = 200_000
+#: Seconds that a hub may take to say what a repository holds.
+_ASK_TIMEOUT_S: Final = 30.0
 #: Characters of the client's own words that are shown.
 _SHOWN_CHARS: Final = 300
 #: What the client raises over a hub: its answers, and that there is none.
@@ -39,6 +43,8 @@ _REFUSALS: Final = (
 def be_quiet() -> None:
     """Keep the client's own log lines from the user: what goes wrong is told, and the rest is not about the model."""
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no types
+    for name in ("httpx", "httpcore"):  # whose lines hold URLs, with passwords and signatures
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def is_offline() -> bool:
@@ -59,14 +65,13 @@ def newest_commit(model: str, repository: str, revision: str) -> Commit:
         ModelLoadError: the hub does not give it; says what to do.
     """
     try:
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-    except _REFUSALS as error:
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=_ASK_TIMEOUT_S)
+        files = [file for file in (info.siblings or [])[:_MAX_FILES] if is_below(file.rfilename)]
+        sizes = {file.rfilename: file.size or 0 for file in files}
+    except Exception as error:  # an answer that is none ends in anything
         raise _error(error, model, repository, revision) from error
-    files = [file for file in (info.siblings or [])[:_MAX_FILES] if is_below(file.rfilename)]
     try:
-        return Commit(
-            repository=repository, commit=str(info.sha), sizes={file.rfilename: file.size or 0 for file in files}
-        )
+        return Commit(repository=repository, commit=str(info.sha), sizes=sizes)
     except ValueError as error:
         raise ModelLoadError(model, f"the hub's answer about {repository} is none: {error}; {way_out(model)}") from None
 
@@ -80,8 +85,21 @@ def cached_commit(repository: str, revision: str) -> Commit | None:
             files = [file for file in folder.rglob("*") if is_file(file)]
             sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
             with suppress(ValueError):  # a folder that no client of a hub has made
-                return Commit(repository=repository, commit=folder.name, sizes=sizes)
+                return Commit(repository=repository, commit=folder.name, sizes=sizes, is_whole=False)
     return None
+
+
+def is_absent(commit: Commit, name: str) -> bool:
+    """Tell whether the cache knows that a commit has no such file."""
+    return try_to_load_from_cache(commit.repository, name, revision=commit.commit) is _CACHED_NO_EXIST
+
+
+def remember(commit: Commit, revision: str) -> None:
+    """Write into the cache which commit a branch or tag is, as its client does, so that others find it offline."""
+    path = folder_of(commit).parent.parent / "refs" / revision
+    if revision != commit.commit and is_below(revision):
+        with suppress(OSError):  # a cache that may only be read
+            write_atomically(path, commit.commit.encode())
 
 
 def cache() -> Path:
@@ -128,15 +146,18 @@ def get(
             local_files_only=not download,
             tqdm_class=Reported,
         )
-    except _REFUSALS as error:
-        if not download:
-            raise ModelLoadError(model, not_here(f"{name} of {commit}", model)) from error
-        reason = _error(error, model, f"{name} of {commit}", commit.commit).reason
+    except Exception as error:  # an answer that is none ends in anything
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, _REFUSALS):
+            place = error.filename or folder_of(commit)  # no room, or no right to write
+            reason = f"{place} cannot be written: {error.strerror or error}; mend that, or {OWN_CACHE}"
+        elif not download:
+            reason = not_here(f"{name} of {commit}", model)
+        else:
+            reason = _error(error, model, f"{name} of {commit}", commit.commit).reason
         raise ModelLoadError(model, reason) from error
-    except OSError as error:  # no room, or no right to write
-        place = error.filename or folder_of(commit)
-        reason = f"{place} cannot be written: {error.strerror or error}; mend that, or {OWN_CACHE}"
-        raise ModelLoadError(model, reason) from error
+    if Path(path) != folder_of(commit) / name:
+        reason = f"the hub gave {name} of another commit than {commit.commit}; start again, or {way_out(model)}"
+        raise ModelLoadError(model, reason)
     return Path(path)
 
 
@@ -153,36 +174,44 @@ def way_out(model: str) -> str:
 def _error(error: Exception, model: str, what: str, revision: str) -> ModelLoadError:
     """Return what the hub's answer means, and the way out."""
     endpoint = _masked(constants.ENDPOINT)
-    if isinstance(error, hub.GatedRepoError):
-        name = re.sub(r".* of |@.*", "", what)
-        reason = f"{name} is gated: accept its terms at {endpoint}/{name}, and set HF_TOKEN to your token"
-        return ModelLoadError(model, reason)
-    if isinstance(error, hub.RevisionNotFoundError):
-        return ModelLoadError(
-            model, f"{what} has no revision {revision} at {endpoint}; name a branch, a tag or a commit"
-        )
-    if isinstance(error, hub.RepositoryNotFoundError):
+    if isinstance(error, hub.RepositoryNotFoundError) and not isinstance(error, hub.GatedRepoError):
         return UnknownRepositoryError(
             model,
             f"there is no repository {what} at {endpoint}, or it is private; check its name, set HF_TOKEN if it is "
             f"private, or {way_out(model)}",
         )
-    if isinstance(error, hub.HFValidationError):
-        return ModelLoadError(model, f"{what} cannot be a repository; write org/name or org/name@revision")
-    if isinstance(error, hub.OfflineModeIsEnabled) or (
-        isinstance(error, hub.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE
-    ):
-        return HubAwayError(
-            model, f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it, or {way_out(model)}"
-        )
+    if reason := _refusal(error, what, revision, endpoint):
+        return ModelLoadError(model, reason)
+    if constants.HF_HUB_OFFLINE and isinstance(error, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
+        reason = f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it, or {way_out(model)}"
+        return HubAwayError(model, reason)
     said = printable(_masked(str(error)), limit=_SHOWN_CHARS)
-    answer = error.response if isinstance(error, hub.HfHubHTTPError) else None
-    is_denied = answer is not None and answer.status_code < 500
-    return (ModelLoadError if is_denied else HubAwayError)(
+    return HubAwayError(
         model,
         f"{what} could not be fetched ({type(error).__name__}: {said}); check that {endpoint} can be reached, set "
         f"HF_ENDPOINT to a mirror, or {way_out(model)}",
     )
+
+
+def _refusal(error: Exception, what: str, revision: str, endpoint: str) -> str:
+    """Return why the hub does not give something, and the way out; "" if that is not what it says."""
+    name = re.sub(r".* of |@.*", "", what)
+    answer = error.response if isinstance(error, hub.HfHubHTTPError) else None
+    status = answer.status_code if answer is not None else 0
+    if isinstance(error, hub.GatedRepoError):
+        return f"{name} is gated: accept its terms at {endpoint}/{name}, and set HF_TOKEN to your token"
+    if isinstance(error, hub.RevisionNotFoundError):
+        way = "name a branch, a tag or a commit, or run `embedmill models pull` for the newest"
+        return f"{what} has no revision {revision} at {endpoint}; {way}"
+    if isinstance(error, hub.HFValidationError):
+        return f"{what} cannot be a repository; write org/name or org/name@revision"
+    reasons = {
+        401: "check HF_TOKEN",
+        403: "check what HF_TOKEN may see",
+        404: "run `embedmill models pull`, which asks for the newest",
+        429: "it has had too many requests: try again later, or set HF_TOKEN",
+    }
+    return f"{endpoint} does not give {what} (status {status}); {reasons[status]}" if status in reasons else ""
 
 
 def _masked(text: str) -> str:

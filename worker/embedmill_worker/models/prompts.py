@@ -2,6 +2,8 @@
 
 import re
 
+from embedmill_worker.models.files import Pooling
+
 _BGE_EN = "Represent this sentence for searching relevant passages: "
 _INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
 
@@ -21,6 +23,18 @@ _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
 
 #: Members of a family that are instructed otherwise.
 _EXCEPTIONS = re.compile(r"e5.*-instruct")
+
+
+#: Families whose vectors are those of one token, where no file says so, from the models' own cards.
+_POOLINGS: tuple[tuple[str, Pooling], ...] = (
+    (r"bge-(small|base|large|m3)|mxbai-embed|snowflake-arctic-embed", Pooling.CLS),
+    (r"qwen3-embedding", Pooling.LAST_TOKEN),
+)
+
+
+def known_pooling(name: str) -> Pooling | None:
+    """Returns the pooling of a model by its name; None if the family is not known, or its vectors are means."""
+    return next((pooling for pattern, pooling in _POOLINGS if re.search(pattern, name.lower())), None)
 
 
 def known_prompts(name: str) -> dict[str, str]:

@@ -111,9 +111,13 @@ def resolve(
             repository = Repository(
                 spec.name, *place, data_dir=data_dir, download=download, newest=newest, progress=progress
             )
-        if registered:
-            return files_of_registered(spec.name, registered, repository, data_dir=data_dir)
-        return files_of_repository(spec.name, repository, data_dir=data_dir, precision=precision)
+        files: Model = (
+            files_of_registered(spec.name, registered, repository, data_dir=data_dir)
+            if registered
+            else files_of_repository(spec.name, repository, data_dir=data_dir, precision=precision)
+        )
+        repository.keep()  # not before: a newer commit that cannot be served does not take the place of one that can
+        return files
     raise ModelLoadError(spec.name, _unknown(spec))
 
 
@@ -125,7 +129,10 @@ def tokenizer_of(spec: ModelSpec, *, data_dir: Path) -> Path:
     """
     is_repository = spec.repository and not find_wheel(spec.place) and not find_registered(spec.place)
     if spec.repository and is_repository:
-        return tokenizer_of_repository(spec.name, Repository(spec.name, *spec.repository, data_dir=data_dir))
+        repository = Repository(spec.name, *spec.repository, data_dir=data_dir)
+        tokenizer = tokenizer_of_repository(spec.name, repository)
+        repository.keep()
+        return tokenizer
     files = resolve(spec, data_dir=data_dir)
     if isinstance(files, FastTextFile):
         raise ModelLoadError(spec.name, "it has no tokenizer.json, as fastText models have none")

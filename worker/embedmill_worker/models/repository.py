@@ -1,6 +1,8 @@
 """A repository of a hub to a runnable model: the files that are needed, fetched and read as a folder."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -8,34 +10,38 @@ from typing import Final
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.access import told
 from embedmill_worker.models.digest import read_json, sha256_of
-from embedmill_worker.models.files import ModelFiles
+from embedmill_worker.models.fasttext_file import read_fasttext
 from embedmill_worker.models.folder import files_of_folder
 from embedmill_worker.models.graph import GraphFacts
 from embedmill_worker.models.hub import Repository
+from embedmill_worker.models.model import Model
 from embedmill_worker.models.modules import module_folders
 from embedmill_worker.models.sentence import LIMITS_FILES
-from embedmill_worker.models.static import StaticTable, is_static, static_table
-from embedmill_worker.models.weights import INDEX, choose_weights
+from embedmill_worker.models.static import is_static, static_table
+from embedmill_worker.models.weights import ADAPTER, INDEX, choose_weights
 
 _TOKENIZER: Final = "tokenizer.json"
-#: Small files that say what a model is, at its top or one folder below.
+_MODULES: Final = "modules.json"
+#: Small files that say what a model is, at its top and in the folders of its modules.
 _NOTES: Final = frozenset(
     {
         _TOKENIZER,
+        _MODULES,
         INDEX,
+        ADAPTER,
         "config.json",
         "tokenizer_config.json",
-        "modules.json",
         "config_sentence_transformers.json",
         *LIMITS_FILES,
     }
 )
 _WEIGHTS: Final = "model.safetensors"
+_FASTTEXT: Final = "model.bin"
+
+logger = logging.getLogger(__name__)
 
 
-def files_of_repository(
-    name: str, repository: Repository, *, data_dir: Path, precision: str = ""
-) -> ModelFiles | StaticTable:
+def files_of_repository(name: str, repository: Repository, *, data_dir: Path, precision: str = "") -> Model:
     """Fetches what a model needs and reads it as a folder.
 
     Args:
@@ -47,17 +53,15 @@ def files_of_repository(
     Raises:
         ModelLoadError: it cannot be fetched, is damaged or is not supported; says what to do.
     """
-    folder = repository.fetch(_notes(repository.names))
+    if _FASTTEXT in repository.names and not {_TOKENIZER, "config.json"} & repository.names:
+        return read_fasttext(name, repository.fetch([_FASTTEXT]) / _FASTTEXT, data_dir=data_dir)
     origin = str(repository.commit)
-    with told(name):
-        try:
-            _check(repository.names)
-            if is_static(folder):
-                repository.fetch([_WEIGHTS])
-                return replace(static_table(name, folder), revision=origin)
-            graph = _fetch_weights(repository, folder, data_dir, precision)
-        except ValueError as error:
-            raise ModelLoadError(name, f"{origin}: {error}") from error
+    with _named(name, repository):
+        folder = _fetch_notes(repository)
+        if is_static(folder):
+            repository.fetch({_WEIGHTS} & repository.names)
+            return replace(static_table(name, folder), revision=origin)
+        graph = _fetch_weights(repository, folder, data_dir, precision)
     files = files_of_folder(
         name, folder, data_dir=data_dir, graph=graph, repository=repository.commit.repository, precision=precision
     )
@@ -70,28 +74,41 @@ def tokenizer_of_repository(name: str, repository: Repository) -> Path:
     Raises:
         ModelLoadError: it cannot be fetched, or there is none.
     """
-    folder = repository.fetch(_notes(repository.names))
-    with told(name):
-        try:
-            _check(repository.names)
-            transformer = "" if is_static(folder) else _transformer(folder)
-        except ValueError as error:
-            raise ModelLoadError(name, f"{repository.commit}: {error}") from error
+    with _named(name, repository):
+        folder = _fetch_notes(repository)
+        transformer = "" if is_static(folder) else _transformer(folder)
     own = f"{transformer}/{_TOKENIZER}"
     return folder / (own if own in repository.names else _TOKENIZER)
 
 
-def _check(names: Iterable[str]) -> None:
-    if not any(PurePosixPath(name).name == _TOKENIZER for name in _notes(names)):
+@contextmanager
+def _named(name: str, repository: Repository) -> Iterator[None]:
+    """Raise what is wrong with a repository's files with its name."""
+    with told(name):
+        try:
+            yield
+        except ValueError as error:
+            raise ModelLoadError(name, f"{repository.commit}: {error}") from error
+
+
+def _fetch_notes(repository: Repository) -> Path:
+    """Fetch the small files that say what a model is."""
+    folder = repository.fetch(_NOTES & repository.names)
+    if not repository.commit.is_whole and _MODULES not in repository.names and not repository.is_absent(_MODULES):
+        logger.warning(
+            "%s: the hub's cache may hold only a part of it, and holds no modules.json; run `embedmill models pull` "
+            "where the hub can be reached",
+            repository.commit,
+            extra={"action": "fetch_model"},
+        )
+    within = {f"{path.relative_to(folder).as_posix()}/{note}" for _, path in module_folders(folder) for note in _NOTES}
+    repository.fetch(within & repository.names)
+    if not {_TOKENIZER, *(path for path in within if PurePosixPath(path).name == _TOKENIZER)} & repository.names:
         raise ValueError(
             "tokenizer.json is missing; load the repository with its library, save the fast tokenizer beside the "
             "model in a folder of yours, and name that folder"
         )
-
-
-def _notes(names: Iterable[str]) -> list[str]:
-    paths = [PurePosixPath(name) for name in names]
-    return [str(path) for path in paths if path.name in _NOTES and len(path.parts) <= 2 and path.parts[0] != "onnx"]
+    return folder
 
 
 def _transformer(folder: Path) -> str:

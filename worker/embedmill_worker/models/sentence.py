@@ -10,7 +10,7 @@ from embedmill_worker.models.dense import Dense
 from embedmill_worker.models.digest import read_json
 from embedmill_worker.models.files import Pooling
 from embedmill_worker.models.modules import Modules
-from embedmill_worker.models.prompts import known_prompts
+from embedmill_worker.models.prompts import known_pooling, known_prompts
 
 #: Limits above this are a tokenizer's way to say that it has none (1e30).
 _NO_LIMIT_TOKENS = 1_000_000
@@ -73,9 +73,13 @@ class SentenceConfig:
         config = read_json(modules.transformer / "config.json")
         max_tokens, said = _max_tokens(modules.transformer, config)
         prompts, told = _prompts(folder, names)
+        pooling, pooling_source = modules.pooling, modules.pooling_source
+        if not modules.is_stated:
+            pooling, pooling_source = _pooling_by_name((*names, folder.resolve().name), pooling, pooling_source)
+        _refuse_classifier(folder, config, is_stated=modules.is_stated)
         return cls(
             folder=modules.transformer,
-            pooling=modules.pooling,
+            pooling=pooling,
             is_pooling_stated=modules.is_stated,
             pools_prompt=modules.pools_prompt,
             layers=modules.layers,
@@ -85,7 +89,7 @@ class SentenceConfig:
             task_ids=task_ids(config.get("lora_adaptations") or ()),
             counts_from_zero=config.get("model_type") not in _ROBERTA_TYPES,
             sources={
-                "pooling": modules.pooling_source,
+                "pooling": pooling_source,
                 "normalize": "modules.json" if modules.is_stated else _BARE,
                 "max_tokens": said,
                 "query": told,
@@ -151,6 +155,26 @@ def _prompts(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], str]:
     passage = next((prompts[kind] for kind in _PASSAGE_PROMPTS if kind in prompts), "")
     used = {"": prompts.get(default or "", ""), "query": prompts.get("query", ""), "passage": passage}
     return {kind: text for kind, text in used.items() if text}, place
+
+
+def _pooling_by_name(names: Sequence[str], pooling: Pooling, source: str) -> tuple[Pooling, str]:
+    """Return the pooling of the family that one of the names belongs to, else what was given."""
+    for name in names:
+        if known := known_pooling(name):
+            return known, f"{FAMILY_SOURCE} {name}"
+    return pooling, source
+
+
+def _refuse_classifier(folder: Path, config: Mapping[str, Any], *, is_stated: bool) -> None:
+    """Raise ValueError for rerankers and classifiers, whose hidden states were not trained to be compared."""
+    kinds = config.get("architectures")
+    kind = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
+    stated = read_json(folder / "config_sentence_transformers.json").get("model_type")
+    if stated == "CrossEncoder" or (kind.endswith("ForSequenceClassification") and not is_stated):
+        raise ValueError(
+            f"it is a {stated or kind}, which scores texts and gives no vectors; name a model that embeds, or write a "
+            "modules.json that says how to pool it"
+        )
 
 
 def _by_name(names: Sequence[str]) -> tuple[dict[str, str], str]:

@@ -15,6 +15,8 @@ _VARIANT: Final = re.compile(r"(?:onnx/)?model_[^/]*\.onnx")
 #: What their names say about them, the best for fp32 first: optimized but as precise, halves, 8 bits.
 _KINDS: Final = (re.compile(r"_o[123]\b"), re.compile(r"fp16|float16|_o4\b"), re.compile(r"int8|quantized"))
 _WEIGHTS: Final = "model.safetensors"
+#: Says that the weights are changes to another model's.
+ADAPTER: Final = "adapter_config.json"
 #: Says which of several files holds which tensor.
 INDEX: Final = "model.safetensors.index.json"
 
@@ -50,11 +52,15 @@ def choose_weights(
     Raises:
         ValueError: there is nothing that can be served; says why and what to do.
     """
+    if ADAPTER in names:
+        raise ValueError(f"{ADAPTER} makes it an adapter of another model; merge both, save that, and name its folder")
     graph = next((place for place in _GRAPHS if place in names), "") or _variant(names, precision)
     safetensors = _safetensors(names, transformer, index)
-    if safetensors and not (graph and _is_code("AutoModel", config)):
+    if safetensors:
         try:
-            return Weights(safetensors=safetensors, config=BertConfig.parse(config))
+            parsed = BertConfig.parse(config)
+            _refuse_code(config)
+            return Weights(safetensors=safetensors, config=parsed)
         except ValueError:
             if not graph:
                 raise
@@ -65,9 +71,13 @@ def choose_weights(
     raise ValueError("holds neither model.onnx, onnx/model.onnx nor model.safetensors; copy one of them there")
 
 
-def _is_code(name: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether a model brings code of its own for something, so that its weights may mean another thing."""
-    return isinstance(config.get("auto_map"), Mapping) and name in config["auto_map"]
+def _refuse_code(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if a model brings code of its own, so that its weights may mean another thing."""
+    if isinstance(config.get("auto_map"), Mapping) and "AutoModel" in config["auto_map"]:
+        raise ValueError(
+            "config.json names code that comes with the model (auto_map, AutoModel) and is never executed; put an ONNX "
+            "file (model.onnx) into the folder"
+        )
 
 
 def _safetensors(names: Collection[str], transformer: str, index: Mapping[str, Any]) -> tuple[str, ...]:
