@@ -52,24 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark properties, so that `make deep` finds them; deal the files to the processes, slow ones first."""
+    """Mark properties, so that `make deep` finds them: there they are tried with more examples."""
     for item in items:
         if is_hypothesis_test(getattr(item, "obj", None)) and not item.get_closest_marker("soak"):
             item.add_marker("property")
-    items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-
-
-def dealt(items: list[pytest.Item], hands: int) -> list[pytest.Item]:
-    """Return the tests so that equal parts of the list hold each a share of acceptance, integration and unit tests.
-
-    xdist gives each process such a part, in order, and the rest of a slow part to those that are done: tests of seconds
-    that come last are waited for by all.
-    """
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
-    order = list(files.values())
-    return [item for hand in range(hands) for file in order[hand::hands] for item in file]
 
 
 def missing(what: str) -> None:
