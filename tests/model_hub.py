@@ -80,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.hub.broken_with:
             self.refuse(self.hub.broken_with, "")
             return
-        if self.hub.says is not None:
+        # Of models alone: what it says of anything else, the client remembers for as long as the process lives.
+        if self.hub.says is not None and path.startswith("/api/models/"):
             self.send(self.hub.says, with_body, {})
             return
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)

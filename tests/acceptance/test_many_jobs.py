@@ -23,7 +23,7 @@ MODEL = "all-MiniLM-L6-v2"
 TEXTS = corpus.short(200, seed=21)
 
 #: Seconds until all is done: no bound on speed, but an end.
-LIMIT_S = 3_000.0
+LIMIT_S = 1_800.0
 
 log = logging.getLogger(__name__)
 

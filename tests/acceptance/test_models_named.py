@@ -84,7 +84,7 @@ def test_a_model_is_named_by_its_folder_in_every_command(home):
     copy_model(Path(home["HOME"], "work", "e5-mine"))
     with up({**home, "EMBEDMILL_MODEL": "./e5-mine"}) as said:
         fingerprint = check_commands(home, "e5-mine")
-        for spec in ("./e5-mine", "e5-mine=e5-mine"):
+        for spec in ("./e5-mine", "e5-mine", "e5-mine=e5-mine", str(Path(home["HOME"], "work", "e5-mine"))):
             facts = json.loads(embedmill("models", "show", spec, "--json", env=home).stdout)
             assert (facts["name"], facts["fingerprint"]) == ("e5-mine", fingerprint)
             done = embedmill("status", "--wait", "60", "--model", spec, env=home)

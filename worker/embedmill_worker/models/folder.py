@@ -137,8 +137,8 @@ def _guess_told(files: ModelFiles, sentence: SentenceConfig) -> ModelFiles:
     is_guess = not sentence.sources["pooling"].startswith(FAMILY_SOURCE)
     logger.log(
         logging.WARNING if is_guess else logging.INFO,
-        "%s: its vectors are pooled by %s and normalised by %s, as there is no modules.json; if the model wants it "
-        "otherwise, put one there",
+        "%s: its vectors are pooled by %s, from %s, as it has no modules.json; if the model wants another way, put one "
+        "there",
         files.name,
         files.pooling.value,
         sentence.sources["pooling"],

@@ -109,8 +109,10 @@ class Repository:
             "sha256": self._sha256,
         }
         content = json.dumps(note, indent=1).encode()
-        with told(self._model, instead=OWN_FOLDER), locked_folder(self._hub):
-            if not is_file(self._manifest) or read_note(self._manifest) != content:
+        with told(self._model, instead=OWN_FOLDER):
+            if is_file(self._manifest) and read_note(self._manifest) == content:
+                return  # without the lock: the data folder of a worker may be one that it may only read
+            with locked_folder(self._hub):
                 write_atomically(self._manifest, content)
                 self._client.remember(self.commit, self._revision)
 
