@@ -28,14 +28,14 @@ def free_port() -> int:
 
 
 def save(redis_url: str) -> None:
-    """Return once everything that a server with an append-only file has taken is on its disk.
+    """Return once a server has on its disk what it has taken; until it is killed, it answers nothing that is not.
 
-    It is synced every second, and later on a busy disk: no sleep is long enough before a kill that must lose nothing.
+    Else it syncs every second, and later on a busy disk, and for so long may answer before it has written: no sleep is
+    long enough before a kill that must lose nothing, not even that a job was deleted.
     """
     with redis.Redis.from_url(redis_url) as client:
         client.config_set("appendfsync", "always")
         client.set("embedmill-saved", 1, px=1)  # answered once it and all before it are synced
-        client.config_set("appendfsync", "everysec")
 
 
 @dataclass

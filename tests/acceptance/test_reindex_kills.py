@@ -12,6 +12,7 @@ import redis
 from reindexing import Reindexer, files, write_jsonl
 
 from embedmill_worker import corpus
+from servers import save
 
 KINDS = ("reindexer", "child", "worker", "server")
 
@@ -65,6 +66,7 @@ def kill(kind, reindexer, mill, valkey) -> None:
         mill.workers[-1].kill()
         mill.start_worker(ready=False, EMBEDMILL_CONCURRENCY="2")
     else:
+        save(valkey.url)  # or a window deleted a moment before lies there again
         valkey.kill()
         valkey.restart()
 
