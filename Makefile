@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --upgrade --system-certs
 # Of the tests: many wait for processes of their own, so a few more than CPUs pay.
-PROCESSES ?= 6
+PROCESSES ?= 8
 # Passed on to the command of a target, as in: make test ARGS="-k valkey -x"
 ARGS ?=
 

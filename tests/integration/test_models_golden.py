@@ -102,7 +102,7 @@ def test_token_counts_equal_those_recorded(files, rows):
     assert [len(tokenizer.encode(row["text"]).ids) for row in rows] == [row["token_count"] for row in rows]
 
 
-@pytest.mark.parametrize("seed", [None, 1, pytest.param(2, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("seed", [None, *(pytest.param(seed, marks=pytest.mark.deep) for seed in (1, 2))])
 def test_a_text_has_the_same_bits_alone_and_in_any_batch(session, token_ids, alone, seed):
     lengths = [len(ids) for ids in token_ids]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)

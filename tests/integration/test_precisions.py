@@ -98,13 +98,14 @@ def test_its_price_is_measured_against_fp32(engines, precision):
 
 
 @needs_bf16
-def test_bf16_is_close_and_batched_and_exact_bits_are_had_for_the_asking(engines, golden):
-    texts = texts_of(golden)
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.deep)])
+def test_bf16_is_close_and_batched_and_exact_bits_are_had_for_the_asking(engines, golden, count):
+    texts = texts_of(golden, count)
     assert engines("bf16").card.batch_class == BatchClass.CLOSE
     exact = engines("bf16", exact=True)
     alone = np.concatenate([engines("bf16").embed([text]).vectors for text in texts])
 
-    for seed, chunk in enumerate((200, 13)):
+    for seed, chunk in enumerate((count, 13)):
         order = random.Random(seed).sample(range(len(texts)), len(texts))
         for start in range(0, len(order), chunk):
             positions = order[start : start + chunk]
@@ -113,13 +114,14 @@ def test_bf16_is_close_and_batched_and_exact_bits_are_had_for_the_asking(engines
             assert (engines("bf16").embed(some).vectors * alone[positions]).sum(axis=1).min() >= MIN_COSINE["bf16"]
 
 
-def test_int8_gives_a_text_the_same_bits_in_any_company(engines, golden):
-    texts = texts_of(golden, 500)
+@pytest.mark.parametrize("count", [120, pytest.param(500, marks=pytest.mark.deep)])
+def test_int8_gives_a_text_the_same_bits_in_any_company(engines, golden, count):
+    texts = texts_of(golden, count)
     int8 = engines("int8")
     alone = np.concatenate([int8.embed([text]).vectors for text in texts])
 
     assert int8.card.batch_class == BatchClass.EXACT
-    for seed, chunk in enumerate((500, 70, 7)):
+    for seed, chunk in enumerate((count, 70, 7)):
         order = random.Random(seed).sample(range(len(texts)), len(texts))
         for start in range(0, len(order), chunk):
             positions = order[start : start + chunk]
