@@ -28,11 +28,11 @@ from figures import Figure, of_rounds
 from memory import interactive
 from standin import SHAPES, TEXTS
 
-from embedmill import flows
 from embedmill.errors import EmbedError
-from embedmill.keys import Keyspace
-from embedmill.link import Link
-from embedmill.protocol import ModelCard
+from embedmill.jobs import discovery
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.keys import Keyspace
+from embedmill.transport.sync import Link
 from embedmill_worker import corpus, pss
 from embedmill_worker.cli.load import bulk_s
 from embedmill_worker.cli.mill import Mill
@@ -183,7 +183,7 @@ def card(mill: Mill) -> ModelCard:
     """Give what the worker says of its model."""
     link = Link(mill.settings)
     try:
-        (found,) = link.run(flows.look_around(Keyspace(mill.settings.namespace)), timeout_s=30.0).cards.values()
+        (found,) = link.run(discovery.look_around(Keyspace(mill.settings.namespace)), timeout_s=30.0).cards.values()
     finally:
         link.close()
     return found

@@ -13,10 +13,9 @@ Importing this package reads no environment, opens no connection and loads no mo
 
 from typing import TYPE_CHECKING
 
-from embedmill.aio import AsyncDeadLetters, AsyncEmbeddingClient, AsyncJob, AsyncJobs
+from embedmill.async_client import AsyncDeadLetters, AsyncEmbeddingClient, AsyncJob, AsyncJobs
 from embedmill.canvas import rejected_of, signature, vectors_of
 from embedmill.client import DeadLetters, EmbeddingClient, Job, Jobs
-from embedmill.dead_letter import DeadLetter
 from embedmill.errors import (
     BrokerUnavailableError,
     ClientClosedError,
@@ -49,11 +48,12 @@ from embedmill.errors import (
     UnknownLetterError,
     UnknownModelError,
 )
-from embedmill.job_list import JobList
-from embedmill.records import JobState, JobStatus
+from embedmill.jobs.listing import JobList
+from embedmill.protocol.dead_letter import DeadLetter
+from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.vectors import unpack_binary, unpack_int8
 from embedmill.reindexing import ReindexReport, reindex
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
-from embedmill.vectors import unpack_binary, unpack_int8
 
 if TYPE_CHECKING:
     #: Of the installed distribution.

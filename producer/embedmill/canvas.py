@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from embedmill.assembly import part_of
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.keys import Keyspace
+from embedmill.jobs.assembly import part_of
+from embedmill.jobs.request import check_texts
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.model_spec import check_model_name
-from embedmill.protocol import EmbedOptions, unpack_rejected
+from embedmill.protocol.chunks import unpack_rejected
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Dtype, Vectors
 from embedmill.reply import Rejected, ReplyPart
-from embedmill.request import check_texts
 from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
-from embedmill.vectors import Dtype, Vectors
 
 if TYPE_CHECKING:
     from celery.canvas import Signature

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from embedmill import dead_letters, flows, job_list
-from embedmill.calls import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
-from embedmill.dead_letter import DeadLetter
 from embedmill.errors import ClientClosedError
-from embedmill.flows import Flow
-from embedmill.job_list import JobList
+from embedmill.jobs import dead_letters, listing, reading
+from embedmill.jobs.listing import JobList
+from embedmill.jobs.operations import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
+from embedmill.jobs.request import check_job_id, check_seconds
 from embedmill.limits import MAX_JOB_TEXTS
-from embedmill.link import Link, T
-from embedmill.protocol import EmbedOptions
-from embedmill.records import JobStatus
+from embedmill.protocol.dead_letter import DeadLetter
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobStatus
+from embedmill.protocol.vectors import Dtype, Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.request import check_job_id, check_seconds
 from embedmill.settings import ClientSettings
-from embedmill.vectors import Dtype, Vectors
+from embedmill.transport.flow import Flow, T
+from embedmill.transport.sync import Link
 
 
 class EmbeddingClient:
@@ -225,8 +225,8 @@ class Job:
             yield refused
         while not progress.is_over:
             chunks = run(calls.next_chunks(progress))
-            for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-                yield from run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS], intake))
+            for start in range(0, len(chunks), reading.FETCH_CHUNKS):
+                yield from run(calls.parts(self.id, chunks[start : start + reading.FETCH_CHUNKS], intake))
         if lost := intake.lost():
             yield lost
 
@@ -304,4 +304,4 @@ class Jobs:
             InvalidRequestError: no such state, or no such limit.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(job_list.find(self._client._calls.keys, limit, state))
+        return self._client._run(listing.find(self._client._calls.keys, limit, state))

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedmill.harmless import some
+from embedmill.safe.printable import some
 
 if TYPE_CHECKING:
     from embedmill.reply import EmbeddingReply

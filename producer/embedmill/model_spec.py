@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Final
 
 from embedmill.errors import SettingsError
-from embedmill.harmless import kind, printable
+from embedmill.safe.printable import kind, printable
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
 #: A repository of a hub, as ``org/name`` or ``org/name@revision``.

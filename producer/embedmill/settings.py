@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
-from embedmill.harmless import kind, printable
 from embedmill.limits import MAX_QUEUED_TOKENS
 from embedmill.model_spec import check_model_name, first_model, named_model
-from embedmill.redis_url import check_url, mask_url
+from embedmill.safe.printable import kind, printable
+from embedmill.urls import check_url, mask_url
 from embedmill.whereabouts import FILE_NAME, Whereabouts
 
 #: Where Redis is when nobody says otherwise.

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from embedmill import records
 from embedmill.errors import BrokerUnavailableError, MessageError
-from embedmill.flows import Ask, Command, Flow, look_around, readable
-from embedmill.keys import LANES, Keyspace
+from embedmill.jobs.discovery import look_around, readable
 from embedmill.limits import MAX_LANES, MAX_STATUS_WORKERS
-from embedmill.link import Link
+from embedmill.protocol.codec import read_count, read_ms, read_name
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
-from embedmill.workers import WorkerInfo
+from embedmill.transport.flow import Ask, Command, Flow
+from embedmill.transport.sync import Link
 
 #: A worker's state in which it takes work.
 READY: Final = "ready"
@@ -78,7 +79,7 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     landscape = yield from look_around(keys)
     used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
     served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
-    known = {_split(name) for name in readable(records.read_name, islice(used, MAX_LANES), "lane")}
+    known = {_split(name) for name in readable(read_name, islice(used, MAX_LANES), "lane")}
     pairs = sorted(served | known)[:MAX_LANES]
     commands: list[Command] = []
     for model, lane in pairs:
@@ -171,13 +172,13 @@ def _holds(counts: Any, oldest: Any) -> bool:
 def _count(value: Any) -> int:
     """Read a counter; one that cannot be read, or is below zero, counts nothing: the reconciler puts it right."""
     try:
-        return records.read_count(value or b"0", 1 << 53)
+        return read_count(value or b"0", 1 << 53)
     except MessageError:
         return 0
 
 
 def _age_s(submitted_ms: Any, now_s: float) -> float:
     try:
-        return max(0.0, now_s - records.read_ms(submitted_ms) / 1000)
+        return max(0.0, now_s - read_ms(submitted_ms) / 1000)
     except MessageError:
         return 0.0

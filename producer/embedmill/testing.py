@@ -20,19 +20,22 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from embedmill import assembly, dead_letter, dead_letters, request
-from embedmill import vectors as codec
-from embedmill.assembly import Assembly, Intake
-from embedmill.calls import accepted
-from embedmill.dead_letter import DeadLetter
 from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError, UnknownLetterError
-from embedmill.job_list import JobList, check_limit, check_state
-from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard, unpack_chunk
-from embedmill.records import JobState, JobStatus
+from embedmill.jobs import assembly, dead_letters, request
+from embedmill.jobs.assembly import Assembly, Intake
+from embedmill.jobs.chunking import split_into_jobs
+from embedmill.jobs.listing import JobList, check_limit, check_state
+from embedmill.jobs.operations import accepted
+from embedmill.jobs.request import JobRequest
+from embedmill.protocol import dead_letter
+from embedmill.protocol import vectors as codec
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import Chunk, ChunkReply, unpack_chunk
+from embedmill.protocol.dead_letter import DeadLetter
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.vectors import Dtype, Vectors
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
-from embedmill.request import JobRequest
-from embedmill.vectors import Dtype, Vectors
-from embedmill.windows import windows
 
 #: A token of the fake model is so many characters, and it reads so many of them.
 CHARS_PER_TOKEN: Final = 4
@@ -102,7 +105,7 @@ class FakeEmbeddingClient:
         self._check_open()
         request.check_seconds("timeout_s", timeout_s)
         values = request.check_texts(texts)
-        cuts = windows(values)
+        cuts = split_into_jobs(values)
         replies = []
         for start, stop in cuts:
             job = self.submit(

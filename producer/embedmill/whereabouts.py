@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embedmill.atomic_file import replacing
 from embedmill.errors import SettingsError
 from embedmill.limits import MAX_WORKER_MODELS
-from embedmill.redis_url import check_url
-from embedmill.regular_file import open_regular
+from embedmill.safe.atomic_file import replacing
+from embedmill.safe.regular_file import open_regular
+from embedmill.urls import check_url
 
 FILE_NAME: Final = "up.json"
 

@@ -3,9 +3,9 @@
 Run as ``celery -A other_version_app worker`` with this folder on PYTHONPATH.
 """
 
-from embedmill import protocol
+from embedmill.protocol import version
 
-protocol.PROTOCOL_VERSION += 1  # before anything that takes it by name is imported
+version.PROTOCOL_VERSION += 1  # before anything that takes it by name is imported
 
 from embedmill_worker.app import app  # noqa: E402
 

@@ -13,7 +13,7 @@ from test_lost_work import held_claims
 
 from embedmill import EmbeddingClient
 from embedmill.errors import UnknownModelError
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import corpus, exit_codes

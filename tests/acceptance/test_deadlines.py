@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient, JobCancelledError, ResultTimeoutError
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker import corpus
 from waiting import wait_until

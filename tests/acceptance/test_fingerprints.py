@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill_worker import exit_codes
 from embedmill_worker.models import resolve
 

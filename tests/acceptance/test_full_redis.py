@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient, JobState, QueueFullError
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill_worker.valkey import EmbeddedValkey
 from waiting import wait_until
 

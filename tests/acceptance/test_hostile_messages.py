@@ -26,7 +26,7 @@ import redis
 from celery import Celery
 
 from embedmill import EmbeddingClient, EmbedError
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker.broker import broker_url

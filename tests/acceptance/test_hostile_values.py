@@ -11,7 +11,7 @@ import pytest
 import redis
 from reindexing import Reindexer, rows
 
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill_worker import exit_codes
 from waiting import wait_until
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient, Job
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill_worker import corpus
 from servers import save
 from waiting import wait_until

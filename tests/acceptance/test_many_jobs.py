@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient, JobState
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill_worker import corpus
 from embedmill_worker.cli.load import Percentiles, latencies_ms, saturating, service_times_ms

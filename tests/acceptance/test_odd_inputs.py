@@ -5,7 +5,7 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient, InvalidRequestError, InvalidTextError, TextsRejectedError, TooManyTextsError
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 
 MODEL = "all-MiniLM-L6-v2"
 

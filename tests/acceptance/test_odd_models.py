@@ -13,7 +13,7 @@ from reindexing import Reindexer, rows, write_jsonl
 
 import embedmill
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, Reason, TextsRejectedError
-from embedmill.vectors import Dtype
+from embedmill.protocol.vectors import Dtype
 from embedmill_worker import exit_codes
 from embedmill_worker.broker import broker_url
 from odd_models import NAN_WORD, PANIC_WORD, write_odd_model

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from embedmill import EmbeddingClient, Reason, dead_letter, request
-from embedmill.calls import SubmitOptions
-from embedmill.keys import LANES, Keyspace
+from embedmill import EmbeddingClient, Reason
+from embedmill.jobs import request
+from embedmill.jobs.operations import SubmitOptions
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
-from embedmill.protocol import EmbedOptions
+from embedmill.protocol import dead_letter
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.protocol.options import EmbedOptions
 from embedmill_worker import exit_codes
 from waiting import wait_until
 

@@ -14,7 +14,7 @@ from reindexing import PATIENCE_S, Reindexer, rows, write_jsonl
 
 import embedmill
 from embedmill import EmbeddingClient
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill.reindexing import Rows, Sink
 from embedmill_worker import corpus
 from waiting import wait_until

@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill_worker import corpus
 from embedmill_worker.broker import broker_url
 from waiting import join

@@ -26,11 +26,11 @@ def test_texts_have_the_same_bits_alone_shuffled_in_other_chunks_and_from_two_wo
         reference = client.submit(texts).result(240).vectors
 
         # Each text in a chunk of its own.
-        monkeypatch.setattr("embedmill.chunking.MAX_CHUNK_TEXTS", 1)
+        monkeypatch.setattr("embedmill.jobs.chunking.MAX_CHUNK_TEXTS", 1)
         alone = client.submit(texts)
         assert alone.status().chunks == len(texts)
         assert rows_that_differ(alone.result(240).vectors, reference) == 0
-        monkeypatch.setattr("embedmill.chunking.MAX_CHUNK_TEXTS", MAX_CHUNK_TEXTS)
+        monkeypatch.setattr("embedmill.jobs.chunking.MAX_CHUNK_TEXTS", MAX_CHUNK_TEXTS)
 
         # Three shuffles: other neighbours in every chunk; the second worker does the last two.
         for seed in range(3):
@@ -40,7 +40,7 @@ def test_texts_have_the_same_bits_alone_shuffled_in_other_chunks_and_from_two_wo
             order = list(range(len(texts)))
             random.Random(seed).shuffle(order)
             if seed == 2:
-                monkeypatch.setattr("embedmill.chunking.MAX_CHUNK_TEXTS", 23)
+                monkeypatch.setattr("embedmill.jobs.chunking.MAX_CHUNK_TEXTS", 23)
             shuffled = client.submit([texts[i] for i in order]).result(240).vectors
             assert rows_that_differ(shuffled, reference[order]) == 0
 

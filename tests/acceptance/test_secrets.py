@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, EmbedError
-from embedmill.redis_url import mask_url
+from embedmill.urls import mask_url
 from embedmill_worker.settings import WorkerSettings
 from servers import free_port
 

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient, JobState, ProtocolVersionError, ResultTimeoutError
-from embedmill.keys import Keyspace
-from embedmill.protocol import PROTOCOL_VERSION
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.version import PROTOCOL_VERSION
 
 MODEL = "all-MiniLM-L6-v2"
 

@@ -14,12 +14,27 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from embedmill import assembly, canvas, dead_letter, dead_letters, flows, protocol, records, status
-from embedmill.assembly import Assembly
+from embedmill import canvas, status
 from embedmill.errors import EmbedError
-from embedmill.keys import Keyspace
+from embedmill.jobs import assembly, dead_letters, discovery, reading
+from embedmill.jobs.assembly import Assembly
 from embedmill.limits import MAX_MESSAGE_BYTES
-from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
+from embedmill.protocol import dead_letter, records
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import (
+    Chunk,
+    ChunkReply,
+    pack_chunk,
+    pack_rejected,
+    pack_reply,
+    read_rejected,
+    unpack_chunk,
+    unpack_reply,
+)
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
+from embedmill.protocol.vectors import Dtype, from_bytes
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.reindexing import Index
 from embedmill.reindexing.sources.csv_file import Csv
 from embedmill.reindexing.sources.files import FileSource, Reading
@@ -28,8 +43,7 @@ from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reindexing.sources.lines import Lines
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 from embedmill.reply import Rejected
-from embedmill.vectors import Dtype, from_bytes
-from embedmill.workers import WorkerInfo
+from embedmill.transport.flow import Ask
 from embedmill_worker import cache_entry, claims, envelope
 from embedmill_worker.cache_entry import CacheEntry
 from embedmill_worker.claims import ChunkRef
@@ -101,15 +115,15 @@ LETTER = dead_letter.of_text(
 )
 
 
-@decoder(protocol.pack_chunk(CHUNK), protocol.pack_chunk(Chunk(indices=CHUNK.indices, texts=("x" * 9_000, ""))))
+@decoder(pack_chunk(CHUNK), pack_chunk(Chunk(indices=CHUNK.indices, texts=("x" * 9_000, ""))))
 def chunk(data):
-    read = protocol.unpack_chunk(data)
-    protocol.pack_chunk(read)
+    read = unpack_chunk(data)
+    pack_chunk(read)
 
 
-@decoder(protocol.pack_reply(REPLY))
+@decoder(pack_reply(REPLY))
 def reply(data):
-    read = protocol.unpack_reply(data)
+    read = unpack_reply(data)
     for options in (EmbedOptions(), OPTIONS):
         form = {"n_texts": 3, "options": options, "rejected": []}
         part = assembly.Intake(**form).take(read)
@@ -121,14 +135,14 @@ def reply(data):
         assert {r.index for r in part.rejected} <= {r.index for r in whole.rejected}
 
 
-@decoder(protocol.pack_options(OPTIONS))
+@decoder(pack_options(OPTIONS))
 def options(data):
-    protocol.pack_options(protocol.unpack_options(data))
+    pack_options(unpack_options(data))
 
 
-@decoder(protocol.pack_rejected(REPLY.rejected))
+@decoder(pack_rejected(REPLY.rejected))
 def rejected(data):
-    protocol.read_rejected(data)
+    read_rejected(data)
 
 
 @decoder(dead_letter.pack(LETTER))
@@ -153,7 +167,7 @@ def fields(*values: bytes) -> bytes:
 
 RECORD = fields(
     *(b"active", b"m", b"bulk", b"3", b"2", b"1", b"1", b"0", b"1764000000000", b"f"),
-    *(protocol.pack_options(OPTIONS), protocol.pack_rejected(REPLY.rejected)),
+    *(pack_options(OPTIONS), pack_rejected(REPLY.rejected)),
 )
 
 
@@ -227,7 +241,7 @@ def _run(flow, data):
     try:
         step = next(flow)
         for _ in range(200):
-            replies = [answer(command, pieces) for command in step.commands] if isinstance(step, flows.Ask) else None
+            replies = [answer(command, pieces) for command in step.commands] if isinstance(step, Ask) else None
             step = flow.send(replies)
     except StopIteration:
         pass
@@ -238,7 +252,7 @@ MIX = fields(b"m bulk", b"j", b"2", b"0", b"w j:0:1 7", WORKER.to_json().encode(
 
 @decoder(MIX, RECORD)
 def looking_around(data):
-    _run(flows.look_around(KEYS), data)
+    _run(discovery.look_around(KEYS), data)
 
 
 @decoder(MIX, RECORD)
@@ -253,7 +267,7 @@ def mill_status(data):
     _run(status.read(KEYS), data)
 
 
-@decoder(fields(b"work", protocol.pack_chunk(CHUNK), protocol.pack_options(OPTIONS), b"0:1:lost", b"2"))
+@decoder(fields(b"work", pack_chunk(CHUNK), pack_options(OPTIONS), b"0:1:lost", b"2"))
 def claim(data):
     what, texts, asked, *counts = [*data.split(SEPARATOR), b"", b""][:64]
     flow = claims.claim(KEYS, ChunkRef(job_id="j", chunk=0, model="m", lane="bulk", token="j:0:1"), "w", "f")
@@ -272,10 +286,10 @@ def release(data):
 @decoder(RECORD)
 def job_flows(data):
     for flow in (
-        flows.read_record(KEYS, "j"),
-        flows.read_events(KEYS, "j", "0-0", 0.1),
-        flows.fetch(KEYS, "j", [0]),
-        flows.end(KEYS, "j", "cancel"),
+        reading.read_record(KEYS, "j"),
+        reading.read_events(KEYS, "j", "0-0", 0.1),
+        reading.fetch(KEYS, "j", [0]),
+        reading.end(KEYS, "j", "cancel"),
         dead_letters.list_newest(KEYS, 10),
         dead_letters.read(KEYS, "1-0"),
     ):

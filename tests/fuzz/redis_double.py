@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from embedmill.scripts import script
+from embedmill.protocol.scripts import script
 
 #: Items of a list at most.
 LONGEST = 8

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import redis
 
-from embedmill import flows, protocol, request, submission, vectors
-from embedmill.keys import Keyspace
-from embedmill.link import Link
-from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
+from embedmill.jobs import reading, request, submission
+from embedmill.jobs.submission import Admission
+from embedmill.protocol import vectors
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.options import EmbedOptions, unpack_options
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
-from embedmill.submission import Admission
-from embedmill.workers import WorkerInfo
+from embedmill.transport import flow
+from embedmill.transport.sync import Link
 from embedmill_worker import announcement, claims
 from embedmill_worker.claims import ChunkRef
 
@@ -82,7 +86,7 @@ class Bench:
 
     def status(self, job_id="job"):
         """Reads a job's status."""
-        return self.run(flows.read_record(self.keys, job_id)).status
+        return self.run(reading.read_record(self.keys, job_id)).status
 
     def doorbells(self, model=MODEL, lane="bulk"):
         """The ids in a lane's queue, the next one first."""
@@ -118,7 +122,7 @@ class Bench:
 
     def commit(self, ref, claim, fingerprint="f"):
         """Commits made-up vectors; gives whether they were wanted."""
-        return self.run(claims.commit(self.keys, ref, protocol.pack_reply(embed(claim, fingerprint))))
+        return self.run(claims.commit(self.keys, ref, pack_reply(embed(claim, fingerprint))))
 
     def work(self, **lane):
         """Does what the next doorbell asks for; None if there is none."""
@@ -161,7 +165,7 @@ class Bench:
 
 
 def _one(command):
-    (reply,) = yield flows.Ask([command])
+    (reply,) = yield flow.Ask([command])
     return reply
 
 
@@ -174,8 +178,8 @@ def ref_of(message, model=MODEL, lane="bulk") -> ChunkRef:
 
 def embed(claim, fingerprint="f") -> ChunkReply:
     """What the paper model replies to a claim."""
-    chunk: Chunk = protocol.unpack_chunk(claim.texts)
-    options = protocol.unpack_options(claim.options)
+    chunk: Chunk = unpack_chunk(claim.texts)
+    options = unpack_options(claim.options)
     rows = np.array([vector_of(text) for text in chunk.texts], dtype=np.float32).reshape(-1, DIMENSION)
     rows = vectors.cut(rows, options.dimensions)
     return ChunkReply(

@@ -8,11 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from embedmill import AsyncEmbeddingClient, EmbeddingClient, JobTooLargeError, QueueFullError, flows, submission
-from embedmill.protocol import EmbedOptions
-from embedmill.records import JobState
-from embedmill.request import row_bytes
-from embedmill.submission import Admission
+from embedmill import AsyncEmbeddingClient, EmbeddingClient, JobTooLargeError, QueueFullError
+from embedmill.jobs import reading, submission
+from embedmill.jobs.request import row_bytes
+from embedmill.jobs.submission import Admission
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobState
+from embedmill.transport import flow
 from embedmill_worker.reconciler import Reconciler
 from embedmill_worker.valkey import EmbeddedValkey
 from waiting import join
@@ -194,7 +196,7 @@ def test_a_blocking_submit_gives_up_in_time(bench, submit_blocking, monkeypatch)
 def test_the_windows_of_one_long_call_do_not_stand_in_each_other_s_way(bench, expected, monkeypatch):
     monkeypatch.setenv("EMBEDMILL_MAX_QUEUED_TOKENS", "1")
     monkeypatch.setitem(submission.submit.__globals__, "SHORTEST_PAUSE_S", 0.01)
-    from embedmill.windows import windows
+    from embedmill.jobs.chunking import windows
 
     monkeypatch.setitem(windows.__kwdefaults__, "max_texts", 2)
     with bench.worker(), EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
@@ -275,7 +277,7 @@ def test_a_waiting_job_asks_for_room_before_it_sends_its_texts_again(bench):
     )
     ask, sent = next(waiting), []
     for _ in range(8):
-        if isinstance(ask, flows.Pause):
+        if isinstance(ask, flow.Pause):
             assert submission.SHORTEST_PAUSE_S <= ask.seconds <= submission.LONGEST_PAUSE_S
             ask = waiting.send(None)
         else:
@@ -344,5 +346,5 @@ def test_what_somebody_else_fills_still_drains(small_valkey, namespace, make_ben
         pass
     assert all(bench.status(f"job{n}").state is JobState.DONE for n in range(10))
     assert set(counts(bench).values()) == {0}
-    assert bench.run(flows.end(bench.keys, "job0", "delete"))
+    assert bench.run(reading.end(bench.keys, "job0", "delete"))
     bench.close()

@@ -10,7 +10,7 @@ from celery.canvas import maybe_signature
 from celery.contrib.testing.worker import start_worker
 
 import embedmill
-from embedmill.vectors import Dtype, to_bytes
+from embedmill.protocol.vectors import Dtype, to_bytes
 from embedmill_worker.broker import broker_url
 
 # Celery 5.7.0 stores results by a command that redis-py 8 calls deprecated.

@@ -33,13 +33,13 @@ from embedmill import (
     UnknownModelError,
     unpack_binary,
 )
-from embedmill.async_link import AsyncLink
-from embedmill.link import Link
-from embedmill.protocol import Chunk, pack_chunk, pack_reply, unpack_chunk
+from embedmill.jobs.chunking import windows
+from embedmill.protocol.chunks import Chunk, pack_chunk, pack_reply, unpack_chunk
+from embedmill.protocol.vectors import Dtype, from_bytes
 from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reply import Reason, Rejected
-from embedmill.vectors import Dtype, from_bytes
-from embedmill.windows import windows
+from embedmill.transport.aio import AsyncLink
+from embedmill.transport.sync import Link
 from embedmill_worker import claims
 from waiting import join, wait_until
 
@@ -493,9 +493,9 @@ def test_waiters_of_a_deleted_job_are_told(client, bench):
 
 
 def _end(bench, job_id, how):
-    from embedmill import flows
+    from embedmill.jobs import reading
 
-    return flows.end(bench.keys, job_id, how)
+    return reading.end(bench.keys, job_id, how)
 
 
 def test_a_finished_job_is_not_cancelled(client, worker):
@@ -651,9 +651,9 @@ def test_more_threads_may_wait_than_redis_py_has_connections_by_default(bench, e
 
 
 def test_more_calls_may_wait_than_an_async_client_has_connections(bench, expected, monkeypatch):
-    monkeypatch.setattr("embedmill.async_link.WAITING_CONNECTIONS", 3)
-    monkeypatch.setattr("embedmill.async_link.BRIEF_CONNECTIONS", 2)
-    monkeypatch.setattr("embedmill.async_link.REPLY_S", 1.0)
+    monkeypatch.setattr("embedmill.transport.aio.WAITING_CONNECTIONS", 3)
+    monkeypatch.setattr("embedmill.transport.aio.BRIEF_CONNECTIONS", 2)
+    monkeypatch.setattr("embedmill.transport.aio.REPLY_S", 1.0)
 
     # Calls of more than a chunk each: others would share jobs.
     async def use():

@@ -16,11 +16,11 @@ from embedmill import (
     ResultTimeoutError,
     TextsRejectedError,
     UnknownModelError,
-    submission,
 )
-from embedmill.async_link import AsyncLink
-from embedmill.protocol import unpack_chunk
+from embedmill.jobs import submission
+from embedmill.protocol.chunks import unpack_chunk
 from embedmill.reply import Reason
+from embedmill.transport.aio import AsyncLink
 
 #: More than any chunk of a model that is not announced yet.
 LARGE = ["a large call"] * 400
@@ -283,7 +283,7 @@ def test_both_sides_of_a_fork_may_gather(bench, tmp_path, expected):
 
 
 def test_calls_beyond_what_may_wait_in_a_client_are_refused_and_those_that_block_wait(bench, expected, monkeypatch):
-    monkeypatch.setattr("embedmill.coalescing.MAX_JOB_TEXTS", 3)
+    monkeypatch.setattr("embedmill.jobs.coalescing.MAX_JOB_TEXTS", 3)
 
     async def use(client):
         first = called(client, "ab")  # in flight

@@ -11,14 +11,13 @@ from embedmill import (
     InvalidRequestError,
     MessageError,
     UnknownLetterError,
-    dead_letter,
-    dead_letters,
-    flows,
-    protocol,
 )
+from embedmill.jobs import dead_letters, reading
 from embedmill.limits import DEAD_LETTER_TTL_S
-from embedmill.protocol import EmbedOptions
-from embedmill.vectors import Dtype
+from embedmill.protocol import dead_letter
+from embedmill.protocol.chunks import unpack_chunk
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Dtype
 from embedmill_worker import claims
 
 TEXTS = [f"{n:04d} " * 16 for n in range(3)]
@@ -67,7 +66,7 @@ def test_a_job_that_is_over_writes_no_letter(bench, how):
     bench.submit(TEXTS)
     ref = bench.pop()
     bench.claim(ref)
-    bench.run(flows.end(bench.keys, "job", how))
+    bench.run(reading.end(bench.keys, "job", how))
     assert not bench.run(claims.commit(bench.keys, ref, b"reply", [letter("a")]))
     assert not bench.redis.exists(bench.keys.dead)
 
@@ -87,7 +86,7 @@ def test_the_oldest_letters_make_room_for_new_ones_and_the_old_are_forgotten(ben
 
 
 def test_letters_are_listed_newest_first_page_by_page(bench, call, monkeypatch):
-    monkeypatch.setattr("embedmill.dead_letters.PAGE", 2)
+    monkeypatch.setattr("embedmill.jobs.dead_letters.PAGE", 2)
     bury(bench, *[letter("a", index=n) for n in range(5)])
     assert [x.index for x in call("list")] == [4, 3, 2, 1, 0]
     assert [x.index for x in call("list", limit=3)] == [4, 3, 2]
@@ -121,7 +120,7 @@ def test_what_is_not_there_is_said_to_be_so(bench, call):
 def test_a_text_tried_again_has_the_options_it_had_and_its_letter_is_gone(bench, call):
     options = EmbedOptions(dimensions=4, dtype=Dtype.FLOAT16)
     bury(bench, letter("kept", keep=True, options=options), letter("other", options=options))
-    bench.run(flows.end(bench.keys, "job", "delete"))
+    bench.run(reading.end(bench.keys, "job", "delete"))
     other, kept = call("list")
     with pytest.raises(InvalidRequestError, match="was not kept"):
         call("requeue", other.id)
@@ -130,9 +129,9 @@ def test_a_text_tried_again_has_the_options_it_had_and_its_letter_is_gone(bench,
     ids = [call("requeue", kept.id).id, call("requeue", other.id, "other").id]
     assert ids == [f"requeued-{kept.id}", f"requeued-{other.id}"]
     for job_id in ids:
-        assert bench.run(flows.read_record(bench.keys, job_id)).options == options
+        assert bench.run(reading.read_record(bench.keys, job_id)).options == options
         assert bench.status(job_id).lane == "interactive"
-    texts = [protocol.unpack_chunk(bench.claim(bench.pop(lane="interactive")).texts).texts for _ in ids]
+    texts = [unpack_chunk(bench.claim(bench.pop(lane="interactive")).texts).texts for _ in ids]
     assert texts == [("kept",), ("other",)]
     assert call("list") == []
 

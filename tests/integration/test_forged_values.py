@@ -5,8 +5,11 @@ import json
 
 import pytest
 
-from embedmill import EmbeddingClient, MessageError, dead_letter, protocol
+from embedmill import EmbeddingClient, MessageError
 from embedmill.limits import MAX_STATUS_WORKERS, MAX_WORKERS
+from embedmill.protocol import dead_letter
+from embedmill.protocol.chunks import pack_reply
+from embedmill.protocol.codec import MAX_LABEL_CHARS
 from embedmill.reply import Rejected
 from embedmill.status import read_status
 from embedmill_worker import claims
@@ -31,7 +34,7 @@ def forge(bench, paper_reply, **changes):
     bench.submit(["a text"], card=bench.card(4_000.0))
     ref = bench.pop()
     reply = dataclasses.replace(paper_reply(bench.claim(ref)), **changes)
-    bench.run(claims.commit(bench.keys, ref, protocol.pack_reply(reply)))
+    bench.run(claims.commit(bench.keys, ref, pack_reply(reply)))
 
 
 @pytest.mark.parametrize("how", ["result", "iter_results"])
@@ -67,7 +70,7 @@ def test_a_fingerprint_that_somebody_put_into_a_record_is_a_name_to_the_worker(b
     bench.redis.hset(bench.keys.job("job"), "fingerprint", (ESCAPE * 10_000).encode())
     claim = bench.claim(bench.pop())
     assert claim.pinned.isprintable()
-    assert len(claim.pinned) <= protocol.MAX_LABEL_CHARS
+    assert len(claim.pinned) <= MAX_LABEL_CHARS
 
 
 def put_worker(bench, worker_id, at_ms, models):

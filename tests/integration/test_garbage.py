@@ -4,14 +4,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from embedmill import flows, protocol, submission
 from embedmill.errors import KeyConflictError, MessageError, QueueError, ResultExpiredError
-from embedmill.flows import Ask, evalsha
-from embedmill.keys import LANES
+from embedmill.jobs import reading, submission
+from embedmill.jobs.submission import Admission
 from embedmill.limits import LIVENESS_TTL_S, MAX_WORKERS, RING_WINDOW
-from embedmill.protocol import PROTOCOL_VERSION
-from embedmill.records import JobState
-from embedmill.submission import Admission
+from embedmill.protocol.chunks import pack_reply
+from embedmill.protocol.keys import LANES
+from embedmill.protocol.records import JobState
+from embedmill.protocol.version import PROTOCOL_VERSION
+from embedmill.transport import flow
+from embedmill.transport.flow import Ask, evalsha
 from embedmill_worker import announcement, claims, reconciler
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.reconciler import Reconciler
@@ -59,7 +61,7 @@ class Scene:
 
     @staticmethod
     def reply(claim):
-        return protocol.pack_reply(embed(claim))
+        return pack_reply(embed(claim))
 
     def command(self, script):
         """Calls the script as the code does, with something to do."""
@@ -138,7 +140,7 @@ class Scene:
             "survey": [keys.job("job"), keys.texts("job"), keys.claims("job")],
             "submit": [keys.lane("paper", "interactive")],
         }
-        return [*named, *next((found[name] for name in found if flows.script(name).sha == command[1]), [])]
+        return [*named, *next((found[name] for name in found if flow.script(name).sha == command[1]), [])]
 
 
 SCRIPTS = ("submit", "claim", "take over", "commit", "note", "release", "reclaim", "abandon", "unclaim")
@@ -399,7 +401,7 @@ def test_a_job_that_has_lost_its_texts_is_forgotten_and_may_be_submitted_again(b
     bench.work()
     bench.redis.delete(bench.keys.texts("job"))
     with pytest.raises(ResultExpiredError, match="Submit its texts again"):
-        bench.run(flows.read_events(bench.keys, "job", "$", 0.001))
+        bench.run(reading.read_events(bench.keys, "job", "$", 0.001))
     if is_swept:
         bench.run(Reconciler(bench.keys, "w").sweep())
         assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0
@@ -466,7 +468,7 @@ def test_counters_are_exact_though_work_goes_on_during_the_sweep(bench, monkeypa
         if n_pages % 3 == 0:
             bench.work()
             bench.submit(TEXTS[:2], job_id=f"new{n_pages}")
-            bench.run(flows.end(bench.keys, f"job{n_pages % 20}", "cancel"))
+            bench.run(reading.end(bench.keys, f"job{n_pages % 20}", "cancel"))
         n_pages += 1
         try:
             ask = sweep.send(replies)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from embedmill import flows, request, submission
 from embedmill.errors import JobConflictError
+from embedmill.jobs import reading, request, submission
 from embedmill.limits import UNFINISHED_TTL_S
-from embedmill.records import JobState
+from embedmill.protocol.records import JobState
 from embedmill_worker import claims
 from embedmill_worker.claims import NotOurs, Work
 from embedmill_worker.reconciler import Reconciler
@@ -111,7 +111,7 @@ class JobLife:
 
     def cancel(self, pick):
         job_id = JOB_IDS[pick % 2]
-        assert bool(self.bench.run(flows.end(self.bench.keys, job_id, "cancel"))) == (job_id in self.jobs)
+        assert bool(self.bench.run(reading.end(self.bench.keys, job_id, "cancel"))) == (job_id in self.jobs)
         job = self.jobs.get(job_id)
         if job and job.state == "active":
             self.happened["cancelled with replies"] += bool(job.n_done)
@@ -119,7 +119,7 @@ class JobLife:
 
     def delete(self, pick):
         job_id = JOB_IDS[pick % 2]
-        assert bool(self.bench.run(flows.end(self.bench.keys, job_id, "delete"))) == (job_id in self.jobs)
+        assert bool(self.bench.run(reading.end(self.bench.keys, job_id, "delete"))) == (job_id in self.jobs)
         if job := self.jobs.pop(job_id, None):
             self.happened["deleted under work"] += any(hand.incarnation == job.incarnation for hand in self.in_hand)
 

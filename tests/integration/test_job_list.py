@@ -6,7 +6,8 @@ import json
 import pytest
 from redis import Redis
 
-from embedmill import AsyncEmbeddingClient, EmbeddingClient, InvalidRequestError, JobState, JobStatus, job_list
+from embedmill import AsyncEmbeddingClient, EmbeddingClient, InvalidRequestError, JobState, JobStatus
+from embedmill.jobs import listing
 from embedmill_worker.cli import main
 
 TEXTS = [f"{n:04d} " * 16 for n in range(3)]
@@ -88,8 +89,8 @@ def test_twenty_thousand_jobs_are_listed_in_bounds(bench, listed):
 
 
 def test_a_redis_with_too_many_keys_is_not_looked_through(bench, listed, monkeypatch):
-    monkeypatch.setattr(job_list, "MAX_PAGES", 1)
-    monkeypatch.setattr(job_list, "SCAN_PAGE", 1)
+    monkeypatch.setattr(listing, "MAX_PAGES", 1)
+    monkeypatch.setattr(listing, "SCAN_PAGE", 1)
     bench.submit(TEXTS, job_id="unfinished")
     for n in range(50):
         put(bench, f"done{n}")

@@ -5,13 +5,15 @@ import random
 
 import pytest
 
-from embedmill import flows, protocol, submission
 from embedmill.errors import JobConflictError, MessageError, QueueFullError, ResultExpiredError
+from embedmill.jobs import reading, submission
+from embedmill.jobs.submission import Admission
 from embedmill.limits import MAX_LOSSES, RING_WINDOW, UNFINISHED_TTL_S
-from embedmill.protocol import EmbedOptions
-from embedmill.records import JobState
-from embedmill.submission import Admission
-from embedmill.vectors import Dtype
+from embedmill.protocol.chunks import unpack_chunk
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobState
+from embedmill.protocol.vectors import Dtype
+from embedmill.transport import flow
 from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef, Late, NotOurs, OtherFingerprint, OtherVersion, Work
 from embedmill_worker.reconciler import Reconciler
@@ -60,7 +62,7 @@ def staged(bench):
 def test_a_job_whose_texts_were_lost_on_the_way_is_staged_again(bench):
     storing = submission.submit(bench.keys, bench.prepare(TEXTS), Admission())
     ask = next(storing)
-    without_texts = flows.Ask([c for c in ask.commands if c[0] != "HSET"])
+    without_texts = flow.Ask([c for c in ask.commands if c[0] != "HSET"])
     again = storing.send(bench.run(iter_ask(without_texts)))
     assert [c[0] for c in again.commands] == [c[0] for c in ask.commands]
     with pytest.raises(StopIteration):
@@ -73,7 +75,7 @@ def test_texts_that_never_stay_are_given_up(bench):
     ask = next(storing)
     with pytest.raises(QueueFullError):
         for _ in range(9):
-            ask = storing.send(bench.run(iter_ask(flows.Ask([ask.commands[-1]]))))
+            ask = storing.send(bench.run(iter_ask(flow.Ask([ask.commands[-1]]))))
 
 
 def test_the_same_id_and_content_again_changes_nothing(bench):
@@ -168,7 +170,7 @@ def test_a_commit_removes_the_texts_and_tells_the_waiters_in_one_step(bench):
     bench.commit(ref, claim)
     assert not bench.redis.hexists(bench.keys.texts("job"), ref.chunk)
     assert bench.redis.hexists(bench.keys.replies("job"), ref.chunk)
-    events = bench.run(flows.read_events(bench.keys, "job", "0-0", 0.001))
+    events = bench.run(reading.read_events(bench.keys, "job", "0-0", 0.001))
     assert (events.chunks, events.over) == ((ref.chunk,), None)
 
 
@@ -230,7 +232,7 @@ def test_a_job_keeps_to_the_fingerprint_of_its_first_claim(bench):
     other = bench.claim(bench.pop(), fingerprint="g")
     assert isinstance(other, OtherFingerprint)
     assert other.pinned == "f"
-    assert protocol.unpack_chunk(other.texts).texts
+    assert unpack_chunk(other.texts).texts
     assert bench.status().fingerprint == "f"
 
 
@@ -251,7 +253,7 @@ def test_work_that_nobody_began_before_its_deadline_is_late(bench):
             break
     assert isinstance(claim, Late)
     assert claim.waited_ms > claim.deadline_ms == 1
-    assert protocol.unpack_chunk(claim.texts).texts
+    assert unpack_chunk(claim.texts).texts
     assert bench.commit(ref, claim)
 
 
@@ -332,7 +334,7 @@ def test_what_is_over_takes_no_commit_no_claim_and_no_note(bench, how):
     first, second, third = bench.pop(), bench.pop(), bench.pop()
     claim = bench.claim(first)
     bench.claim(second)
-    assert bench.run(flows.end(bench.keys, "job", how))
+    assert bench.run(reading.end(bench.keys, "job", how))
     assert not bench.commit(first, claim)
     assert bench.claim(third) == NotOurs("over")
     bench.run(claims.note_position(bench.keys, first, 1))
@@ -346,9 +348,9 @@ def test_what_is_over_takes_no_commit_no_claim_and_no_note(bench, how):
 def test_a_cancelled_job_stays_as_a_tombstone_for_its_ttl(bench):
     bench.submit(TEXTS, ttl_s=30.0)
     bench.work()
-    bench.run(flows.end(bench.keys, "job", "cancel"))
+    bench.run(reading.end(bench.keys, "job", "cancel"))
     assert bench.status().state is JobState.CANCELLED
-    events = bench.run(flows.read_events(bench.keys, "job", "0-0", 0.001))
+    events = bench.run(reading.read_events(bench.keys, "job", "0-0", 0.001))
     assert events.over is JobState.CANCELLED
     for key in bench.redis.keys(f"{bench.keys.job('job')}*"):
         assert 25_000 < bench.redis.pttl(key) <= 30_000
@@ -358,21 +360,21 @@ def test_cancelling_a_finished_job_leaves_it_finished(bench):
     bench.submit(TEXTS)
     while bench.work():
         pass
-    bench.run(flows.end(bench.keys, "job", "cancel"))
+    bench.run(reading.end(bench.keys, "job", "cancel"))
     assert bench.status().state is JobState.DONE
     assert bench.redis.hlen(bench.keys.replies("job")) == 5
 
 
 def test_there_is_nothing_to_end_of_a_job_that_is_not_there(bench):
-    assert not bench.run(flows.end(bench.keys, "job", "cancel"))
-    assert not bench.run(flows.end(bench.keys, "job", "delete"))
+    assert not bench.run(reading.end(bench.keys, "job", "cancel"))
+    assert not bench.run(reading.end(bench.keys, "job", "delete"))
 
 
 def test_vectors_of_a_deleted_job_never_reach_the_next_one_of_its_id(bench):
     bench.submit(TEXTS)
     old, waiting = bench.pop(), bench.pop()
     claim = bench.claim(old)
-    bench.run(flows.end(bench.keys, "job", "delete"))
+    bench.run(reading.end(bench.keys, "job", "delete"))
     bench.submit(["other " * 12, "words " * 12], lane="interactive")
     assert not bench.commit(old, claim)
     assert not bench.run(claims.release(bench.keys, old.token))
@@ -402,7 +404,7 @@ def test_chunks_may_finish_in_any_order(bench):
     random.Random(3).shuffle(refs)
     for ref in refs:
         assert bench.commit(ref, bench.claim(ref))
-    replies = bench.run(flows.fetch(bench.keys, "job", range(5)))
+    replies = bench.run(reading.fetch(bench.keys, "job", range(5)))
     assert sorted(int(i) for reply in replies for i in reply.indices) == list(range(5))
 
 
@@ -553,8 +555,8 @@ def test_a_full_redis_refuses_new_work_and_finishes_what_it_has(small_valkey, na
     bench.live()
     assert [sweep(), sweep()] == [1, 1]
     assert bench.doorbells()[0].startswith(lost.job_id)
-    assert bench.run(flows.end(bench.keys, f"job{jobs - 1}", "cancel"))
-    assert bench.run(flows.end(bench.keys, f"job{jobs - 2}", "delete"))
+    assert bench.run(reading.end(bench.keys, f"job{jobs - 1}", "cancel"))
+    assert bench.run(reading.end(bench.keys, f"job{jobs - 2}", "delete"))
     ref = bench.pop()
     work = bench.claim(ref)
     assert isinstance(work, Work)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import redis
 
-from embedmill.keys import Keyspace
+from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker import cache_entry
 from embedmill_worker.cache import CachedEngine, EmbeddingCache, read_info

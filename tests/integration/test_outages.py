@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient
-from embedmill.async_link import AsyncLink
-from embedmill.link import Link
+from embedmill.transport.aio import AsyncLink
+from embedmill.transport.sync import Link
 from servers import save
 from waiting import join, wait_until
 

@@ -3,8 +3,8 @@
 import pytest
 
 from embedmill import EmbeddingClient
-from embedmill.keys import LANES
-from embedmill.records import JobState
+from embedmill.protocol.keys import LANES
+from embedmill.protocol.records import JobState
 from embedmill.status import read_status
 from embedmill_worker import reconciler
 from embedmill_worker.reconciler import Reconciler

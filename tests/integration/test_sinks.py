@@ -22,11 +22,11 @@ from pgvector.psycopg import register_vector
 from pyarrow import dataset
 
 from embedmill.errors import SinkError
+from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing import Index, Rows, Sink, open_sink
 from embedmill.reindexing.ledger import Entry, Ledger
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.sinks import postgres
-from embedmill.vectors import Dtype
 
 #: A sink's kind → its name in a folder.
 NAMES: dict[str, Callable[[Path], str]] = {

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill import assembly, vectors
-from embedmill.assembly import Assembly, Intake
 from embedmill.errors import MessageError
-from embedmill.protocol import ChunkReply, EmbedOptions
+from embedmill.jobs import assembly
+from embedmill.jobs.assembly import Assembly, Intake
+from embedmill.protocol import vectors
+from embedmill.protocol.chunks import ChunkReply
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Dtype
 from embedmill.reply import Reason, Rejected
-from embedmill.vectors import Dtype
 
 DIMENSION = 8
 

@@ -10,8 +10,8 @@ from celery.canvas import maybe_signature
 
 import embedmill
 from embedmill.errors import InvalidRequestError, InvalidTextError, MessageError, SettingsError
+from embedmill.protocol.vectors import Dtype, to_bytes
 from embedmill.reply import Reason
-from embedmill.vectors import Dtype, to_bytes
 
 TEXTS = ["zebra one", "zebra two", "zebra three"]
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill import chunking
+from embedmill.jobs import chunking
 from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
-from embedmill.protocol import UNKNOWN_CARD, Chunk, ModelCard, pack_chunk, unpack_chunk
+from embedmill.protocol.cards import UNKNOWN_CARD, ModelCard
+from embedmill.protocol.chunks import Chunk, pack_chunk, unpack_chunk
 
 costs_lists = st.lists(st.floats(0.1, 5_000), max_size=400)
 budgets = st.floats(16, 10_000)

@@ -10,9 +10,9 @@ import pytest
 
 import embedmill
 from embedmill import model_spec
-from embedmill.keys import LANES
-from embedmill.protocol import INPUT_TYPES
-from embedmill.vectors import Dtype
+from embedmill.protocol.keys import LANES
+from embedmill.protocol.options import INPUT_TYPES
+from embedmill.protocol.vectors import Dtype
 from embedmill_worker import exit_codes
 from embedmill_worker.cli import child, flags, main, program, up
 

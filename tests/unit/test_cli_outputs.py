@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InvalidRequestError
+from embedmill.protocol.vectors import Dtype, blank
 from embedmill.reply import Rejected
-from embedmill.vectors import Dtype, blank
 from embedmill_worker.cli.outputs import JsonLines, NpyFile, replacing
 
 

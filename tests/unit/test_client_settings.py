@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
 from embedmill.errors import SettingsError
 from embedmill.model_spec import ModelSpec, first_model
-from embedmill.redis_url import mask_url
 from embedmill.settings import ClientSettings
+from embedmill.urls import mask_url
 from embedmill_worker.settings import DEFAULT_MODEL, WorkerSettings
 
 SECRET = "s3cr3t-zebra"

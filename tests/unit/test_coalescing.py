@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill.coalescing import Batch, Call, Capacity, Gathering
 from embedmill.errors import QueueFullError
+from embedmill.jobs.coalescing import Batch, Call, Capacity, Gathering
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
-from embedmill.protocol import UNKNOWN_CARD
+from embedmill.protocol.cards import UNKNOWN_CARD
 from embedmill.reply import EmbeddingReply, Reason, Rejected
 
 TWO_CHILDREN = Capacity(children=2, budget_tokens=100)

@@ -22,7 +22,7 @@ from embedmill import (
     TooManyTextsError,
     UnknownLetterError,
 )
-from embedmill.dead_letter import of_text
+from embedmill.protocol.dead_letter import of_text
 from embedmill.testing import MAX_TOKENS, FakeDeadLetters, FakeEmbeddingClient, FakeJob, FakeJobs
 
 TEXTS = ["Selamat pagi", "good morning", "", "Selamat pagi"]

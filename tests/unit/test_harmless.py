@@ -3,7 +3,7 @@
 import pytest
 
 from embedmill.errors import UnknownModelError
-from embedmill.harmless import kind, printable, some
+from embedmill.safe.printable import kind, printable, some
 
 CANARY = "canaryzebra"
 

@@ -6,14 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from embedmill import dead_letter, protocol
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_DETAIL_CHARS, MAX_ENTRY_BYTES, MAX_WORKER_CHILDREN, MAX_WORKER_MODELS
-from embedmill.protocol import ChunkReply, ModelCard
+from embedmill.protocol import dead_letter
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import ChunkReply, pack_rejected, pack_reply, read_rejected, unpack_reply
+from embedmill.protocol.vectors import Dtype
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.reindexing.index import Index
 from embedmill.reply import Rejected
-from embedmill.vectors import Dtype
-from embedmill.workers import WorkerInfo
 from embedmill_worker.cli import dead, terminal
 from embedmill_worker.settings import WorkerSettings
 
@@ -49,17 +50,17 @@ REPLY = ChunkReply(
 )
 def test_a_reply_whose_names_are_none_is_refused(changes):
     with pytest.raises(MessageError) as caught:
-        protocol.unpack_reply(protocol.pack_reply(dataclasses.replace(REPLY, **changes)))
+        unpack_reply(pack_reply(dataclasses.replace(REPLY, **changes)))
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("detail", [ESCAPE, "x" * 100_000, ESCAPE * 10_000, "\u202e"])
 def test_a_detail_is_cut_to_a_line_that_moves_no_cursor(detail):
     rejected = (Rejected(index=0, reason="failed", detail=detail),)
-    read = protocol.unpack_reply(protocol.pack_reply(dataclasses.replace(REPLY, rejected=rejected))).rejected[0].detail
+    read = unpack_reply(pack_reply(dataclasses.replace(REPLY, rejected=rejected))).rejected[0].detail
     assert read.isprintable()
     assert len(read) <= MAX_DETAIL_CHARS
-    (known,) = protocol.read_rejected(protocol.pack_rejected(rejected))
+    (known,) = read_rejected(pack_rejected(rejected))
     assert known.detail == read
 
 

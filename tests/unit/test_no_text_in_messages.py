@@ -11,14 +11,14 @@ from redis.exceptions import ResponseError
 
 import embedmill
 import embedmill_worker
-from embedmill.calls import SubmitOptions
-from embedmill.dead_letters import check_limit
 from embedmill.errors import EmbedError, InvalidRequestError, RequestError
+from embedmill.jobs.dead_letters import check_limit
+from embedmill.jobs.operations import SubmitOptions
+from embedmill.jobs.request import check_seconds
 from embedmill.model_spec import check_model_name
-from embedmill.protocol import EmbedOptions
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.sources.names import open_source
-from embedmill.request import check_seconds
-from embedmill.vectors import Dtype
 from embedmill_worker import discretion, embed_task
 
 CANARY = "canaryzebra"

@@ -11,13 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedmill import protocol
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_DIMENSION, MAX_JOB_TEXTS, MAX_TEXT_CHARS
-from embedmill.protocol import Chunk, ChunkReply, EmbedOptions, ModelCard
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import (
+    Chunk,
+    ChunkReply,
+    digest,
+    pack_chunk,
+    pack_rejected,
+    pack_reply,
+    pack_weights,
+    read_rejected,
+    unpack_chunk,
+    unpack_reply,
+)
+from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
+from embedmill.protocol.vectors import Dtype
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.reply import Reason, Rejected
-from embedmill.vectors import Dtype
-from embedmill.workers import WorkerInfo
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 positions = st.integers(0, MAX_JOB_TEXTS - 1)
@@ -63,10 +75,10 @@ def replies(draw):
 
 
 READERS = [
-    protocol.unpack_chunk,
-    protocol.unpack_reply,
-    protocol.unpack_options,
-    protocol.read_rejected,
+    unpack_chunk,
+    unpack_reply,
+    unpack_options,
+    read_rejected,
     ModelCard.from_json,
     WorkerInfo.from_json,
 ]
@@ -83,7 +95,7 @@ def read(data):
 
 @given(chunks())
 def test_a_chunk_comes_back(chunk):
-    back = protocol.unpack_chunk(protocol.pack_chunk(chunk))
+    back = unpack_chunk(pack_chunk(chunk))
     assert back.texts == chunk.texts
     assert back.indices.tolist() == chunk.indices.tolist()
     assert back.indices.dtype == np.uint32
@@ -91,8 +103,8 @@ def test_a_chunk_comes_back(chunk):
 
 @given(replies())
 def test_a_reply_comes_back(reply):
-    back = protocol.unpack_reply(protocol.pack_reply(reply))
-    assert protocol.pack_reply(back) == protocol.pack_reply(reply)
+    back = unpack_reply(pack_reply(reply))
+    assert pack_reply(back) == pack_reply(reply)
     for name in ("indices", "token_counts", "truncated"):
         assert getattr(back, name).tolist() == getattr(reply, name).tolist()
     for name in ("vectors", "dtype", "dimension", "rejected", "fingerprint", "runtime", "timings_ms"):
@@ -101,23 +113,23 @@ def test_a_reply_comes_back(reply):
 
 @given(options)
 def test_options_come_back(asked):
-    assert protocol.unpack_options(protocol.pack_options(asked)) == asked
+    assert unpack_options(pack_options(asked)) == asked
 
 
 @given(st.lists(rejections, max_size=20))
 def test_rejections_come_back(rejected):
-    assert protocol.read_rejected(protocol.pack_rejected(rejected)) == tuple(rejected)
+    assert read_rejected(pack_rejected(rejected)) == tuple(rejected)
 
 
 def test_a_job_without_rejections_stores_none():
-    assert protocol.read_rejected(b"") == ()
+    assert read_rejected(b"") == ()
 
 
 def test_a_large_chunk_is_compressed_and_comes_back():
     chunk = Chunk(indices=uint32([7]), texts=("kata " * 10_000,))
-    packed = protocol.pack_chunk(chunk)
+    packed = pack_chunk(chunk)
     assert len(packed) < 1_000
-    assert protocol.unpack_chunk(packed).texts == chunk.texts
+    assert unpack_chunk(packed).texts == chunk.texts
 
 
 values = st.recursive(
@@ -146,10 +158,10 @@ def test_lists_of_the_right_length_are_refused_or_read(value):
 
 @given(
     st.one_of(
-        replies().map(protocol.pack_reply),
-        chunks().map(protocol.pack_chunk),
-        options.map(protocol.pack_options),
-        st.lists(rejections, max_size=4).map(protocol.pack_rejected),
+        replies().map(pack_reply),
+        chunks().map(pack_chunk),
+        options.map(pack_options),
+        st.lists(rejections, max_size=4).map(pack_rejected),
     ),
     st.data(),
 )
@@ -224,11 +236,11 @@ def peak_bytes(reader, data):
 def test_a_compressed_bomb_is_refused_before_it_fills_the_memory():
     bomb = b"\x01" + zlib.compress(bytes(1 << 28), 1)
     assert len(bomb) < 1 << 21
-    for reader in (protocol.unpack_options, protocol.unpack_chunk, protocol.unpack_reply, protocol.read_rejected):
+    for reader in (unpack_options, unpack_chunk, unpack_reply, read_rejected):
         assert peak_bytes(reader, bomb) < 80 << 20
 
 
-@pytest.mark.parametrize("reader", [protocol.unpack_options, protocol.unpack_chunk, protocol.unpack_reply])
+@pytest.mark.parametrize("reader", [unpack_options, unpack_chunk, unpack_reply])
 @pytest.mark.parametrize(
     "data",
     [b"\xdd\xff\xff\xff\xff", b"\xdc\xff\xff" * 900, b"\xc6\xff\xff\xff\xff", b"\x91" * 4_000, b"\xdf\xff\xff\xff\xff"],
@@ -240,31 +252,31 @@ def test_a_length_without_its_bytes_takes_no_memory(reader, data):
 
 def test_a_frame_over_its_limit_is_refused_unread():
     with pytest.raises(MessageError, match="4097 bytes, limit 4096"):
-        protocol.unpack_options(b"\x00" * 4_097)
+        unpack_options(b"\x00" * 4_097)
 
 
 def test_what_another_protocol_wrote_is_refused():
     with pytest.raises(MessageError, match="not written by this protocol"):
-        protocol.unpack_chunk(b"\x80\x04\x95 a pickle, for example")
+        unpack_chunk(b"\x80\x04\x95 a pickle, for example")
 
 
 def test_a_chunk_holds_no_text_that_no_client_would_send():
-    chunk = protocol.Chunk(indices=np.zeros(1, dtype=np.uint32), texts=("x" * (MAX_TEXT_CHARS + 1),))
+    chunk = Chunk(indices=np.zeros(1, dtype=np.uint32), texts=("x" * (MAX_TEXT_CHARS + 1),))
     with pytest.raises(MessageError, match="1000001 characters, limit 1000000"):
-        protocol.unpack_chunk(protocol.pack_chunk(chunk))
+        unpack_chunk(pack_chunk(chunk))
 
 
 def test_a_chunk_holds_no_more_texts_than_it_may():
     count = MAX_CHUNK_TEXTS + 1
-    packed = protocol.pack_chunk(Chunk(indices=uint32(range(count)), texts=("",) * count))
+    packed = pack_chunk(Chunk(indices=uint32(range(count)), texts=("",) * count))
     with pytest.raises(MessageError, match="at most 1024"):
-        protocol.unpack_chunk(packed)
+        unpack_chunk(packed)
 
 
 def test_no_error_quotes_a_text():
     packed = b"\x00" + msgpack.packb([b"", ["zebra quartz", 3]])
     with pytest.raises(MessageError) as caught:
-        protocol.unpack_chunk(packed)
+        unpack_chunk(packed)
     assert "quartz" not in str(caught.value)
 
 
@@ -291,16 +303,16 @@ def encoded(values):
 
 @given(st.lists(texts, min_size=1, max_size=10), options)
 def test_the_digest_tells_any_two_contents_apart(values, asked):
-    whole = protocol.digest("m", asked, encoded(values))
-    assert whole == protocol.digest("m", asked, iter(encoded(values)))
+    whole = digest("m", asked, encoded(values))
+    assert whole == digest("m", asked, iter(encoded(values)))
     joined = ["".join(values[:2]), *values[2:]] if len(values) > 1 else [*values, ""]
-    assert whole != protocol.digest("m", asked, encoded(joined))
-    assert whole != protocol.digest("n", asked, encoded(values))
-    assert whole != protocol.digest("m", dataclasses.replace(asked, truncate=not asked.truncate), encoded(values))
+    assert whole != digest("m", asked, encoded(joined))
+    assert whole != digest("n", asked, encoded(values))
+    assert whole != digest("m", dataclasses.replace(asked, truncate=not asked.truncate), encoded(values))
 
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(1, 2**32 - 1), st.integers(1, 2**40)), max_size=10))
 def test_weights_take_eight_bytes_a_chunk(weights):
-    packed = np.frombuffer(protocol.pack_weights(weights), dtype="<u4").reshape(-1, 2)
+    packed = np.frombuffer(pack_weights(weights), dtype="<u4").reshape(-1, 2)
     assert packed.tolist() == [[count, min(tokens, 2**32 - 1)] for count, tokens in weights]

@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill import request
-from embedmill.calls import SubmitOptions
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError, UnknownModelError
-from embedmill.flows import Landscape
+from embedmill.jobs import request
+from embedmill.jobs.discovery import Landscape, Outlook
+from embedmill.jobs.operations import SubmitOptions
 from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS
-from embedmill.outlook import Outlook
-from embedmill.protocol import EmbedOptions, ModelCard, unpack_chunk
-from embedmill.records import JobState, JobStatus
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import unpack_chunk
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.vectors import Dtype
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.reply import Reason
-from embedmill.vectors import Dtype
-from embedmill.workers import WorkerInfo
 
 CARD = ModelCard(name="m", fingerprint="f", dimension=384, max_tokens=256, chars_per_token=4.0, tokens_per_s=4_000.0)
 

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from embedmill import InvalidRequestError, SinkError
+from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing import Index, open_sink
 from embedmill.reindexing.opening import rejects_path
 from embedmill.reindexing.sinks import postgres, qdrant, qdrant_address
@@ -13,7 +14,6 @@ from embedmill.reindexing.sinks.jsonl_file import JsonlFile
 from embedmill.reindexing.sinks.npy_file import NpyFile
 from embedmill.reindexing.sinks.parquet_file import ParquetFile
 from embedmill.reindexing.sinks.parquet_folder import ParquetFolder
-from embedmill.vectors import Dtype
 
 INDEX = Index(model="m", fingerprint="f", dimension=8)
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from embedmill.keys import Keyspace
-from embedmill.protocol import ModelCard
-from embedmill.scripts import script
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.scripts import script
+from embedmill.protocol.workers import WorkerInfo
 from embedmill.status import UNANNOUNCED, MillStatus, read
-from embedmill.workers import WorkerInfo
 
 KEYS = Keyspace("ns")
 NOW = [b"1000", b"500000"]

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embedmill import unpack_binary, unpack_int8, vectors
+from embedmill import unpack_binary, unpack_int8
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.vectors import Dtype
+from embedmill.protocol import vectors
+from embedmill.protocol.vectors import Dtype
 
 components = st.floats(-1, 1, width=32)
 matrices = hnp.arrays(np.float32, st.tuples(st.integers(0, 6), st.sampled_from([8, 24, 100, 384])), elements=components)

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from embedmill import dead_letter, protocol, vectors
 from embedmill.canvas import rejected_of, vectors_of
 from embedmill.errors import BrokerUnavailableError, InferenceError, InvalidRequestError, KeyConflictError
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CHARS, MAX_TEXT_CRASHES
-from embedmill.protocol import UNKNOWN_CARD, Chunk, EmbedOptions
+from embedmill.protocol import dead_letter, vectors
+from embedmill.protocol.cards import UNKNOWN_CARD
+from embedmill.protocol.chunks import Chunk, pack_chunk, unpack_reply
+from embedmill.protocol.options import EmbedOptions, pack_options
+from embedmill.protocol.vectors import Dtype
 from embedmill.reply import Reason
-from embedmill.vectors import Dtype
 from embedmill_worker import claims, dead_lettering, embed_task, work
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embeddings
@@ -78,14 +80,14 @@ class Record:
             self.noted.append(arguments["position"])
             return len(self.noted) <= self.stands_for
         assert name == "commit"
-        self.committed = protocol.unpack_reply(arguments["reply"])
+        self.committed = unpack_reply(arguments["reply"])
         self.letters = [dead_letter.unpack("1-0", letter) for letter in arguments["letters"]]
         return True
 
 
 def packed(texts, options=None):
     chunk = Chunk(indices=np.arange(10, 10 + len(texts), dtype=np.uint32), texts=tuple(texts))
-    return protocol.pack_chunk(chunk), protocol.pack_options(options or EmbedOptions())
+    return pack_chunk(chunk), pack_options(options or EmbedOptions())
 
 
 def work_on(claim, engine=None, *, keeps_texts=False):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedmill.flows import Ask, Command, Flow, evalsha, look_around, warn_once
-from embedmill.keys import LANES, Keyspace
+from embedmill.jobs.discovery import look_around, warn_once
 from embedmill.limits import LIVENESS_TTL_S
-from embedmill.protocol import ModelCard
-from embedmill.workers import WorkerInfo
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.protocol.workers import WorkerInfo
+from embedmill.transport.flow import Ask, Command, Flow, evalsha
 
 
 def other_fingerprints(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[dict[str, str]]:

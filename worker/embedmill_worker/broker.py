@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from redis.connection import parse_url
 
-from embedmill.connections import SENTINEL_S
-from embedmill.redis_url import SentinelAddress, is_sentinel, read_sentinel
+from embedmill.transport.pools import SENTINEL_S
+from embedmill.urls import SentinelAddress, is_sentinel, read_sentinel
 
 #: Seconds for one try to connect.
 CONNECT_S: Final = 5

@@ -14,13 +14,13 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from embedmill.errors import EmbedError, SettingsError
-from embedmill.flows import Ask, Flow
-from embedmill.keys import Keyspace
-from embedmill.link import Link
-from embedmill.protocol import ModelCard
-from embedmill.redis_url import mask_url
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.keys import Keyspace
+from embedmill.safe.utf8 import is_unicode
 from embedmill.settings import ClientSettings
-from embedmill.unicode import is_unicode
+from embedmill.transport.flow import Ask, Flow
+from embedmill.transport.sync import Link
+from embedmill.urls import mask_url
 from embedmill_worker import cache_entry
 from embedmill_worker.cache_entry import CacheEntry
 from embedmill_worker.engine import Embeddings, Engine

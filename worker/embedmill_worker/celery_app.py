@@ -12,9 +12,9 @@ from kombu import Exchange, Queue
 
 from embedmill.canvas import EMBED_TASK
 from embedmill.errors import EmbedError
-from embedmill.keys import LANES, Keyspace
-from embedmill.link import Link
+from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.settings import ClientSettings
+from embedmill.transport.sync import Link
 from embedmill_worker import embed_task, exit_codes, inbox
 from embedmill_worker.broker import broker_settings
 from embedmill_worker.claims import ChunkRef

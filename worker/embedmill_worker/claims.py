@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from embedmill import records
 from embedmill.errors import MessageError
-from embedmill.flows import Ask, Command, Flow, evalsha
-from embedmill.harmless import printable
-from embedmill.keys import Keyspace
 from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
-from embedmill.protocol import MAX_LABEL_CHARS, PROTOCOL_VERSION
+from embedmill.protocol.codec import MAX_LABEL_CHARS, read_count, read_name
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.version import PROTOCOL_VERSION
+from embedmill.safe.printable import printable
+from embedmill.transport.flow import Ask, Command, Flow, evalsha
 
 #: Job, chunk and ring: a number of microseconds.
 _TOKEN: Final = re.compile(r"([^:]*):([0-9]{1,9}):[0-9]{1,20}")
@@ -139,7 +139,7 @@ def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[boo
     (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
         return False
-    job_keys = keys.of_job(job_id, records.read_name(found[0]), records.read_name(found[1]))
+    job_keys = keys.of_job(job_id, read_name(found[0]), read_name(found[1]))
     (rung,) = yield Ask([evalsha("release", job_keys, chunk, token, "killed" if was_killed else "crashed")])
     return bool(rung)
 
@@ -184,6 +184,6 @@ def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
 
 def _as_count(value: Any) -> int | None:
     try:
-        return records.read_count(value, 1 << 31)
+        return read_count(value, 1 << 31)
     except MessageError:
         return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from embedmill import dead_letter, protocol
 from embedmill.errors import MessageError
-from embedmill.protocol import ChunkReply, EmbedOptions
+from embedmill.protocol import dead_letter
+from embedmill.protocol.chunks import ChunkReply, unpack_chunk
+from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Reason
 from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef
@@ -25,7 +26,7 @@ def letters(ref: ChunkRef, work: claims.Work, reply: ChunkReply, *, worker: str,
         "worker": worker,
     }
     try:
-        chunk, options = protocol.unpack_chunk(work.texts), protocol.unpack_options(work.options)
+        chunk, options = unpack_chunk(work.texts), unpack_options(work.options)
     except MessageError as error:
         return [_of_chunk(work.texts, str(error), common)]
     if reply.rejected and reply.rejected[0].reason == Reason.UNSUPPORTED:

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from embedmill import chunking, vectors
 from embedmill.errors import InferenceError, InvalidRequestError, TooManyTextsError
-from embedmill.harmless import kind
+from embedmill.jobs import chunking
+from embedmill.jobs.request import check_texts
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
-from embedmill.native import STOPS
-from embedmill.protocol import EmbedOptions
-from embedmill.request import check_texts
-from embedmill.vectors import Dtype
+from embedmill.protocol import vectors
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Dtype
+from embedmill.safe.native import STOPS
+from embedmill.safe.printable import kind
 from embedmill_worker import isolation
 from embedmill_worker.engine import Embedder
 from embedmill_worker.work import check_servable

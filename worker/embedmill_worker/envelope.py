@@ -17,8 +17,8 @@ from kombu.serialization import loads
 
 from embedmill.canvas import EMBED_TASK
 from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.jobs.request import check_job_id
 from embedmill.limits import MAX_MESSAGE_BYTES
-from embedmill.request import check_job_id
 from embedmill_worker.claims import parse_token
 
 #: What a doorbell asks for.

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from embedmill import vectors
 from embedmill.errors import InferenceError
-from embedmill.native import STOPS
-from embedmill.protocol import EmbedOptions
+from embedmill.protocol import vectors
+from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import Reason
+from embedmill.safe.native import STOPS
 from embedmill_worker.engine import Embedder, Embeddings
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from embedmill.errors import BrokerUnavailableError, FingerprintError, KeyConflictError, QueueError
-from embedmill.flows import Flow
-from embedmill.keys import Keyspace
-from embedmill.link import Link, T
-from embedmill.protocol import PROTOCOL_VERSION
-from embedmill.workers import WorkerInfo
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.version import PROTOCOL_VERSION
+from embedmill.protocol.workers import WorkerInfo
+from embedmill.transport.flow import Flow, T
+from embedmill.transport.sync import Link
 from embedmill_worker import announcement, claims, health
 from embedmill_worker.cache import TABLE_TOKENS_PER_S, CachedEngine, EmbeddingCache, read_info
 from embedmill_worker.claims import ChunkRef

@@ -15,11 +15,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedmill import protocol, records
 from embedmill.errors import KeyConflictError, MessageError
-from embedmill.flows import Ask, Command, Flow, Pause, evalsha, look_around, readable, warn_once
-from embedmill.keys import LANES, Keyspace
+from embedmill.jobs.discovery import look_around, readable, warn_once
 from embedmill.limits import MAX_JOB_TEXTS, MAX_WORKERS, RING_WINDOW
+from embedmill.protocol import version
+from embedmill.protocol.codec import read_count, read_name
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.transport.flow import Ask, Command, Flow, Pause, evalsha
 from embedmill_worker import claims
 from embedmill_worker.claims import ChunkRef
 
@@ -163,7 +165,7 @@ class Reconciler:
         yield from self._look()
         yield from self._forget_dead()
         (used,) = yield Ask([("SMEMBERS", self._keys.lanes)])
-        named = (name.rpartition(" ") for name in readable(records.read_name, used, "lane"))
+        named = (name.rpartition(" ") for name in readable(read_name, used, "lane"))
         pairs = {(model, lane) for model, _, lane in named} | {
             (model, lane) for model in self._served for lane in LANES
         }
@@ -247,7 +249,7 @@ class Reconciler:
     def _survey(self, model: str, lane: str, ended: bytes) -> Command:
         keys = (self._keys.lane(model, lane), self._keys.active(model, lane), self._keys.drain(model, lane))
         page = (JOBS_PAGE, CHUNKS_PAGE, RING_WINDOW)
-        return evalsha("survey", keys, self._keys.job_prefix, protocol.PROTOCOL_VERSION, ended, *page)
+        return evalsha("survey", keys, self._keys.job_prefix, version.PROTOCOL_VERSION, ended, *page)
 
     def _ring(self, lost: Sequence[Lost]) -> Flow[int]:
         rung = 0
@@ -274,8 +276,8 @@ def _read_chunks(lane: ChunkRef, listed: Sequence[Any]) -> list[OpenChunk]:
     chunks = []
     for packed_id, number, claim in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
         try:
-            job_id = records.read_name(packed_id)
-            chunk = records.read_count(number, MAX_JOB_TEXTS)
+            job_id = read_name(packed_id)
+            chunk = read_count(number, MAX_JOB_TEXTS)
         except MessageError:
             warn_once("a job is passed over: a key of its record holds another type than embedmill's")
             continue

@@ -11,8 +11,8 @@ from typing import Final
 from embedmill.errors import SettingsError
 from embedmill.limits import MAX_WORKER_MODELS
 from embedmill.model_spec import ModelSpec
-from embedmill.redis_url import mask_url
 from embedmill.settings import ClientSettings, data_dir, default_data_dir, naming, whole_number
+from embedmill.urls import mask_url
 from embedmill_worker.health import HEALTH_FILE_ENV
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.

@@ -13,9 +13,9 @@ import threading
 from typing import Any, Final
 
 from embedmill.errors import QueueError
-from embedmill.flows import Ask, Compute, Flow, Pause
-from embedmill.link import OUTAGE_S, Link, T
 from embedmill.settings import ClientSettings
+from embedmill.transport.flow import Ask, Compute, Flow, Pause, T
+from embedmill.transport.sync import OUTAGE_S, Link
 from embedmill_worker.reconciler import SWEEP_PERIOD_S, Reconciler
 
 log = logging.getLogger(__name__)

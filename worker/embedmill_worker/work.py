@@ -10,15 +10,16 @@ from typing import Final
 
 import numpy as np
 
-from embedmill import protocol, vectors
 from embedmill.errors import InvalidRequestError, KeyConflictError, MessageError, QueueError
-from embedmill.flows import look_around
-from embedmill.keys import Keyspace
+from embedmill.jobs.discovery import look_around
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
-from embedmill.link import Link
-from embedmill.native import STOPS
-from embedmill.protocol import Chunk, ChunkReply, EmbedOptions
+from embedmill.protocol import vectors, version
+from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Reason, Rejected
+from embedmill.safe.native import STOPS
+from embedmill.transport.sync import Link
 from embedmill_worker import claims, dead_lettering, isolation
 from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embedder, Embeddings
@@ -89,13 +90,13 @@ class Miller:
                     time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler rings it again, for a worker that can
                     return
                 reply = _of_another_model(claim, engine)
-            case claims.OtherVersion(version):
+            case claims.OtherVersion(theirs):
                 # Each version has queues of its own: somebody has written this doorbell who should not have.
                 log.error(
                     "job %s speaks protocol %s, this worker %s; its chunk is left to others",
                     ref.job_id,
-                    version,
-                    protocol.PROTOCOL_VERSION,
+                    theirs,
+                    version.PROTOCOL_VERSION,
                     extra={"action": "other_version"},
                 )
                 return
@@ -111,7 +112,7 @@ class Miller:
             log.warning("chunk %s left %d dead letters", ref.token, len(letters), extra={"action": "dead_letter"})
 
     def _commit(self, ref: ChunkRef, reply: ChunkReply, letters: list[bytes]) -> bool:
-        commit = claims.commit(self.keys, ref, protocol.pack_reply(reply), letters)
+        commit = claims.commit(self.keys, ref, pack_reply(reply), letters)
         try:
             return self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
         except KeyConflictError:  # waited out, however long it takes: no text of the chunk is to blame
@@ -125,8 +126,8 @@ class Miller:
             )
             return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
         try:
-            options = protocol.unpack_options(work.options)
-            chunk = protocol.unpack_chunk(work.texts)
+            options = unpack_options(work.options)
+            chunk = unpack_chunk(work.texts)
             check_servable(options, engine)
         except (MessageError, InvalidRequestError) as error:
             return _reject_all(work.texts, work.options, engine, Reason.UNSUPPORTED, str(error))
@@ -206,11 +207,11 @@ def _of_another_model(claim: claims.OtherFingerprint, engine: Embedder) -> Chunk
 def _reject_all(texts: bytes, options: bytes, engine: Embedder, reason: Reason, detail: str) -> ChunkReply:
     """Reject a chunk without a forward pass. Of an unreadable one the client rejects the rows that never came."""
     try:
-        asked = protocol.unpack_options(options)
+        asked = unpack_options(options)
     except MessageError:
         asked = EmbedOptions()
     try:
-        chunk = protocol.unpack_chunk(texts)
+        chunk = unpack_chunk(texts)
     except MessageError:
         chunk = Chunk(indices=np.zeros(0, dtype=np.uint32), texts=())
     count, dimension = len(chunk.texts), asked.dimensions or engine.card.dimension

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedmill import flows, records
 from embedmill.client import EmbeddingClient
 from embedmill.errors import MessageError, ResultExpiredError
-from embedmill.flows import Ask, Flow
-from embedmill.protocol import ModelCard
-from embedmill.records import Events, JobStatus
+from embedmill.jobs import discovery, reading
+from embedmill.protocol import records
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.codec import read_ms
+from embedmill.protocol.records import Events, JobStatus
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.pace import Backlog
 from embedmill.reply import EmbeddingReply, ReplyPart
+from embedmill.transport.flow import Ask, Flow
 
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
 TTL_S: Final = 86_400.0
@@ -58,7 +60,7 @@ class BulkQueue:
             UnknownModelError: none is named and not exactly one is announced.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        landscape = self._client._run(flows.look_around(self._calls.keys))
+        landscape = self._client._run(discovery.look_around(self._calls.keys))
         outlook = self._calls.outlook
         outlook.update(landscape)
         name, card, _ = outlook.choose(self._model)
@@ -96,7 +98,7 @@ class BulkQueue:
         Raises:
             ResultExpiredError: Redis does not have it.
         """
-        return self._client._run(flows.read_events(self._calls.keys, job_id, cursor, NEWS_S))
+        return self._client._run(reading.read_events(self._calls.keys, job_id, cursor, NEWS_S))
 
     def status(self, job_id: str) -> JobStatus:
         """Read how far a job is.
@@ -138,14 +140,14 @@ class BulkQueue:
         chunks = records.read_news(entries).chunks if entries else ()
         intake = yield from self._calls.intake(job_id)
         parts: list[ReplyPart] = []
-        for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-            parts += yield from self._calls.parts(job_id, chunks[start : start + flows.FETCH_CHUNKS], intake)
+        for start in range(0, len(chunks), reading.FETCH_CHUNKS):
+            parts += yield from self._calls.parts(job_id, chunks[start : start + reading.FETCH_CHUNKS], intake)
         return parts
 
 
 def _number(value: Any) -> float:
     """Read what a script has counted; what cannot be read counts nothing."""
     try:
-        return records.read_ms(value or b"0")
+        return read_ms(value or b"0")
     except MessageError:
         return 0.0

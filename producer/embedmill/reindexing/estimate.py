@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from embedmill import chunking
 from embedmill.errors import InvalidRequestError
-from embedmill.protocol import ModelCard
+from embedmill.jobs import chunking
+from embedmill.protocol.cards import ModelCard
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.record import BadRecord, Record

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.planner import Window
-from embedmill.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

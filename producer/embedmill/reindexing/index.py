@@ -9,8 +9,8 @@ from typing import Any
 
 from embedmill.errors import MessageError
 from embedmill.limits import MAX_DIMENSION
-from embedmill.protocol import is_label
-from embedmill.vectors import Dtype
+from embedmill.protocol.codec import is_label
+from embedmill.protocol.vectors import Dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from embedmill.errors import MessageError, SinkError
-from embedmill.regular_file import check_regular
 from embedmill.reindexing.index import Index
+from embedmill.safe.regular_file import check_regular
 
 #: Of the tables; a ledger of another version is refused.
 VERSION: Final = 2

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from embedmill.errors import InvalidRequestError
-from embedmill.harmless import printable
-from embedmill.unicode import is_unicode
+from embedmill.safe.printable import printable
+from embedmill.safe.utf8 import is_unicode
 
 #: Values whose ``str`` says it all, as in ``2026-01-02 03:04:05``.
 _TEXTUAL: Final = (

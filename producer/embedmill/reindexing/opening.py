@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from embedmill.errors import InvalidRequestError, SinkError, SinkMismatchError, UnknownModelError
-from embedmill.harmless import printable
-from embedmill.protocol import EmbedOptions, ModelCard
+from embedmill.jobs.request import check_dimensions
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Ledger
@@ -23,9 +25,8 @@ from embedmill.reindexing.sinks.names import open_sink
 from embedmill.reindexing.source import Fields, Source, Values
 from embedmill.reindexing.sources.names import open_source
 from embedmill.reindexing.ways import SOURCE, ways_of
-from embedmill.request import check_dimensions
+from embedmill.safe.printable import printable
 from embedmill.settings import data_dir
-from embedmill.vectors import Dtype
 
 #: Seconds to wait for a worker that says what a model is.
 CARD_S: Final = 60.0

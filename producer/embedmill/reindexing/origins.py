@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embedmill.errors import InvalidRequestError
-from embedmill.harmless import printable
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.source import Source
+from embedmill.safe.printable import printable
 
 
 def origins_of(source: Source) -> Mapping[str, str]:

@@ -16,7 +16,8 @@ from embedmill.errors import (
     ResultExpiredError,
     SinkMismatchError,
 )
-from embedmill.records import JobState
+from embedmill.protocol.records import JobState
+from embedmill.protocol.vectors import blank
 from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reindexing.finished import Finished
 from embedmill.reindexing.index import Index
@@ -24,7 +25,6 @@ from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.pace import wants_more
 from embedmill.reindexing.planner import Window
 from embedmill.reply import EmbeddingReply, Reason
-from embedmill.vectors import blank
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from embedmill.errors import InvalidRequestError, SinkError
-from embedmill.regular_file import open_regular
 from embedmill.reindexing.metadata import in_one_line
+from embedmill.safe.regular_file import open_regular
 
 #: The fields of every line, by which a list is known.
 FIELDS = frozenset({"id", "reason", "detail"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.vectors import Vectors
+from embedmill.protocol.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

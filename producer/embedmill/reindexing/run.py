@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from embedmill.harmless import some
+from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.finished import Finished
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.ledger import Entry, Ledger
@@ -22,7 +22,7 @@ from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.source import Source, notes_of
 from embedmill.reindexing.vanished import vanished
 from embedmill.reindexing.ways import Deletes, hidden, ways_of
-from embedmill.vectors import Vectors
+from embedmill.safe.printable import some
 
 #: Ids deleted from the sink at a time.
 DELETE_IDS: Final = 1_000

@@ -17,8 +17,6 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from embedmill.errors import InvalidRequestError, SourceError
-from embedmill.native import STOPS, silenced
-from embedmill.regular_file import check_regular
 from embedmill.reindexing.headings import headings_end, is_heading
 from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.record import BadRecord, Record
@@ -26,6 +24,8 @@ from embedmill.reindexing.source import UNFIT, Source, notes_of, to_record
 from embedmill.reindexing.token_counts import TokenCounts
 from embedmill.reindexing.ways import ways_of
 from embedmill.reply import Reason
+from embedmill.safe.native import STOPS, silenced
+from embedmill.safe.regular_file import check_regular
 
 #: Of the way parts are cut; another one cuts unchanged documents anew.
 VERSION: Final = 2

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from embedmill.errors import InvalidRequestError
-from embedmill.harmless import printable, some
 from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.source import Source
+from embedmill.safe.printable import printable, some
 
 #: Names of what there is of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}. The kinds of
 #: a folder that cannot be read whole are left out.

@@ -5,7 +5,7 @@ import time
 import psutil
 import redis
 
-from embedmill.keys import LANES, Keyspace
+from embedmill.protocol.keys import LANES, Keyspace
 
 #: Seconds for the last traces to go: a deletion that Redis forgot in a crash, a second ring of a chunk.
 SETTLING_S = 60.0

@@ -12,7 +12,7 @@ import psutil
 import redis
 from chaos.proxy import Proxy
 
-from embedmill.keys import LANES, Keyspace
+from embedmill.protocol.keys import LANES, Keyspace
 from embedmill_worker.valkey import EmbeddedValkey
 from support.clock import Clock
 

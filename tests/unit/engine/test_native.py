@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill.native import guarded, silenced
+from embedmill.safe.native import guarded, silenced
 from embedmill_worker.engine import load
 from embedmill_worker.engine.session import OnnxSession
 from embedmill_worker.engine.tokenization import TextTokenizer
@@ -117,7 +117,7 @@ def test_threads_that_are_silenced_by_turns_leave_the_descriptor_as_it_was(capfd
 
 SILENCED = """
 import os
-from embedmill.native import silenced
+from embedmill.safe.native import silenced
 {before}
 with silenced():
     pass

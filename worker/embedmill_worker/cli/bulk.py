@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from embedmill.client import EmbeddingClient, Job
 from embedmill.errors import BrokerUnavailableError, EmbedError, QueueFullError, ResultTimeoutError
-from embedmill.records import JobState
+from embedmill.protocol.records import JobState
 from embedmill.reply import EmbeddingReply
 from embedmill.status import read_status
 from embedmill_worker.cli.inputs import Window

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from embedmill.harmless import printable
 from embedmill.limits import MAX_TEXT_CHARS
+from embedmill.safe.printable import printable
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import LAYOUT, table
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
-    from embedmill.dead_letter import DeadLetter
+    from embedmill.protocol.dead_letter import DeadLetter
 
 #: Bytes of the longest text, in UTF-8.
 MAX_TEXT_BYTES: Final = 4 * MAX_TEXT_CHARS

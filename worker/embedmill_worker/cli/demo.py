@@ -13,7 +13,7 @@ from embedmill_worker.cli.terminal import progress, say
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
-    from embedmill.vectors import Vectors
+    from embedmill.protocol.vectors import Vectors
     from embedmill_worker.passages import Passage
 
 QUESTIONS: Final = (

@@ -128,7 +128,7 @@ def _output(args: argparse.Namespace, stack: ExitStack) -> Output:
     import io
 
     from embedmill.errors import InvalidRequestError
-    from embedmill.vectors import Dtype
+    from embedmill.protocol.vectors import Dtype
     from embedmill_worker.cli.outputs import JsonLines, NpyFile, replacing
 
     if args.output is None:

@@ -14,8 +14,8 @@ from embedmill_worker.cli.terminal import say, table
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient, Job
-    from embedmill.job_list import JobList
-    from embedmill.records import JobStatus
+    from embedmill.jobs.listing import JobList
+    from embedmill.protocol.records import JobStatus
 
 STATES: Final = ("queued", "running", "done", "cancelled")
 

@@ -10,13 +10,13 @@ from typing import Final, Self
 
 import numpy as np
 
-from embedmill import protocol
 from embedmill.client import EmbeddingClient, Job
 from embedmill.errors import InvalidRequestError
-from embedmill.flows import Ask, Flow
-from embedmill.keys import Keyspace
-from embedmill.link import Link
+from embedmill.protocol.chunks import unpack_reply
+from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
+from embedmill.transport.flow import Ask, Flow
+from embedmill.transport.sync import Link
 from embedmill_worker import corpus
 
 #: Seconds that one job may take.
@@ -104,6 +104,6 @@ def _service_times(keys: Keyspace, job_id: str) -> Flow[list[float]]:
     times = []
     for start in range(0, len(names), 64):
         (packed,) = yield Ask([("HMGET", keys.replies(job_id), *names[start : start + 64])])
-        replies = [protocol.unpack_reply(data).timings_ms for data in packed if data]
+        replies = [unpack_reply(data).timings_ms for data in packed if data]
         times += [timings.get("tokenization", 0.0) + timings.get("inference", 0.0) for timings in replies]
     return times

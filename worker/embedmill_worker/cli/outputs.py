@@ -10,11 +10,11 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from embedmill import atomic_file
 from embedmill.errors import InvalidRequestError
+from embedmill.protocol.vectors import Dtype, Vectors, blank, row_format
 from embedmill.reply import Rejected
-from embedmill.unicode import is_unicode
-from embedmill.vectors import Dtype, Vectors, blank, row_format
+from embedmill.safe import atomic_file
+from embedmill.safe.utf8 import is_unicode
 
 
 class Output(Protocol):

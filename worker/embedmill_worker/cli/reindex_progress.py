@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from embedmill.harmless import printable
+from embedmill.safe.printable import printable
 from embedmill_worker.cli.terminal import is_rich, say
 
 if TYPE_CHECKING:

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     """Show the status."""
     from dataclasses import asdict
 
-    from embedmill.redis_url import mask_url
     from embedmill.settings import ClientSettings
     from embedmill.status import read_status, wait_for_worker
+    from embedmill.urls import mask_url
     from embedmill_worker import exit_codes
 
     deadline_s = time.monotonic() + (args.wait or 0.0)

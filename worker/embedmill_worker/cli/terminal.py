@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Final, Protocol
 
-from embedmill.harmless import printable
+from embedmill.safe.printable import printable
 
 #: Control characters that messages and texts are laid out by.
 LAYOUT: Final = "\n\t"

@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start, say where, and wait for Ctrl-C or SIGTERM; both end it in order, with exit code 0."""
-    from embedmill.redis_url import mask_url
+    from embedmill.urls import mask_url
     from embedmill_worker.cli.child import WorkerProcess
     from embedmill_worker.settings import WorkerSettings
     from embedmill_worker.valkey import EmbeddedValkey

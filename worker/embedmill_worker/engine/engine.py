@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.protocol import ModelCard
+from embedmill.protocol.cards import ModelCard
 from embedmill.reply import Reason
-from embedmill.unicode import is_unicode
+from embedmill.safe.utf8 import is_unicode
 from embedmill_worker.engine.pooling import finite_rows
 from embedmill_worker.engine.tokenization import Encoded
 from embedmill_worker.engine.verdict import Price

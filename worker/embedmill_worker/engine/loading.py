@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill.protocol import ModelCard
+from embedmill.protocol.cards import ModelCard
 from embedmill_worker import cpu, environment
 from embedmill_worker.engine import fasttext_probe, price, probe
 from embedmill_worker.engine.batching import MAX_BATCH_TOKENS

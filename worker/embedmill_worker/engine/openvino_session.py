@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from embedmill.errors import ModelLoadError
-from embedmill.native import guarded, raise_if_memory
+from embedmill.safe.native import guarded, raise_if_memory
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine.session import (
     Floats,

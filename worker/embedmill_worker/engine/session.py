@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import ModelLoadError
-from embedmill.native import guarded, raise_if_memory
+from embedmill.safe.native import guarded, raise_if_memory
 from embedmill_worker import onnx_runtime
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.models.graph import KNOWN_INPUTS, TASK_INPUT

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from embedmill.errors import ModelLoadError
-from embedmill.native import STOPS, guarded, silenced
+from embedmill.safe.native import STOPS, guarded, silenced
 from embedmill_worker.models.digest import read_note
 
 

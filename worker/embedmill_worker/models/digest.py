@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from embedmill.regular_file import open_regular
+from embedmill.safe.regular_file import open_regular
 from embedmill_worker.models.access import storing
 
 #: Most bytes of a JSON file; the tokenizers of the largest vocabularies take 35 MB.

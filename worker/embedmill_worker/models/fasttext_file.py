@@ -14,7 +14,7 @@ from typing import Final
 
 from embedmill.errors import ModelLoadError
 from embedmill.limits import MAX_DIMENSION
-from embedmill.regular_file import open_regular
+from embedmill.safe.regular_file import open_regular
 from embedmill_worker.models.access import is_file, is_folder, told
 from embedmill_worker.models.fasttext_words import WordIndex
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from embedmill.errors import ModelLoadError
 from embedmill.model_spec import repository_of_path
-from embedmill.regular_file import open_regular
+from embedmill.safe.regular_file import open_regular
 from embedmill_worker.models.access import is_file, is_folder, told
 from embedmill_worker.models.bert import OUTPUT
 from embedmill_worker.models.digest import read_json, sha256_of

@@ -14,7 +14,7 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import tqdm as bars
 
 from embedmill.errors import ModelLoadError
-from embedmill.harmless import printable
+from embedmill.safe.printable import printable
 from embedmill_worker.models.access import is_file, is_folder
 from embedmill_worker.models.commit import Commit, HubAwayError, UnknownRepositoryError, is_below
 from embedmill_worker.models.digest import write_atomically

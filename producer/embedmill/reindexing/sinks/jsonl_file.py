@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from embedmill.atomic_file import replacing
+from embedmill.protocol.vectors import row_format
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import in_one_line
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sinks.single_file import SingleFile
-from embedmill.vectors import row_format
+from embedmill.safe.atomic_file import replacing
 
 
 class JsonlFile(SingleFile):

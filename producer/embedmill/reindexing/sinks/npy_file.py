@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from embedmill.atomic_file import replacing
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import in_one_line
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sinks.single_file import SingleFile
+from embedmill.safe.atomic_file import replacing
 
 
 class NpyFile(SingleFile):

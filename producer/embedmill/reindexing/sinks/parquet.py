@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedmill.atomic_file import replacing
-from embedmill.regular_file import check_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
+from embedmill.safe.atomic_file import replacing
+from embedmill.safe.regular_file import check_regular
 
 #: Key in the file's metadata under which the Index lies.
 INDEX_KEY: Final = b"embedmill"

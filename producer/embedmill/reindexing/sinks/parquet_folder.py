@@ -11,9 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from embedmill.atomic_file import replacing, sync_folder
 from embedmill.errors import SinkError
-from embedmill.regular_file import read_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
@@ -26,6 +24,8 @@ from embedmill.reindexing.sinks.segments import (
     SegmentedSink,
     refuse_others,
 )
+from embedmill.safe.atomic_file import replacing, sync_folder
+from embedmill.safe.regular_file import read_regular
 
 #: In the folder of state of a version that is whole: it takes the place of the one before it. Holds what is put behind
 #: the name of that one.

@@ -19,12 +19,12 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from embedmill.errors import InvalidRequestError, MessageError, SinkError
-from embedmill.redis_url import mask_url
+from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
-from embedmill.vectors import Dtype
+from embedmill.urls import mask_url
 
 T = TypeVar("T")
 

@@ -22,12 +22,12 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
 from embedmill.errors import InvalidRequestError, MessageError, SinkError
+from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks.qdrant_address import Address, parse
-from embedmill.vectors import Dtype
 
 #: A point's id is made of the record's, since Qdrant takes UUIDs and numbers only.
 ID_SPACE: Final = uuid.UUID("5f0c3c1e-6f0a-4a52-9d0e-3c6b7a1f2e11")

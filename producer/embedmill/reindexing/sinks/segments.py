@@ -17,12 +17,12 @@ from typing import Final
 
 import numpy as np
 
-from embedmill.atomic_file import replacing
 from embedmill.errors import MessageError, SinkError
-from embedmill.regular_file import read_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Live, Sink
+from embedmill.safe.atomic_file import replacing
+from embedmill.safe.regular_file import read_regular
 
 #: In the folder of state: the ledger, and what all rows have in common.
 LEDGER: Final = "ledger.sqlite"

@@ -19,13 +19,13 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
-from embedmill.atomic_file import replacing
 from embedmill.errors import SinkError
-from embedmill.regular_file import open_regular, read_regular
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.rows import Rows
 from embedmill.reindexing.sink import Live, Sink
 from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, STATE_SUFFIX, SegmentedSink, refuse_others
+from embedmill.safe.atomic_file import replacing
+from embedmill.safe.regular_file import open_regular, read_regular
 
 #: Holds the tag of the version in use.
 CURRENT: Final = "current"

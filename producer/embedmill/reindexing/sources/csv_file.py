@@ -17,7 +17,7 @@ from embedmill.reindexing.sources.columns import check_columns
 from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.suffixes import suffix_of
-from embedmill.unicode import is_unicode
+from embedmill.safe.utf8 import is_unicode
 
 #: Characters of one field, and of one line; the module's own limit, for the whole process, would be 131,072.
 MAX_FIELD_CHARS: Final = 16 << 20

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from embedmill.errors import SourceError
-from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, rest_lost
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
+from embedmill.safe.regular_file import open_regular
 
 #: Stands for standard input.
 STDIN: Final = "-"

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
-from embedmill.harmless import printable
-from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import UNFIT, UNREADABLE, Source, notes_of, rest_lost, undecodable
 from embedmill.reindexing.sources.files import Reading, mapped
@@ -18,6 +16,8 @@ from embedmill.reindexing.sources.forms import open_file
 from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder, partition_above
 from embedmill.reindexing.sources.streams import decompressed, utf8
 from embedmill.reindexing.sources.suffixes import TABLES, suffix_of
+from embedmill.safe.printable import printable
+from embedmill.safe.regular_file import open_regular
 
 #: Bytes of one document.
 MAX_FILE_BYTES: Final = 16 << 20

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from embedmill.errors import SourceError
-from embedmill.regular_file import open_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Source
 from embedmill.reindexing.sources.content import ENCRYPTED_PARQUET, PARQUET, is_parquet, json_of, markup_of
@@ -20,6 +19,7 @@ from embedmill.reindexing.sources.jsonl import Jsonl
 from embedmill.reindexing.sources.lines import Lines
 from embedmill.reindexing.sources.streams import decompressed, head_of, utf8
 from embedmill.reindexing.sources.suffixes import DOCUMENTS, MARKUP, TABLES, suffix_of
+from embedmill.safe.regular_file import open_regular
 
 _READERS: Final[dict[str, type[FileSource]]] = {"lines": Lines, "jsonl": Jsonl, "json": JsonValues, "csv": Csv}
 

@@ -14,7 +14,7 @@ from embedmill.reindexing.source import bad, undecodable
 from embedmill.reindexing.sources.columns import Carried, check_first, check_objects
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.jsonl import integer
-from embedmill.unicode import is_unicode
+from embedmill.safe.utf8 import is_unicode
 
 #: Characters of one object, and those that are read at a time.
 MAX_OBJECT_CHARS: Final = 64 << 20

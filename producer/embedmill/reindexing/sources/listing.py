@@ -14,9 +14,9 @@ from stat import S_ISREG
 from typing import Final
 from urllib.parse import unquote
 
-from embedmill.harmless import printable
 from embedmill.reindexing.rejects import is_reject_list
 from embedmill.reindexing.sources.suffixes import DOCUMENTS, TABLES, suffix_of
+from embedmill.safe.printable import printable
 
 #: Kinds that a message names as passed over.
 SHOWN_KINDS: Final = 8

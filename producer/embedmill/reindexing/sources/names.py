@@ -11,8 +11,6 @@ from stat import S_ISDIR, S_ISREG
 from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
-from embedmill.harmless import printable
-from embedmill.redis_url import mask_url
 from embedmill.reindexing.origins import origins_of
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import Fields, Source, notes_of
@@ -23,6 +21,8 @@ from embedmill.reindexing.sources.forms import open_file
 from embedmill.reindexing.sources.listing import partition_above
 from embedmill.reindexing.sources.streams import check_encoding
 from embedmill.reindexing.ways import ways_of
+from embedmill.safe.printable import printable
+from embedmill.urls import mask_url
 
 #: What a source may be.
 FORMS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")

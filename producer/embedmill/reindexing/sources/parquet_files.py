@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.errors import SourceError
-from embedmill.regular_file import check_regular
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.source import rest_lost
 from embedmill.reindexing.sources.arrow import BATCH_ROWS, check_schema, records, type_at
 from embedmill.reindexing.sources.files import Reading, mapped
+from embedmill.safe.regular_file import check_regular
 
 #: Bytes of the rows read at a time, before they are values of Python.
 BATCH_BYTES: Final = 4 << 20

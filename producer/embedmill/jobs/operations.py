@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from embedmill import assembly, flows, submission
-from embedmill.assembly import Assembly, Intake
 from embedmill.errors import (
     JobCancelledError,
     JobTooLargeError,
@@ -19,19 +17,29 @@ from embedmill.errors import (
     ResultTimeoutError,
     TextsRejectedError,
 )
-from embedmill.flows import Compute, Flow
-from embedmill.keys import Keyspace
+from embedmill.jobs import assembly, discovery, reading, submission
+from embedmill.jobs.assembly import Assembly, Intake
+from embedmill.jobs.chunking import split_into_jobs
+from embedmill.jobs.discovery import Outlook
+from embedmill.jobs.request import (
+    JobRequest,
+    check_count,
+    check_job_id,
+    check_lane,
+    check_seconds,
+    check_texts,
+    prepare,
+)
+from embedmill.jobs.submission import Admission
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
-from embedmill.outlook import Outlook
-from embedmill.protocol import EmbedOptions
-from embedmill.records import JobState, JobStatus
-from embedmill.redis_url import mask_url
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.vectors import Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.request import JobRequest, check_count, check_job_id, check_lane, check_seconds, check_texts, prepare
 from embedmill.settings import ClientSettings
-from embedmill.submission import Admission
-from embedmill.vectors import Vectors
-from embedmill.windows import windows
+from embedmill.transport.flow import Compute, Flow
+from embedmill.urls import mask_url
 
 #: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
 CALL_TIMEOUT_S: Final = 30.0
@@ -103,7 +111,7 @@ class Calls:
         values = check_texts(texts)
         check_count(values)
         if self.outlook.is_stale():
-            self.outlook.update((yield from flows.look_around(self.keys)))
+            self.outlook.update((yield from discovery.look_around(self.keys)))
         name, card, children = self.outlook.choose(how.model)
         self.outlook.check_protocol(name)
 
@@ -136,7 +144,7 @@ class Calls:
         deadline_s = time.monotonic() + timeout_s
         block_until_s = deadline_s if how.block_s else 0.0
         values = check_texts(texts)
-        cuts = deque(windows(values))
+        cuts = deque(split_into_jobs(values))
         starts: list[int] = []
         replies: list[EmbeddingReply] = []
         open_jobs: deque[JobRequest] = deque()
@@ -203,24 +211,24 @@ class Calls:
             dimension=self.outlook.dimension(request.model),
         )
         chunks = yield from self.next_chunks(progress)
-        while not progress.is_over or len(chunks) > flows.FETCH_CHUNKS:
-            for part in (yield from flows.fetch(self.keys, request.job_id, chunks[: flows.FETCH_CHUNKS])):
+        while not progress.is_over or len(chunks) > reading.FETCH_CHUNKS:
+            for part in (yield from reading.fetch(self.keys, request.job_id, chunks[: reading.FETCH_CHUNKS])):
                 filled.add(part)
-            chunks = chunks[flows.FETCH_CHUNKS :] or (yield from self.next_chunks(progress))
-        for part in (yield from flows.take(self.keys, request, chunks)):
+            chunks = chunks[reading.FETCH_CHUNKS :] or (yield from self.next_chunks(progress))
+        for part in (yield from reading.take(self.keys, request, chunks)):
             filled.add(part)
         return filled.reply(request.model)
 
     def _discard(self, request: JobRequest) -> Flow[None]:
         """Delete a job if Redis answers at once; else its time to live does."""
         try:
-            yield from flows.discard(self.keys, request, grace_s=CLEAN_UP_S)
+            yield from reading.discard(self.keys, request, grace_s=CLEAN_UP_S)
         except QueueError:
             return
 
     def status(self, job_id: str, *, grace_s: float = 0.0) -> Flow[JobStatus]:
         """Read how far a job is."""
-        record = yield from flows.read_record(self.keys, job_id, grace_s=grace_s)
+        record = yield from reading.read_record(self.keys, job_id, grace_s=grace_s)
         return record.status
 
     def wait(self, job_id: str, timeout_s: float) -> Flow[JobStatus]:
@@ -233,7 +241,7 @@ class Calls:
     def result(self, job_id: str, timeout_s: float) -> Flow[EmbeddingReply]:
         """Wait until a job is over and gather its reply."""
         progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
-        record = yield from flows.read_record(self.keys, job_id)
+        record = yield from reading.read_record(self.keys, job_id)
         filled = Assembly(
             n_texts=record.status.n_texts,
             options=record.options,
@@ -242,8 +250,8 @@ class Calls:
         )
         while not progress.is_over:
             chunks = yield from self.next_chunks(progress)
-            for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-                for part in (yield from flows.fetch(self.keys, job_id, chunks[start : start + flows.FETCH_CHUNKS])):
+            for start in range(0, len(chunks), reading.FETCH_CHUNKS):
+                for part in (yield from reading.fetch(self.keys, job_id, chunks[start : start + reading.FETCH_CHUNKS])):
                     filled.add(part)
         return filled.reply(record.status.model)
 
@@ -254,18 +262,18 @@ class Calls:
             ResultExpiredError: there is none.
         """
         # The script's own answer: who waits for the job may delete it as soon as it is cancelled.
-        state = yield from flows.end(self.keys, job_id, "cancel")
+        state = yield from reading.end(self.keys, job_id, "cancel")
         if state is None:
             raise ResultExpiredError(job_id)
         return state == b"cancelled"
 
     def delete(self, job_id: str) -> Flow[bool]:
         """Forget a job."""
-        return (yield from flows.end(self.keys, job_id, "delete")) not in (None, 0)
+        return (yield from reading.end(self.keys, job_id, "delete")) not in (None, 0)
 
     def intake(self, job_id: str) -> Flow[Intake]:
         """Read what a job's replies must fit."""
-        record = yield from flows.read_record(self.keys, job_id)
+        record = yield from reading.read_record(self.keys, job_id)
         return Intake(
             n_texts=record.status.n_texts,
             options=record.options,
@@ -279,7 +287,7 @@ class Calls:
         Raises:
             MessageError: they cannot be of this job.
         """
-        replies = yield from flows.fetch(self.keys, job_id, chunks)
+        replies = yield from reading.fetch(self.keys, job_id, chunks)
         return [intake.take(reply) for reply in replies]
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
@@ -295,8 +303,8 @@ class Calls:
             # Redis answered a moment ago: the deadline is no reason to call it unavailable.
             hint = yield from self.why_late(progress.job_id)
             raise ResultTimeoutError(progress.job_id, progress.timeout_s, hint)
-        block_s = min(flows.BLOCK_S, left_s)
-        events = yield from flows.read_events(self.keys, progress.job_id, progress.cursor, block_s)
+        block_s = min(reading.BLOCK_S, left_s)
+        events = yield from reading.read_events(self.keys, progress.job_id, progress.cursor, block_s)
         progress.cursor = events.cursor
         progress.is_over = events.over is not None
         if events.over is JobState.CANCELLED:
@@ -304,7 +312,7 @@ class Calls:
         progress.seen.update(events.chunks)
         if not progress.is_over or len(progress.seen) >= progress.n_chunks:
             return events.chunks
-        n_replies = yield from flows.count_replies(self.keys, progress.job_id)
+        n_replies = yield from reading.count_replies(self.keys, progress.job_id)
         return [*events.chunks, *sorted(set(range(n_replies)) - progress.seen)]
 
     def why_late(self, job_id: str) -> Flow[str]:
@@ -313,8 +321,8 @@ class Calls:
         Raises:
             ResultExpiredError: there is no such job.
         """
-        status = (yield from flows.read_record(self.keys, job_id, grace_s=CLEAN_UP_S)).status
-        self.outlook.update((yield from flows.look_around(self.keys, grace_s=CLEAN_UP_S)))
+        status = (yield from reading.read_record(self.keys, job_id, grace_s=CLEAN_UP_S)).status
+        self.outlook.update((yield from discovery.look_around(self.keys, grace_s=CLEAN_UP_S)))
         return self.outlook.hint(status)
 
 

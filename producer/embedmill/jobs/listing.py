@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, overload
 
-from embedmill import records
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.flows import Ask, Command, Flow, readable
-from embedmill.harmless import kind
-from embedmill.keys import LANES, Keyspace
+from embedmill.jobs.discovery import readable
+from embedmill.jobs.request import is_job_id
 from embedmill.limits import MAX_LANES, MAX_LISTED_JOBS
-from embedmill.records import JobState, JobStatus
-from embedmill.request import is_job_id
+from embedmill.protocol import records
+from embedmill.protocol.codec import read_name
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.protocol.records import JobState, JobStatus
+from embedmill.safe.printable import kind
+from embedmill.transport.flow import Ask, Command, Flow
 
 #: Keys that Redis looks at in one round trip, and round trips at most: a million keys, also those of others.
 SCAN_PAGE: Final = 1_000
@@ -151,7 +153,7 @@ def _read(job_id: str, values: Any) -> JobStatus | None:
 def _unfinished(keys: Keyspace, limit: int) -> Flow[_Seen]:
     """Read the newest unfinished jobs of each lane."""
     used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
-    lanes = [name.rpartition(" ") for name in readable(records.read_name, islice(used, MAX_LANES), "lane")]
+    lanes = [name.rpartition(" ") for name in readable(read_name, islice(used, MAX_LANES), "lane")]
     ids: set[str] = set()
     for model, _, lane in lanes:
         if lane in LANES and len(ids) < MAX_LISTED_JOBS:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedmill import protocol
 from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, NotReplicatedError, QueueFullError
-from embedmill.flows import Ask, Command, Flow, Pause, evalsha
-from embedmill.keys import Keyspace
+from embedmill.jobs.request import JobRequest
 from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES, RING_WINDOW
-from embedmill.request import JobRequest
+from embedmill.protocol.chunks import pack_weights
+from embedmill.protocol.keys import Keyspace
+from embedmill.transport.flow import Ask, Command, Flow, Pause, evalsha
 
 #: Bytes of staged chunks sent in one round trip, so that no job holds Redis or a socket for long.
 STAGE_BYTES: Final = 4 << 20
@@ -127,7 +127,7 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
 
 def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str, *, unstaged_bytes: int) -> Command:
     job_keys = (*keys.of_job(request.job_id, request.model, request.lane), keys.staged(request.job_id, nonce))
-    weights = protocol.pack_weights(request.weights)
+    weights = pack_weights(request.weights)
     limits = (admission.max_queued_tokens, MEMORY_SHARES[request.lane], unstaged_bytes)
     return evalsha("submit", job_keys, request.record(), weights, RING_WINDOW, *limits)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from embedmill.errors import SettingsError
-from embedmill.harmless import kind, printable
+from embedmill.safe.printable import kind, printable
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from embedmill.errors import MessageError
 from embedmill.limits import MAX_WORKER_CHILDREN, MAX_WORKER_MODELS
-from embedmill.protocol import check_entry_size, is_label
+from embedmill.protocol.codec import check_entry_size, is_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

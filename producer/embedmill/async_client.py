@@ -7,23 +7,22 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from embedmill import dead_letters, flows, job_list
-from embedmill.async_coalescer import Coalescer
-from embedmill.async_link import AsyncLink
-from embedmill.calls import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
-from embedmill.coalescing import Kind
-from embedmill.dead_letter import DeadLetter
 from embedmill.errors import ClientClosedError
-from embedmill.flows import Flow
-from embedmill.job_list import JobList
+from embedmill.jobs import dead_letters, listing, reading
+from embedmill.jobs.coalescer import Coalescer
+from embedmill.jobs.coalescing import Kind
+from embedmill.jobs.listing import JobList
+from embedmill.jobs.operations import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
+from embedmill.jobs.request import check_job_id, check_lane, check_seconds
 from embedmill.limits import MAX_JOB_TEXTS
-from embedmill.link import T
-from embedmill.protocol import EmbedOptions
-from embedmill.records import JobStatus
+from embedmill.protocol.dead_letter import DeadLetter
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.records import JobStatus
+from embedmill.protocol.vectors import Dtype, Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.request import check_job_id, check_lane, check_seconds
 from embedmill.settings import ClientSettings
-from embedmill.vectors import Dtype, Vectors
+from embedmill.transport.aio import AsyncLink
+from embedmill.transport.flow import Flow, T
 
 
 class AsyncEmbeddingClient:
@@ -165,8 +164,8 @@ class AsyncJob:
             yield refused
         while not progress.is_over:
             chunks = await run(calls.next_chunks(progress))
-            for start in range(0, len(chunks), flows.FETCH_CHUNKS):
-                for part in await run(calls.parts(self.id, chunks[start : start + flows.FETCH_CHUNKS], intake)):
+            for start in range(0, len(chunks), reading.FETCH_CHUNKS):
+                for part in await run(calls.parts(self.id, chunks[start : start + reading.FETCH_CHUNKS], intake)):
                     yield part
         if lost := intake.lost():
             yield lost
@@ -215,4 +214,4 @@ class AsyncJobs:
 
     async def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
         """Return the newest jobs; see ``Jobs.list``."""
-        return await self._client._run(job_list.find(self._client._calls.keys, limit, state))
+        return await self._client._run(listing.find(self._client._calls.keys, limit, state))

@@ -12,14 +12,17 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
-from embedmill import chunking, protocol
 from embedmill.errors import InvalidRequestError, InvalidTextError, JobTooLargeError, TooManyTextsError
-from embedmill.harmless import kind
-from embedmill.keys import LANES
+from embedmill.jobs import chunking
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_BYTES, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
-from embedmill.protocol import Chunk, EmbedOptions, ModelCard
+from embedmill.protocol import version
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.chunks import Chunk, digest, pack_chunk, pack_rejected
+from embedmill.protocol.keys import LANES
+from embedmill.protocol.options import EmbedOptions, pack_options
+from embedmill.protocol.vectors import Dtype, check_binary
 from embedmill.reply import Reason, Rejected
-from embedmill.vectors import Dtype, check_binary
+from embedmill.safe.printable import kind
 
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -77,13 +80,13 @@ class JobRequest:
     def record(self) -> bytes:
         """Give the fields of the job's hash, as ``lua/submit.lua`` reads them."""
         fields: dict[str, Any] = {
-            "v": protocol.PROTOCOL_VERSION,
+            "v": version.PROTOCOL_VERSION,
             "id": self.job_id,
             "digest": self.digest,
             "model": self.model,
             "lane": self.lane,
-            "options": protocol.pack_options(self.options),
-            "rejected": protocol.pack_rejected(self.rejected) if self.rejected else b"",
+            "options": pack_options(self.options),
+            "rejected": pack_rejected(self.rejected) if self.rejected else b"",
             "n_texts": sum(texts for texts, _ in self.weights),
             "n_rows": self.n_texts,
             "n_chunks": len(self.payloads),
@@ -219,7 +222,7 @@ def prepare(
     check_count(values)
     check_dimensions(options, card)
     encoded, rejected = _encode(values)
-    digest = protocol.digest(model, options, encoded)
+    sha256 = digest(model, options, encoded)
     bad = {r.index for r in rejected}
     check_bytes([text for i, text in enumerate(encoded) if i not in bad])
     positions = np.array([i for i in range(len(values)) if i not in bad], dtype=np.uint32)
@@ -230,8 +233,7 @@ def prepare(
         cuts = chunking.cut(costs, budget=chunking.chunk_budget(card), children=children)
     weights = tuple((len(part), max(1, round(float(costs[part].sum())))) for part in cuts)
     payloads = tuple(
-        protocol.pack_chunk(Chunk(indices=positions[part], texts=tuple(values[i] for i in positions[part])))
-        for part in cuts
+        pack_chunk(Chunk(indices=positions[part], texts=tuple(values[i] for i in positions[part]))) for part in cuts
     )
     costliest = max((tokens for _, tokens in weights), default=0)
     overhead = JOB_OVERHEAD_BYTES + CHUNK_OVERHEAD_BYTES * len(payloads)
@@ -240,7 +242,7 @@ def prepare(
         model=model,
         lane=check_lane(lane),
         n_texts=len(values),
-        digest=digest,
+        digest=sha256,
         options=options,
         payloads=payloads,
         weights=weights,

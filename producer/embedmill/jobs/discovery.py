@@ -2,18 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Final
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final
 
-from embedmill.errors import InvalidRequestError, ProtocolVersionError, SettingsError, UnknownModelError
-from embedmill.flows import Landscape
-from embedmill.harmless import some
+from embedmill.errors import InvalidRequestError, MessageError, ProtocolVersionError, SettingsError, UnknownModelError
+from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_WORKERS
 from embedmill.model_spec import check_model_name
-from embedmill.protocol import PROTOCOL_VERSION, UNKNOWN_CARD, ModelCard
-from embedmill.records import JobState, JobStatus
+from embedmill.protocol.cards import UNKNOWN_CARD, ModelCard
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.version import PROTOCOL_VERSION
+from embedmill.protocol.workers import WorkerInfo
+from embedmill.safe.printable import some
+from embedmill.transport.flow import Ask, Flow, T, evalsha
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which the cards and workers are read again.
 FRESH_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landscape:
+    """Which models are announced, and who serves them."""
+
+    cards: dict[str, ModelCard]
+    workers: tuple[WorkerInfo, ...]
+
+    def children(self, model: str) -> int:
+        """Give the number of processes that serve a model, at least 1."""
+        return max(1, sum(w.children for w in self.workers if model in w.models))
+
+
+def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[Landscape]:
+    """Read the model cards and the live workers, if need be ``grace_s`` after the flow's deadline.
+
+    What cannot be read is passed over: it must not stop the others.
+    """
+    limits = (round(LIVENESS_TTL_S * 1000), MAX_WORKERS)
+    look = evalsha("look", (keys.models, keys.workers), keys.worker_prefix, *limits)
+    ((packed_cards, _, entries),) = yield Ask([look], grace_s=grace_s)
+    cards = readable(ModelCard.from_json, islice(packed_cards, MAX_CARDS), "model card")
+    workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
+    return Landscape(cards={card.name: card for card in cards}, workers=tuple(workers))
+
+
+def readable(read: Callable[[Any], T], packed: Iterable[Any], what: str) -> list[T]:
+    """Give what can be read of these; a warning names each kind of trouble once."""
+    values = []
+    for data in packed:
+        try:
+            values.append(read(data))
+        except MessageError as error:
+            warn_once(f"a {what} is passed over: {error}")
+    return values
+
+
+@lru_cache(maxsize=64)
+def warn_once(message: str) -> None:
+    """Log a warning; the same one is not repeated at every look."""
+    log.warning("%s", message, extra={"action": "unreadable"})
 
 
 class Outlook:

@@ -1,4 +1,4 @@
-"""From texts to chunks of about equal cost: pure arithmetic on lengths."""
+"""From texts to jobs, and from jobs to chunks of about equal cost: pure arithmetic on lengths."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_TEXTS
-from embedmill.protocol import ModelCard
+from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
+from embedmill.protocol.cards import ModelCard
 
 #: Tokens that every text has besides its own (CLS and SEP).
 SPECIAL_TOKENS: Final = 2.0
@@ -24,6 +24,22 @@ MAX_CHARS_PER_COST: Final = 400.0
 #: The smallest chunk, as a part of the largest: below it a chunk's round trip through Redis and
 #: Celery (1 to 1.6 ms) shows.
 MIN_CHUNK_SHARE: Final = 1 / 8
+
+
+def split_into_jobs(
+    texts: Sequence[str], *, max_texts: int = MAX_JOB_TEXTS, max_chars: int = MAX_WINDOW_CHARS
+) -> list[tuple[int, int]]:
+    """Give (start, stop) of each job's texts, in order; at least one, which may be empty.
+
+    A text longer than ``max_chars`` stands alone: the client rejects it by itself.
+    """
+    cuts, start, chars = [], 0, 0
+    for position, text in enumerate(texts):
+        if position > start and (position - start == max_texts or chars + len(text) > max_chars):
+            cuts.append((start, position))
+            start, chars = position, 0
+        chars += len(text)
+    return [*cuts, (start, len(texts))]
 
 
 def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[np.float64]:

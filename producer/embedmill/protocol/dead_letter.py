@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from embedmill import protocol
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.harmless import printable
-from embedmill.keys import LANES
 from embedmill.limits import MAX_JOB_TEXTS, MAX_KEPT_TEXT_BYTES
-from embedmill.protocol import EmbedOptions
+from embedmill.protocol.codec import is_label, pack_values, unpack_values
+from embedmill.protocol.keys import LANES
+from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
+from embedmill.safe.printable import printable
 
 #: Bytes of one packed letter: a kept text, compressed or not, and what is said of it.
 MAX_LETTER_BYTES: Final = MAX_KEPT_TEXT_BYTES + 8_192
@@ -106,7 +106,7 @@ def check_id(letter_id: str) -> str:
 
 def pack(letter: DeadLetter) -> bytes:
     """Pack a letter without its id, which Redis gives it."""
-    return protocol.pack_values(
+    return pack_values(
         [
             letter.job_id,
             letter.chunk,
@@ -120,7 +120,7 @@ def pack(letter: DeadLetter) -> bytes:
             letter.sha256,
             letter.n_chars,
             letter.n_bytes,
-            protocol.pack_options(letter.options),
+            pack_options(letter.options),
             letter.text,
         ]
     )
@@ -132,14 +132,14 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
     Raises:
         MessageError: not readable, too large, or nothing that a worker writes.
     """
-    values = protocol.unpack_values(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
+    values = unpack_values(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
     job_id, chunk, index, model, lane, reason, detail, attempts, worker, sha256, n_chars, n_bytes, options, text = (
         values
     )
     names = (job_id, model, reason, detail, worker)
     counts = (chunk, attempts, n_chars, n_bytes, 0 if index is None else index)
     if (
-        not all(map(protocol.is_label, names))
+        not all(map(is_label, names))
         or any(not 0 <= count < 1 << 32 for count in counts)
         or (index is not None and index >= MAX_JOB_TEXTS)
         or lane not in LANES
@@ -161,7 +161,7 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
         sha256=sha256,
         n_chars=n_chars,
         n_bytes=n_bytes,
-        options=protocol.unpack_options(options),
+        options=unpack_options(options),
         text=text,
     )
 

@@ -20,25 +20,13 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
-from embedmill.connections import REPLY_S, make_pool, master_options, sentinel_options
 from embedmill.errors import ClientClosedError
-from embedmill.flows import Ask, Compute, Flow, Pause
-from embedmill.link import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
-    OUTAGE_S,
-    REFUSALS,
-    RETRYABLE,
-    T,
-    check_open,
-    is_distrust,
-    raise_first_error,
-    refused,
-    unavailable,
-    with_text,
-)
-from embedmill.redis_url import is_sentinel, mask_url, read_sentinel
 from embedmill.settings import ClientSettings
+from embedmill.transport.failures import REFUSALS, RETRYABLE, is_distrust, raise_first_error, refused, unavailable
+from embedmill.transport.flow import Ask, Compute, Flow, Pause, T
+from embedmill.transport.pools import REPLY_S, make_pool, master_options, sentinel_options
+from embedmill.transport.sync import FIRST_PAUSE_S, LONGEST_PAUSE_S, OUTAGE_S, check_open, with_text
+from embedmill.urls import is_sentinel, mask_url, read_sentinel
 
 #: Connections a client, apart for calls that wait for vectors, which hold one each, and for all else: however many
 #: wait, others get through. A wait that finds none free ends without news, and what it waits for is looked up.

@@ -1,53 +1,32 @@
-"""The blocking connection to Redis: drives flows, keeps deadlines, maps every foreign error.
+"""The blocking transport: drives flows over connections to Redis, keeps deadlines, maps every foreign error.
 
 Safe in threads and after a fork: connections come from redis-py's pool, which knows its process.
 """
 
 from __future__ import annotations
 
-import builtins
-import errno
-import re
 import time
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ConnectionError,
-    NoScriptError,
-    OutOfMemoryError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.sentinel import SentinelConnectionPool
 
-from embedmill.connections import REPLY_S, deadline, make_pool
-from embedmill.errors import BrokerUnavailableError, ClientClosedError, KeyConflictError, QueueError, QueueFullError
-from embedmill.flows import Ask, Command, Compute, Flow, Pause
-from embedmill.redis_url import mask_url
-from embedmill.scripts import text_of
+from embedmill.errors import ClientClosedError
+from embedmill.protocol.scripts import text_of
 from embedmill.settings import ClientSettings
-
-T = TypeVar("T")
+from embedmill.transport.failures import REFUSALS, RETRYABLE, is_distrust, raise_first_error, refused, unavailable
+from embedmill.transport.flow import Ask, Command, Compute, Flow, Pause, T
+from embedmill.transport.pools import REPLY_S, deadline, make_pool
+from embedmill.urls import mask_url
 
 #: Seconds that an unreachable Redis is tried again before a call gives up, unless its timeout is shorter.
 OUTAGE_S: Final = 5.0
 
 #: Pauses between tries, doubling.
 FIRST_PAUSE_S: Final = 0.02
+
 LONGEST_PAUSE_S: Final = 0.5
-
-RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
-
-#: What trying again does not mend. Caught first: to redis-py they are ConnectionErrors too.
-REFUSALS: Final = (AuthenticationError, AuthorizationError)
-
-#: What a script says of a key of another type; see ``lua/prelude.lua``.
-_CONFLICT: Final = re.compile(r"WRONGTYPE (\S{1,600} is a \w+, not a \w+)")
 
 
 class Link:
@@ -174,44 +153,3 @@ def check_open(ask: Ask, *, is_closed: bool) -> None:
 def with_text(command: Command) -> Command:
     """Give the EVAL of a script that Redis does not know by its sha1."""
     return ("EVAL", text_of(str(command[1])), *command[2:])
-
-
-def raise_first_error(replies: Sequence[Any]) -> None:
-    """Raise the first reply that is an error."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-
-
-def is_distrust(error: BaseException) -> bool:
-    """Say whether a server's certificate was refused: trying again does not mend that."""
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
-
-
-def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
-    """Say that Redis did not answer."""
-    if is_distrust(error):
-        reason = "its TLS certificate is not trusted or is made out to another name; name the authority by ssl_ca_certs"
-        return BrokerUnavailableError(url_masked, reason)
-    if "WRONG_VERSION_NUMBER" in str(error):
-        return BrokerUnavailableError(url_masked, "it does not speak TLS on this port; use redis:// if that is right")
-    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        return BrokerUnavailableError(url_masked, "there is no file descriptor left to reach it by; raise their limit")
-    late = isinstance(error, TimeoutError | builtins.TimeoutError)
-    reason = "no answer in time" if late else "cannot be reached"
-    return BrokerUnavailableError(
-        url_masked, f"{reason} ({type(error).__name__}); is it running, and is the URL right?"
-    )
-
-
-def refused(url_masked: str, error: RedisError) -> QueueError:
-    """Map what Redis refuses; its message may quote a command's arguments and is not passed on."""
-    if "WRONGTYPE" in str(error)[:1_000]:
-        named = _CONFLICT.search(str(error)[:1_000])
-        return KeyConflictError(url_masked, named[1] if named else "a key is of another type than embedmill's")
-    if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
-        return QueueFullError("Redis", 0, 0, "it has reached its maxmemory")
-    if isinstance(error, REFUSALS):
-        return BrokerUnavailableError(url_masked, "it refuses the user or password of the URL")
-    code = str(error).split(" ", 1)[0][:32]
-    return BrokerUnavailableError(url_masked, f"it refused a command ({type(error).__name__}: {code})")

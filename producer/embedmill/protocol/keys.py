@@ -46,7 +46,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from embedmill import protocol
+from embedmill.protocol import version
 
 #: The lanes, in the order in which a worker serves them.
 LANES: Final = ("interactive", "bulk")
@@ -54,7 +54,7 @@ LANES: Final = ("interactive", "bulk")
 
 def _of_version() -> str:
     """Give what tells the queues and the reconciler of this protocol version from those of the first."""
-    return "" if protocol.PROTOCOL_VERSION == 1 else f".v{protocol.PROTOCOL_VERSION}"
+    return "" if version.PROTOCOL_VERSION == 1 else f".v{version.PROTOCOL_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from embedmill import protocol
 from embedmill.errors import MessageError
-from embedmill.keys import LANES
 from embedmill.limits import MAX_JOB_TEXTS
-from embedmill.protocol import EmbedOptions
+from embedmill.protocol.chunks import read_rejected
+from embedmill.protocol.codec import read_count, read_ms, read_name
+from embedmill.protocol.keys import LANES
+from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Rejected
-
-#: Characters of a name.
-_MAX_NAME_CHARS: Final = 512
-
-#: No time, and no rate, that Redis and Lua still count exactly is above.
-_MAX_MS: Final = float(1 << 53)
 
 #: The fields of a record that say how far the job is, in this order.
 STATUS_FIELDS: Final = (
@@ -92,9 +86,9 @@ def read_record(job_id: str, values: Sequence[Any]) -> JobRecord:
     Raises:
         MessageError: one of them is missing, or has a value that no script writes.
     """
-    rejected = protocol.read_rejected(values[11] or b"")
+    rejected = read_rejected(values[11] or b"")
     status = _read_status(job_id, values, len(rejected))
-    return JobRecord(status=status, options=protocol.unpack_options(values[10] or b""), rejected=rejected)
+    return JobRecord(status=status, options=unpack_options(values[10] or b""), rejected=rejected)
 
 
 def read_status(job_id: str, values: Sequence[Any]) -> JobStatus:
@@ -159,44 +153,3 @@ def read_state(value: Any) -> JobState:
     if name not in (JobState.DONE, JobState.CANCELLED):
         raise MessageError("a job is in no known state")
     return JobState(name)
-
-
-def read_name(value: Any) -> str:
-    """Read a name: a model, a worker, an id.
-
-    Raises:
-        MessageError: it is missing, longer than any name, or not printable ASCII.
-    """
-    if not isinstance(value, bytes) or len(value) > _MAX_NAME_CHARS:
-        raise MessageError("a name is missing or too long")
-    name = value.decode("ascii", "replace")
-    if not (name.isascii() and name.isprintable()):
-        raise MessageError("a name holds what no name does")
-    return name
-
-
-def read_count(value: Any, limit: int) -> int:
-    """Read a number from 0 to ``limit``.
-
-    Raises:
-        MessageError: it is none.
-    """
-    text = str(value) if isinstance(value, int) else read_name(value)
-    if not text.isdecimal() or len(text) > len(str(limit)) or int(text) > limit:
-        raise MessageError(f"a count is no number from 0 to {limit}")
-    return int(text)
-
-
-def read_ms(value: Any) -> float:
-    """Read a time: milliseconds since 1970.
-
-    Raises:
-        MessageError: it is none.
-    """
-    try:
-        ms = float(read_name(value))
-    except ValueError as error:
-        raise MessageError(f"a time is no number ({type(error).__name__})") from None
-    if not (math.isfinite(ms) and 0 <= ms <= _MAX_MS):
-        raise MessageError("a time is no number of milliseconds")
-    return ms

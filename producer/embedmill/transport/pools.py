@@ -20,8 +20,8 @@ from redis.sentinel import (
 )
 
 from embedmill.errors import SettingsError
-from embedmill.redis_url import FILE_OPTIONS, SentinelAddress, is_sentinel, mask_url, read_sentinel
 from embedmill.settings import ClientSettings, naming
+from embedmill.urls import FILE_OPTIONS, SentinelAddress, is_sentinel, mask_url, read_sentinel
 
 #: Seconds one reply may take beyond what was asked of Redis itself.
 REPLY_S: Final = 5.0

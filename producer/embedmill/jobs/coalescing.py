@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from embedmill import assembly, chunking
-from embedmill.chunking import MIN_CHUNK_SHARE
 from embedmill.errors import QueueFullError
+from embedmill.jobs import assembly, chunking
+from embedmill.jobs.chunking import MIN_CHUNK_SHARE
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
-from embedmill.protocol import EmbedOptions, ModelCard
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import EmbeddingReply
 
 #: Jobs in flight for each serving child before calls gather: one under work, and the next at hand when it is done.

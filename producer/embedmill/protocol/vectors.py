@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.harmless import kind
+from embedmill.safe.printable import kind
 
 Vectors = npt.NDArray[Any]
 

@@ -13,10 +13,6 @@ from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from embedmill import chunking
-from embedmill.async_link import AsyncLink
-from embedmill.calls import CLEAN_UP_S, LAST_MOMENT_S, Calls, SubmitOptions
-from embedmill.coalescing import Batch, Call, Capacity, Gathering, Kind
 from embedmill.errors import (
     BrokerUnavailableError,
     ClientClosedError,
@@ -24,9 +20,13 @@ from embedmill.errors import (
     ResultExpiredError,
     ResultTimeoutError,
 )
+from embedmill.jobs import chunking
+from embedmill.jobs.coalescing import Batch, Call, Capacity, Gathering, Kind
+from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, Calls, SubmitOptions
+from embedmill.jobs.request import check_texts
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
-from embedmill.request import check_texts
+from embedmill.transport.aio import AsyncLink
 
 #: Seconds by which a job outlasts its callers' timeouts, each of which is kept by the call itself.
 AFTER_THE_LAST_S: Final = 1.0

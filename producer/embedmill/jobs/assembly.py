@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from embedmill import vectors as codec
 from embedmill.errors import MessageError
-from embedmill.protocol import ChunkReply, EmbedOptions
+from embedmill.protocol import vectors as codec
+from embedmill.protocol.chunks import ChunkReply
+from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.vectors import Vectors
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
-from embedmill.vectors import Vectors
 
 
 class Intake:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from embedmill import dead_letter
-from embedmill.calls import Calls, SubmitOptions
-from embedmill.dead_letter import DeadLetter
 from embedmill.errors import InvalidRequestError, MessageError, UnknownLetterError
-from embedmill.flows import Ask, Flow
-from embedmill.harmless import kind
-from embedmill.keys import Keyspace
+from embedmill.jobs.operations import Calls, SubmitOptions
 from embedmill.limits import MAX_DEAD_LETTERS
+from embedmill.protocol import dead_letter
+from embedmill.protocol.dead_letter import DeadLetter
+from embedmill.protocol.keys import Keyspace
+from embedmill.safe.printable import kind
+from embedmill.transport.flow import Ask, Flow
 
 #: Letters read in one round trip: at most 2.5 MB, if all of them hold texts.
 PAGE: Final = 100

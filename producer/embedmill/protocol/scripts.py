@@ -20,7 +20,7 @@ class Script:
 @cache
 def script(name: str) -> Script:
     """Read ``lua/{name}.lua`` with the prelude before it, once a process."""
-    folder = files("embedmill") / "lua"
+    folder = files("embedmill.protocol") / "lua"
     text = folder.joinpath("prelude.lua").read_text("utf-8") + folder.joinpath(f"{name}.lua").read_text("utf-8")
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -1,0 +1,1 @@
+"""A job's life as a client sees it: pure steps, and flows of round trips over any transport."""

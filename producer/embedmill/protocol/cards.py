@@ -1,0 +1,72 @@
+"""Model cards: what workers announce of a model. No I/O here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Final
+
+from embedmill.errors import MessageError
+from embedmill.limits import MAX_DIMENSION
+from embedmill.protocol.codec import check_entry_size, is_label
+
+#: Rates that a card may name, a second or a token: estimates made of them stay numbers that Redis can count.
+SLOWEST: Final = 1e-3
+
+FASTEST: Final = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What workers announce of a model, from which the client sizes chunks."""
+
+    name: str
+    fingerprint: str
+    #: Length of a vector.
+    dimension: int
+    #: Tokens the model reads, special tokens included.
+    max_tokens: int
+    #: Characters a token on ordinary text, for estimates.
+    chars_per_token: float
+    #: Tokens a second of one core, for estimates.
+    tokens_per_s: float
+    precision: str = "fp32"
+    #: exact, close or variant: how a vector depends on its batch.
+    batch_class: str = "exact"
+    #: What was fetched from a hub, as "org/name@commit"; empty for files that were on the worker's disk.
+    revision: str = ""
+
+    def to_json(self) -> str:
+        """Give the card as workers publish it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> ModelCard:
+        """Read a card, ignoring fields of newer workers.
+
+        Raises:
+            MessageError: not a card.
+        """
+        check_entry_size(data)
+        try:
+            values = json.loads(data)
+            card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise MessageError(f"unreadable model card ({type(error).__name__})") from None
+        strings = (card.name, card.fingerprint, card.precision, card.batch_class, card.revision)
+        sizes = (card.dimension, card.max_tokens)
+        rates = (card.chars_per_token, card.tokens_per_s)
+        if not (
+            all(is_label(value) for value in strings)
+            and all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
+            and card.dimension <= MAX_DIMENSION
+            and all(type(rate) in (float, int) and SLOWEST <= rate <= FASTEST for rate in rates)
+        ):
+            raise MessageError("unreadable model card: a field has a value that no worker writes")
+        return card
+
+
+#: What a client assumes of a model that no worker has announced yet.
+UNKNOWN_CARD: Final = ModelCard(
+    name="", fingerprint="", dimension=0, max_tokens=512, chars_per_token=3.0, tokens_per_s=2_000.0
+)

@@ -1,0 +1,163 @@
+"""Packed values (one frame byte, 0 plain, 1 zlib, and msgpack) and the plain fields of hashes. No I/O here.
+
+Readers accept exactly the types written here, of bounded size, and refuse all else with MessageError.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from embedmill.errors import MessageError
+from embedmill.limits import MAX_ENTRY_BYTES, MAX_JOB_TEXTS
+
+#: Packed bytes from which compression pays; below it costs more than it saves.
+COMPRESS_FROM_BYTES: Final = 4_096
+
+#: Characters of a name that a worker announces.
+MAX_LABEL_CHARS: Final = 512
+
+
+#: Characters of a name.
+_MAX_NAME_CHARS: Final = 512
+
+#: No time, and no rate, that Redis and Lua still count exactly is above.
+_MAX_MS: Final = float(1 << 53)
+
+
+def is_label(value: Any) -> bool:
+    """Say whether it is a str that may be shown on a terminal, not longer than any name."""
+    return type(value) is str and len(value) <= MAX_LABEL_CHARS and value.isprintable()
+
+
+def check_entry_size(data: str | bytes) -> None:
+    """Raise MessageError for more than a worker ever says of itself or of a model."""
+    if len(data) > MAX_ENTRY_BYTES:
+        raise MessageError(f"an entry has {len(data)} bytes, limit {MAX_ENTRY_BYTES}")
+
+
+def pack_values(values: Sequence[Any]) -> bytes:
+    """Pack a flat list; compressed when large."""
+    return pack(list(values))
+
+
+def unpack_values(data: bytes, limit: int, what: str, types: Sequence[tuple[type, ...]]) -> list[Any]:
+    """Read what ``pack_values`` packed, if it has at most ``limit`` bytes and exactly these types.
+
+    Raises:
+        MessageError: it has not.
+    """
+    return check_types(unpack(data, limit), what, types)
+
+
+def pack(value: Any) -> bytes:
+    """Pack a value; compressed when large."""
+    packed: bytes = msgpack.packb(value)
+    if len(packed) < COMPRESS_FROM_BYTES:
+        return b"\x00" + packed
+    return b"\x01" + zlib.compress(packed, 1)
+
+
+def unpack(data: bytes, limit: int) -> Any:
+    """Read what ``pack`` packed.
+
+    Raises:
+        MessageError: it has more than ``limit`` bytes, packed or inflated, or cannot be read.
+    """
+    if len(data) > limit:
+        raise MessageError(f"{len(data)} bytes, limit {limit}")
+    if data[:1] == b"\x01":
+        data = _inflate(data[1:], limit)
+    elif data[:1] == b"\x00":
+        data = data[1:]
+    else:
+        raise MessageError("unknown frame byte: not written by this protocol")
+    try:
+        # A list's length is believed only up to the bytes that are there: its room is taken before it is read.
+        longest = min(MAX_JOB_TEXTS, len(data))
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=longest, max_map_len=64)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise MessageError(f"unreadable msgpack ({type(error).__name__})") from None
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(data, limit)
+    except zlib.error:
+        raise MessageError("unreadable compressed frame") from None
+    if not inflater.eof:
+        raise MessageError(f"a compressed frame is cut off or holds more than {limit} bytes")
+    return plain
+
+
+def check_types(values: Any, what: str, types: Sequence[tuple[type, ...]]) -> list[Any]:
+    """Return the list if it holds exactly these types.
+
+    Raises:
+        MessageError: it does not.
+    """
+    if not isinstance(values, list) or len(values) != len(types):
+        raise MessageError(f"{what} is not a list of {len(types)}")
+    for place, (value, allowed) in enumerate(zip(values, types, strict=True)):
+        if type(value) not in allowed:
+            raise MessageError(f"{what} holds {type(value).__name__} at place {place}")
+    return values
+
+
+def read_array(data: bytes, dtype: str, count: int) -> npt.NDArray[Any]:
+    """Read an array of ``count`` items.
+
+    Raises:
+        MessageError: the bytes are of another number.
+    """
+    if len(data) != count * np.dtype(dtype).itemsize:
+        raise MessageError(f"an array of {count} items has another length")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def read_name(value: Any) -> str:
+    """Read a name: a model, a worker, an id.
+
+    Raises:
+        MessageError: it is missing, longer than any name, or not printable ASCII.
+    """
+    if not isinstance(value, bytes) or len(value) > _MAX_NAME_CHARS:
+        raise MessageError("a name is missing or too long")
+    name = value.decode("ascii", "replace")
+    if not (name.isascii() and name.isprintable()):
+        raise MessageError("a name holds what no name does")
+    return name
+
+
+def read_count(value: Any, limit: int) -> int:
+    """Read a number from 0 to ``limit``.
+
+    Raises:
+        MessageError: it is none.
+    """
+    text = str(value) if isinstance(value, int) else read_name(value)
+    if not text.isdecimal() or len(text) > len(str(limit)) or int(text) > limit:
+        raise MessageError(f"a count is no number from 0 to {limit}")
+    return int(text)
+
+
+def read_ms(value: Any) -> float:
+    """Read a time: milliseconds since 1970.
+
+    Raises:
+        MessageError: it is none.
+    """
+    try:
+        ms = float(read_name(value))
+    except ValueError as error:
+        raise MessageError(f"a time is no number ({type(error).__name__})") from None
+    if not (math.isfinite(ms) and 0 <= ms <= _MAX_MS):
+        raise MessageError("a time is no number of milliseconds")
+    return ms

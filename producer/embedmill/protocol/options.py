@@ -1,0 +1,69 @@
+"""How the texts of one job are embedded, and how a record says so. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.limits import MAX_DIMENSION
+from embedmill.protocol.codec import check_types, pack, unpack
+from embedmill.protocol.vectors import Dtype
+from embedmill.safe.printable import kind
+
+INPUT_TYPES: Final = ("query", "passage")
+
+#: What each place of a packed list may hold.
+_NONE: Final = type(None)
+
+_OPTIONS_TYPES: Final = ((str, _NONE), (int, _NONE), (str,), (bool,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """How the texts of one job are embedded."""
+
+    #: "query" or "passage": the model's prefix for it; None: no prefix.
+    input_type: str | None = None
+    #: Components to keep; None: all.
+    dimensions: int | None = None
+    dtype: Dtype = Dtype.FLOAT32
+    #: False: a text over the model's limit is rejected instead of cut.
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.input_type is not None and self.input_type not in INPUT_TYPES:
+            raise InvalidRequestError(
+                "input_type", f"{kind(self.input_type)} is none of {', '.join(INPUT_TYPES)}, None"
+            )
+        if self.dimensions is not None and (
+            type(self.dimensions) is not int or not 1 <= self.dimensions <= MAX_DIMENSION
+        ):
+            raise InvalidRequestError("dimensions", f"{kind(self.dimensions)} is not an int from 1 to {MAX_DIMENSION}")
+        if type(self.truncate) is not bool:
+            raise InvalidRequestError("truncate", f"{kind(self.truncate)} is not a bool")
+
+
+def options_to_list(options: EmbedOptions) -> list[Any]:
+    """Give the options as a flat list for msgpack."""
+    return [options.input_type, options.dimensions, str(options.dtype), options.truncate]
+
+
+def pack_options(options: EmbedOptions) -> bytes:
+    """Pack the options of a job record."""
+    return pack(options_to_list(options))
+
+
+def unpack_options(data: bytes) -> EmbedOptions:
+    """Read the options of a job record.
+
+    Raises:
+        MessageError: not readable, or not options.
+    """
+    values = check_types(unpack(data, 4_096), "job options", _OPTIONS_TYPES)
+    try:
+        return EmbedOptions(
+            input_type=values[0], dimensions=values[1], dtype=Dtype.parse(values[2]), truncate=values[3]
+        )
+    except InvalidRequestError as error:
+        raise MessageError(f"job options cannot be served: {error}") from None

@@ -1,0 +1,1 @@
+"""How it gets there: connections to Redis, deadlines, retries and foreign errors."""
