@@ -12,9 +12,9 @@ import redis
 from context import Run, interleave, open_mill
 from figures import Figure, of_rounds, ratios
 
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import bulk_s
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import bulk_s
 
 
 def ask(run: Run) -> list[Figure]:

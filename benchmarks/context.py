@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedmill.errors import EmbedError
-from embedmill_worker.cli.mill import Mill, throw_away_mill
+from embedmill_worker.cli.local.stack import Mill, temporary_stack
 from embedmill_worker.models import ModelFiles, resolve
 from embedmill_worker.settings import DEFAULT_MODEL, data_dir
 
@@ -73,7 +73,7 @@ def open_mill(stack: ExitStack, precision: str, **environment: str) -> Mill:
     own.pop("EMBEDMILL_REDIS_URL", None)
     if "EMBEDMILL_CACHE_URL" not in environment:
         own.pop("EMBEDMILL_CACHE_URL", None)
-    mill = stack.enter_context(throw_away_mill(own))
+    mill = stack.enter_context(temporary_stack(own))
     mill.client.embed(["warm"] * 64, lane="bulk")
     return mill
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from context import Run, open_mills, say
 from figures import Figure
 
-from embedmill_worker import corpus, pss
-from embedmill_worker.cli.load import bulk_s
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus, pss
+from embedmill_worker.cli.measure.load import bulk_s
 
 CORPORA = ("mixed", "short")
 SAMPLES_PER_S = 200
@@ -36,9 +36,9 @@ PARTS = {
     "tokenizer": ("tokenization.py",),
     "planning and padding": ("batching.py",),
     "rest of the engine": ("engine/", "/engine"),
-    "codec": ("protocol.py", "vectors.py"),
-    "Redis": ("link.py", "scripts.py", "flows.py", "claims.py", "redis/"),
-    "rest of the task": ("work.py", "node.py", "celery_app.py"),
+    "codec": ("codec.py", "chunks.py", "vectors.py"),
+    "Redis": ("embedmill/transport/", "scripts.py", "reading.py", "claims.py", "redis/"),
+    "rest of the task": ("processor.py", "node.py", "celery_app.py"),
 }
 REST = "Celery and Python"
 

@@ -18,12 +18,12 @@ from semantic_text_splitter import MarkdownSplitter
 from tokenizers import Tokenizer
 
 from embedmill.reindexing import Fields, open_source
-from embedmill.reindexing.ledger import Entry, Ledger
-from embedmill.reindexing.planner import Planner
+from embedmill.reindexing.planning.ledger import Entry, Ledger
+from embedmill.reindexing.planning.planner import Planner
 from embedmill.reindexing.report import Counts
-from embedmill.reindexing.source import Source
-from embedmill.reindexing.splitting import Split, Splitter
-from embedmill_worker import corpus
+from embedmill.reindexing.sources.base import Source
+from embedmill.reindexing.splitting.splitter import Split, Splitter
+from embedmill_worker.cli.measure import corpus
 
 #: Tokens of a part.
 PART_TOKENS = 200

@@ -17,7 +17,7 @@ from typing import Self
 from context import Run, ceiling_s, interleave
 from figures import Figure, of_rounds, ratios
 
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from embedmill_worker.settings import DEFAULT_MODEL
 
 CORPORA = ("mixed", "short")
@@ -68,7 +68,7 @@ def serve(core: int, precision: str, pipe: Connection) -> None:
     """Load an engine on one core and embed what comes."""
     os.sched_setaffinity(0, {core})
     from embedmill.errors import EmbedError
-    from embedmill_worker.engines import Engines
+    from embedmill_worker.engine.engines import Engines
     from embedmill_worker.settings import WorkerSettings
 
     try:

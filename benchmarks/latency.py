@@ -11,9 +11,9 @@ from itertools import chain
 from context import Run, open_mills, say
 from figures import Figure
 
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import Percentiles, latencies_ms, saturating, service_times_ms
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import Percentiles, latencies_ms, saturating, service_times_ms
 
 #: Turns of idle and busy.
 TURNS = 2

@@ -13,8 +13,8 @@ import numpy as np
 from context import Run, open_mills, say
 from figures import Figure
 
-from embedmill_worker import corpus, pss
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus, pss
 
 #: Seconds between two samples.
 SAMPLE_S = 2.0

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from context import HERE, Run
 
-from embedmill_worker.broker import broker_url
+from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.models import ModelFiles
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.service.broker import broker_url
 
 SCRIPTS = HERE / "peers"
 

@@ -26,9 +26,9 @@ from figures import Figure, of_rounds, ratios
 from latency import SERVICE_TIMES
 
 from embedmill.status import read_status
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import Percentiles, latencies_ms, saturating, service_times_ms
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import Percentiles, latencies_ms, saturating, service_times_ms
 
 #: Seconds between two looks at memory. Ten looks a second took more than one per cent of the two cores.
 SAMPLE_S = 0.5

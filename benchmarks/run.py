@@ -21,7 +21,7 @@ import machine
 from context import HERE, Run, say
 from standin import SHAPES
 
-from embedmill_worker.corpus import CORPORA
+from embedmill_worker.cli.measure.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
 #: Asked only by name.

@@ -12,8 +12,8 @@ from context import Run, interleave, open_mill
 from figures import Figure, ratios
 
 from embedmill.errors import EmbedError
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import bulk_s
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import bulk_s
 
 CORPORA = ("mixed", "short")
 

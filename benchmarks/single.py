@@ -16,9 +16,9 @@ from figures import Figure, of_rounds, ratios
 from peer import PeerError, fastembed_folder, handwritten
 
 from embedmill import AsyncEmbeddingClient
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import bulk_s
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import bulk_s
 
 IN_FLIGHT = 256
 CORPORA = ("mixed", "short")

@@ -32,10 +32,10 @@ from embedmill.errors import EmbedError
 from embedmill.jobs import discovery
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.keys import Keyspace
-from embedmill.transport.sync import Link
-from embedmill_worker import corpus, pss
-from embedmill_worker.cli.load import bulk_s
-from embedmill_worker.cli.mill import Mill
+from embedmill.transport.sync import RedisTransport
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus, pss
+from embedmill_worker.cli.measure.load import bulk_s
 
 CHILDREN = 2
 CORPORA = ("mixed", "short")
@@ -181,7 +181,7 @@ def speed(run: Run, mill: Mill, name: str, precision: str) -> list[Figure]:
 
 def card(mill: Mill) -> ModelCard:
     """Give what the worker says of its model."""
-    link = Link(mill.settings)
+    link = RedisTransport(mill.settings)
     try:
         (found,) = link.run(discovery.look_around(Keyspace(mill.settings.namespace)), timeout_s=30.0).cards.values()
     finally:

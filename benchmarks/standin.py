@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 
 #: Ids of XLM-R's tokenizer: the pieces of the vocabulary come after these.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

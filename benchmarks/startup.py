@@ -16,11 +16,11 @@ from figures import Figure, of_rounds
 from embedmill.errors import EmbedError
 from embedmill.settings import ClientSettings
 from embedmill.status import READY, read_status
-from embedmill_worker import pss
-from embedmill_worker.cli.child import WorkerProcess
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.local.worker_process import WorkerProcess
+from embedmill_worker.cli.measure import pss
 from embedmill_worker.settings import DEFAULT_MODEL
-from embedmill_worker.valkey import EmbeddedValkey
 
 PATIENCE_S = 120.0
 

@@ -14,9 +14,9 @@ from context import Run, ceiling_s, interleave, open_mills, say
 from figures import Figure, of_rounds, ratios
 from peer import Peer, PeerError, fastembed_folder, handwritten
 
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import bulk_s
-from embedmill_worker.cli.mill import Mill
+from embedmill_worker.cli.local.stack import Mill
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import bulk_s
 
 #: Corpora that the README shows, and others, which get fewer rounds and not every peer.
 FIRST, SECOND = ("mixed", "short"), ("multilingual", "long")

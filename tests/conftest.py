@@ -19,8 +19,8 @@ from hypothesis import is_hypothesis_test
 from hypothesis import settings as hypothesis_settings
 
 from embedmill.errors import SettingsError
-from embedmill_worker.valkey import EmbeddedValkey
-from embedmill_worker.valkey_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE, find_binary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ import trustme
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from embedmill_worker.tether import tethered
+from embedmill_worker.cli.local.die_with_parent import tethered
 
 #: Seconds until a server answers, or sentinels agree; far more than they take.
 PATIENCE_S = 60.0

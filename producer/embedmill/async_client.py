@@ -1,4 +1,4 @@
-"""The asyncio client: ``Calls`` driven over an ``AsyncLink``. Methods and arguments are those of ``client.py``."""
+"""The asyncio client. Methods and arguments are those of ``client.py``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import Self
 from embedmill.errors import ClientClosedError
 from embedmill.jobs import dead_letters, listing, reading
 from embedmill.jobs.coalescer import Coalescer
-from embedmill.jobs.coalescing import Kind
+from embedmill.jobs.coalescing import BatchKey
 from embedmill.jobs.listing import JobList
-from embedmill.jobs.operations import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
+from embedmill.jobs.operations import (
+    CALL_TIMEOUT_S,
+    LAST_MOMENT_S,
+    JobOperations,
+    Progress,
+    SubmitOptions,
+    accepted,
+    shown,
+)
 from embedmill.jobs.request import check_job_id, check_lane, check_seconds
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.protocol.dead_letter import DeadLetter
@@ -21,7 +29,7 @@ from embedmill.protocol.records import JobStatus
 from embedmill.protocol.vectors import Dtype, Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.settings import ClientSettings
-from embedmill.transport.aio import AsyncLink
+from embedmill.transport.aio import AsyncRedisTransport
 from embedmill.transport.flow import Flow, T
 
 
@@ -39,8 +47,8 @@ class AsyncEmbeddingClient:
             SettingsError: a value that cannot work.
         """
         self.settings = ClientSettings.from_env(redis_url, model, namespace)
-        self._calls = Calls(self.settings)
-        self._link = AsyncLink(self.settings)
+        self._calls = JobOperations(self.settings)
+        self._link = AsyncRedisTransport(self.settings)
         self._coalescer = Coalescer(self._calls, self._link)
 
     def __repr__(self) -> str:
@@ -96,7 +104,7 @@ class AsyncEmbeddingClient:
         options = EmbedOptions(
             input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
         )
-        kind = Kind(model=model, lane=check_lane(lane), options=options, block=block)
+        kind = BatchKey(model=model, lane=check_lane(lane), options=options, block=block)
         return accepted(await self._coalescer.embed(texts, kind, check_seconds("timeout_s", timeout_s)))
 
     async def submit(

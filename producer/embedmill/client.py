@@ -1,4 +1,4 @@
-"""The blocking client: ``Calls`` driven over a ``Link``."""
+"""The blocking client: ``JobOperations`` driven over a ``RedisTransport``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Self
 from embedmill.errors import ClientClosedError
 from embedmill.jobs import dead_letters, listing, reading
 from embedmill.jobs.listing import JobList
-from embedmill.jobs.operations import CALL_TIMEOUT_S, LAST_MOMENT_S, Calls, Progress, SubmitOptions, accepted, shown
+from embedmill.jobs.operations import (
+    CALL_TIMEOUT_S,
+    LAST_MOMENT_S,
+    JobOperations,
+    Progress,
+    SubmitOptions,
+    accepted,
+    shown,
+)
 from embedmill.jobs.request import check_job_id, check_seconds
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.protocol.dead_letter import DeadLetter
@@ -20,7 +28,7 @@ from embedmill.protocol.vectors import Dtype, Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.settings import ClientSettings
 from embedmill.transport.flow import Flow, T
-from embedmill.transport.sync import Link
+from embedmill.transport.sync import RedisTransport
 
 
 class EmbeddingClient:
@@ -42,8 +50,8 @@ class EmbeddingClient:
             SettingsError: a value that cannot work.
         """
         self.settings = ClientSettings.from_env(redis_url, model, namespace)
-        self._calls = Calls(self.settings)
-        self._link = Link(self.settings)
+        self._calls = JobOperations(self.settings)
+        self._link = RedisTransport(self.settings)
 
     def __repr__(self) -> str:
         return shown(self, self.settings, is_closed=self._link.is_closed)

@@ -30,7 +30,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class ClientSettings:
     """Where the queue is and which model is meant when a call names none."""
 
-    #: See ``redis_url.py``.
+    #: See ``urls.py``.
     redis_url: str = DEFAULT_REDIS_URL
     #: Model for calls that name none; None: the only one that workers announce.
     model: str | None = None

@@ -15,8 +15,8 @@ from embedmill.protocol.codec import read_count, read_ms, read_name
 from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
-from embedmill.transport.flow import Ask, Command, Flow
-from embedmill.transport.sync import Link
+from embedmill.transport.flow import Command, Flow, RoundTrip
+from embedmill.transport.sync import RedisTransport
 
 #: A worker's state in which it takes work.
 READY: Final = "ready"
@@ -63,7 +63,7 @@ class LaneStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MillStatus:
+class QueueStatus:
     """Workers and lanes at one moment, sorted by name."""
 
     workers: tuple[WorkerStatus, ...]
@@ -74,10 +74,10 @@ class MillStatus:
         return any(w.state == READY and model in (None, w.model) for w in self.workers)
 
 
-def read(keys: Keyspace) -> Flow[MillStatus]:
+def read(keys: Keyspace) -> Flow[QueueStatus]:
     """Read the live workers and the lanes: those of the models served now, and all others that hold something."""
     landscape = yield from look_around(keys)
-    used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
+    used, now = yield RoundTrip([("SMEMBERS", keys.lanes), ("TIME",)])
     served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
     known = {_split(name) for name in readable(read_name, islice(used, MAX_LANES), "lane")}
     pairs = sorted(served | known)[:MAX_LANES]
@@ -85,10 +85,10 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     for model, lane in pairs:
         commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
-    replies = (yield Ask(commands, keeps_errors=True)) if commands else []
+    replies = (yield RoundTrip(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
     workers = islice((w for info in landscape.workers for w in _of_worker(info, landscape.cards)), MAX_STATUS_WORKERS)
-    return MillStatus(
+    return QueueStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(
             _of_lane(keys, pair, counts, oldest, now_s)
@@ -98,13 +98,13 @@ def read(keys: Keyspace) -> Flow[MillStatus]:
     )
 
 
-def read_status(settings: ClientSettings, *, timeout_s: float = LOOK_S) -> MillStatus:
+def read_status(settings: ClientSettings, *, timeout_s: float = LOOK_S) -> QueueStatus:
     """Read the status of the mill that the settings name.
 
     Raises:
         BrokerUnavailableError: Redis did not answer in time.
     """
-    link = Link(settings)
+    link = RedisTransport(settings)
     try:
         return link.run(read(Keyspace(settings.namespace)), timeout_s=timeout_s, outage_s=0.0)
     finally:

@@ -17,7 +17,7 @@ import pytest
 
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
-from embedmill_worker.tether import tethered
+from embedmill_worker.cli.local.die_with_parent import tethered
 
 #: Seconds that any one thing here may take; generous, so that a busy machine fails no test.
 PATIENCE_S = 120.0

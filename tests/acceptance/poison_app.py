@@ -13,7 +13,8 @@ import psutil
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from embedmill.errors import InferenceError
-from embedmill_worker import engines, work
+from embedmill_worker.engine import engines
+from embedmill_worker.jobs import processor
 
 #: What the memory of a process may grow by when a text eats it: the machine is shared.
 ROOM_BYTES = 128 << 20
@@ -100,7 +101,7 @@ def load_poisoned(files, **how):
 
 engines.load = load_poisoned
 
-to_reply = work.to_reply
+to_reply = processor.to_reply
 
 
 def to_reply_or_fail(embeddings, chunk, *rest):
@@ -109,6 +110,6 @@ def to_reply_or_fail(embeddings, chunk, *rest):
     return to_reply(embeddings, chunk, *rest)
 
 
-work.to_reply = to_reply_or_fail
+processor.to_reply = to_reply_or_fail
 
 from embedmill_worker.app import app  # noqa: E402, F401

@@ -2,7 +2,7 @@
 
 import sys
 
-from embedmill.reindexing import planner
+from embedmill.reindexing.planning import planner
 from embedmill_worker.cli import main
 
 planner.WINDOW_TEXTS = 256

@@ -14,7 +14,7 @@ from kombu import Exchange, Queue
 
 from conftest import REPOSITORY
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
-from embedmill_worker.broker import broker_settings
+from embedmill_worker.service.broker import broker_settings
 from servers import free_port, start
 
 MODEL = "all-MiniLM-L6-v2"

@@ -57,7 +57,7 @@ def test_it_measures_the_workers_behind_a_redis_and_deletes_its_jobs(mill, redis
 def test_more_requests_than_bulk_work_lasts_are_refused_with_the_way_out(monkeypatch):
     from embedmill.errors import InvalidRequestError
     from embedmill.testing import FakeEmbeddingClient
-    from embedmill_worker.cli.load import saturating
+    from embedmill_worker.cli.measure.load import saturating
 
     with pytest.raises(InvalidRequestError, match="send fewer requests"), saturating(FakeEmbeddingClient(), texts=3):
         pass

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient
-from embedmill_worker import corpus
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.cli.measure import corpus
 
 from .conftest import close, new_mill
 

@@ -12,7 +12,7 @@ from celery.canvas import Signature, maybe_signature
 from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient, signature, vectors_of
-from embedmill_worker.broker import broker_url
+from embedmill_worker.service.broker import broker_url
 from waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"

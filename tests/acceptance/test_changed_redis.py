@@ -16,10 +16,11 @@ from embedmill.errors import UnknownModelError
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
-from embedmill_worker import corpus, exit_codes
-from embedmill_worker.tether import tethered
-from embedmill_worker.valkey import EmbeddedValkey
-from embedmill_worker.valkey_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker import exit_codes
+from embedmill_worker.cli.local.die_with_parent import tethered
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker.cli.measure import corpus
 from support.clock import Clock
 from waiting import PATIENCE_S, wait_until
 

@@ -8,7 +8,7 @@ import redis
 
 from embedmill import AsyncEmbeddingClient, TextsRejectedError
 from embedmill.reply import Reason
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from servers import save
 
 MODEL = "all-MiniLM-L6-v2"

@@ -8,7 +8,7 @@ import redis
 from embedmill import EmbeddingClient, JobCancelledError, ResultTimeoutError
 from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"

@@ -29,7 +29,7 @@ from embedmill import EmbeddingClient, EmbedError
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
-from embedmill_worker.broker import broker_url
+from embedmill_worker.service.broker import broker_url
 
 MODEL = "all-MiniLM-L6-v2"
 PICKLE, YAML, JSON, MSGPACK = (f"application/{kind}" for kind in ("x-python-serialize", "x-yaml", "json", "x-msgpack"))

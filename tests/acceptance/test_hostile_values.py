@@ -209,7 +209,7 @@ def test_a_list_of_rejects_is_no_device(mill, tmp_path):
 @pytest.mark.parametrize(
     ("module", "call"),
     [
-        ("embedmill_worker.cli.program", "from embedmill_worker.cli import main; main(['status'])"),
+        ("embedmill_worker.cli.dispatch", "from embedmill_worker.cli import main; main(['status'])"),
         ("embedmill_worker.app", "from embedmill_worker.main import main; main()"),
     ],
 )

@@ -15,7 +15,7 @@ import redis
 
 from embedmill import EmbeddingClient, Job
 from embedmill.protocol.keys import Keyspace
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from servers import save
 from waiting import wait_until
 

@@ -13,8 +13,8 @@ import redis
 from embedmill import EmbeddingClient, JobState
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
-from embedmill_worker import corpus
-from embedmill_worker.cli.load import Percentiles, latencies_ms, saturating, service_times_ms
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.cli.measure.load import Percentiles, latencies_ms, saturating, service_times_ms
 from waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"

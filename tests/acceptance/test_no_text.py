@@ -26,7 +26,7 @@ from kombu import Exchange, Queue
 import embedmill
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, EmbedError
 from embedmill_worker import exit_codes
-from embedmill_worker.broker import broker_url
+from embedmill_worker.service.broker import broker_url
 from waiting import wait_until
 
 from .conftest import PATIENCE_S

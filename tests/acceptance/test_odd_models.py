@@ -15,7 +15,7 @@ import embedmill
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, Reason, TextsRejectedError
 from embedmill.protocol.vectors import Dtype
 from embedmill_worker import exit_codes
-from embedmill_worker.broker import broker_url
+from embedmill_worker.service.broker import broker_url
 from odd_models import NAN_WORD, PANIC_WORD, write_odd_model
 
 from .conftest import PATIENCE_S, Mill, close, new_mill

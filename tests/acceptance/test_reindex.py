@@ -16,7 +16,7 @@ import embedmill
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill.reindexing import Rows, Sink
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from waiting import wait_until
 
 TEXTS = corpus.short(150)

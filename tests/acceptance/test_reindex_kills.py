@@ -11,7 +11,7 @@ import pytest
 import redis
 from reindexing import Reindexer, files, write_jsonl
 
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from servers import save
 
 KINDS = ("reindexer", "child", "worker", "server")

@@ -7,7 +7,7 @@ import pytest
 import reindex as bench
 from context import Run, ceiling_s, open_mill
 
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 
 TEXTS = 200_000
 

@@ -16,8 +16,8 @@ from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
-from embedmill_worker import corpus
-from embedmill_worker.broker import broker_url
+from embedmill_worker.cli.measure import corpus
+from embedmill_worker.service.broker import broker_url
 from waiting import join
 
 MODEL = "all-MiniLM-L6-v2"

@@ -7,7 +7,7 @@ import pytest
 
 from embedmill import EmbeddingClient
 from embedmill.limits import MAX_CHUNK_TEXTS
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 
 MODEL = "all-MiniLM-L6-v2"
 

@@ -7,7 +7,7 @@ import pytest
 
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient, JobState, QueueError
 from embedmill.errors import ResultExpiredError
-from embedmill_worker import corpus
+from embedmill_worker.cli.measure import corpus
 from servers import Watched, free_port
 from waiting import wait_until
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import standin
 
-from embedmill_worker import corpus, pss
-from embedmill_worker.cli.mill import throw_away_mill
+from embedmill_worker.cli.local.stack import temporary_stack
+from embedmill_worker.cli.measure import corpus, pss
 
 PATIENCE_S = 300.0
 
@@ -28,7 +28,7 @@ def peak_mb(shape, folder):
         "EMBEDMILL_DATA_DIR": str(folder / "data"),
         "EMBEDMILL_CONCURRENCY": "2",
     }
-    with throw_away_mill(environment) as mill:
+    with temporary_stack(environment) as mill:
         place = ["--redis-url", mill.settings.redis_url, "--namespace", mill.settings.namespace]
         files = [str(folder / "texts.txt"), "--output", str(folder / "vectors.npy")]
         with subprocess.Popen([sys.executable, "-m", "embedmill_worker.cli", "embed", *place, *files]) as client:

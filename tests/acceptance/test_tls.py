@@ -8,7 +8,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient, SettingsError
-from embedmill_worker.broker import broker_settings
+from embedmill_worker.service.broker import broker_settings
 from servers import TlsDoor
 
 MODEL = "all-MiniLM-L6-v2"

@@ -36,20 +36,21 @@ from embedmill.protocol.options import EmbedOptions, pack_options, unpack_option
 from embedmill.protocol.vectors import Dtype, from_bytes
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.reindexing import Index
-from embedmill.reindexing.sources.csv_file import Csv
 from embedmill.reindexing.sources.files import FileSource, Reading
-from embedmill.reindexing.sources.json_values import JsonValues
-from embedmill.reindexing.sources.jsonl import Jsonl
-from embedmill.reindexing.sources.lines import Lines
+from embedmill.reindexing.sources.formats.csv_file import Csv
+from embedmill.reindexing.sources.formats.json_values import JsonValues
+from embedmill.reindexing.sources.formats.jsonl import Jsonl, Lines
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 from embedmill.reply import Rejected
-from embedmill.transport.flow import Ask
-from embedmill_worker import cache_entry, claims, envelope
-from embedmill_worker.cache_entry import CacheEntry
-from embedmill_worker.claims import ChunkRef
-from embedmill_worker.models.fasttext_file import read_fasttext
-from embedmill_worker.models.safetensors import SafetensorsFile
-from embedmill_worker.reconciler import Reconciler
+from embedmill.transport.flow import RoundTrip
+from embedmill_worker.cache import cache_entry
+from embedmill_worker.cache.cache_entry import CacheEntry
+from embedmill_worker.celery_patches import messages
+from embedmill_worker.jobs import claims
+from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.reconciler import Reconciler
+from embedmill_worker.models.formats.fasttext_file import read_fasttext
+from embedmill_worker.models.formats.safetensors import SafetensorsFile
 from fuzz.redis_double import answer
 
 KEYS = Keyspace("fuzz")
@@ -206,13 +207,13 @@ PACKED = CANVAS | {"body": msgpack.packb([[["a"]], {}, {}]).decode("latin-1"), "
 @decoder(*(json.dumps(made).encode() for made in (MESSAGE, CANVAS, PACKED)))
 def message(data):
     """Survives kombu's own reading, too."""
-    made = envelope.read_message(data.decode(errors="replace"))
+    made = messages.read_message(data.decode(errors="replace"))
     assert len(json.dumps(made)) < 8 * MAX_MESSAGE_BYTES
 
 
 @decoder(json.dumps([MESSAGE, "", "q"]).encode())
 def delivery(data):
-    envelope.read_delivery(data.decode(errors="replace"))
+    messages.read_delivery(data.decode(errors="replace"))
 
 
 @decoder(b"j:0:1", b"job-1.x:3:1764000000000000")
@@ -241,7 +242,7 @@ def _run(flow, data):
     try:
         step = next(flow)
         for _ in range(200):
-            replies = [answer(command, pieces) for command in step.commands] if isinstance(step, Ask) else None
+            replies = [answer(command, pieces) for command in step.commands] if isinstance(step, RoundTrip) else None
             step = flow.send(replies)
     except StopIteration:
         pass

@@ -18,9 +18,9 @@ from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
 from embedmill.transport import flow
-from embedmill.transport.sync import Link
-from embedmill_worker import announcement, claims
-from embedmill_worker.claims import ChunkRef
+from embedmill.transport.sync import RedisTransport
+from embedmill_worker.jobs import announcements, claims
+from embedmill_worker.jobs.claims import ChunkRef
 
 MODEL = "paper"
 DIMENSION = 8
@@ -40,7 +40,7 @@ class Bench:
         self.namespace = namespace
         self.settings = ClientSettings(redis_url=redis_url, namespace=namespace)
         self.keys = Keyspace(namespace)
-        self.link = Link(self.settings)
+        self.link = RedisTransport(self.settings)
         self.redis = redis.Redis.from_url(redis_url)
 
     def run(self, flow, timeout_s=10.0):
@@ -69,7 +69,7 @@ class Bench:
 
     def announce(self, *cards):
         """Publishes cards."""
-        self.run(announcement.announce_cards(self.keys, cards))
+        self.run(announcements.announce_cards(self.keys, cards))
 
     def prepare(self, texts, *, job_id="job", model=MODEL, lane="bulk", options=None, **how):
         """Makes a job of one text a chunk, if the texts are long."""
@@ -110,7 +110,7 @@ class Bench:
             models=dict.fromkeys(models, fingerprint),
             active=tuple(active),
         )
-        self.run(announcement.beat(self.keys, info))
+        self.run(announcements.beat(self.keys, info))
 
     def die(self, worker_id="w"):
         """Lets a worker's liveness key expire at once."""
@@ -165,7 +165,7 @@ class Bench:
 
 
 def _one(command):
-    (reply,) = yield flow.Ask([command])
+    (reply,) = yield flow.RoundTrip([command])
     return reply
 
 

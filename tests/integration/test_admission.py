@@ -15,8 +15,8 @@ from embedmill.jobs.submission import Admission
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.records import JobState
 from embedmill.transport import flow
-from embedmill_worker.reconciler import Reconciler
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.jobs.reconciler import Reconciler
 from waiting import join
 
 from .conftest import vector_of
@@ -196,9 +196,9 @@ def test_a_blocking_submit_gives_up_in_time(bench, submit_blocking, monkeypatch)
 def test_the_windows_of_one_long_call_do_not_stand_in_each_other_s_way(bench, expected, monkeypatch):
     monkeypatch.setenv("EMBEDMILL_MAX_QUEUED_TOKENS", "1")
     monkeypatch.setitem(submission.submit.__globals__, "SHORTEST_PAUSE_S", 0.01)
-    from embedmill.jobs.chunking import windows
+    from embedmill.jobs.chunking import split_into_jobs
 
-    monkeypatch.setitem(windows.__kwdefaults__, "max_texts", 2)
+    monkeypatch.setitem(split_into_jobs.__kwdefaults__, "max_texts", 2)
     with bench.worker(), EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
         assert np.array_equal(client.embed(TEXTS, timeout_s=60), expected(TEXTS))
 
@@ -277,7 +277,7 @@ def test_a_waiting_job_asks_for_room_before_it_sends_its_texts_again(bench):
     )
     ask, sent = next(waiting), []
     for _ in range(8):
-        if isinstance(ask, flow.Pause):
+        if isinstance(ask, flow.Sleep):
             assert submission.SHORTEST_PAUSE_S <= ask.seconds <= submission.LONGEST_PAUSE_S
             ask = waiting.send(None)
         else:

@@ -11,7 +11,7 @@ from celery.contrib.testing.worker import start_worker
 
 import embedmill
 from embedmill.protocol.vectors import Dtype, to_bytes
-from embedmill_worker.broker import broker_url
+from embedmill_worker.service.broker import broker_url
 
 # Celery 5.7.0 stores results by a command that redis-py 8 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")

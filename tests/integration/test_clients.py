@@ -33,14 +33,14 @@ from embedmill import (
     UnknownModelError,
     unpack_binary,
 )
-from embedmill.jobs.chunking import windows
+from embedmill.jobs.chunking import split_into_jobs
 from embedmill.protocol.chunks import Chunk, pack_chunk, pack_reply, unpack_chunk
 from embedmill.protocol.vectors import Dtype, from_bytes
 from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reply import Reason, Rejected
-from embedmill.transport.aio import AsyncLink
-from embedmill.transport.sync import Link
-from embedmill_worker import claims
+from embedmill.transport.aio import AsyncRedisTransport
+from embedmill.transport.sync import RedisTransport
+from embedmill_worker.jobs import claims
 from waiting import join, wait_until
 
 from .conftest import embed
@@ -152,7 +152,7 @@ def test_fewer_dimensions_are_cut_and_renormalised(client, worker, expected):
 
 def test_a_small_call_takes_three_round_trips(client, worker, monkeypatch):
     asked = []
-    for link in (Link, AsyncLink):
+    for link in (RedisTransport, AsyncRedisTransport):
         exchange = link._exchange
 
         def counted(self, ask, deadline_s, exchange=exchange):
@@ -208,7 +208,7 @@ def test_texts_that_redis_loses_again_and_again_are_sent_again_until_the_client_
 
 
 def test_long_inputs_go_in_windows(client, bench, worker, expected, monkeypatch):
-    monkeypatch.setitem(windows.__kwdefaults__, "max_texts", 7)
+    monkeypatch.setitem(split_into_jobs.__kwdefaults__, "max_texts", 7)
     texts = TEXTS * 8  # more than one chunk
     assert np.array_equal(client.embed(texts), expected(texts))
     assert job_keys(bench) == []

@@ -20,7 +20,7 @@ from embedmill import (
 from embedmill.jobs import submission
 from embedmill.protocol.chunks import unpack_chunk
 from embedmill.reply import Reason
-from embedmill.transport.aio import AsyncLink
+from embedmill.transport.aio import AsyncRedisTransport
 
 #: More than any chunk of a model that is not announced yet.
 LARGE = ["a large call"] * 400
@@ -236,7 +236,7 @@ def test_without_a_name_or_a_model_every_caller_is_told(bench):
 
 
 def test_a_redis_that_is_away_is_said_to_all_each_with_an_error_of_its_own(own_valkey, namespace, monkeypatch):
-    monkeypatch.setitem(AsyncLink.run.__kwdefaults__, "outage_s", 0.5)
+    monkeypatch.setitem(AsyncRedisTransport.run.__kwdefaults__, "outage_s", 0.5)
     own_valkey.kill()
 
     async def use():

@@ -18,7 +18,7 @@ from embedmill.protocol import dead_letter
 from embedmill.protocol.chunks import unpack_chunk
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
-from embedmill_worker import claims
+from embedmill_worker.jobs import claims
 
 TEXTS = [f"{n:04d} " * 16 for n in range(3)]
 

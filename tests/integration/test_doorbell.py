@@ -7,8 +7,8 @@ from celery import Celery
 from celery.worker.request import Request
 from kombu import Connection, Consumer, Exchange, Queue
 
-from embedmill_worker.broker import broker_url
-from embedmill_worker.claims import parse_token
+from embedmill_worker.jobs.claims import parse_token
+from embedmill_worker.service.broker import broker_url
 
 TEXTS = [f"{n:04d} " * 16 for n in range(3)]
 

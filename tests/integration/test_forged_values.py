@@ -12,7 +12,7 @@ from embedmill.protocol.chunks import pack_reply
 from embedmill.protocol.codec import MAX_LABEL_CHARS
 from embedmill.reply import Rejected
 from embedmill.status import read_status
-from embedmill_worker import claims
+from embedmill_worker.jobs import claims
 
 ESCAPE = "\x1b[2J\n"
 

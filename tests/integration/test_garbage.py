@@ -13,10 +13,10 @@ from embedmill.protocol.keys import LANES
 from embedmill.protocol.records import JobState
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.transport import flow
-from embedmill.transport.flow import Ask, evalsha
-from embedmill_worker import announcement, claims, reconciler
-from embedmill_worker.claims import ChunkRef
-from embedmill_worker.reconciler import Reconciler
+from embedmill.transport.flow import RoundTrip, evalsha
+from embedmill_worker.jobs import announcements, claims, reconciler
+from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.reconciler import Reconciler
 
 from .conftest import embed, ref_of
 
@@ -97,7 +97,7 @@ class Scene:
             case "cancel" | "delete":
                 return evalsha(script, of(refs["held"]))
             case "announce":
-                return announcement._announce(keys, [bench.card(), bench.card(model="new")], replaces=False)
+                return announcements._announce(keys, [bench.card(), bench.card(model="new")], replaces=False)
             case "beat":
                 return evalsha("beat", (keys.worker("w"), keys.workers), "entry", 10_000, "w")
             case "lock":
@@ -255,7 +255,7 @@ def scene(bench, monkeypatch):
 
 
 def one(command):
-    (answer,) = yield Ask([command])
+    (answer,) = yield RoundTrip([command])
     return answer
 
 
@@ -464,7 +464,7 @@ def test_counters_are_exact_though_work_goes_on_during_the_sweep(bench, monkeypa
     sweep = Reconciler(bench.keys, "w").sweep()
     ask, n_pages = next(sweep), 0
     while True:
-        replies = bench.run(as_flow(ask)) if isinstance(ask, Ask) else None
+        replies = bench.run(as_flow(ask)) if isinstance(ask, RoundTrip) else None
         if n_pages % 3 == 0:
             bench.work()
             bench.submit(TEXTS[:2], job_id=f"new{n_pages}")

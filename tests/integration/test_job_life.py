@@ -15,9 +15,9 @@ from embedmill.errors import JobConflictError
 from embedmill.jobs import reading, request, submission
 from embedmill.limits import UNFINISHED_TTL_S
 from embedmill.protocol.records import JobState
-from embedmill_worker import claims
-from embedmill_worker.claims import NotOurs, Work
-from embedmill_worker.reconciler import Reconciler
+from embedmill_worker.jobs import claims
+from embedmill_worker.jobs.claims import NotOurs, Work
+from embedmill_worker.jobs.reconciler import Reconciler
 
 #: As in limits, but small, so that a few steps reach it.
 RING_WINDOW = 3

@@ -14,10 +14,10 @@ from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.records import JobState
 from embedmill.protocol.vectors import Dtype
 from embedmill.transport import flow
-from embedmill_worker import claims
-from embedmill_worker.claims import ChunkRef, Late, NotOurs, OtherFingerprint, OtherVersion, Work
-from embedmill_worker.reconciler import Reconciler
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.jobs import claims
+from embedmill_worker.jobs.claims import ChunkRef, Late, NotOurs, OtherFingerprint, OtherVersion, Work
+from embedmill_worker.jobs.reconciler import Reconciler
 
 #: Long enough for a chunk of its own.
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
@@ -62,7 +62,7 @@ def staged(bench):
 def test_a_job_whose_texts_were_lost_on_the_way_is_staged_again(bench):
     storing = submission.submit(bench.keys, bench.prepare(TEXTS), Admission())
     ask = next(storing)
-    without_texts = flow.Ask([c for c in ask.commands if c[0] != "HSET"])
+    without_texts = flow.RoundTrip([c for c in ask.commands if c[0] != "HSET"])
     again = storing.send(bench.run(iter_ask(without_texts)))
     assert [c[0] for c in again.commands] == [c[0] for c in ask.commands]
     with pytest.raises(StopIteration):
@@ -75,7 +75,7 @@ def test_texts_that_never_stay_are_given_up(bench):
     ask = next(storing)
     with pytest.raises(QueueFullError):
         for _ in range(9):
-            ask = storing.send(bench.run(iter_ask(flow.Ask([ask.commands[-1]]))))
+            ask = storing.send(bench.run(iter_ask(flow.RoundTrip([ask.commands[-1]]))))
 
 
 def test_the_same_id_and_content_again_changes_nothing(bench):
@@ -498,8 +498,8 @@ def test_an_expired_job_leaves_the_lane_and_dead_workers_the_list(bench, monkeyp
 
 
 def test_a_long_queue_is_read_to_its_end(bench, monkeypatch):
-    monkeypatch.setattr("embedmill_worker.reconciler.JOBS_PAGE", 3)
-    monkeypatch.setattr("embedmill_worker.reconciler.MESSAGES_PAGE", 7)
+    monkeypatch.setattr("embedmill_worker.jobs.reconciler.JOBS_PAGE", 3)
+    monkeypatch.setattr("embedmill_worker.jobs.reconciler.MESSAGES_PAGE", 7)
     sweep = sweeper(bench, monkeypatch)
     for n in range(20):
         bench.submit(TEXTS, job_id=f"job{n}")

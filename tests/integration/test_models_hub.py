@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from embedmill.errors import ModelLoadError
 from embedmill_worker.engine import load
 from embedmill_worker.models import ModelFiles, fingerprint
-from embedmill_worker.models import hub as hub_module
 from embedmill_worker.models import resolve as resolve_model
+from embedmill_worker.models.sources import hub as hub_module
 from model_hub import TOKEN, Hub, Repository, asking, environment, model_hub
 
 NAME = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from embedmill_worker.engine import load
 from embedmill_worker.models import StaticTable, in_precision, resolve
-from embedmill_worker.models.fastembed_registry import _registry, files_of_registered, find_registered
+from embedmill_worker.models.sources.fastembed import _registry, files_of_registered, find_registered
 
 WORDS = [
     "[PAD]",

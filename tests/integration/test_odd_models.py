@@ -6,12 +6,13 @@ import redis
 
 from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
-from embedmill_worker import cache_entry
-from embedmill_worker.cache import CachedEngine, EmbeddingCache, read_info
-from embedmill_worker.cache_entry import CacheEntry
+from embedmill_worker.cache import cache_entry
+from embedmill_worker.cache.cache_entry import CacheEntry
+from embedmill_worker.cache.cached_engine import CachedEngine
+from embedmill_worker.cache.store import EmbeddingCache, read_info
+from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
-from embedmill_worker.valkey import EmbeddedValkey
 from odd_models import DIMENSION, NAN_WORD, write_odd_model
 
 TEXTS = ["the river", f"the {NAN_WORD}", "the"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient
-from embedmill.transport.aio import AsyncLink
-from embedmill.transport.sync import Link
+from embedmill.transport.aio import AsyncRedisTransport
+from embedmill.transport.sync import RedisTransport
 from servers import save
 from waiting import join, wait_until
 
@@ -73,7 +73,7 @@ class Async:
 @pytest.fixture(params=[Sync, Async], ids=["sync", "async"])
 def calls(request, own_valkey, namespace, monkeypatch):
     """A client of a server of its own, with little patience where a call names no timeout."""
-    for link in (Link, AsyncLink):
+    for link in (RedisTransport, AsyncRedisTransport):
         monkeypatch.setitem(link.run.__kwdefaults__, "outage_s", 0.5)
     made = request.param(own_valkey.url, namespace)
     yield made

@@ -11,7 +11,8 @@ import pytest
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.cpu import instruction_set
-from embedmill_worker.engine import BatchClass, load, openvino_session
+from embedmill_worker.engine import BatchClass, load
+from embedmill_worker.engine.transformer import openvino_session
 from embedmill_worker.models import in_precision, resolve
 
 MODEL = "all-MiniLM-L6-v2"

@@ -6,8 +6,8 @@ from embedmill import EmbeddingClient
 from embedmill.protocol.keys import LANES
 from embedmill.protocol.records import JobState
 from embedmill.status import read_status
-from embedmill_worker import reconciler
-from embedmill_worker.reconciler import Reconciler
+from embedmill_worker.jobs import reconciler
+from embedmill_worker.jobs.reconciler import Reconciler
 
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
 

@@ -281,10 +281,10 @@ import json, sys
 from pathlib import Path
 from embedmill.errors import EmbedError
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.planning.ledger import Ledger
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.sinks.names import open_sink
-from embedmill.reindexing.sources.names import open_source
+from embedmill.reindexing.sinks.registry import open_sink
+from embedmill.reindexing.sources.registry import open_source
 
 def filled(name):
     sink = open_sink(name)
@@ -357,7 +357,7 @@ def test_a_text_that_may_not_be_read_is_one_record_s_problem_and_not_a_deleted_o
     (tmp_path / "docs/listed").chmod(0o444)
     code = """if True:
     import json, sys
-    from embedmill.reindexing.sources.names import open_source
+    from embedmill.reindexing.sources.registry import open_source
     print(json.dumps([[item.id, getattr(item, "detail", "")] for item in open_source(sys.argv[1:])]))
     """
     done = ordinary.python("-c", code, tmp_path / "docs")

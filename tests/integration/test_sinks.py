@@ -24,7 +24,7 @@ from pyarrow import dataset
 from embedmill.errors import SinkError
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing import Index, Rows, Sink, open_sink
-from embedmill.reindexing.ledger import Entry, Ledger
+from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.sinks import postgres
 

@@ -5,9 +5,9 @@ import redis
 from kombu import Connection
 from kombu.transport import redis as transport
 
-from embedmill_worker.broker import broker_settings
-from embedmill_worker.prefork import mend_transport
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.celery_patches.pool import mend_transport
+from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.service.broker import broker_settings
 
 
 @pytest.fixture

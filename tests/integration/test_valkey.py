@@ -17,9 +17,9 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from embedmill.errors import SettingsError
-from embedmill_worker import folder_lock
-from embedmill_worker.valkey import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
-from embedmill_worker.valkey_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker.cli.local import folder_lock
+from embedmill_worker.cli.local.server import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
+from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE, find_binary
 from servers import save
 from waiting import first_line, join
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("valkey_binary")
 PARENT = """
 import sys, time
 from pathlib import Path
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.cli.local.server import EmbeddedValkey
 server = EmbeddedValkey(Path(sys.argv[1]), persistent=True)
 server.start()
 print(server.pid, flush=True)
@@ -193,7 +193,7 @@ def test_a_temporary_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: 
 
 
 def test_where_no_path_is_short_enough_the_numbers_are_told(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("embedmill_worker.valkey.MAX_SOCKET_PATH_BYTES", 10)
+    monkeypatch.setattr("embedmill_worker.cli.local.server.MAX_SOCKET_PATH_BYTES", 10)
     with pytest.raises(
         SettingsError, match=r"TMPDIR=.*a socket's path there has \d+ bytes, limit 10; set it to a short"
     ):

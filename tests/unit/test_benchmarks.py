@@ -16,8 +16,8 @@ import pytest
 import standin
 from tokenizers import Tokenizer
 
-from embedmill_worker import corpus, pss
-from embedmill_worker.cli.load import Percentiles
+from embedmill_worker.cli.measure import corpus, pss
+from embedmill_worker.cli.measure.load import Percentiles
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
 
@@ -146,8 +146,12 @@ def test_a_process_that_has_ended_takes_no_memory(tmp_path):
 @pytest.mark.parametrize(
     ("stack", "part"),
     [
-        ("main (app.py:1);work (embedmill_worker/work.py:9);run (embedmill_worker/engine/session.py:80)", "graph"),
-        ("work (embedmill_worker/work.py:9);pack_reply (embedmill/protocol.py:2)", "codec"),
+        (
+            "main (app.py:1);work (embedmill_worker/jobs/processor.py:9);"
+            "run (embedmill_worker/engine/transformer/session.py:80)",
+            "graph",
+        ),
+        ("work (embedmill_worker/jobs/processor.py:9);pack_reply (embedmill/protocol/chunks.py:2)", "codec"),
         ("loop (celery/worker.py:1);poll (kombu/eventio.py:1)", cpu.REST),
     ],
 )

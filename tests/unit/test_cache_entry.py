@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from embedmill_worker.cache_entry import CacheEntry, hash_of, pack, unpack
+from embedmill_worker.cache.cache_entry import CacheEntry, hash_of, pack, unpack
 
 HASH = bytes(range(32))
 

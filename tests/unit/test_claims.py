@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill.jobs.request import check_job_id
-from embedmill_worker.claims import _counts, parse_token
+from embedmill_worker.jobs.claims import _counts, parse_token
 
 job_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
 

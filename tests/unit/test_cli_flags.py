@@ -14,7 +14,9 @@ from embedmill.protocol.keys import LANES
 from embedmill.protocol.options import INPUT_TYPES
 from embedmill.protocol.vectors import Dtype
 from embedmill_worker import exit_codes
-from embedmill_worker.cli import child, flags, main, program, up
+from embedmill_worker.cli import dispatch, flags, main
+from embedmill_worker.cli.commands import up
+from embedmill_worker.cli.local import worker_process
 
 #: Runs a command as far as it goes without Redis, and says which parts of the worker that took.
 LIGHT = """
@@ -37,7 +39,7 @@ def commands(parser, name="embedmill"):
 
 def test_every_flag_names_its_environment_variable_in_its_help():
     seen = set()
-    for name, parser in commands(program.parser()):
+    for name, parser in commands(dispatch.parser()):
         for action in parser._actions:
             if action.option_strings and action.dest not in ("help", "version"):
                 assert re.search(r"\[EMBEDMILL_[A-Z_]+\]$", action.help), f"{name} {action.option_strings}"
@@ -46,18 +48,18 @@ def test_every_flag_names_its_environment_variable_in_its_help():
 
 
 def test_every_command_shows_real_commands_that_parse():
-    for name, parser in commands(program.parser()):
+    for name, parser in commands(dispatch.parser()):
         examples = re.findall(r"^  (?:\S+=\S+ |.*\| )?embedmill ?(.*)$", parser.epilog, re.MULTILINE)
         assert examples, f"{name} has no example"
         for example in examples:
             if example != "--version":
-                program.parser().parse_args(example.split(" > ")[0].split())
+                dispatch.parser().parse_args(example.split(" > ")[0].split())
 
 
 def test_without_a_command_the_help_is_shown(capsys):
     assert main([]) == exit_codes.OK
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == (program.parser().format_help(), "")
+    assert (shown.out, shown.err) == (dispatch.parser().format_help(), "")
     assert "commands:" in shown.out
 
 
@@ -92,10 +94,10 @@ def test_the_version_is_that_of_the_distribution(capsys):
 )
 def test_what_is_missing_is_deleted_when_asked_and_all_of_it_when_asked_for_all(monkeypatch, words, variable, wanted):
     monkeypatch.setenv("EMBEDMILL_DELETE_MISSING", variable)
-    args = program.parser().parse_args(["reindex", *words])
+    args = dispatch.parser().parse_args(["reindex", *words])
     assert (args.sources, args.delete_missing) == (["docs"], wanted)
     with pytest.raises(SystemExit):
-        program.parser().parse_args(["reindex", "--delete-missing=most", "docs"])
+        dispatch.parser().parse_args(["reindex", "--delete-missing=most", "docs"])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_an_error_names_the_flag_or_the_variable_that_gave_the_value(monkeypatch
     assert capsys.readouterr().err.startswith(f"embedmill: {named}")
 
 
-@pytest.mark.parametrize("name", [name for name, _ in commands(program.parser())])
+@pytest.mark.parametrize("name", [name for name, _ in commands(dispatch.parser())])
 def test_help_is_shown_for_every_command(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([*name.split()[1:], "--help"])
@@ -137,15 +139,15 @@ def test_a_variable_gives_a_flag_s_value_and_the_flag_wins(monkeypatch):
     monkeypatch.setenv("EMBEDMILL_DTYPE", "int8")
     monkeypatch.setenv("EMBEDMILL_NO_TRUNCATE", "1")
     monkeypatch.setenv("EMBEDMILL_JSON", "0")
-    args = program.parser().parse_args(["embed", "--dtype", "float16"])
+    args = dispatch.parser().parse_args(["embed", "--dtype", "float16"])
     assert (args.dimensions, args.dtype, args.no_truncate) == (64, "float16", True)
-    assert program.parser().parse_args(["status"]).json is False
+    assert dispatch.parser().parse_args(["status"]).json is False
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch):
     monkeypatch.setenv("EMBEDMILL_DTYPE", "")
     monkeypatch.setenv("EMBEDMILL_MODEL", "")
-    args = program.parser().parse_args(["embed"])
+    args = dispatch.parser().parse_args(["embed"])
     assert (args.dtype, args.model) == ("float32", None)
 
 
@@ -191,7 +193,7 @@ def test_the_model_of_a_client_is_the_first_that_workers_serve(spec):
 
 def test_a_worker_s_flags_become_its_environment(monkeypatch):
     monkeypatch.setenv("EMBEDMILL_NAMESPACE", "mine")
-    args = program.parser().parse_args(["worker", "--model", "m=/x", "--concurrency", "3", "--rollover"])
+    args = dispatch.parser().parse_args(["worker", "--model", "m=/x", "--concurrency", "3", "--rollover"])
     environment = flags.worker_environment(args)
     assert environment["EMBEDMILL_MODEL"] == "m=/x"
     assert environment["EMBEDMILL_CONCURRENCY"] == "3"
@@ -229,7 +231,7 @@ def test_waiting_for_a_worker_ends_when_it_was_to_and_redis_need_not_be_up(capsy
 
 
 def test_a_missing_part_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
-    monkeypatch.setattr(child, "ENGINE_MODULE", "no_such_engine")
+    monkeypatch.setattr(worker_process, "ENGINE_MODULE", "no_such_engine")
     assert main(["worker"]) == exit_codes.FAILURE
     assert "needs no_such_engine" in (err := capsys.readouterr().err)
     assert "pip install 'embedmill[all]'" in err

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill.errors import QueueFullError
-from embedmill.jobs.coalescing import Batch, Call, Capacity, Gathering
+from embedmill.jobs.coalescing import Batch, Call, Capacity, PendingCalls
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
 from embedmill.protocol.cards import UNKNOWN_CARD
 from embedmill.reply import EmbeddingReply, Reason, Rejected
@@ -30,7 +30,7 @@ def drain(gathering, capacity=TWO_CHILDREN):
 
 
 def gathered(*calls):
-    gathering = Gathering()
+    gathering = PendingCalls()
     for one in calls:
         gathering.add(one)
     return gathering
@@ -50,7 +50,7 @@ def reply_to(texts, rejected=()):
 
 
 def test_with_little_in_flight_each_call_goes_out_alone():
-    gathering = Gathering()
+    gathering = PendingCalls()
     for name in "abcd":
         gathering.add(call(name))
         assert [names(batch) for batch in drain(gathering)] == [[name]]
@@ -62,7 +62,7 @@ def test_calls_of_one_moment_spread_over_the_free_places():
 
 
 def test_what_comes_while_enough_is_in_flight_waits_and_goes_out_when_a_job_ends():
-    gathering = Gathering()
+    gathering = PendingCalls()
     for name in "abcd":
         gathering.add(call(name))
         assert len(drain(gathering)) == 1
@@ -140,7 +140,7 @@ events = st.lists(st.one_of(st.booleans(), st.lists(calls, max_size=12)), max_si
 @given(events=events, children=st.integers(1, 5), budget=st.floats(100, 1_000))
 def test_every_call_goes_out_once_in_order_and_nothing_waits_without_cause(events, children, budget):
     capacity = Capacity(children=children, budget_tokens=budget)
-    gathering = Gathering()
+    gathering = PendingCalls()
     waiting, flying, sent = [], [], []
     for event in [*events, *[True] * 2_000]:
         if event is True:
@@ -194,7 +194,7 @@ def test_a_chunk_s_worth_of_tiny_calls_is_bounded_in_texts():
 
 
 def test_no_more_waits_than_one_job_may_hold():
-    gathering = Gathering()
+    gathering = PendingCalls()
     for _ in range(MAX_JOB_TEXTS // MAX_CHUNK_TEXTS):
         one = call("full", tokens=10, texts=MAX_CHUNK_TEXTS)
         gathering.check_room(one, 0.0)
@@ -210,7 +210,7 @@ def test_no_more_waits_than_one_job_may_hold():
 
 def test_no_more_characters_wait_than_one_job_may_hold():
     long = Call(texts=["x" * MAX_WINDOW_CHARS], tokens=10)
-    gathering = Gathering()
+    gathering = PendingCalls()
     gathering.check_room(long, 0.0)  # where nothing waits there is always room
     gathering.add(long)
     with pytest.raises(QueueFullError, match=f"{MAX_WINDOW_CHARS} of {MAX_WINDOW_CHARS} characters") as caught:

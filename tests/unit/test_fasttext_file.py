@@ -8,7 +8,8 @@ import pytest
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.engine import load
-from embedmill_worker.models import FastTextFile, fasttext_words, fingerprint, in_precision, resolve
+from embedmill_worker.models import FastTextFile, fingerprint, in_precision, resolve
+from embedmill_worker.models.formats import fasttext_words
 
 
 def test_a_file_is_served_by_its_path_under_a_name_or_its_own(write_fasttext, tmp_path):

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.engine import load
-from embedmill_worker.engine.tokenization import TextTokenizer
+from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 from embedmill_worker.models import resolve
 from embedmill_worker.onnx_runtime import open_graph
 
@@ -171,8 +171,8 @@ def test_pickles_among_the_notes_of_the_data_folder_are_not_opened(folder, evil,
 
 
 def test_an_array_of_objects_in_the_index_s_place_is_not_opened(tmp_path, mark):
-    from embedmill_worker.models.digest import sha256_of
-    from embedmill_worker.models.fasttext_words import WordIndex, digest
+    from embedmill_worker.models.disk import sha256_of
+    from embedmill_worker.models.formats.fasttext_words import WordIndex, digest
 
     data = bytes(64)
 

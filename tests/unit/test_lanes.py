@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.scheduling import cycle_by_name
 
-from embedmill_worker.lanes import BULK_TURN, LaneOrder
+from embedmill_worker.celery_patches.queue_order import BULK_TURN, LaneOrder
 
 QUEUES = ["ns.a.interactive", "ns.b.interactive", "ns.a.bulk", "ns.b.bulk", "ns.embed"]
 
@@ -82,4 +82,4 @@ def test_queues_may_come_and_go():
 
 @pytest.mark.parametrize("method", ["update", "consume", "rotate"])
 def test_kombu_finds_it_by_name(method):
-    assert callable(getattr(cycle_by_name("embedmill_worker.lanes:LaneOrder")(), method))
+    assert callable(getattr(cycle_by_name("embedmill_worker.celery_patches.queue_order:LaneOrder")(), method))

@@ -10,11 +10,11 @@ import pytest
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models import Pooling, fingerprint
-from embedmill_worker.models import export as exporter
-from embedmill_worker.models.bert import BertConfig
-from embedmill_worker.models.folder import files_of_folder
-from embedmill_worker.models.made import DATA_NAME
-from embedmill_worker.models.safetensors import SafetensorsFile
+from embedmill_worker.models.export import exporter as exporter
+from embedmill_worker.models.export.bert import BertConfig
+from embedmill_worker.models.export.built import DATA_NAME
+from embedmill_worker.models.formats.safetensors import SafetensorsFile
+from embedmill_worker.models.sources.folder import files_of_folder
 from embedmill_worker.onnx_runtime import open_graph
 
 HIDDEN, HEADS, LAYERS, INNER, WORDS, POSITIONS = 16, 4, 2, 24, 50, 40

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint
-from embedmill_worker.models.dense import Activation, Dense
-from embedmill_worker.models.digest import read_json, sha256_of, write_atomically
-from embedmill_worker.models.prompts import known_prompts
+from embedmill_worker.models.disk import read_json, sha256_of, write_atomically
+from embedmill_worker.models.formats.dense import Activation, Dense
+from embedmill_worker.models.formats.prompts import known_prompts
 
 DENSE = Dense(
     inputs=2,

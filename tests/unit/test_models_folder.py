@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models import ModelFiles, Pooling
-from embedmill_worker.models.folder import files_of_folder
+from embedmill_worker.models.sources.folder import files_of_folder
 
 E5_PROMPTS = {"query": "query: ", "passage": "passage: "}
 

@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from embedmill_worker.models import export as exporter
-from embedmill_worker.models.bert import BertConfig
-from embedmill_worker.models.calibration import largest_values, random_samples
-from embedmill_worker.models.graph import GraphFacts
-from embedmill_worker.models.initializers import array_of
-from embedmill_worker.models.made import DATA_NAME
-from embedmill_worker.models.quantize import quantize
+from embedmill_worker.models.export import exporter as exporter
+from embedmill_worker.models.export.bert import BertConfig
+from embedmill_worker.models.export.built import DATA_NAME
+from embedmill_worker.models.formats.onnx_graph import GraphFacts
+from embedmill_worker.models.quantization.calibration import largest_values, random_samples
+from embedmill_worker.models.quantization.graph_index import array_of
+from embedmill_worker.models.quantization.quantizer import quantize
 from embedmill_worker.onnx_runtime import open_graph
 
 HIDDEN, HEADS, LAYERS, INNER, WORDS, POSITIONS = 32, 4, 2, 96, 50, 40

@@ -6,10 +6,10 @@ from fastembed.common.onnx_model import OnnxOutputContext
 from fastembed.text.text_embedding import TextEmbedding
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.engine.pooling import normalize, pool
+from embedmill_worker.engine.transformer.pooling import normalize, pool
 from embedmill_worker.models import Pooling, known, registry, resolve
-from embedmill_worker.models.fastembed_registry import _RULES, _STATIC, registered_models
-from embedmill_worker.models.prompts import known_prompts
+from embedmill_worker.models.formats.prompts import known_prompts
+from embedmill_worker.models.sources.fastembed import _RULES, _STATIC, registered_models
 
 BOTH, QUERY, NONE = {"query", "passage"}, {"query"}, set()
 #: Which input types have a prefix, from the models' cards.

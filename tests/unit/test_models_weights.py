@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedmill_worker.models.weights import Weights, choose_weights
+from embedmill_worker.models.formats.weights import Weights, choose_weights
 
 BERT = {
     "model_type": "bert",

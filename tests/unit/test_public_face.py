@@ -92,11 +92,10 @@ def test_the_client_imports_only_what_it_declares():
     # These modules are loaded when a sink, a source or splitting is asked for that needs the extra "reindex".
     extra = {
         "parquet.py": {"pyarrow"},
-        "parquet_files.py": {"pyarrow"},
         "arrow.py": {"pyarrow"},
         "qdrant.py": {"qdrant_client"},
         "postgres.py": {"psycopg", "pgvector"},
-        "splitting.py": {"semantic_text_splitter", "tokenizers"},
+        "splitter.py": {"semantic_text_splitter", "tokenizers"},
         "token_counts.py": {"tokenizers"},
     }
     for path in PACKAGE.rglob("*.py"):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from embedmill_worker.claims import ChunkRef
-from embedmill_worker.reconciler import Lost, OpenChunk, judge
+from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.reconciler import Lost, OpenChunk, judge
 
 REF = ChunkRef(job_id="j", chunk=3, model="m", lane="bulk", token="")
 WORKING = {"w1": frozenset({"j:3:1", "other:0:9"})}

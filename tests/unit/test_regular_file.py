@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from embedmill.errors import ModelLoadError, SinkError, SourceError
-from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.planning.ledger import Ledger
 from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.sinks.names import open_sink
-from embedmill.reindexing.sources.names import open_source
-from embedmill.reindexing.splitting import Splitter
+from embedmill.reindexing.sinks.registry import open_sink
+from embedmill.reindexing.sources.registry import open_source
+from embedmill.reindexing.splitting.splitter import Splitter
 from embedmill.safe.regular_file import check_regular, open_regular, read_regular
 from embedmill_worker import health
 from embedmill_worker.models import resolve

@@ -18,10 +18,10 @@ from embedmill import InvalidRequestError, SourceError
 from embedmill.reindexing import BadRecord, Fields, Record, open_source
 from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.opening import check_apart, to_source
-from embedmill.reindexing.sinks.names import open_sink
-from embedmill.reindexing.source import notes_of
-from embedmill.reindexing.sources import csv_file, json_values
-from embedmill.reindexing.sources.names import labels
+from embedmill.reindexing.sinks.registry import open_sink
+from embedmill.reindexing.sources.base import notes_of
+from embedmill.reindexing.sources.formats import csv_file, json_values
+from embedmill.reindexing.sources.registry import labels
 from waiting import join
 
 LINES = "".join(json.dumps({"id": i, "text": f"text {i}"}) + "\n" for i in "abc").encode()

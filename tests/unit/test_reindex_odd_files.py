@@ -14,7 +14,7 @@ import pytest
 from embedmill import EmbedError, InvalidRequestError, SourceError
 from embedmill.reindexing import Fields, Record, open_source
 from embedmill.reindexing.opening import to_source
-from embedmill.reindexing.source import notes_of
+from embedmill.reindexing.sources.base import notes_of
 
 LINES = b'{"id": "a", "text": "satu"}\n{"id": "b", "text": "dua"}\n'
 AB = [("a", "satu"), ("b", "dua")]

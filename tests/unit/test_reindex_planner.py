@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill import SinkError
-from embedmill.reindexing import BadRecord, Index, Record, planner
-from embedmill.reindexing.ledger import Entry, Ledger
-from embedmill.reindexing.planner import Planner
+from embedmill.reindexing import BadRecord, Index, Record
+from embedmill.reindexing.planning import planner
+from embedmill.reindexing.planning.ledger import Entry, Ledger
+from embedmill.reindexing.planning.missing import SeenRows
+from embedmill.reindexing.planning.planner import Planner
 from embedmill.reindexing.report import Counts
-from embedmill.reindexing.seen import Seen
-from embedmill.reindexing.source import Values
+from embedmill.reindexing.sources.base import Values
 
 INDEX = Index(model="m", fingerprint="f", dimension=4)
 
@@ -160,11 +161,11 @@ def test_what_cannot_be_read_makes_the_rest_doubtful_unless_its_id_is_known(benc
     bench.run(records("a", "b"))
     known = BadRecord(id="d0", reason="unreadable", detail="gone", is_anonymous=False)
     bench.run([known])
-    assert not bench.planner.is_blurred
+    assert not bench.planner.has_unreadable
     assert 1 in bench.planner.seen
     assert 2 not in bench.planner.seen
     bench.run([BadRecord(id="here:1", reason="unreadable", detail="is not JSON")])
-    assert bench.planner.is_blurred
+    assert bench.planner.has_unreadable
 
 
 def test_metadata_that_json_cannot_hold_is_one_record_s_problem(bench):
@@ -175,7 +176,7 @@ def test_metadata_that_json_cannot_hold_is_one_record_s_problem(bench):
 
 @given(st.lists(st.integers(0, 1_000_000), max_size=60))
 def test_seen_is_a_set(numbers):
-    seen, reference = Seen(), set()
+    seen, reference = SeenRows(), set()
     for number in numbers:
         assert seen.add(number) == (number not in reference)
         reference.add(number)

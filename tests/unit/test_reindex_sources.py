@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 
 from embedmill import InvalidRequestError, SourceError
 from embedmill.reindexing import BadRecord, Fields, Record
-from embedmill.reindexing.source import Values
-from embedmill.reindexing.sources import lines as lines_module
-from embedmill.reindexing.sources.csv_file import Csv
+from embedmill.reindexing.sources.base import Values
 from embedmill.reindexing.sources.files import Reading
-from embedmill.reindexing.sources.json_values import JsonValues
-from embedmill.reindexing.sources.jsonl import Jsonl
-from embedmill.reindexing.sources.lines import Lines
-from embedmill.reindexing.sources.names import open_source
+from embedmill.reindexing.sources.formats import jsonl as lines_module
+from embedmill.reindexing.sources.formats.csv_file import Csv
+from embedmill.reindexing.sources.formats.json_values import JsonValues
+from embedmill.reindexing.sources.formats.jsonl import Jsonl, Lines
+from embedmill.reindexing.sources.registry import open_source
 
 
 def write(path, data):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from embedmill.reindexing.seen import Seen
-from embedmill.reindexing.vanished import vanished
+from embedmill.reindexing.planning.missing import SeenRows, vanished
 
 #: As the ledger gives them: those without a document first, then documents together.
 ROWS = [
@@ -30,7 +29,7 @@ ROWS = [
     ],
 )
 def test_what_is_gone(met, of_documents, of_all):
-    seen = Seen()
+    seen = SeenRows()
     for number in met:
         seen.add(number)
     assert list(vanished(ROWS, seen, all_missing=False)) == of_documents

@@ -7,10 +7,10 @@ import pytest
 
 from embedmill import InvalidRequestError
 from embedmill.reindexing import Fields, Index, open_source
-from embedmill.reindexing.ledger import Entry, Ledger
-from embedmill.reindexing.source import Values
+from embedmill.reindexing.planning.ledger import Entry, Ledger
+from embedmill.reindexing.planning.ways import changes, check_ways, merged, note_ways, ways_of
 from embedmill.reindexing.sources import folder, listing
-from embedmill.reindexing.ways import changes, check_ways, merged, note_ways, ways_of
+from embedmill.reindexing.sources.base import Values
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError, UnknownModelError
 from embedmill.jobs import request
-from embedmill.jobs.discovery import Landscape, Outlook
+from embedmill.jobs.discovery import DirectorySnapshot, WorkerDirectory
 from embedmill.jobs.operations import SubmitOptions
 from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol.cards import ModelCard
@@ -158,8 +158,8 @@ def test_what_the_announced_model_cannot_give_is_refused(options, reason):
 
 def outlook(*names, default=None, workers=()):
     cards = {name: ModelCard.from_json(CARD.to_json().replace('"m"', f'"{name}"')) for name in names}
-    result = Outlook(default)
-    result.update(Landscape(cards=cards, workers=workers))
+    result = WorkerDirectory(default)
+    result.update(DirectorySnapshot(cards=cards, workers=workers))
     return result
 
 

@@ -10,10 +10,9 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing import Index, open_sink
 from embedmill.reindexing.opening import rejects_path
 from embedmill.reindexing.sinks import postgres, qdrant, qdrant_address
-from embedmill.reindexing.sinks.jsonl_file import JsonlFile
-from embedmill.reindexing.sinks.npy_file import NpyFile
-from embedmill.reindexing.sinks.parquet_file import ParquetFile
+from embedmill.reindexing.sinks.parquet import ParquetFile
 from embedmill.reindexing.sinks.parquet_folder import ParquetFolder
+from embedmill.reindexing.sinks.single_file import JsonlFile, NpyFile
 
 INDEX = Index(model="m", fingerprint="f", dimension=8)
 

@@ -6,7 +6,7 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.scripts import script
 from embedmill.protocol.workers import WorkerInfo
-from embedmill.status import UNANNOUNCED, MillStatus, read
+from embedmill.status import UNANNOUNCED, QueueStatus, read
 
 KEYS = Keyspace("ns")
 NOW = [b"1000", b"500000"]
@@ -56,7 +56,7 @@ def run(infos, lanes, counts, cards=None):
 
 
 def test_an_empty_mill_has_no_workers_and_no_lanes():
-    assert run([], [], {}) == MillStatus(workers=(), lanes=())
+    assert run([], [], {}) == QueueStatus(workers=(), lanes=())
 
 
 def test_a_worker_of_two_models_is_two_entries_and_four_lanes():

@@ -14,7 +14,7 @@ from embedmill import AsyncEmbeddingClient, EmbeddingClient, signature
 from embedmill.model_spec import ModelSpec
 from embedmill.settings import DEFAULT_NAMESPACE, DEFAULT_REDIS_URL, ClientSettings
 from embedmill.whereabouts import FILE_NAME, MAX_BYTES, Whereabouts, started
-from embedmill_worker.cli.up import Notice
+from embedmill_worker.cli.commands.up import Notice
 from embedmill_worker.settings import WorkerSettings
 
 KNOWN = {

@@ -17,9 +17,9 @@ from embedmill.protocol.chunks import Chunk, pack_chunk, unpack_reply
 from embedmill.protocol.options import EmbedOptions, pack_options
 from embedmill.protocol.vectors import Dtype
 from embedmill.reply import Reason
-from embedmill_worker import claims, dead_lettering, embed_task, work
-from embedmill_worker.claims import ChunkRef
 from embedmill_worker.engine import Embeddings
+from embedmill_worker.jobs import claims, dead_letters, embed_task, processor
+from embedmill_worker.jobs.claims import ChunkRef
 
 
 class Panic(BaseException):
@@ -92,7 +92,7 @@ def packed(texts, options=None):
 
 def work_on(claim, engine=None, *, keeps_texts=False):
     record = Record(claim)
-    work.Miller(link=record, keys=SimpleNamespace(), worker_id="w", keeps_texts=keeps_texts).work(
+    processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w", keeps_texts=keeps_texts).work(
         REF, engine or PaperEngine()
     )
     return record
@@ -145,7 +145,7 @@ def test_a_chunk_that_is_not_wanted_any_more_is_left_at_the_next_text():
     engine = PaperEngine()
     record = Record(claimed(["a", "bb", "ccc"], crashes=1))
     record.stands_for = 1
-    work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, engine)
+    processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, engine)
     assert engine.calls == [["a"]]
     assert record.committed is None
 
@@ -231,7 +231,7 @@ def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
     reply = work_on(claimed(["a", "bb"], options)).committed
     assert reasons(reply) == {10: Reason.UNSUPPORTED, 11: Reason.UNSUPPORTED}
     with pytest.raises(InvalidRequestError):
-        work.check_servable(options, PaperEngine())
+        processor.check_servable(options, PaperEngine())
 
 
 @pytest.mark.parametrize("claim", [claims.NotOurs("over"), claims.NotOurs("held"), claims.OtherVersion("99")])
@@ -277,7 +277,7 @@ def test_oversized_options_are_refused_unread():
 def test_what_ends_a_process_is_no_text_s_fault(stop):
     record = Record(claimed(["a", "poison"]))
     with pytest.raises(stop):
-        work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine(stop()))
+        processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine(stop()))
     assert (record.committed, record.released) == (None, [])
 
 
@@ -286,7 +286,7 @@ def test_a_try_that_fails_outside_the_engine_is_counted_and_tells_no_text(monkey
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(work, "to_reply", fail)
+    monkeypatch.setattr(processor, "to_reply", fail)
     record = work_on(claimed(["a"]))
     assert (record.committed, record.released) == (None, [(REF.token, True)])
     assert type(error).__name__ in caplog.text
@@ -297,7 +297,7 @@ def test_a_chunk_whose_letters_cannot_be_written_is_rejected_without_them(monkey
     def fail(*_, **__):
         raise ValueError("zebra")
 
-    monkeypatch.setattr(dead_lettering, "letters", fail)
+    monkeypatch.setattr(dead_letters, "letters", fail)
     assert work_on(claimed(["a"], losses=MAX_LOSSES)).released == [(REF.token, True)]
     record = work_on(claimed(["a"], losses=MAX_LOSSES + 1))
     assert reasons(record.committed) == {10: Reason.WORKERS_LOST}
@@ -319,10 +319,10 @@ def test_a_redis_that_is_away_is_no_failure_of_the_chunk(monkeypatch):
     def fail(*_):
         raise BrokerUnavailableError("redis://h", "away")
 
-    monkeypatch.setattr(work, "to_reply", fail)
+    monkeypatch.setattr(processor, "to_reply", fail)
     record = Record(claimed(["a"]))
     with pytest.raises(BrokerUnavailableError):
-        work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
+        processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
     assert record.released == []
 
 
@@ -341,7 +341,7 @@ def test_a_reply_that_is_refused_for_a_key_s_sake_is_no_failure_of_the_chunk():
 
     record = Refusing(claimed(["a", "poison"]))
     with pytest.raises(KeyConflictError):
-        work.Miller(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
+        processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
     assert (record.given_back, record.released) == (1, [])
 
 

@@ -12,7 +12,7 @@ from embedmill_worker import environment  # noqa: E402
 
 environment.prepare()
 
-from embedmill_worker.celery_app import build  # noqa: E402
+from embedmill_worker.service.celery_app import build  # noqa: E402
 from embedmill_worker.settings import WorkerSettings  # noqa: E402
 
 app = build(WorkerSettings.from_env())

@@ -21,12 +21,12 @@ from embedmill.errors import (
     ResultTimeoutError,
 )
 from embedmill.jobs import chunking
-from embedmill.jobs.coalescing import Batch, Call, Capacity, Gathering, Kind
-from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, Calls, SubmitOptions
+from embedmill.jobs.coalescing import Batch, BatchKey, Call, Capacity, PendingCalls
+from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations, SubmitOptions
 from embedmill.jobs.request import check_texts
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
-from embedmill.transport.aio import AsyncLink
+from embedmill.transport.aio import AsyncRedisTransport
 
 #: Seconds by which a job outlasts its callers' timeouts, each of which is kept by the call itself.
 AFTER_THE_LAST_S: Final = 1.0
@@ -55,21 +55,21 @@ class _Job:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Line:
+class _CallQueue:
     """The calls of one kind and who waits for them."""
 
-    kind: Kind
-    gathering: Gathering = field(default_factory=Gathering)
+    kind: BatchKey
+    gathering: PendingCalls = field(default_factory=PendingCalls)
     callers: dict[Call, _Caller] = field(default_factory=dict)
     is_sending: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
-class _Desk:
+class _LoopState:
     """What one event loop in one process has under way."""
 
     pid: int
-    lines: dict[Kind, _Line] = field(default_factory=dict)
+    lines: dict[BatchKey, _CallQueue] = field(default_factory=dict)
     tasks: set[asyncio.Task[None] | asyncio.Task[EmbeddingReply]] = field(default_factory=set)
     is_closed: bool = False
 
@@ -77,13 +77,13 @@ class _Desk:
 class Coalescer:
     """Embeds texts for many callers at once, few round trips for many small calls."""
 
-    def __init__(self, calls: Calls, link: AsyncLink) -> None:
+    def __init__(self, calls: JobOperations, link: AsyncRedisTransport) -> None:
         self._calls = calls
         self._link = link
         #: As the link's pools: by event loop, and the process in which the loop runs.
-        self._desks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Desk] = WeakKeyDictionary()
+        self._desks: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = WeakKeyDictionary()
 
-    async def embed(self, texts: Sequence[str], kind: Kind, timeout_s: float) -> EmbeddingReply:
+    async def embed(self, texts: Sequence[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
         """Embed one caller's texts; cancelling it cancels the work, unless others wait for the same job.
 
         Raises:
@@ -115,7 +115,7 @@ class Coalescer:
         if desk.tasks:
             await asyncio.wait(set(desk.tasks))
 
-    async def _alone(self, values: list[str], kind: Kind, timeout_s: float) -> EmbeddingReply:
+    async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
         desk = self._desk()
         how = SubmitOptions(model=kind.model, lane=kind.lane, block_s=timeout_s if kind.block else 0.0)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
@@ -129,9 +129,9 @@ class Coalescer:
                 raise ClientClosedError from None
             raise
 
-    async def _together(self, call: Call, kind: Kind, timeout_s: float) -> EmbeddingReply:
+    async def _together(self, call: Call, kind: BatchKey, timeout_s: float) -> EmbeddingReply:
         desk, loop = self._desk(), asyncio.get_running_loop()
-        line = desk.lines.setdefault(kind, _Line(kind=kind))
+        line = desk.lines.setdefault(kind, _CallQueue(kind=kind))
         if not kind.block:
             line.gathering.check_room(call, self._calls.outlook.tokens_per_s(kind.model))
         caller = _Caller(call=call, deadline_s=loop.time() + timeout_s, reply=loop.create_future())
@@ -148,7 +148,7 @@ class Coalescer:
         finally:
             await _leave(line, caller)
 
-    def _send(self, desk: _Desk, line: _Line) -> None:
+    def _send(self, desk: _LoopState, line: _CallQueue) -> None:
         """Let go out what may."""
         line.is_sending = False
         capacity = Capacity.of(*self._calls.outlook.expect(line.kind.model))
@@ -163,7 +163,7 @@ class Coalescer:
         if line.gathering.is_idle and desk.lines.get(line.kind) is line:
             desk.lines.pop(line.kind)
 
-    async def _work(self, desk: _Desk, line: _Line, job: _Job) -> None:
+    async def _work(self, desk: _LoopState, line: _CallQueue, job: _Job) -> None:
         """Have a batch embedded and give each caller its own."""
         last_s = max(caller.deadline_s for caller in job.callers) - asyncio.get_running_loop().time()
         how = SubmitOptions(
@@ -190,11 +190,11 @@ class Coalescer:
             line.gathering.end_batch()
             self._send(desk, line)
 
-    async def _run(self, values: list[str], kind: Kind, how: SubmitOptions, timeout_s: float) -> EmbeddingReply:
+    async def _run(self, values: list[str], kind: BatchKey, how: SubmitOptions, timeout_s: float) -> EmbeddingReply:
         flow = self._calls.embed(values, kind.options, how, timeout_s)
         return await self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
 
-    async def _raise_late(self, line: _Line, caller: _Caller, timeout_s: float) -> None:
+    async def _raise_late(self, line: _CallQueue, caller: _Caller, timeout_s: float) -> None:
         """Say why a call is not done in time; nothing if it was done meanwhile."""
         job = caller.job
         if job is None:
@@ -207,15 +207,15 @@ class Coalescer:
             return
         raise ResultTimeoutError(job.job_id, timeout_s, hint if len(job.callers) > 1 else f"{hint} It was cancelled.")
 
-    def _desk(self) -> _Desk:
+    def _desk(self) -> _LoopState:
         loop = asyncio.get_running_loop()
         desk = self._desks.get(loop)
         if desk is None or desk.pid != os.getpid():
-            desk = self._desks[loop] = _Desk(pid=os.getpid())
+            desk = self._desks[loop] = _LoopState(pid=os.getpid())
         return desk
 
 
-async def _leave(line: _Line, caller: _Caller) -> None:
+async def _leave(line: _CallQueue, caller: _Caller) -> None:
     """Stop waiting. The last caller of a job ends it."""
     if line.gathering.withdraw(caller.call):
         line.callers.pop(caller.call)
@@ -228,7 +228,7 @@ async def _leave(line: _Line, caller: _Caller) -> None:
         await asyncio.wait([job.task])
 
 
-def _withdrawn(line: _Line) -> list[_Caller]:
+def _withdrawn(line: _CallQueue) -> list[_Caller]:
     """Take back all that waits."""
     callers = list(line.callers.values())
     line.callers.clear()

@@ -24,7 +24,7 @@ JOBS_A_CHILD: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class BatchKey:
     """What calls must have in common to share a job."""
 
     #: As asked for; None: the client's.
@@ -95,7 +95,7 @@ class Batch:
         return shares
 
 
-class Gathering:
+class PendingCalls:
     """The calls of one kind: how many jobs are in flight, and what waits behind them."""
 
     def __init__(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from embedmill.errors import InvalidRequestError, MessageError, UnknownLetterError
-from embedmill.jobs.operations import Calls, SubmitOptions
+from embedmill.jobs.operations import JobOperations, SubmitOptions
 from embedmill.limits import MAX_DEAD_LETTERS
 from embedmill.protocol import dead_letter
 from embedmill.protocol.dead_letter import DeadLetter
 from embedmill.protocol.keys import Keyspace
 from embedmill.safe.printable import kind
-from embedmill.transport.flow import Ask, Flow
+from embedmill.transport.flow import Flow, RoundTrip
 
 #: Letters read in one round trip: at most 2.5 MB, if all of them hold texts.
 PAGE: Final = 100
@@ -42,7 +42,7 @@ def list_newest(keys: Keyspace, limit: int) -> Flow[list[DeadLetter]]:
     end = "+"
     while len(letters) < limit:
         count = min(PAGE, limit - len(letters))
-        (entries,) = yield Ask([("XREVRANGE", keys.dead, end, "-", "COUNT", count)])
+        (entries,) = yield RoundTrip([("XREVRANGE", keys.dead, end, "-", "COUNT", count)])
         letters += [_shown(entry) for entry in entries]
         if len(entries) < count:
             break
@@ -58,13 +58,13 @@ def read(keys: Keyspace, letter_id: str) -> Flow[DeadLetter]:
         MessageError: it cannot be read.
     """
     dead_letter.check_id(letter_id)
-    (entries,) = yield Ask([("XRANGE", keys.dead, letter_id, letter_id)])
+    (entries,) = yield RoundTrip([("XRANGE", keys.dead, letter_id, letter_id)])
     if not entries:
         raise UnknownLetterError(letter_id)
     return _unpack(entries[0])
 
 
-def requeue(calls: Calls, letter_id: str, text: str | None) -> Flow[str]:
+def requeue(calls: JobOperations, letter_id: str, text: str | None) -> Flow[str]:
     """Submit a letter's text and drop the letter; gives the new job's id.
 
     The id is made of the letter's: if the answer gets lost and this is done again, there is still one job.
@@ -81,13 +81,13 @@ def requeue(calls: Calls, letter_id: str, text: str | None) -> Flow[str]:
 
 def drop(keys: Keyspace, letter_id: str) -> Flow[bool]:
     """Forget a letter."""
-    (dropped,) = yield Ask([("XDEL", keys.dead, dead_letter.check_id(letter_id))])
+    (dropped,) = yield RoundTrip([("XDEL", keys.dead, dead_letter.check_id(letter_id))])
     return bool(dropped)
 
 
 def drop_all(keys: Keyspace) -> Flow[int]:
     """Forget all letters."""
-    (dropped,) = yield Ask([("XTRIM", keys.dead, "MAXLEN", 0)])
+    (dropped,) = yield RoundTrip([("XTRIM", keys.dead, "MAXLEN", 0)])
     return int(dropped)
 
 

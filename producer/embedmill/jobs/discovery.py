@@ -19,7 +19,7 @@ from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.safe.printable import some
-from embedmill.transport.flow import Ask, Flow, T, evalsha
+from embedmill.transport.flow import Flow, RoundTrip, T, evalsha
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ FRESH_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Landscape:
+class DirectorySnapshot:
     """Which models are announced, and who serves them."""
 
     cards: dict[str, ModelCard]
@@ -39,17 +39,17 @@ class Landscape:
         return max(1, sum(w.children for w in self.workers if model in w.models))
 
 
-def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[Landscape]:
+def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[DirectorySnapshot]:
     """Read the model cards and the live workers, if need be ``grace_s`` after the flow's deadline.
 
     What cannot be read is passed over: it must not stop the others.
     """
     limits = (round(LIVENESS_TTL_S * 1000), MAX_WORKERS)
     look = evalsha("look", (keys.models, keys.workers), keys.worker_prefix, *limits)
-    ((packed_cards, _, entries),) = yield Ask([look], grace_s=grace_s)
+    ((packed_cards, _, entries),) = yield RoundTrip([look], grace_s=grace_s)
     cards = readable(ModelCard.from_json, islice(packed_cards, MAX_CARDS), "model card")
     workers = readable(WorkerInfo.from_json, filter(None, entries), "worker entry")
-    return Landscape(cards={card.name: card for card in cards}, workers=tuple(workers))
+    return DirectorySnapshot(cards={card.name: card for card in cards}, workers=tuple(workers))
 
 
 def readable(read: Callable[[Any], T], packed: Iterable[Any], what: str) -> list[T]:
@@ -69,19 +69,19 @@ def warn_once(message: str) -> None:
     log.warning("%s", message, extra={"action": "unreadable"})
 
 
-class Outlook:
-    """The latest Landscape, and the choices that follow from it."""
+class WorkerDirectory:
+    """The latest DirectorySnapshot, and the choices that follow from it."""
 
     def __init__(self, default_model: str | None) -> None:
         self._default_model = default_model
-        self._landscape = Landscape(cards={}, workers=())
+        self._landscape = DirectorySnapshot(cards={}, workers=())
         self._read_at_s = float("-inf")
 
     def is_stale(self) -> bool:
         """Say whether the cards should be read again."""
         return time.monotonic() - self._read_at_s > FRESH_S
 
-    def update(self, landscape: Landscape) -> None:
+    def update(self, landscape: DirectorySnapshot) -> None:
         """Take what was read."""
         self._landscape = landscape
         # Nothing announced yet: look again at the next call.

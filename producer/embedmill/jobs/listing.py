@@ -17,7 +17,7 @@ from embedmill.protocol.codec import read_name
 from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.records import JobState, JobStatus
 from embedmill.safe.printable import kind
-from embedmill.transport.flow import Ask, Command, Flow
+from embedmill.transport.flow import Command, Flow, RoundTrip
 
 #: Keys that Redis looks at in one round trip, and round trips at most: a million keys, also those of others.
 SCAN_PAGE: Final = 1_000
@@ -100,7 +100,7 @@ def find(keys: Keyspace, limit: int, state: str | None) -> Flow[JobList]:
     for start in range(0, len(ids), RECORDS_PAGE):
         page = ids[start : start + RECORDS_PAGE]
         asked: list[Command] = [("HMGET", keys.job(job_id), *records.STATUS_FIELDS) for job_id in page]
-        best.add(page, (yield Ask(asked, keeps_errors=True)))
+        best.add(page, (yield RoundTrip(asked, keeps_errors=True)))
     return JobList(
         jobs=tuple(best.jobs),
         n_found=best.n_found,
@@ -152,13 +152,13 @@ def _read(job_id: str, values: Any) -> JobStatus | None:
 
 def _unfinished(keys: Keyspace, limit: int) -> Flow[_Seen]:
     """Read the newest unfinished jobs of each lane."""
-    used, now = yield Ask([("SMEMBERS", keys.lanes), ("TIME",)])
+    used, now = yield RoundTrip([("SMEMBERS", keys.lanes), ("TIME",)])
     lanes = [name.rpartition(" ") for name in readable(read_name, islice(used, MAX_LANES), "lane")]
     ids: set[str] = set()
     for model, _, lane in lanes:
         if lane in LANES and len(ids) < MAX_LISTED_JOBS:
             asked = ("ZREVRANGE", keys.active(model, lane), 0, limit - 1)
-            (members,) = yield Ask([asked], keeps_errors=True)
+            (members,) = yield RoundTrip([asked], keeps_errors=True)
             _note(ids, members if isinstance(members, list) else [])
     return _Seen(at_s=int(now[0]) + int(now[1]) / 1e6, ids=ids)
 
@@ -168,7 +168,7 @@ def _scan(keys: Keyspace, ids: set[str]) -> Flow[bool]:
     cursor: Any = "0"
     for _ in range(MAX_PAGES):
         asked = ("SCAN", cursor, "MATCH", f"{keys.job_prefix}*", "COUNT", SCAN_PAGE, "TYPE", "hash")
-        (reply,) = yield Ask([asked], keeps_errors=True)
+        (reply,) = yield RoundTrip([asked], keeps_errors=True)
         if isinstance(reply, Exception):  # this user may not
             return False
         cursor, names = reply

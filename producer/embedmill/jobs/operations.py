@@ -20,7 +20,7 @@ from embedmill.errors import (
 from embedmill.jobs import assembly, discovery, reading, submission
 from embedmill.jobs.assembly import Assembly, Intake
 from embedmill.jobs.chunking import split_into_jobs
-from embedmill.jobs.discovery import Outlook
+from embedmill.jobs.discovery import WorkerDirectory
 from embedmill.jobs.request import (
     JobRequest,
     check_count,
@@ -38,7 +38,7 @@ from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.vectors import Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.settings import ClientSettings
-from embedmill.transport.flow import Compute, Flow
+from embedmill.transport.flow import Flow, Offload
 from embedmill.urls import mask_url
 
 #: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
@@ -83,12 +83,12 @@ class SubmitOptions:
             check_seconds("deadline_s", self.deadline_s)
 
 
-class Calls:
+class JobOperations:
     """What a client can ask for. Holds the outlook on workers; all else is in Redis."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.keys = Keyspace(settings.namespace)
-        self.outlook = Outlook(settings.model)
+        self.outlook = WorkerDirectory(settings.model)
         self._max_queued_tokens = settings.max_queued_tokens
         self._wait_replicas = settings.wait_replicas
 
@@ -131,7 +131,7 @@ class Calls:
 
         if len(values) <= MAX_CHUNK_TEXTS and sum(map(len, values)) <= BRIEF_CHARS:
             return make()
-        request: JobRequest = yield Compute(make)
+        request: JobRequest = yield Offload(make)
         return request
 
     def embed(
@@ -178,7 +178,7 @@ class Calls:
                 yield from self._discard(request)
         if len(replies) == 1:
             return replies[0]
-        reply: EmbeddingReply = yield Compute(lambda: assembly.concatenate(replies, starts))
+        reply: EmbeddingReply = yield Offload(lambda: assembly.concatenate(replies, starts))
         return reply
 
     def _collect(

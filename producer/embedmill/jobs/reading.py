@@ -13,7 +13,7 @@ from embedmill.protocol.chunks import ChunkReply, unpack_reply
 from embedmill.protocol.codec import read_name
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.records import Events, JobRecord
-from embedmill.transport.flow import Ask, Command, Flow, evalsha
+from embedmill.transport.flow import Command, Flow, RoundTrip, evalsha
 
 #: Chunk replies fetched in one round trip.
 FETCH_CHUNKS: Final = 16
@@ -32,7 +32,7 @@ def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[Jo
         ResultExpiredError: there is none.
         MessageError: it cannot be read.
     """
-    (values,) = yield Ask([("HMGET", keys.job(job_id), *records.RECORD_FIELDS)], grace_s=grace_s)
+    (values,) = yield RoundTrip([("HMGET", keys.job(job_id), *records.RECORD_FIELDS)], grace_s=grace_s)
     if values[0] is None:
         raise ResultExpiredError(job_id)
     return records.read_record(job_id, values)
@@ -47,12 +47,12 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
     """
     block_ms = max(1, int(block_s * 1000))
     read = ("XREAD", "COUNT", 1_000, "BLOCK", block_ms, "STREAMS", keys.events(job_id), cursor)
-    (streams,) = yield Ask([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
+    (streams,) = yield RoundTrip([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
     if not streams:
         look = ("XREAD", "COUNT", 1_000, "STREAMS", keys.events(job_id), cursor)
         # The texts before the state: a commit drops the last ones and ends the job at once.
         ask = [look, ("EXISTS", keys.texts(job_id)), ("HGET", keys.job(job_id), "state")]
-        streams, has_texts, state = yield Ask(ask, outage_s=WAITING_OUTAGE_S)
+        streams, has_texts, state = yield RoundTrip(ask, outage_s=WAITING_OUTAGE_S)
         if state is None or (state == b"active" and not has_texts and not streams):
             raise ResultExpiredError(job_id)
         if not streams:
@@ -62,7 +62,7 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
 
 def count_replies(keys: Keyspace, job_id: str) -> Flow[int]:
     """Return how many chunks of a job have a reply; they are the first ones once it is done."""
-    (count,) = yield Ask([("HLEN", keys.replies(job_id))], outage_s=WAITING_OUTAGE_S)
+    (count,) = yield RoundTrip([("HLEN", keys.replies(job_id))], outage_s=WAITING_OUTAGE_S)
     return min(int(count), MAX_JOB_TEXTS)
 
 
@@ -74,7 +74,7 @@ def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[Chunk
     """
     if not chunks:
         return []
-    (values,) = yield Ask([("HMGET", keys.replies(job_id), *chunks)], outage_s=WAITING_OUTAGE_S)
+    (values,) = yield RoundTrip([("HMGET", keys.replies(job_id), *chunks)], outage_s=WAITING_OUTAGE_S)
     return _replies(job_id, values)
 
 
@@ -86,7 +86,7 @@ def take(keys: Keyspace, request: JobRequest, chunks: Sequence[int]) -> Flow[lis
     """
     delete = evalsha("delete", keys.of_job(request.job_id, request.model, request.lane))
     read: list[Command] = [("HMGET", keys.replies(request.job_id), *chunks)] if chunks else []
-    *values, _ = yield Ask([*read, delete], outage_s=WAITING_OUTAGE_S)
+    *values, _ = yield RoundTrip([*read, delete], outage_s=WAITING_OUTAGE_S)
     return _replies(request.job_id, values[0]) if chunks else []
 
 
@@ -100,14 +100,14 @@ def _replies(job_id: str, values: Sequence[bytes | None]) -> list[ChunkReply]:
 def discard(keys: Keyspace, request: JobRequest, *, grace_s: float) -> Flow[None]:
     """Delete one's own job, if Redis answers at once."""
     job_keys = keys.of_job(request.job_id, request.model, request.lane)
-    yield Ask([evalsha("delete", job_keys)], grace_s=grace_s, outage_s=0.0)
+    yield RoundTrip([evalsha("delete", job_keys)], grace_s=grace_s, outage_s=0.0)
 
 
 def end(keys: Keyspace, job_id: str, how: str) -> Flow[bytes | int | None]:
     """Cancel or delete a job; returns what the script ``how`` answers, None if there is no such job."""
-    (found,) = yield Ask([("HMGET", keys.job(job_id), "model", "lane")])
+    (found,) = yield RoundTrip([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
         return None
     job_keys = keys.of_job(job_id, read_name(found[0]), read_name(found[1]))
-    (outcome,) = yield Ask([evalsha(how, job_keys)])
+    (outcome,) = yield RoundTrip([evalsha(how, job_keys)])
     return cast("bytes | int | None", outcome)

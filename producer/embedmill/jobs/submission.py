@@ -13,7 +13,7 @@ from embedmill.jobs.request import JobRequest
 from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES, RING_WINDOW
 from embedmill.protocol.chunks import pack_weights
 from embedmill.protocol.keys import Keyspace
-from embedmill.transport.flow import Ask, Command, Flow, Pause, evalsha
+from embedmill.transport.flow import Command, Flow, RoundTrip, Sleep, evalsha
 
 #: Bytes of staged chunks sent in one round trip, so that no job holds Redis or a socket for long.
 STAGE_BYTES: Final = 4 << 20
@@ -75,13 +75,13 @@ def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_u
             if left_s <= 0:
                 raise
             wanted_s = USUAL_PAUSE_S if full.retry_after_s is None else full.retry_after_s
-            yield Pause(min(max(wanted_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S, left_s))
+            yield Sleep(min(max(wanted_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S, left_s))
 
 
 def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_first: bool) -> Flow[None]:
     if asks_first:
         look = _evalsha(keys, request, admission, "none", unstaged_bytes=max(1, request.n_bytes))
-        (outcome,) = yield Ask([look])
+        (outcome,) = yield RoundTrip([look])
         # Whether replicas have it is asked on a connection that has written: the job is staged again for that.
         if _is_settled(keys, request, admission, outcome) and not admission.replicas:
             return
@@ -98,7 +98,7 @@ def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[An
     try:
         return (yield from _send(keys, request, admission, nonce))
     except (QueueFullError, KeyConflictError):  # what has been staged must not fill Redis for ten minutes
-        yield Ask([("UNLINK", keys.staged(request.job_id, nonce))])
+        yield RoundTrip([("UNLINK", keys.staged(request.job_id, nonce))])
         raise
 
 
@@ -112,14 +112,14 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
             commands.append(("EXPIRE", staged, STAGED_TTL_S))
         size += len(payload)
         if size > STAGE_BYTES:
-            yield Ask(commands)
+            yield RoundTrip(commands)
             commands, size = [], 0
     commands.append(_evalsha(keys, request, admission, nonce, unstaged_bytes=0))
     if not admission.replicas:
-        return (yield Ask(commands))[-1]
+        return (yield RoundTrip(commands))[-1]
     # On the same connection: it is this connection's writes that are waited for.
     commands.append(("WAIT", admission.replicas, round(REPLICATION_S * 1000)))
-    *_, outcome, copies = yield Ask(commands)
+    *_, outcome, copies = yield RoundTrip(commands)
     if outcome in (b"submitted", b"same") and copies < admission.replicas:
         raise NotReplicatedError(request.job_id, copies, admission.replicas)
     return outcome

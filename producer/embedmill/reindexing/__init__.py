@@ -8,11 +8,10 @@ from embedmill.reindexing.estimate import Estimate
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.report import Counts, Progress, ReindexReport
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Sink
-from embedmill.reindexing.sinks.names import open_sink
-from embedmill.reindexing.source import Fields, Source
-from embedmill.reindexing.sources.names import open_source
+from embedmill.reindexing.sinks.base import Rows, Sink
+from embedmill.reindexing.sinks.registry import open_sink
+from embedmill.reindexing.sources.base import Fields, Source
+from embedmill.reindexing.sources.registry import open_source
 
 __all__ = [
     "BadRecord",

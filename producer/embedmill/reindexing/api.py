@@ -11,7 +11,6 @@ from typing import Any
 from embedmill.client import EmbeddingClient
 from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reindexing.estimate import Estimate, estimate
-from embedmill.reindexing.ledger import Ledger
 from embedmill.reindexing.opening import (
     await_card,
     check_apart,
@@ -24,16 +23,17 @@ from embedmill.reindexing.opening import (
     to_source,
     version_of,
 )
-from embedmill.reindexing.origins import check_origins
 from embedmill.reindexing.pipeline import Pipeline
-from embedmill.reindexing.planner import unchanged
+from embedmill.reindexing.planning.ledger import Ledger
+from embedmill.reindexing.planning.origins import check_origins
+from embedmill.reindexing.planning.planner import unchanged
+from embedmill.reindexing.planning.ways import ALL, Deletes, check_ways, note_ways
 from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Progress, ReindexReport
 from embedmill.reindexing.run import Run
-from embedmill.reindexing.sink import Sink
-from embedmill.reindexing.source import Fields, Source
-from embedmill.reindexing.ways import ALL, Deletes, check_ways, note_ways
+from embedmill.reindexing.sinks.base import Sink
+from embedmill.reindexing.sources.base import Fields, Source
 
 
 def reindex(

@@ -13,9 +13,8 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.codec import read_ms
 from embedmill.protocol.records import Events, JobStatus
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.pace import Backlog
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.transport.flow import Ask, Flow
+from embedmill.transport.flow import Flow, RoundTrip
 
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
 TTL_S: Final = 86_400.0
@@ -128,7 +127,7 @@ class BulkQueue:
         model = self._model or ""
         lane, drain = keys.lane(model, self.lane), keys.drain(model, self.lane)
         ask = [("HGET", lane, "tokens"), ("HMGET", drain, "rate", "counted_ms"), ("TIME",)]
-        tokens, (rate, counted_ms), (now_s, _) = yield Ask(ask)
+        tokens, (rate, counted_ms), (now_s, _) = yield RoundTrip(ask)
         measured = 0.0
         if 0 <= int(now_s) * 1000 + 999 - _number(counted_ms) < RATE_TTL_MS:
             measured = _number(rate)
@@ -136,7 +135,7 @@ class BulkQueue:
 
     def _finished_parts(self, job_id: str) -> Flow[list[ReplyPart]]:
         keys = self._calls.keys
-        (entries,) = yield Ask([("XRANGE", keys.events(job_id), "-", "+")])
+        (entries,) = yield RoundTrip([("XRANGE", keys.events(job_id), "-", "+")])
         chunks = records.read_news(entries).chunks if entries else ()
         intake = yield from self._calls.intake(job_id)
         parts: list[ReplyPart] = []
@@ -151,3 +150,36 @@ def _number(value: Any) -> float:
         return read_ms(value or b"0")
     except MessageError:
         return 0.0
+
+
+#: Windows that are under work whatever else waits: one of them, and one behind it.
+MIN_WINDOWS: Final = 2
+
+#: Windows under work at most: their texts are in this process, their vectors in Redis.
+MAX_WINDOWS: Final = 32
+
+#: Seconds of work that the lane should hold, everybody's counted: so the workers of a large mill never run dry, and
+#: several reindexers, who all count the same tokens, share what there is.
+HORIZON_S: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in the bulk lane."""
+
+    #: Estimated tokens not yet embedded.
+    tokens: int
+    #: Tokens a second that the lane drains.
+    tokens_per_s: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes."""
+        return self.tokens / self.tokens_per_s if self.tokens_per_s > 0 else float("inf")
+
+
+def wants_more(n_open: int, backlog: Backlog) -> bool:
+    """Say whether another window should be submitted behind those that are open."""
+    if n_open < MIN_WINDOWS:
+        return True
+    return n_open < MAX_WINDOWS and backlog.seconds < HORIZON_S

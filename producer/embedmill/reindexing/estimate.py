@@ -14,7 +14,7 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import Source
+from embedmill.reindexing.sources.base import Source
 
 #: Records and characters of the sample.
 SAMPLE_RECORDS: Final = 20_000

@@ -18,13 +18,13 @@ from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.ledger import Ledger
+from embedmill.reindexing.planning.ledger import Ledger
+from embedmill.reindexing.planning.ways import SOURCE, ways_of
 from embedmill.reindexing.report import NOTHING_YET, Progress
-from embedmill.reindexing.sink import Sink
-from embedmill.reindexing.sinks.names import open_sink
-from embedmill.reindexing.source import Fields, Source, Values
-from embedmill.reindexing.sources.names import open_source
-from embedmill.reindexing.ways import SOURCE, ways_of
+from embedmill.reindexing.sinks.base import Sink
+from embedmill.reindexing.sinks.registry import open_sink
+from embedmill.reindexing.sources.base import Fields, Source, Values
+from embedmill.reindexing.sources.registry import open_source
 from embedmill.safe.printable import printable
 from embedmill.settings import data_dir
 
@@ -80,7 +80,7 @@ def to_source(source: Any, fields: Fields | None) -> Source:
     if isinstance(source, str | os.PathLike):
         return open_source([os.fspath(source)], fields=fields or Fields())
     if any(hasattr(source, method) for method in ("__arrow_c_stream__", "to_reader", "scanner")):
-        module = import_module("embedmill.reindexing.sources.arrow")
+        module = import_module("embedmill.reindexing.sources.formats.arrow")
         return cast(Source, module.Frame(source, fields))
     if callable(getattr(source, "fraction", None)) and hasattr(source, "name"):
         given: Source = source

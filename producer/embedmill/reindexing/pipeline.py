@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from embedmill.errors import (
     BrokerUnavailableError,
     JobCancelledError,
@@ -17,13 +20,11 @@ from embedmill.errors import (
     SinkMismatchError,
 )
 from embedmill.protocol.records import JobState
-from embedmill.protocol.vectors import blank
-from embedmill.reindexing.bulk_queue import BulkQueue
-from embedmill.reindexing.finished import Finished
+from embedmill.protocol.vectors import Vectors, blank
+from embedmill.reindexing.bulk_queue import BulkQueue, wants_more
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.ledger import Ledger
-from embedmill.reindexing.pace import wants_more
-from embedmill.reindexing.planner import Window
+from embedmill.reindexing.planning.ledger import Ledger
+from embedmill.reindexing.planning.planner import Window
 from embedmill.reply import EmbeddingReply, Reason
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ class Pipeline:
             self._insist(partial(self._queue.delete, job_id))
             self._ledger.drop_job(job_id)
 
-    def collect(self) -> Finished:
+    def collect(self) -> WindowResult:
         """Wait for the oldest window. It stays open until ``close``.
 
         Raises:
@@ -172,7 +173,7 @@ class Pipeline:
         item = self._open.popleft()
         self._insist(partial(self._queue.delete, item.job_id))
 
-    def harvest(self) -> Iterator[Finished]:
+    def harvest(self) -> Iterator[WindowResult]:
         """Give what is finished of each open window; what is not is stopped when the next one is asked for."""
         while self._open:
             item = self._open[0]
@@ -241,11 +242,11 @@ class Pipeline:
             return ""
         return f"waiting: no worker serves {served.model}; start one with EMBEDMILL_MODEL={served.model}"
 
-    def _checked(self, window: Window, reply: EmbeddingReply) -> Finished:
+    def _checked(self, window: Window, reply: EmbeddingReply) -> WindowResult:
         ours, theirs = self._index.fingerprint, reply.fingerprint
         if any(r.reason == Reason.MODEL_CHANGED for r in reply.rejected) or theirs not in ("", ours):
             raise SinkMismatchError(self._sink, f"fingerprint {ours} and now {theirs}", CHANGED)
-        return Finished(
+        return WindowResult(
             window=window,
             vectors=reply.vectors,
             rejected={r.index: (r.reason, r.detail) for r in reply.rejected},
@@ -253,7 +254,7 @@ class Pipeline:
             truncated=int(reply.truncated.sum()),
         )
 
-    def _part(self, item: _Open) -> Finished:
+    def _part(self, item: _Open) -> WindowResult:
         count = len(item.window.pending)
         vectors = blank(count, self._index.dtype, self._index.dimension)
         missing, rejected = set(range(count)), dict[int, tuple[str, str]]()
@@ -262,7 +263,7 @@ class Pipeline:
                 vectors[part.indices] = part.vectors
                 missing.difference_update(part.indices.tolist())
                 rejected |= {r.index: (r.reason, r.detail) for r in part.rejected}
-        return Finished(window=item.window, vectors=vectors, rejected=rejected, missing=frozenset(missing))
+        return WindowResult(window=item.window, vectors=vectors, rejected=rejected, missing=frozenset(missing))
 
     def _is_ours(self, job_id: str) -> bool:
         try:
@@ -281,3 +282,25 @@ class Pipeline:
                     raise
                 self._look(f"waiting for Redis: {error.reason}")
                 time.sleep(RETRY_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowResult:
+    """Of a window: positions that are done, their vectors, and those that have none."""
+
+    window: Window
+    #: (n, columns), row i for ``window.pending[i]``; blank where there is none.
+    vectors: Vectors
+    #: Position → reason, detail.
+    rejected: dict[int, tuple[str, str]]
+    #: Positions that are not done: only after a stop.
+    missing: frozenset[int] = frozenset()
+    tokens: int = 0
+    #: Texts that were cut at the model's limit.
+    truncated: int = 0
+
+    @property
+    def positions(self) -> npt.NDArray[np.intp]:
+        """Positions that have a vector, (n,)."""
+        count = len(self.window.pending)
+        return np.array([i for i in range(count) if i not in self.missing and i not in self.rejected], np.intp)

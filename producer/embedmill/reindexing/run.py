@@ -10,18 +10,16 @@ from typing import Final
 import numpy as np
 
 from embedmill.protocol.vectors import Vectors
-from embedmill.reindexing.finished import Finished
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.ledger import Entry, Ledger
-from embedmill.reindexing.pipeline import Pipeline, Stopped
-from embedmill.reindexing.planner import Pending, Planner, Window
+from embedmill.reindexing.pipeline import Pipeline, Stopped, WindowResult
+from embedmill.reindexing.planning.ledger import Entry, Ledger
+from embedmill.reindexing.planning.missing import vanished
+from embedmill.reindexing.planning.planner import Pending, Planner, Window
+from embedmill.reindexing.planning.ways import Deletes, hidden, ways_of
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Counts, Progress, ReindexReport
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Sink
-from embedmill.reindexing.source import Source, notes_of
-from embedmill.reindexing.vanished import vanished
-from embedmill.reindexing.ways import Deletes, hidden, ways_of
+from embedmill.reindexing.sinks.base import Rows, Sink
+from embedmill.reindexing.sources.base import Source, notes_of
 from embedmill.safe.printable import some
 
 #: Ids deleted from the sink at a time.
@@ -164,7 +162,7 @@ class Run:
         nothing = np.empty((len(window.pending), 0), dtype=self._index.dtype.numpy)
         places = [p.old_place for p in window.pending if p.old_place is not None]
         self._sink.restamp(self._rows(window.place, window.pending, nothing), places)
-        done = Finished(window=window, vectors=nothing, rejected={})
+        done = WindowResult(window=window, vectors=nothing, rejected={})
         entries = [_entry(done, i, window.place) for i in range(len(window.pending))]
         self._ledger.commit(window.place, entries, "", self._planner.whole_by(window.pending, ()))
         self._planner.committed(window)
@@ -181,7 +179,7 @@ class Run:
             texts=[p.record.text for p in pending] if self._index.with_text else None,
         )
 
-    def _commit(self, finished: Finished) -> None:
+    def _commit(self, finished: WindowResult) -> None:
         window, chosen = finished.window, finished.positions
         pending = [window.pending[i] for i in chosen.tolist()]
         if pending:
@@ -208,7 +206,7 @@ class Run:
     def _sweep(self) -> None:
         """Delete parts that their documents no longer have and, if asked for, all that has vanished."""
         deletes_missing = bool(self._deletes_missing)
-        if deletes_missing and self._planner.is_blurred:
+        if deletes_missing and self._planner.has_unreadable:
             self.notes.append("some records could not be read, so nothing was taken for missing")
             deletes_missing = False
         if deletes_missing and not self.counts.read:
@@ -261,7 +259,7 @@ class Run:
         return (now_s - began_s) * (1 - fraction) / (fraction - began_at)
 
 
-def _entry(finished: Finished, position: int, place: int) -> Entry:
+def _entry(finished: WindowResult, position: int, place: int) -> Entry:
     pending = finished.window.pending[position]
     reason, detail = finished.rejected.get(position, ("", ""))
     return Entry(

@@ -1,4 +1,4 @@
-"""The asyncio connection to Redis: ``link.py`` awaited."""
+"""The asyncio connection to Redis: ``sync.py`` awaited."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError, Respons
 
 from embedmill.errors import ClientClosedError
 from embedmill.settings import ClientSettings
-from embedmill.transport.failures import REFUSALS, RETRYABLE, is_distrust, raise_first_error, refused, unavailable
-from embedmill.transport.flow import Ask, Compute, Flow, Pause, T
+from embedmill.transport.failures import (
+    REFUSALS,
+    RETRYABLE,
+    is_untrusted_certificate,
+    raise_first_error,
+    refused,
+    unavailable,
+)
+from embedmill.transport.flow import Flow, Offload, RoundTrip, Sleep, T
 from embedmill.transport.pools import REPLY_S, make_pool, master_options, sentinel_options
 from embedmill.transport.sync import FIRST_PAUSE_S, LONGEST_PAUSE_S, OUTAGE_S, check_open, with_text
 from embedmill.urls import is_sentinel, mask_url, read_sentinel
@@ -44,7 +51,7 @@ class _Pool:
     brief: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BRIEF_CONNECTIONS))
 
 
-class AsyncLink:
+class AsyncRedisTransport:
     """A pool of connections that runs flows without blocking the event loop."""
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -69,7 +76,7 @@ class AsyncLink:
                 await pool.connections.sentinel_manager.aclose()
 
     async def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
-        """Drive a flow to its result; see ``Link.run``."""
+        """Drive a flow to its result; see ``RedisTransport.run``."""
         if self.is_closed:
             raise ClientClosedError
         deadline_s = _now_s() + timeout_s
@@ -86,15 +93,15 @@ class AsyncLink:
             value: T = end.value
             return value
 
-    async def _do(self, step: Ask | Compute | Pause, deadline_s: float, outage_s: float) -> Any:
+    async def _do(self, step: RoundTrip | Offload | Sleep, deadline_s: float, outage_s: float) -> Any:
         match step:
-            case Compute():
+            case Offload():
                 return await asyncio.to_thread(step.run)
-            case Pause():
+            case Sleep():
                 return await asyncio.sleep(step.seconds)
         return await self._ask(step, deadline_s, outage_s)
 
-    async def _ask(self, ask: Ask, deadline_s: float, outage_s: float) -> list[Any]:
+    async def _ask(self, ask: RoundTrip, deadline_s: float, outage_s: float) -> list[Any]:
         patience_s = outage_s if ask.outage_s is None else ask.outage_s
         deadline_s = max(deadline_s, _now_s() + ask.grace_s)
         give_up_s = min(deadline_s, _now_s() + patience_s)
@@ -109,14 +116,14 @@ class AsyncLink:
             except REFUSALS as error:
                 raise refused(self._url_masked, error) from None
             except RETRYABLE as error:
-                if is_distrust(error) or _now_s() + pause_s >= give_up_s:
+                if is_untrusted_certificate(error) or _now_s() + pause_s >= give_up_s:
                     raise unavailable(self._url_masked, error) from None
             except RedisError as error:
                 raise refused(self._url_masked, error) from None
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _wait(self, ask: Ask, deadline_s: float) -> list[Any]:
+    async def _wait(self, ask: RoundTrip, deadline_s: float) -> list[Any]:
         slots = self._pool().waiting
         try:
             async with asyncio.timeout(ask.block_s):
@@ -128,11 +135,11 @@ class AsyncLink:
         finally:
             slots.release()
 
-    async def _exchange(self, ask: Ask, deadline_s: float) -> list[Any]:
+    async def _exchange(self, ask: RoundTrip, deadline_s: float) -> list[Any]:
         async with asyncio.timeout_at(min(deadline_s, _now_s() + REPLY_S + ask.block_s)):
             return await self._speak(ask)
 
-    async def _speak(self, ask: Ask) -> list[Any]:
+    async def _speak(self, ask: RoundTrip) -> list[Any]:
         pool = self._pool().connections
         try:
             connection: Any = await pool.get_connection()

@@ -36,14 +36,14 @@ def raise_first_error(replies: Sequence[Any]) -> None:
             raise reply
 
 
-def is_distrust(error: BaseException) -> bool:
+def is_untrusted_certificate(error: BaseException) -> bool:
     """Say whether a server's certificate was refused: trying again does not mend that."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
     """Say that Redis did not answer."""
-    if is_distrust(error):
+    if is_untrusted_certificate(error):
         reason = "its TLS certificate is not trusted or is made out to another name; name the authority by ssl_ca_certs"
         return BrokerUnavailableError(url_masked, reason)
     if "WRONG_VERSION_NUMBER" in str(error):

@@ -19,7 +19,7 @@ Command = tuple[str | bytes | int | float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RoundTrip:
     """Commands for one round trip."""
 
     commands: Sequence[Command]
@@ -35,20 +35,20 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Compute:
+class Offload:
     """A computation too long for an event loop: the asyncio driver runs it in a thread."""
 
     run: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Sleep:
     """Seconds to do nothing in."""
 
     seconds: float
 
 
-Flow = Generator[Ask | Compute | Pause, Any, T]
+Flow = Generator[RoundTrip | Offload | Sleep, Any, T]
 
 
 def evalsha(name: str, keys: Sequence[str], *args: str | bytes | int | float) -> Command:

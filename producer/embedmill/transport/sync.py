@@ -15,8 +15,15 @@ from redis.sentinel import SentinelConnectionPool
 from embedmill.errors import ClientClosedError
 from embedmill.protocol.scripts import text_of
 from embedmill.settings import ClientSettings
-from embedmill.transport.failures import REFUSALS, RETRYABLE, is_distrust, raise_first_error, refused, unavailable
-from embedmill.transport.flow import Ask, Command, Compute, Flow, Pause, T
+from embedmill.transport.failures import (
+    REFUSALS,
+    RETRYABLE,
+    is_untrusted_certificate,
+    raise_first_error,
+    refused,
+    unavailable,
+)
+from embedmill.transport.flow import Command, Flow, Offload, RoundTrip, Sleep, T
 from embedmill.transport.pools import REPLY_S, deadline, make_pool
 from embedmill.urls import mask_url
 
@@ -29,7 +36,7 @@ FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
 
 
-class Link:
+class RedisTransport:
     """A pool of connections that runs flows."""
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -83,15 +90,15 @@ class Link:
             value: T = end.value
             return value
 
-    def _do(self, step: Ask | Compute | Pause, deadline_s: float, outage_s: float) -> Any:
+    def _do(self, step: RoundTrip | Offload | Sleep, deadline_s: float, outage_s: float) -> Any:
         match step:
-            case Compute():
+            case Offload():
                 return step.run()
-            case Pause():
+            case Sleep():
                 return time.sleep(step.seconds)
         return self._ask(step, deadline_s, outage_s)
 
-    def _ask(self, ask: Ask, deadline_s: float, outage_s: float) -> list[Any]:
+    def _ask(self, ask: RoundTrip, deadline_s: float, outage_s: float) -> list[Any]:
         patience_s = outage_s if ask.outage_s is None else ask.outage_s
         deadline_s = max(deadline_s, time.monotonic() + ask.grace_s)
         give_up_s = min(deadline_s, time.monotonic() + patience_s)
@@ -103,14 +110,14 @@ class Link:
             except REFUSALS as error:
                 raise refused(self._url_masked, error) from None
             except RETRYABLE as error:
-                if is_distrust(error) or time.monotonic() + pause_s >= give_up_s:
+                if is_untrusted_certificate(error) or time.monotonic() + pause_s >= give_up_s:
                     raise unavailable(self._url_masked, error) from None
             except RedisError as error:
                 raise refused(self._url_masked, error) from None
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _exchange(self, ask: Ask, deadline_s: float) -> list[Any]:
+    def _exchange(self, ask: RoundTrip, deadline_s: float) -> list[Any]:
         deadline.at_s = deadline_s
         try:
             connection: Any = self._pool.get_connection()
@@ -144,7 +151,7 @@ def _read(connection: Any) -> Any:
         return error
 
 
-def check_open(ask: Ask, *, is_closed: bool) -> None:
+def check_open(ask: RoundTrip, *, is_closed: bool) -> None:
     """Raise ClientClosedError if the client was closed, unless the flow is cleaning up."""
     if is_closed and not ask.grace_s:
         raise ClientClosedError

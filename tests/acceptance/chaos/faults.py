@@ -13,7 +13,7 @@ import redis
 from chaos.proxy import Proxy
 
 from embedmill.protocol.keys import LANES, Keyspace
-from embedmill_worker.valkey import EmbeddedValkey
+from embedmill_worker.cli.local.server import EmbeddedValkey
 from support.clock import Clock
 
 MODEL = "all-MiniLM-L6-v2"

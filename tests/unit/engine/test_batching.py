@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill_worker.engine.batching import RUN_COST_TOKENS, pad, plan, width
+from embedmill_worker.engine.transformer.batching import RUN_COST_TOKENS, pad, plan, width
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 budgets = st.integers(1, 600)

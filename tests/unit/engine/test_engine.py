@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine import BatchClass, load, probe
+from embedmill_worker.engine import BatchClass, load
+from embedmill_worker.engine.probing import probe
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint
 
 Tiny = Callable[..., ModelFiles]

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedmill_worker.engine import BatchClass, Engine, load, word_vectors
-from embedmill_worker.engine import fasttext as encoders
-from embedmill_worker.engine.segments import segment_sums
-from embedmill_worker.engine.subwords import subwords, word_hashes
+from embedmill_worker.engine import BatchClass, Engine, load
+from embedmill_worker.engine.tables import fasttext as encoders
+from embedmill_worker.engine.tables import word_vectors
+from embedmill_worker.engine.tables.segments import segment_sums
+from embedmill_worker.engine.tables.subwords import subwords, word_hashes
 from embedmill_worker.models import resolve
 
 KINDS = {

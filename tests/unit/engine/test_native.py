@@ -14,8 +14,8 @@ import pytest
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.safe.native import guarded, silenced
 from embedmill_worker.engine import load
-from embedmill_worker.engine.session import OnnxSession
-from embedmill_worker.engine.tokenization import TextTokenizer
+from embedmill_worker.engine.transformer.session import OnnxSession
+from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 from embedmill_worker.models import ModelFiles
 
 Tiny = Callable[..., ModelFiles]
@@ -82,7 +82,7 @@ def test_a_tokenizer_that_throws_while_it_is_read_is_not_served(tiny: Tiny, monk
         def from_buffer(data: bytes) -> None:
             raise Panic("line 3 is odd")
 
-    monkeypatch.setattr("embedmill_worker.engine.tokenization.Tokenizer", Reader)
+    monkeypatch.setattr("embedmill_worker.engine.transformer.tokenization.Tokenizer", Reader)
     with pytest.raises(ModelLoadError, match=r"cannot be read \(line 3 is odd\)"):
         TextTokenizer(tiny().tokenizer, model="m", max_tokens=9)
 

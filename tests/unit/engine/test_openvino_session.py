@@ -7,8 +7,8 @@ import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker.cpu import instruction_set
-from embedmill_worker.engine.openvino_session import OpenVinoSession, runtime
-from embedmill_worker.engine.session import OnnxSession
+from embedmill_worker.engine.transformer.openvino_session import OpenVinoSession, runtime
+from embedmill_worker.engine.transformer.session import OnnxSession
 from embedmill_worker.models import ModelFiles
 
 pytest.importorskip("openvino", reason="there is no openvino for this platform")

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from embedmill_worker.engine import probe
-from embedmill_worker.engine.forward import ForwardPass
-from embedmill_worker.engine.session import OnnxSession
-from embedmill_worker.engine.tokenization import TextTokenizer
-from embedmill_worker.engine.verdict import BatchClass
+from embedmill_worker.engine.probing import probe
+from embedmill_worker.engine.probing.measurements import BatchClass
+from embedmill_worker.engine.transformer.forward import ForwardPass
+from embedmill_worker.engine.transformer.session import OnnxSession
+from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 from embedmill_worker.models import ModelFiles, Pooling
 
 Tiny = Callable[..., ModelFiles]

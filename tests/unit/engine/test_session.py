@@ -8,7 +8,7 @@ import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker.cpu import instruction_set, is_x86_without_vnni
-from embedmill_worker.engine.session import OnnxSession, runtime
+from embedmill_worker.engine.transformer.session import OnnxSession, runtime
 from embedmill_worker.models import ModelFiles
 
 Tiny = Callable[..., ModelFiles]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.safe.utf8 import is_unicode
-from embedmill_worker.engine.tokenization import TextTokenizer
+from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 from embedmill_worker.models import ModelFiles
 
 Tiny = Callable[..., ModelFiles]

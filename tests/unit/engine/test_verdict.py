@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from embedmill_worker.engine.verdict import BatchClass, Verdict, VerdictCache
+from embedmill_worker.engine.probing.measurements import BatchClass, ProbeCache, ProbeResult
 
-VERDICT = Verdict(batch_class=BatchClass.CLOSE, min_cosine=0.99995, tokens_per_s=4000.5, chars_per_token=3.5)
+VERDICT = ProbeResult(batch_class=BatchClass.CLOSE, min_cosine=0.99995, tokens_per_s=4000.5, chars_per_token=3.5)
 
 
 def only_file(folder: Path) -> Path:
@@ -16,16 +16,16 @@ def only_file(folder: Path) -> Path:
 
 
 def test_a_verdict_is_read_back(tmp_path: Path) -> None:
-    VerdictCache(tmp_path / "new", "model", "runtime").store(VERDICT)
+    ProbeCache(tmp_path / "new", "model", "runtime").store(VERDICT)
 
-    assert VerdictCache(tmp_path / "new", "model", "runtime").load() == VERDICT
+    assert ProbeCache(tmp_path / "new", "model", "runtime").load() == VERDICT
 
 
 def test_a_verdict_is_not_that_of_another_model_or_runtime(tmp_path: Path) -> None:
-    VerdictCache(tmp_path, "model", "runtime").store(VERDICT)
+    ProbeCache(tmp_path, "model", "runtime").store(VERDICT)
 
-    assert VerdictCache(tmp_path, "other", "runtime").load() is None
-    assert VerdictCache(tmp_path, "model", "other").load() is None
+    assert ProbeCache(tmp_path, "other", "runtime").load() is None
+    assert ProbeCache(tmp_path, "model", "other").load() is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_verdict_is_not_that_of_another_model_or_runtime(tmp_path: Path) -> No
     ],
 )
 def test_an_impossible_verdict_is_not_believed(tmp_path: Path, change: dict[str, object]) -> None:
-    cache = VerdictCache(tmp_path, "model")
+    cache = ProbeCache(tmp_path, "model")
     cache.store(VERDICT)
     path = only_file(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -49,7 +49,7 @@ def test_an_impossible_verdict_is_not_believed(tmp_path: Path, change: dict[str,
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"batch_class": "exact"}'])
 def test_a_damaged_file_is_not_believed_and_is_written_anew(tmp_path: Path, content: bytes) -> None:
-    cache = VerdictCache(tmp_path, "model")
+    cache = ProbeCache(tmp_path, "model")
     cache.store(VERDICT)
     only_file(tmp_path).write_bytes(content)
 
@@ -61,13 +61,13 @@ def test_a_damaged_file_is_not_believed_and_is_written_anew(tmp_path: Path, cont
 def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
 
-    VerdictCache(tmp_path / "file", "model").store(VERDICT)
+    ProbeCache(tmp_path / "file", "model").store(VERDICT)
 
     assert "cannot be kept" in caplog.text
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
-    cache = VerdictCache(None, "model")
+    cache = ProbeCache(None, "model")
     cache.store(VERDICT)
 
     assert cache.load() is None

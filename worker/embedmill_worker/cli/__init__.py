@@ -16,9 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from embedmill_worker.cli import health
 
             return health.main(given[1:])
-        from embedmill_worker.cli import program
+        from embedmill_worker.cli import dispatch
 
-    return program.main(given)
+    return dispatch.main(given)
 
 
 @contextmanager

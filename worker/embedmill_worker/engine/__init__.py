@@ -2,6 +2,6 @@
 
 from embedmill_worker.engine.engine import Embedder, Embeddings, Engine
 from embedmill_worker.engine.loading import load
-from embedmill_worker.engine.verdict import BatchClass, Verdict
+from embedmill_worker.engine.probing.measurements import BatchClass, ProbeResult
 
-__all__ = ["BatchClass", "Embedder", "Embeddings", "Engine", "Verdict", "load"]
+__all__ = ["BatchClass", "Embedder", "Embeddings", "Engine", "ProbeResult", "load"]

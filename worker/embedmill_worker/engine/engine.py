@@ -13,9 +13,9 @@ import numpy.typing as npt
 from embedmill.protocol.cards import ModelCard
 from embedmill.reply import Reason
 from embedmill.safe.utf8 import is_unicode
-from embedmill_worker.engine.pooling import finite_rows
-from embedmill_worker.engine.tokenization import Encoded
-from embedmill_worker.engine.verdict import Price
+from embedmill_worker.engine.probing.measurements import PrecisionReport
+from embedmill_worker.engine.transformer.pooling import finite_rows
+from embedmill_worker.engine.transformer.tokenization import Encoded
 
 Floats = npt.NDArray[np.float32]
 
@@ -94,7 +94,7 @@ class Engine:
     #: Encoders by input type, where one differs.
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     #: Against the fp32 model, if this is another precision of it.
-    price: Price | None = None
+    price: PrecisionReport | None = None
 
     def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
         """Embed texts; each one that occurs several times is computed once.

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from pathlib import Path
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill.protocol.cards import ModelCard
 from embedmill_worker import cpu, environment
-from embedmill_worker.engine import fasttext_probe, price, probe
-from embedmill_worker.engine.batching import MAX_BATCH_TOKENS
-from embedmill_worker.engine.dense import DenseLayer
-from embedmill_worker.engine.encoder import TransformerEncoder
 from embedmill_worker.engine.engine import Engine, Tokenizer
-from embedmill_worker.engine.fasttext import FastTextEncoder, FastTextTokenizer
-from embedmill_worker.engine.forward import ForwardPass
-from embedmill_worker.engine.memory import release_free_memory
-from embedmill_worker.engine.session import OnnxSession, Session
-from embedmill_worker.engine.sessions import open_session, runtime
-from embedmill_worker.engine.static import StaticEncoder
-from embedmill_worker.engine.tokenization import TextTokenizer
-from embedmill_worker.engine.verdict import BatchClass, Price, Verdict, VerdictCache
-from embedmill_worker.models import fasttext_file, static
-from embedmill_worker.models.fasttext_file import FastTextFile
-from embedmill_worker.models.files import ModelFiles
-from embedmill_worker.models.fingerprint import fingerprint
-from embedmill_worker.models.model import Model
-from embedmill_worker.models.static import StaticTable
+from embedmill_worker.engine.probing import comparison, fasttext_probe, probe
+from embedmill_worker.engine.probing.measurements import BatchClass, PrecisionReport, ProbeCache, ProbeResult
+from embedmill_worker.engine.tables.fasttext import FastTextEncoder, FastTextTokenizer
+from embedmill_worker.engine.tables.static import StaticEncoder
+from embedmill_worker.engine.transformer import openvino_session, session
+from embedmill_worker.engine.transformer.batching import MAX_BATCH_TOKENS
+from embedmill_worker.engine.transformer.dense import DenseLayer
+from embedmill_worker.engine.transformer.forward import ForwardPass, TransformerEncoder
+from embedmill_worker.engine.transformer.openvino_session import OpenVinoSession
+from embedmill_worker.engine.transformer.session import OnnxSession, Session
+from embedmill_worker.engine.transformer.tokenization import TextTokenizer
+from embedmill_worker.models.files import BackEnd, ModelFiles
+from embedmill_worker.models.fingerprint import Model, fingerprint
+from embedmill_worker.models.formats import fasttext_file, static
+from embedmill_worker.models.formats.fasttext_file import FastTextFile
+from embedmill_worker.models.formats.static import StaticTable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def load(
     if note := precision_note(files.precision):
         log.warning("%s runs in %s: %s", files.name, files.precision, note, extra={"action": "load_model"})
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
-    cache = VerdictCache(
+    cache = ProbeCache(
         cache_dir, fingerprint(files), runtime(files.back_end, files.name), max_batch_tokens, f"{exact=}"
     )
     try:
@@ -110,12 +109,12 @@ def precision_note(precision: str) -> str:
     return cpu.slow_int8() if precision == "int8" else ""
 
 
-def _measured(files: ModelFiles, tokenizer: TextTokenizer, max_batch_tokens: int, *, exact: bool) -> Verdict:
+def _measured(files: ModelFiles, tokenizer: TextTokenizer, max_batch_tokens: int, *, exact: bool) -> ProbeResult:
     """Probe a model in a session of its own, so that the memory of these runs goes with it."""
     forward = _forward_passes(files, tokenizer)[""]
     batch_class, min_cosine = probe.classify(tokenizer, forward, max_batch_tokens=max_batch_tokens)
     used = budget(batch_class, max_batch_tokens, exact=exact)
-    return Verdict(
+    return ProbeResult(
         batch_class=batch_class,
         min_cosine=min_cosine,
         tokens_per_s=probe.tokens_per_s(tokenizer, forward, max_batch_tokens=used),
@@ -126,7 +125,7 @@ def _measured(files: ModelFiles, tokenizer: TextTokenizer, max_batch_tokens: int
 
 def _price(
     files: ModelFiles, tokenizer: TextTokenizer, forward: ForwardPass, used: int, max_batch_tokens: int
-) -> Price:
+) -> PrecisionReport:
     """Measure a precision against the fp32 model that it is made of."""
     assert files.reference is not None
     log.info(
@@ -135,10 +134,10 @@ def _price(
         files.precision,
         extra={"action": "measure_price"},
     )
-    ids = [encoded.ids for encoded in tokenizer.encode(price.price_texts())]
+    ids = [encoded.ids for encoded in tokenizer.encode(comparison.price_texts())]
     fp32 = _forward_passes(files.reference, tokenizer)[""]
     dimension = fp32(ids[:1]).shape[1]
-    return price.measure(
+    return comparison.measure(
         files.name,
         ids,
         TransformerEncoder(forward=fp32, dimension=dimension, max_batch_tokens=max_batch_tokens),
@@ -173,7 +172,7 @@ def _with_task(session: Session, task_id: int, model: str) -> Session:
 def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=static.MAX_TOKENS, adds_special=False)
     encoder = StaticEncoder(files)
-    cache = VerdictCache(cache_dir, fingerprint(files), encoder.runtime)
+    cache = ProbeCache(cache_dir, fingerprint(files), encoder.runtime)
     verdict = cache.load()
     if verdict is None:
         try:
@@ -187,7 +186,7 @@ def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
 def _load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
     tokenizer = FastTextTokenizer(is_supervised=files.header.is_supervised)
     encoder = FastTextEncoder(files)
-    cache = VerdictCache(cache_dir, fingerprint(files), encoder.runtime)
+    cache = ProbeCache(cache_dir, fingerprint(files), encoder.runtime)
     verdict = cache.load()
     if verdict is None:
         verdict = fasttext_probe.measure(files.name, tokenizer, encoder)
@@ -198,7 +197,7 @@ def _load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
 def _table_engine(
     files: StaticTable | FastTextFile,
     max_tokens: int,
-    verdict: Verdict,
+    verdict: ProbeResult,
     tokenizer: Tokenizer,
     encoder: StaticEncoder | FastTextEncoder,
 ) -> Engine:
@@ -219,3 +218,33 @@ def _table_engine(
         tokenizer=tokenizer,
         encoder=encoder,
     )
+
+
+def release_free_memory() -> None:
+    """Give back what loading left behind. Only glibc can."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def open_session(files: ModelFiles) -> Session:
+    """Load a model's graph.
+
+    Raises:
+        ModelLoadError: it cannot be loaded, or its back end cannot be used here.
+    """
+    match files.back_end:
+        case BackEnd.ONNXRUNTIME:
+            return OnnxSession(files.graph, output=files.output, model=files.name)
+        case BackEnd.OPENVINO:
+            return OpenVinoSession(files.graph, output=files.output, precision=files.precision, model=files.name)
+
+
+def runtime(back_end: BackEnd, model: str) -> str:
+    """Give what rounds: the back end's version and the CPU's instruction set.
+
+    Raises:
+        ModelLoadError: the back end is not installed.
+    """
+    return session.runtime() if back_end is BackEnd.ONNXRUNTIME else openvino_session.runtime(model)

@@ -1,12 +1,11 @@
 """Models: what is known by name, what a folder holds, and how both become files the engine can run."""
 
-from embedmill_worker.models.fasttext_file import FastTextFile
 from embedmill_worker.models.files import ModelFiles, Pooling
-from embedmill_worker.models.fingerprint import fingerprint
-from embedmill_worker.models.model import Model
+from embedmill_worker.models.fingerprint import Model, fingerprint
+from embedmill_worker.models.formats.fasttext_file import FastTextFile
+from embedmill_worker.models.formats.static import StaticTable
 from embedmill_worker.models.precision import in_precision
 from embedmill_worker.models.registry import KnownModel, known, resolve, tokenizer_of
-from embedmill_worker.models.static import StaticTable
 
 __all__ = [
     "FastTextFile",

@@ -11,7 +11,7 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker.models.access import is_file
 
 if TYPE_CHECKING:
-    from embedmill_worker.models.dense import Dense
+    from embedmill_worker.models.formats.dense import Dense
 
 #: Hexadecimal characters of a sha256.
 _SHA256_CHARS = 64

@@ -3,14 +3,16 @@
 import hashlib
 import json
 
-from embedmill_worker.models import fasttext_file, static
-from embedmill_worker.models.fasttext_file import FastTextFile
 from embedmill_worker.models.files import ModelFiles
-from embedmill_worker.models.model import Model
-from embedmill_worker.models.static import StaticTable
+from embedmill_worker.models.formats import fasttext_file, static
+from embedmill_worker.models.formats.fasttext_file import FastTextFile
+from embedmill_worker.models.formats.static import StaticTable
 
 #: Hexadecimal characters kept: 64 bits, enough to tell the models of one deployment apart.
 FINGERPRINT_CHARS = 16
+
+#: A model on this machine's disk.
+Model = ModelFiles | StaticTable | FastTextFile
 
 
 def fingerprint(model: Model) -> str:

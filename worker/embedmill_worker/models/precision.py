@@ -6,8 +6,8 @@ from pathlib import Path
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models.access import told
 from embedmill_worker.models.files import BackEnd, ModelFiles
-from embedmill_worker.models.model import Model
-from embedmill_worker.models.quantized import quantized_graph
+from embedmill_worker.models.fingerprint import Model
+from embedmill_worker.models.quantization.quantized import quantized_graph
 
 
 def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:

@@ -10,18 +10,14 @@ from typing import Final
 from embedmill.errors import ModelLoadError, SettingsError
 from embedmill.model_spec import ModelSpec
 from embedmill_worker.models.access import is_folder, told
-from embedmill_worker.models.commit import UnknownRepositoryError
-from embedmill_worker.models.fastembed_registry import (
-    files_of_registered,
-    find_registered,
-    registered_models,
-)
-from embedmill_worker.models.fasttext_file import FastTextFile, fasttext_in, read_fasttext
-from embedmill_worker.models.folder import files_of_folder
-from embedmill_worker.models.hub import Repository
-from embedmill_worker.models.model import Model
-from embedmill_worker.models.repository import files_of_repository, tokenizer_of_repository
-from embedmill_worker.models.wheel import WHEELS, Progress, find_wheel, wheel_folder
+from embedmill_worker.models.fingerprint import Model
+from embedmill_worker.models.formats.fasttext_file import FastTextFile, fasttext_in, read_fasttext
+from embedmill_worker.models.sources.commit import UnknownRepositoryError
+from embedmill_worker.models.sources.fastembed import files_of_registered, find_registered, registered_models
+from embedmill_worker.models.sources.folder import files_of_folder
+from embedmill_worker.models.sources.hub import Repository
+from embedmill_worker.models.sources.repository import files_of_repository, tokenizer_of_repository
+from embedmill_worker.models.sources.wheel import WHEELS, Progress, find_wheel, wheel_folder
 
 #: How alike two names are, of 1, that may be each other mistyped.
 _CLOSE: Final = 0.85

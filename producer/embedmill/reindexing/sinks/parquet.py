@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.rows import Rows
+from embedmill.reindexing.sinks.base import Rows
+from embedmill.reindexing.sinks.single_file import SingleFile
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import check_regular
 
@@ -103,3 +104,11 @@ def to_batch(rows: Rows, index: Index, table_schema: pa.Schema) -> pa.RecordBatc
 def _storable(text: str) -> str:
     """Replace what UTF-8 cannot hold."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+class ParquetFile(SingleFile):
+    """One Parquet file; see above for its columns."""
+
+    def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
+        """Write the file."""
+        put(self.path, index, rows)

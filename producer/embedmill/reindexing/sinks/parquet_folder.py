@@ -13,9 +13,8 @@ from typing import Final
 
 from embedmill.errors import SinkError
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Sink
 from embedmill.reindexing.sinks import parquet
+from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.reindexing.sinks.segments import (
     INDEX,
     LEDGER,

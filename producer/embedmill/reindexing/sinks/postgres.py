@@ -22,8 +22,7 @@ from embedmill.errors import InvalidRequestError, MessageError, SinkError
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Sink
+from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.urls import mask_url
 
 T = TypeVar("T")

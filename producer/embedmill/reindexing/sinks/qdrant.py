@@ -25,8 +25,7 @@ from embedmill.errors import InvalidRequestError, MessageError, SinkError
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Sink
+from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.reindexing.sinks.qdrant_address import Address, parse
 
 #: A point's id is made of the record's, since Qdrant takes UUIDs and numbers only.

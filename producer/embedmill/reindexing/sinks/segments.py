@@ -19,8 +19,7 @@ import numpy as np
 
 from embedmill.errors import MessageError, SinkError
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Live, Sink
+from embedmill.reindexing.sinks.base import Live, Rows, Sink
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import read_regular
 

@@ -20,9 +20,10 @@ import msgpack
 import numpy as np
 
 from embedmill.errors import SinkError
+from embedmill.protocol.vectors import row_format
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.rows import Rows
-from embedmill.reindexing.sink import Live, Sink
+from embedmill.reindexing.metadata import in_one_line
+from embedmill.reindexing.sinks.base import Live, Rows, Sink
 from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, STATE_SUFFIX, SegmentedSink, refuse_others
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import open_regular, read_regular
@@ -184,3 +185,46 @@ def _unpack(fields: dict[str, Any], index: Index) -> Rows:
         digests=[b""] * len(fields["ids"]),
         texts=fields["texts"],
     )
+
+
+class JsonlFile(SingleFile):
+    """``{"id": …, "metadata": {…}, "embedding": […]}`` a line, with digits that give each component back to the bit."""
+
+    def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
+        """Write the lines."""
+        with replacing(self.path) as stream:
+            for some in rows:
+                form = row_format(some.vectors)
+                for i, id in enumerate(some.ids):
+                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
+                    row = form % tuple(some.vectors[i].tolist())
+                    metadata = in_one_line(some.metadata[i])
+                    line = f'{{"id": {json.dumps(id)}, "metadata": {metadata}{text}, "embedding": [{row}]}}\n'
+                    stream.write(line.encode())
+
+
+class NpyFile(SingleFile):
+    """An array (n, columns) that can be memory-mapped, and ``NAME.ids.jsonl`` with its rows' ids and metadata."""
+
+    @property
+    def ids_path(self) -> Path:
+        """Where line i speaks of row i."""
+        return self.path.with_suffix(".ids.jsonl")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Both files."""
+        return (self.path, self.ids_path)
+
+    def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
+        """Write both files."""
+        header = {"descr": index.dtype.numpy.str, "fortran_order": False, "shape": (n_rows, index.columns)}
+        with replacing(self.ids_path) as ids, replacing(self.path) as array:
+            np.lib.format.write_array_header_1_0(array, header)
+            for some in rows:
+                array.write(np.ascontiguousarray(some.vectors, dtype=index.dtype.numpy).data)
+                for i, id in enumerate(some.ids):
+                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
+                    ids.write(
+                        f'{{"id": {json.dumps(id)}, "metadata": {in_one_line(some.metadata[i])}{text}}}\n'.encode()
+                    )

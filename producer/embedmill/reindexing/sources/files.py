@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import Fields, rest_lost
+from embedmill.reindexing.sources.base import Fields, rest_lost
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 from embedmill.safe.regular_file import open_regular
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.source import UNFIT, UNREADABLE, Source, notes_of, rest_lost, undecodable
+from embedmill.reindexing.sources.base import UNFIT, UNREADABLE, Source, notes_of, rest_lost, undecodable
 from embedmill.reindexing.sources.files import Reading, mapped
 from embedmill.reindexing.sources.forms import open_file
 from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder, partition_above

@@ -1,0 +1,173 @@
+"""Where rows go. A sink of your own is a subclass with ``open``, ``write`` and ``delete``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill.errors import InvalidRequestError
+from embedmill.protocol.vectors import Vectors
+from embedmill.reindexing.index import Index
+
+
+class Live(Protocol):
+    """Which of the rows ever written still count, as the ledger knows."""
+
+    def segments(self) -> Sequence[tuple[int, int, int]]:
+        """Give (place, rows written, rows that still count) of every write, by place."""
+        ...
+
+    def ids(self, place: int) -> Set[str]:
+        """Give the ids whose newest row was written there."""
+        ...
+
+    def settle(self, place: int, rows: int) -> None:
+        """Note that only so many rows are left of that write; 0: it is gone."""
+
+
+class Sink(ABC):
+    """A place for vectors that can be written again and again.
+
+    The reindexer calls ``open`` first and then ``write`` and ``delete`` in turn; when one of them has returned, its
+    work must outlast a crash. What was written just before a crash is written once more, with the same bits.
+    """
+
+    #: For people, without a password.
+    name: str
+
+    @abstractmethod
+    def open(self, index: Index) -> None:
+        """Get ready for rows of this index; called once, before everything but ``filled_by`` and ``beside``.
+
+        Raises:
+            SinkError: it cannot be.
+        """
+
+    @abstractmethod
+    def write(self, rows: Rows) -> None:
+        """Put rows, each in the place of an older one of the same id.
+
+        Raises:
+            SinkError: they were not written, or only some.
+        """
+
+    @abstractmethod
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove rows; ids that are not there are no error.
+
+        Raises:
+            SinkError: they were not removed, or only some.
+        """
+
+    #: Whether ``beside`` and ``switch`` are there: each version has a ledger of its own.
+    has_versions: ClassVar[bool] = False
+
+    #: Whether ``restamp`` is there.
+    can_restamp: ClassVar[bool] = False
+
+    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+        """Give rows new metadata and keep their vectors; asked for only if ``can_restamp``.
+
+        Args:
+            rows: as in ``write``, but with vectors of no columns.
+            places: of the writes that put their vectors here, (n,).
+
+        Raises:
+            SinkError: it was not done, or only in part.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027  most sinks hold nothing open
+        """Let go of connections and files."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """Files and folders that it writes, by which it is told from what is read; empty: it is no file."""
+        return ()
+
+    def filled_by(self) -> Index | None:
+        """Give what the sink itself says its rows are made with; None: it is new, or cannot say."""
+        return None
+
+    def ledger_path(self, index: Index) -> Path | None:
+        """Say where the ledger of this version belongs; None: into the user's data directory, by ``name``."""
+        return None
+
+    def count(self) -> int | None:
+        """Give the number of rows; None: the ledger knows it best. Called after ``open``."""
+        return None
+
+    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+        """Give (id, digest, parent or "") of all rows, some at a time, from which a lost ledger is made anew.
+
+        Raises:
+            SinkError: the sink cannot say, and it holds rows.
+        """
+        return iter(())
+
+    def recover(self, places: Set[int]) -> None:  # noqa: B027  only files have to
+        """Remove what a crash has left of writes other than these; called after ``open``."""
+
+    def finish(self, live: Live) -> None:  # noqa: B027  only files have to
+        """Bring everything into its last form; called at the end of a whole run."""
+
+    def beside(self, index: Index) -> Sink:
+        """Give the sink in which another index is built while this one stays in use.
+
+        Raises:
+            InvalidRequestError: this kind of sink has no versions.
+        """
+        raise InvalidRequestError("rebuild", f"{self.name} has no versions; name another sink for {index.model}")
+
+    def switch(self) -> str:
+        """Put this version into use under the sink's name; called at the end of a whole rebuild.
+
+        Returns:
+            A sentence for people: where the version before it is kept. Empty: there is none, or it was in use already.
+        """
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Some rows of one write; everything but ``place`` has length n."""
+
+    #: Number of this write, growing and never used again; the same after a crash for the same rows.
+    place: int
+    ids: Sequence[str]
+    #: (n, columns)
+    vectors: Vectors
+    #: JSON objects.
+    metadata: Sequence[str] = field(repr=False)
+    #: Of the records, 24 bytes each; see ``record.digest``.
+    digests: Sequence[bytes]
+    #: None: the sink does not carry texts.
+    texts: Sequence[str] | None = field(repr=False)
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.ids), len(self.vectors), len(self.metadata), len(self.digests)}
+        if self.texts is not None:
+            lengths.add(len(self.texts))
+        if len(lengths) != 1:
+            raise ValueError(f"rows of unequal lengths: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, positions: npt.NDArray[np.intp]) -> Rows:
+        """Give the rows at these positions."""
+        chosen: list[int] = positions.tolist()
+        return Rows(
+            place=self.place,
+            ids=[self.ids[i] for i in chosen],
+            vectors=self.vectors[positions],
+            metadata=[self.metadata[i] for i in chosen],
+            digests=[self.digests[i] for i in chosen],
+            texts=None if self.texts is None else [self.texts[i] for i in chosen],
+        )

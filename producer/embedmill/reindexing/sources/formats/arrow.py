@@ -1,0 +1,209 @@
+"""Rows as Arrow holds them: files of Parquet, frames of pandas and polars, relations of DuckDB."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import pyarrow as pa
+
+from embedmill.errors import InvalidRequestError, SourceError
+from embedmill.reindexing.metadata import shown
+from embedmill.reindexing.record import BadRecord, Record
+from embedmill.reindexing.sources.base import Fields, rest_lost
+from embedmill.reindexing.sources.files import Reading
+from embedmill.reindexing.sources.formats.columns import check_columns, listed
+
+#: Rows taken at a time.
+BATCH_ROWS: Final = 1_000
+
+_UTC: Final = "UTC"
+
+
+class Frame:
+    """Any object with Arrow's stream protocol, or a data set of pyarrow."""
+
+    name = "values"
+
+    def __init__(self, values: Any, fields: Fields | None = None) -> None:
+        """Look at its columns.
+
+        Raises:
+            InvalidRequestError: it has no columns, or not those that are named, or some that Arrow has no form for.
+        """
+        self.notes: list[str] = []
+        self._values = values
+        self._reading = Reading(fields=fields or Fields())
+        self._stream = self._open()
+        self.notes[:] = check_schema(self.name, self._stream.schema, self._reading)
+        self._is_fresh = True
+
+    def __iter__(self) -> Iterator[Record | BadRecord]:
+        """Read some rows at a time; where it cannot be read on, that is the last thing it gives."""
+        stream = self._stream if self._is_fresh else self._open()
+        self._is_fresh = False
+        number = 1
+        while (batch := self._next(stream, number - 1)) is not None:
+            if isinstance(batch, BadRecord):
+                yield batch
+                return
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                rows = batch.slice(start, BATCH_ROWS)
+                yield from records(rows, self._reading, self.name, number)
+                number += rows.num_rows
+
+    @property
+    def ways(self) -> list[Mapping[str, str]]:
+        """How it is read."""
+        return [self._reading.fields.way()]
+
+    def fraction(self) -> float | None:
+        """Nobody knows how many there will be."""
+        return None
+
+    def _next(self, stream: pa.RecordBatchReader, read: int) -> Any:
+        """Return the next rows, None after the last ones, or what says that they cannot be read."""
+        try:
+            return next(stream, None)
+        except (pa.ArrowException, OSError) as error:  # its message may quote values
+            reason = f"cannot be read on after row {read:,} ({type(error).__name__}); only what comes before is read"
+            return rest_lost(self.name, reason)
+
+    def _open(self) -> pa.RecordBatchReader:
+        kind = type(self._values).__name__
+        try:
+            if hasattr(self._values, "__arrow_c_stream__"):
+                return pa.RecordBatchReader.from_stream(self._values)
+            return (self._values.scanner() if hasattr(self._values, "scanner") else self._values).to_reader()
+        except Exception as error:  # of the library that it is of, whose message may quote values
+            if not hasattr(self._values, "columns") and isinstance(error, pa.ArrowInvalid):
+                reason = f"{kind} is one column; give the frame that it is of, or (id, text)"
+            else:
+                way_out = "give each column values of one kind and a name of its own, or records, as to_dict('records')"
+                reason = f"{kind} has {_unfit_column(error)} that Arrow cannot hold ({type(error).__name__}); {way_out}"
+            raise InvalidRequestError("source", reason) from None
+
+
+def _unfit_column(error: Exception) -> str:
+    """Return which column it is that a frame cannot give to Arrow, if pyarrow says so."""
+    found = re.search(r"failed for column (.+) with type", str(error), re.DOTALL)
+    return f"a column {shown(found[1])}" if found else "a column"
+
+
+def check_schema(name: str, schema: pa.Schema, reading: Reading) -> list[str]:
+    """Return what people should know of a table's columns.
+
+    Raises:
+        InvalidRequestError: a field that the caller named is not there, is there twice, or is no text.
+    """
+    notes = check_columns(name, schema.names, reading, lambda path: type_at(schema, path) is not None)
+    kind = type_at(schema, reading.fields.text)
+    if kind is not None and not _is_text(kind):
+        texts = [field.name for field in schema if _is_text(field.type)]
+        more = f"; text is in {listed(texts)}" if texts else ""
+        raise InvalidRequestError("text field", f"{name} holds {kind} in {reading.fields.text!r}{more} (--text-field)")
+    return notes
+
+
+def records(batch: pa.RecordBatch, reading: Reading, name: str, first: int) -> Iterator[Record | BadRecord]:
+    """Return a record a row; first: the number of the first one."""
+    wanted = [column for column in batch.schema.names if reading.fields.wants(column)]
+    columns = [_read_values(batch.column(column), name, column) for column in wanted]
+    record, partition = reading.fields.record, reading.partition
+    for number, row in enumerate(zip(*columns, strict=True), start=first):
+        fields = dict(zip(wanted, row, strict=True))
+        yield record({**partition, **fields} if partition else fields, f"{name}:{number}")
+
+
+def _read_values(column: Any, name: str, field: str) -> list[Any]:
+    """Return a column's values.
+
+    Raises:
+        SourceError: they are of a kind that has no form here.
+    """
+    try:
+        return _values(column)
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # their messages may quote values
+        way_out = "leave it out (--metadata)"
+        reason = f"its column {shown(field)} ({column.type}) cannot be read ({type(error).__name__}); {way_out}"
+        raise SourceError(name, reason) from None
+
+
+def _values(column: Any) -> list[Any]:
+    """Return a column's values; those that Python cannot hold as Arrow writes them."""
+    known = _mapped(column.type, _known)
+    column = column if known == column.type else column.cast(known)
+    written = _mapped(known, _written)
+    column = column if written == known else column.cast(written)
+    try:
+        values: list[Any] = column.to_pylist(maps_as_pydicts="strict")
+    except KeyError:  # a map with a key that is there twice stays a list of pairs
+        values = column.to_pylist()
+    return values
+
+
+def _written(kind: Any) -> Any:
+    """Return text for what Python or JSON cannot hold."""
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        return pa.string()
+    return pa.string() if pa.types.is_decimal(kind) else kind
+
+
+def _known(kind: Any) -> Any:
+    """Return a time in UTC if nobody knows its zone."""
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        return kind
+    try:
+        pa.array([0], kind).cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.timestamp(kind.unit, _UTC)
+    return kind
+
+
+def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:  # noqa: PLR0911  a line a kind
+    """Return a type whose innermost ones are others."""
+
+    def inner(field: Any) -> Any:
+        return field.with_type(_mapped(field.type, leaf))
+
+    if pa.types.is_struct(kind):
+        return pa.struct([inner(kind.field(i)) for i in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(_mapped(kind.key_type, leaf), _mapped(kind.item_type, leaf))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inner(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(inner(kind.value_field))
+    if pa.types.is_list(kind):
+        return pa.list_(inner(kind.value_field))
+    if pa.types.is_dictionary(kind):
+        mapped = _mapped(kind.value_type, leaf)
+        return kind if mapped == kind.value_type else mapped
+    return leaf(kind)
+
+
+def type_at(schema: pa.Schema, path: str) -> Any:
+    """Return the type of a field, or of what lies at a path; None: it is not there."""
+    if path in schema.names:
+        return schema.field(schema.get_all_field_indices(path)[0]).type
+    head, _, rest = path.partition(".")
+    if not rest or head not in schema.names:
+        return None
+    kind = schema.field(schema.get_all_field_indices(head)[0]).type
+    return type_at(pa.schema(list(kind)), rest) if pa.types.is_struct(kind) else None
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    checks = (
+        "is_string",
+        "is_large_string",
+        "is_string_view",
+        "is_binary",
+        "is_large_binary",
+        "is_binary_view",
+        "is_null",
+    )
+    return any(getattr(pa.types, check)(kind) for check in checks)

@@ -1,0 +1,1 @@
+"""Long documents cut into parts, by tokens."""

@@ -1,0 +1,84 @@
+"""Where messages come in: kombu's Redis transport reads through ``envelope``, and what is refused is gone.
+
+A doorbell that is dropped is found by the reconciler if there is a chunk behind it. Seen in kombu 5.7.0: bytes that
+are not JSON, or JSON without the expected fields, raise in the event loop and end the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from kombu.transport import redis as transport
+
+from embedmill.errors import MessageError
+from embedmill_worker.celery_patches import messages
+
+log = logging.getLogger(__name__)
+
+
+def guard(*, remote_control: bool = False) -> None:
+    """Let every message of this process be read by ``envelope``; with remote control, its messages pass as they are."""
+    kombu: Any = transport
+    if getattr(kombu.loads, "is_guard", False):
+        return
+    kombu.loads = _reading(kombu.loads if remote_control else None)
+    kombu.QoS.restore_by_tag = _restoring(kombu.QoS.restore_by_tag)
+    kombu.QoS.ack = _forgetting(kombu.QoS.ack)
+    kombu.QoS.reject = _forgetting(kombu.QoS.reject)
+    kombu.Transport._deliver = _delivering(kombu.Transport._deliver)
+
+
+def _reading(original: Callable[[str], Any] | None) -> Callable[[str], Any]:
+    def loads(data: str) -> Any:
+        """Read a message, or a delivery that was not acknowledged; Empty if it is refused: kombu takes the next one."""
+        try:
+            return messages.read_delivery(data) if data.startswith("[") else messages.read_message(data)
+        except MessageError as error:
+            if original is not None and '"task"' not in data[:4_096]:
+                return original(data)
+            log.warning("a message of %d characters was dropped: %s", len(data), error, extra={"action": "dropped"})
+            raise Empty from None
+
+    loads.is_guard = True  # type: ignore[attr-defined]
+    return loads
+
+
+def _delivering(original: Any) -> Any:
+    def _deliver(self: Any, message: Any, queue: str) -> None:
+        """Believe the queue that a message came out of, whatever it says of that itself."""
+        if not isinstance(message, dict):
+            log.warning("a delivery in a queue was dropped", extra={"action": "dropped"})
+            raise Empty
+        if "task" in message["headers"]:
+            message["properties"]["delivery_info"]["routing_key"] = queue
+        original(self, message, queue)
+
+    return _deliver
+
+
+def _forgetting(original: Any) -> Any:
+    def forget(self: Any, delivery_tag: Any, **how: Any) -> None:
+        """Pass over a delivery of which nothing was kept, as of doorbells: there is nothing to take back.
+
+        kombu 5.7.0 asks Redis to forget these, too, in a transaction. That is a round trip a chunk, and a full Redis
+        7.0 refuses it: the worker would take its connection for lost, again and again.
+        """
+        if delivery_tag in self._delivered:
+            original(self, delivery_tag, **how)
+
+    return forget
+
+
+def _restoring(original: Any) -> Any:
+    def restore_by_tag(self: Any, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Forget a delivery that cannot be read, instead of stumbling over it for ever."""
+        try:
+            original(self, tag, client, leftmost)
+        except Empty:
+            with self.channel.conn_or_acquire(client) as connection, connection.pipeline() as pipe:
+                self._remove_from_indices(tag, pipe).execute()
+
+    return restore_by_tag

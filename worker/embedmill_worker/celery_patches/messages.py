@@ -1,0 +1,195 @@
+"""A Celery message as it lies in a queue, rebuilt from the fields that are known, each of a known type. No I/O.
+
+Whoever can write to Redis can put anything there. Celery and kombu decompress, decode and unpack before they look,
+and what they do not expect ends the worker; so nothing reaches them that was not read here first.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any, Final
+
+import msgpack
+from kombu.exceptions import KombuError
+from kombu.serialization import loads
+
+from embedmill.canvas import EMBED_TASK
+from embedmill.errors import InvalidRequestError, MessageError
+from embedmill.jobs.request import check_job_id
+from embedmill.limits import MAX_MESSAGE_BYTES
+from embedmill_worker.jobs.claims import parse_token
+
+#: What a doorbell asks for.
+CHUNK_TASK: Final = "embedmill.chunk"
+
+#: Seconds above which no time limit is believed: a chunk's is far below.
+_MAX_LIMIT_S: Final = 86_400
+
+#: Characters of an id, a queue or a date.
+_MAX_NAME_CHARS: Final = 512
+
+_JSON: Final = "application/json"
+_MSGPACK: Final = "application/x-msgpack"
+
+_NONE: Final = type(None)
+_NAME: Final = (str, _NONE)
+_NUMBER: Final = (int, _NONE)
+
+#: Headers that are passed on; those that an ordinary task has, a doorbell has not.
+_CHUNK_HEADERS: Final = {"task": (str,), "id": (str,), "root_id": _NAME}
+_EMBED_HEADERS: Final = {
+    **{"task": (str,), "id": (str,), "root_id": _NAME, "parent_id": _NAME, "group": _NAME, "group_index": _NUMBER},
+    **{"retries": _NUMBER, "eta": _NAME, "expires": _NAME, "ignore_result": (bool, _NONE)},
+}
+_PROPERTIES: Final = {"correlation_id": _NAME, "reply_to": _NAME, "delivery_mode": _NUMBER, "delivery_tag": (str,)}
+_DELIVERY: Final = {"exchange": _NAME, "routing_key": (str,)}
+
+#: What an ordinary task may be followed by.
+_CANVAS: Final = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
+
+
+def read_message(data: str | bytes) -> dict[str, Any]:
+    """Give a message as kombu takes it.
+
+    Raises:
+        MessageError: it is none of a task that this worker has, or holds what no producer writes.
+    """
+    return _message(_parse(data))
+
+
+def read_delivery(data: str | bytes) -> list[Any]:
+    """Give a delivery that was not acknowledged: message, exchange, routing key.
+
+    Raises:
+        MessageError: it is none.
+    """
+    values = _parse(data)
+    if not isinstance(values, list) or len(values) != 3:
+        raise MessageError("it is no delivery")
+    _, exchange, routing_key = values
+    where = _known({"exchange": exchange, "routing_key": routing_key}, _DELIVERY)
+    return [_message(values[0]), where["exchange"] or "", where["routing_key"]]
+
+
+def _parse(data: str | bytes) -> Any:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"it has {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"it is not JSON ({type(error).__name__})") from None
+
+
+def _message(raw: Any) -> dict[str, Any]:
+    headers, properties = _table(raw, "headers"), _table(raw, "properties")
+    if headers.get("compression"):
+        raise MessageError("it is compressed, and what it would grow to is not known; send it as it is")
+    is_chunk = headers.get("task") == CHUNK_TASK
+    if not is_chunk and headers.get("task") != EMBED_TASK:
+        raise MessageError(f"its task is neither {CHUNK_TASK} nor {EMBED_TASK}")
+    known = _known(headers, _CHUNK_HEADERS if is_chunk else _EMBED_HEADERS)
+    known["timelimit"] = _time_limits(headers.get("timelimit"))
+    # Celery would log the repr of the arguments else, texts and all.
+    known |= {"argsrepr": "<args>", "kwargsrepr": "<options>"}
+    encoding = properties.get("body_encoding")
+    args, kwargs, embed = _body(raw, encoding)
+    if is_chunk:
+        _check_doorbell(known["id"], args, kwargs)
+    else:
+        _check_canvas(embed)
+    return {
+        "body": raw["body"],
+        "content-type": raw["content-type"],
+        "content-encoding": "utf-8" if raw["content-type"] == _JSON else "binary",
+        "headers": known,
+        "properties": {
+            **_known(properties, _PROPERTIES),
+            "priority": 0,
+            "delivery_info": _known(_table(properties, "delivery_info"), _DELIVERY),
+            **({"body_encoding": encoding} if encoding else {}),
+        },
+    }
+
+
+def _table(raw: Any, name: str) -> dict[str, Any]:
+    value = raw.get(name) if isinstance(raw, dict) else None
+    if not isinstance(value, dict):
+        raise MessageError(f"it has no table of {name}")
+    return value
+
+
+def _known(values: dict[str, Any], types: dict[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Give the known fields, None for each that is missing."""
+    known = {name: values.get(name) for name in types}
+    for name, value in known.items():
+        if type(value) not in types[name]:
+            raise MessageError(f"its {name} is {type(value).__name__}")
+        if isinstance(value, str) and not (len(value) <= _MAX_NAME_CHARS and value.isascii() and value.isprintable()):
+            raise MessageError(f"its {name} is no name")
+        if isinstance(value, int) and not 0 <= value < 1 << 31:
+            raise MessageError(f"its {name} is out of range")
+    return known
+
+
+def _time_limits(value: Any) -> list[float | None]:
+    """Read [hard, soft], seconds."""
+    limits = [None, None] if value is None else value
+    if not isinstance(limits, list) or len(limits) != 2:
+        raise MessageError("its timelimit is no pair")
+    for limit in limits:
+        if limit is not None and not (type(limit) in (int, float) and 0 < limit <= _MAX_LIMIT_S):
+            raise MessageError(f"its timelimit holds what is not from 0 to {_MAX_LIMIT_S} seconds")
+    return limits
+
+
+def _body(raw: dict[str, Any], encoding: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Decode the body as Celery will; gives arguments, keyword arguments and what follows the task."""
+    body, content_type = raw.get("body"), raw.get("content-type")
+    if not isinstance(body, str) or encoding not in (None, "base64"):
+        raise MessageError("its body is no text, or in an unknown encoding")
+    if content_type not in (_JSON, _MSGPACK):
+        raise MessageError(f"its content is neither {_JSON} nor {_MSGPACK}: it is not opened")
+    try:
+        plain = base64.b64decode(body, validate=True) if encoding else body.encode()
+        if content_type == _MSGPACK:
+            _check_lengths(plain)
+        args, kwargs, embed = loads(plain, content_type, "utf-8", accept=[content_type])
+    except (KombuError, ValueError, TypeError, RecursionError, binascii.Error, msgpack.UnpackException) as error:
+        raise MessageError(f"its body cannot be read ({type(error).__name__})") from None
+    if type(args) is not list or type(kwargs) is not dict or type(embed) not in (dict, _NONE):
+        raise MessageError("its body is not arguments, keyword arguments and what follows")
+    if not all(type(name) is str for name in kwargs):
+        raise MessageError("its body names arguments by what is no text")
+    return args, kwargs, embed or {}
+
+
+def _check_lengths(packed: bytes) -> None:
+    """Walk over msgpack once without making anything of it: the items of each list that it announces are there.
+
+    Else a list of 16 million items, announced in five bytes, would have its room taken, once a level of nesting.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=MAX_MESSAGE_BYTES)
+    unpacker.feed(packed)
+    unpacker.skip()
+
+
+def _check_doorbell(token: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    named = parse_token(token)
+    if named is None or list(named) != args or kwargs:
+        raise MessageError("its id and its arguments do not name the same chunk")
+    try:
+        check_job_id(named[0])
+    except InvalidRequestError as error:
+        raise MessageError(str(error)) from None
+
+
+def _check_canvas(embed: dict[str, Any]) -> None:
+    for name, kind in _CANVAS.items():
+        value = embed.get(name)
+        if value is None:
+            continue
+        steps = value if isinstance(value, list) else [value]
+        if type(value) is not kind or not all(type(step) is dict for step in steps):
+            raise MessageError(f"its {name} is no {kind.__name__} of tasks")

@@ -1,0 +1,170 @@
+"""``embedmill up``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from embedmill.model_spec import ModelSpec
+from embedmill.whereabouts import FILE_NAME, Whereabouts, started
+from embedmill_worker.cli import flags
+from embedmill_worker.cli.terminal import say
+from embedmill_worker.settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from embedmill.settings import ClientSettings
+    from embedmill.status import QueueStatus
+    from embedmill_worker.cli.local.server import EmbeddedValkey
+    from embedmill_worker.cli.local.worker_process import WorkerProcess
+    from embedmill_worker.settings import WorkerSettings
+
+_EPILOG = """\
+  # a server and a worker, until Ctrl-C; every other command of this user finds them
+  embedmill up
+  # a worker on a Redis that is there already
+  embedmill up --redis-url redis://127.0.0.1:6379/0
+
+Data is kept in FOLDER/valkey; a later `up` goes on with the jobs that are there. While it runs, FOLDER/up.json says
+where, and commands and clients that are given no URL read it. The line that is printed points others here: those
+with another data folder, of another user, or on another machine.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    text = "run everything on this machine, in the foreground: embedded Valkey and one worker"
+    parser = flags.command(commands, "up", run, help=text, epilog=_EPILOG)
+    flags.worker_flags(parser)
+    text = "most memory for the embedded Valkey's data, in MiB; default 512"
+    flags.flag(parser, "--maxmemory-mib", "EMBEDMILL_MAXMEMORY_MIB", "N", text, type=flags.number, default="512")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start, say where, and wait for Ctrl-C or SIGTERM; both end it in order, with exit code 0."""
+    from embedmill.urls import mask_url
+    from embedmill_worker.cli.local.server import EmbeddedValkey
+    from embedmill_worker.cli.local.worker_process import WorkerProcess
+    from embedmill_worker.settings import WorkerSettings
+
+    environment = flags.worker_environment(args)
+    data_dir = WorkerSettings.from_env(environment).data_dir.absolute()
+    folder = data_dir / "valkey"
+    server: EmbeddedValkey | None = None
+    with ExitStack() as stack:
+        if args.redis_url is None or is_own(args.redis_url, folder):
+            server = EmbeddedValkey(folder, persistent=True, maxmemory_bytes=args.maxmemory_mib << 20)
+            environment["EMBEDMILL_REDIS_URL"] = stack.enter_context(server).url
+        else:
+            say(f"using Redis at {mask_url(args.redis_url)}")
+        notice = stack.enter_context(closing(Notice(WorkerSettings.from_env(environment), data_dir)))
+        worker = stack.enter_context(WorkerProcess(environment, log_level=args.log_level))
+        try:
+            return watch(worker, server, environment, notice)
+        except KeyboardInterrupt:
+            say("stopping; Ctrl-C again to stop at once")
+            worker.stop()
+            return 0
+
+
+def located(spec: ModelSpec) -> ModelSpec:
+    """Return a model's spec as it holds in every working folder, in which a name may be that of a folder."""
+    if spec.place != spec.name or spec.place == DEFAULT_MODEL or not os.path.isdir(spec.place):  # noqa: PTH112
+        return spec.absolute()
+    return ModelSpec(name=spec.name, place=os.path.abspath(spec.place))  # noqa: PTH100
+
+
+class Notice:
+    """The file in the data folder that says where this ``up`` listens."""
+
+    def __init__(self, settings: WorkerSettings, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._is_posted = False
+        self._whereabouts = Whereabouts(
+            redis_url=settings.redis_url,
+            namespace=settings.namespace,
+            models=tuple(str(located(spec)) for spec in settings.models),
+            pid=os.getpid(),
+            started=started(os.getpid()),
+        )
+
+    def post(self) -> None:
+        """Write the file once; commands go without it if that cannot be, or if another ``up`` is named there."""
+        if self._is_posted:
+            return
+        self._is_posted = True
+        other = Whereabouts.read(self._data_dir)
+        if other is not None and other.pid != os.getpid():
+            say(f"{self._data_dir / FILE_NAME} names the `up` of process {other.pid}: commands find that one, not this")
+            return
+        try:
+            self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._whereabouts.write(self._data_dir)
+        except OSError as error:
+            path = self._data_dir / FILE_NAME
+            say(f"{path} cannot be written: {error.strerror}; commands need the line that is printed")
+
+    def close(self) -> None:
+        """Remove the file, if it is this one's."""
+        self._whereabouts.remove(self._data_dir)
+
+
+def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str], notice: Notice) -> int:
+    """Say when the server answers and the worker is ready, then wait for the end of either; returns the exit code."""
+    from embedmill.settings import ClientSettings
+    from embedmill_worker import exit_codes
+
+    settings = ClientSettings.from_env(environ=environment)
+    is_announced = False
+    while True:
+        code = worker.wait(1.0 if is_announced else 0.1)
+        if code is not None:
+            say(f"the worker ended with exit code {code}")
+            return code or exit_codes.FAILURE
+        if server is not None and not server.alive:
+            say(f"the embedded Valkey ended; its log is {server.folder / 'valkey.log'}")
+            return exit_codes.BROKER
+        if not is_announced and (status := look(settings)) is not None:
+            notice.post()
+            if is_ready(status, worker.pid):
+                is_announced = True
+                announce(settings)
+
+
+def look(settings: ClientSettings) -> QueueStatus | None:
+    """Return the status; None while Redis does not answer."""
+    from embedmill.errors import BrokerUnavailableError
+    from embedmill.status import read_status
+
+    try:
+        return read_status(settings, timeout_s=1.0)
+    except BrokerUnavailableError:
+        return None
+
+
+def is_ready(status: QueueStatus, pid: int) -> bool:
+    """Return whether the worker of this process id takes work."""
+    from embedmill.status import READY
+
+    return any(w.pid == pid and w.state == READY for w in status.workers)
+
+
+def announce(settings: ClientSettings) -> None:
+    """Print the lines that point a shell's clients here, wherever it runs."""
+    from embedmill.settings import DEFAULT_NAMESPACE
+
+    say("ready; other commands find it. The following is needed only from another data folder, user or machine:")
+    print(f"export EMBEDMILL_REDIS_URL={shlex.quote(settings.redis_url)}", flush=True)
+    if settings.namespace != DEFAULT_NAMESPACE:
+        print(f"export EMBEDMILL_NAMESPACE={settings.namespace}", flush=True)
+
+
+def is_own(redis_url: str, folder: Path) -> bool:
+    """Say whether the URL is the one that an earlier ``up`` printed and that was exported since."""
+    parts = urlsplit(redis_url)
+    return parts.scheme == "unix" and Path(unquote(parts.path)).parent == folder.resolve()

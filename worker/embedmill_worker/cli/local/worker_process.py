@@ -1,0 +1,107 @@
+"""A worker as a child process that lives no longer than this one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from embedmill_worker.cli.local.die_with_parent import tethered
+
+#: What a client-only install has not got.
+ENGINE_MODULE: Final = "onnxruntime"
+
+
+def worker_command(log_level: str) -> list[str]:
+    """Give the command that starts the worker, named after this process.
+
+    Raises:
+        ModuleNotFoundError: the worker's parts are not installed.
+    """
+    if importlib.util.find_spec(ENGINE_MODULE) is None:
+        raise ModuleNotFoundError(ENGINE_MODULE, name=ENGINE_MODULE)
+    warning = "ignore:You're running the worker with superuser privileges"
+    python = [sys.executable, "-P", "-W", warning, "-m", "embedmill_worker.main"]
+    return [*python, "--loglevel", log_level, "--hostname", f"embedmill-{os.getpid()}@{socket.gethostname()}"]
+
+
+class WorkerProcess:
+    """A worker in a session of its own: a terminal's Ctrl-C reaches this process first, which then stops it."""
+
+    def __init__(self, environment: Mapping[str, str], *, log_level: str = "INFO", log: Path | None = None) -> None:
+        """Take what ``start`` needs; log: file for its output, None: this process's stderr."""
+        self._environment = environment
+        self._log_level = log_level
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker's main process."""
+        return self._started().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None: it runs."""
+        return self._started().poll()
+
+    def start(self) -> None:
+        """Start the worker."""
+        output = sys.stderr.fileno() if self._log is None else os.open(self._log, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            self._process = subprocess.Popen(
+                tethered(worker_command(self._log_level)),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        finally:
+            if self._log is not None:
+                os.close(output)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for its end; gives its exit code, None after ``timeout_s``."""
+        try:
+            return self._started().wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> int:
+        """Ask it to finish what it has begun, and wait for its end."""
+        process = self._started()
+        if process.poll() is None:
+            process.terminate()
+        return process.wait()
+
+    def kill(self) -> None:
+        """End it and its children at once; nothing happens if they have ended."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def last_words(self, lines: int = 5) -> str:
+        """Give the end of its log file."""
+        text = self._log.read_text(errors="replace") if self._log is not None else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the worker is not started")
+        return self._process

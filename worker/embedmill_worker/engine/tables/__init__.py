@@ -1,0 +1,1 @@
+"""Tables of vectors: static models and fastText."""

@@ -1,0 +1,66 @@
+"""The encoder of static models: the mean of token vectors, straight from the mapped table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmill.errors import InferenceError, ModelLoadError
+from embedmill_worker.cpu import instruction_set
+from embedmill_worker.engine.transformer.pooling import normalize
+from embedmill_worker.models.formats.safetensors import SafetensorsFile
+from embedmill_worker.models.formats.static import MAPPING, TABLE, WEIGHTS, StaticTable
+
+Floats = npt.NDArray[np.float32]
+
+
+class StaticEncoder:
+    """See ``engine.Encoder``. A text's sum is taken alone and in order, so its neighbours cannot change a bit."""
+
+    def __init__(self, files: StaticTable) -> None:
+        """Map the table; only rows that texts use come into memory, and all children share them.
+
+        Raises:
+            ModelLoadError: the file is damaged.
+        """
+        try:
+            tensors = SafetensorsFile(files.table)
+            self._table: npt.NDArray[Any] = tensors.mapped(TABLE)
+            self._mapping = tensors.mapped(MAPPING) if MAPPING in tensors else None
+            self._weights = tensors.mapped(WEIGHTS) if WEIGHTS in tensors else None
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(files.name, f"{files.table}: {error}; restore it") from None
+        self._name, self._unknown, self._normalizes = files.name, files.unknown_id, files.normalize
+
+    @property
+    def runtime(self) -> str:
+        """What rounds: the version of numpy and the CPU's instruction set."""
+        return f"numpy {np.__version__} {instruction_set()}"
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return int(self._table.shape[1])
+
+    def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
+        """Give (n, dimension) for the token ids of n texts; zeros for a text of unknown tokens only.
+
+        Raises:
+            InferenceError: the tokenizer knows more tokens than the table.
+        """
+        try:
+            vectors = np.stack([self._mean(np.array(row, dtype=np.int64)) for row in ids])
+        except IndexError:
+            raise InferenceError(self._name, "its tokenizer knows more tokens than its table") from None
+        return normalize(vectors) if self._normalizes else vectors
+
+    def _mean(self, ids: npt.NDArray[np.int64]) -> Floats:
+        if self._unknown is not None:
+            ids = ids[ids != self._unknown]
+        rows = self._table[ids if self._mapping is None else self._mapping[ids]].astype(np.float32, copy=False)
+        if self._weights is not None:
+            rows = rows * self._weights[ids, None].astype(np.float32)
+        return np.asarray(rows.sum(axis=0, dtype=np.float32) / np.float32(max(1, len(ids))), dtype=np.float32)

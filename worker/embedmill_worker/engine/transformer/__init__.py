@@ -1,0 +1,1 @@
+"""Transformers: tokenize, batch, run, pool."""

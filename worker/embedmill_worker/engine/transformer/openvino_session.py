@@ -1,0 +1,96 @@
+"""OpenVINO behind the contract of ``session.Session``: bf16 arithmetic where the CPU has it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embedmill.errors import ModelLoadError
+from embedmill.safe.native import guarded, raise_if_memory
+from embedmill_worker.cpu import instruction_set
+from embedmill_worker.engine.transformer.session import Floats, Ints, feed, first_line, input_names, pick_output
+
+#: What a CPU must be able to for each precision that OpenVINO computes in, and OpenVINO's hint for it. Only bf16 is
+#: served this way; fp32 is what every CPU has, so that all else here can be tried on each.
+PRECISIONS: Final = {"bf16": ("BF16", "bf16"), "fp32": ("FP32", "f32")}
+
+
+class OpenVinoSession:
+    """A graph compiled by OpenVINO: one stream, one thread; a fork inherits it, but must not compile anew."""
+
+    #: It keeps a megabyte of kernels for every number of tokens that it has run. In steps of 16 these are 30 MB a
+    #: child, otherwise 200; padding costs 2 %, which fewer new kernels give back.
+    token_step = 16
+
+    def __init__(self, graph: Path, *, output: str, precision: str, model: str) -> None:
+        """Read and compile the graph.
+
+        Args:
+            graph: the ONNX file.
+            output: the output that is used; empty for the first.
+            precision: one of ``PRECISIONS``.
+            model: its name, for errors.
+
+        Raises:
+            ModelLoadError: OpenVINO is not installed or does not read the graph, or the CPU has no such arithmetic.
+        """
+        openvino = _openvino(model)
+        self._model = model
+        core = openvino.Core()
+        capability, _ = PRECISIONS[precision]
+        if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            needs = f"{precision} needs a CPU with AVX512_BF16 or AMX, and this one has {instruction_set()} at most"
+            raise ModelLoadError(model, f"{needs}; use EMBEDMILL_PRECISION=int8 or fp32")
+        try:
+            read = core.read_model(str(graph))
+            self._inputs = input_names(model, [node.get_any_name() for node in read.inputs])
+            output = pick_output(model, output, [node.get_any_name() for node in read.outputs])
+            compiled = core.compile_model(read, "CPU", _properties(precision))
+        except RuntimeError as error:
+            raise_if_memory(error)
+            raise ModelLoadError(model, f"{graph} is no graph that OpenVINO loads ({first_line(error)})") from None
+        self._output = compiled.output(output)
+        self._request = compiled.create_infer_request()
+        self.runtime: str = runtime(model)
+
+    def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
+        """Run one batch; see ``Session``."""
+        arrays = feed(self._inputs, input_ids, attention_mask)
+        with guarded(self._model, f"OpenVINO failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"):
+            outputs = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        # Shared with the request: overwritten by the next run, by when it is pooled.
+        return np.asarray(outputs[self._output], dtype=np.float32)
+
+
+def runtime(model: str) -> str:
+    """Give what rounds: version of OpenVINO and instruction set of the CPU.
+
+    Raises:
+        ModelLoadError: OpenVINO is not installed.
+    """
+    version = _openvino(model).get_version().split("-", maxsplit=1)[0]
+    return f"openvino {version} {instruction_set()}"
+
+
+def _openvino(model: str) -> Any:
+    # Importing OpenVINO reports to its maker and leaves an id in the home folder, unless this package is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: an import of it fails
+    try:
+        return importlib.import_module("openvino")
+    except ImportError:
+        way_out = "run: pip install 'embedmill[openvino]', or use EMBEDMILL_PRECISION=fp32 or int8"
+        raise ModelLoadError(model, f"bf16 needs OpenVINO, which is not installed; {way_out}") from None
+
+
+def _properties(precision: str) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision][1],
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        # Otherwise all children of a fork sit on the core that their parent was pinned to.
+        "ENABLE_CPU_PINNING": "NO",
+    }

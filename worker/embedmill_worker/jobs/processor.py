@@ -1,0 +1,229 @@
+"""One doorbell's work: claim a chunk, embed it, commit the reply."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from embedmill.errors import InvalidRequestError, KeyConflictError, MessageError, QueueError
+from embedmill.jobs.discovery import look_around
+from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
+from embedmill.protocol import vectors, version
+from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.options import EmbedOptions, unpack_options
+from embedmill.reply import Reason, Rejected
+from embedmill.safe.native import STOPS
+from embedmill.transport.sync import RedisTransport
+from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker.jobs import claims, dead_letters, isolation
+from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.isolation import Rejection
+
+log = logging.getLogger(__name__)
+
+#: Seconds to get a claim or a commit through; what is lost beyond it, the reconciler finds.
+REDIS_TIMEOUT_S: Final = 10.0
+
+#: A chunk of another fingerprint is not looked at more often than this.
+OTHER_FINGERPRINT_PAUSE_S: Final = 0.2
+
+
+class ClaimGoneError(Exception):
+    """The chunk under work is not this worker's any more: its job was cancelled, or somebody else has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkProcessor:
+    """What a child needs to work on chunks."""
+
+    link: RedisTransport
+    keys: Keyspace
+    worker_id: str
+    #: Whether dead letters hold their texts.
+    keeps_texts: bool = False
+
+    def work(self, ref: ChunkRef, engine: Embedder) -> None:
+        """Do what the doorbell asks for; nothing if there is nothing to do.
+
+        Whatever goes wrong is counted under the chunk as a lost worker is, so that it has an end.
+
+        Raises:
+            QueueError: Redis did not answer, or not as it should; the reconciler finds the chunk.
+        """
+        try:
+            self._work(ref, engine)
+        except (*STOPS, QueueError):
+            raise
+        except BaseException as error:  # its message may hold a text and is not passed on
+            log.error(
+                "work on chunk %s failed (%s); it is tried again, %d times at most",
+                ref.token,
+                type(error).__name__,
+                MAX_LOSSES,
+                extra={"action": "failed"},
+            )
+            self.link.run(claims.release(self.keys, ref.token, was_killed=True), timeout_s=REDIS_TIMEOUT_S)
+
+    def _work(self, ref: ChunkRef, engine: Embedder) -> None:
+        claim = self.link.run(
+            claims.claim(self.keys, ref, self.worker_id, engine.card.fingerprint), timeout_s=REDIS_TIMEOUT_S
+        )
+        match claim:
+            case claims.Work():
+                try:
+                    reply = self._embed(ref, engine, claim)
+                except ClaimGoneError:
+                    log.debug("chunk %s is not wanted any more", ref.token, extra={"action": "claim_gone"})
+                    return
+            case claims.Late():
+                waited, deadline = f"{claim.waited_ms / 1000:.3f} s", f"{claim.deadline_ms / 1000:.3f} s"
+                detail = f"work began {waited} after submission, limit {deadline}"
+                reply = _reject_all(claim.texts, claim.options, engine, Reason.DEADLINE, detail)
+            case claims.OtherFingerprint():
+                if self._is_served(ref.model, claim.pinned):
+                    time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler rings it again, for a worker that can
+                    return
+                reply = _of_another_model(claim, engine)
+            case claims.OtherVersion(theirs):
+                # Each version has queues of its own: somebody has written this doorbell who should not have.
+                log.error(
+                    "job %s speaks protocol %s, this worker %s; its chunk is left to others",
+                    ref.job_id,
+                    theirs,
+                    version.PROTOCOL_VERSION,
+                    extra={"action": "other_version"},
+                )
+                return
+            case claims.NotOurs(why):
+                log.debug("chunk %s is %s", ref.token, why, extra={"action": "not_ours"})
+                return
+        letters: list[bytes] = []
+        is_unreadable = not len(reply.indices)
+        # A chunk whose very rejection failed before leaves no letter.
+        if isinstance(claim, claims.Work) and claim.losses <= MAX_LOSSES and (reply.rejected or is_unreadable):
+            letters = dead_letters.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
+        if self._commit(ref, reply, letters) and letters:
+            log.warning("chunk %s left %d dead letters", ref.token, len(letters), extra={"action": "dead_letter"})
+
+    def _commit(self, ref: ChunkRef, reply: ChunkReply, letters: list[bytes]) -> bool:
+        commit = claims.commit(self.keys, ref, pack_reply(reply), letters)
+        try:
+            return self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+        except KeyConflictError:  # waited out, however long it takes: no text of the chunk is to blame
+            self.link.run(claims.give_back(self.keys, ref), timeout_s=REDIS_TIMEOUT_S)
+            raise
+
+    def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
+        if work.losses >= MAX_LOSSES:
+            detail = (
+                f"its chunk was tried {work.losses} times, limit {MAX_LOSSES}, and the process was lost or gave it up"
+            )
+            return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
+        try:
+            options = unpack_options(work.options)
+            chunk = unpack_chunk(work.texts)
+            check_servable(options, engine)
+        except (MessageError, InvalidRequestError) as error:
+            return _reject_all(work.texts, work.options, engine, Reason.UNSUPPORTED, str(error))
+        embeddings = None if work.is_suspect else isolation.embed_together(engine, chunk.texts, options)
+        if embeddings is None:
+
+            def before(position: int) -> Rejection | None:
+                rejection = _given_up(work, position)
+                if rejection is None:
+                    self._note(ref, position)
+                return rejection
+
+            embeddings = isolation.embed_alone(engine, chunk.texts, options, before)
+            self._note(ref, None)  # what goes wrong from here on is no single text's fault
+        return to_reply(embeddings, chunk, options, engine, work.waited_ms)
+
+    def _note(self, ref: ChunkRef, position: int | None) -> None:
+        if not self.link.run(claims.note_position(self.keys, ref, position), timeout_s=REDIS_TIMEOUT_S):
+            raise ClaimGoneError
+
+    def _is_served(self, model: str, fingerprint: str) -> bool:
+        landscape = self.link.run(look_around(self.keys), timeout_s=REDIS_TIMEOUT_S)
+        return any(worker.models.get(model) == fingerprint for worker in landscape.workers)
+
+
+def check_servable(options: EmbedOptions, engine: Embedder) -> None:
+    """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
+    if options.dimensions is not None and options.dimensions > engine.card.dimension:
+        raise InvalidRequestError("dimensions", f"{options.dimensions} of {engine.card.name}'s {engine.card.dimension}")
+    if options.dtype is vectors.Dtype.BINARY:
+        vectors.check_binary(options.dimensions or engine.card.dimension)
+
+
+def _given_up(work: claims.Work, position: int) -> Rejection | None:
+    """Return why a text is not tried again, or None if it is."""
+    crashes, losses = work.crashes_alone.get(position, 0), work.losses_alone.get(position, 0)
+    if crashes >= MAX_TEXT_CRASHES:
+        return Reason.CRASHED, f"its process died {crashes} times while it was embedded alone, limit {MAX_TEXT_CRASHES}"
+    if losses >= MAX_LOSSES:
+        detail = f"it was embedded alone {losses} times, limit {MAX_LOSSES}, and its process was lost or gave it up"
+        return Reason.WORKERS_LOST, detail
+    return None
+
+
+def to_reply(
+    embeddings: Embeddings, chunk: Chunk, options: EmbedOptions, engine: Embedder, waited_ms: float
+) -> ChunkReply:
+    """Turn rows, cut as the job asked, into its reply."""
+    return ChunkReply(
+        indices=chunk.indices,
+        vectors=vectors.to_bytes(embeddings.vectors, options.dtype),
+        dtype=options.dtype,
+        dimension=embeddings.vectors.shape[1],
+        token_counts=embeddings.token_counts,
+        truncated=embeddings.truncated,
+        rejected=tuple(
+            Rejected(index=int(chunk.indices[i]), reason=reason, detail=detail)
+            for i, reason, detail in embeddings.rejected
+        ),
+        fingerprint=engine.card.fingerprint,
+        runtime=engine.runtime,
+        timings_ms={
+            "queue": waited_ms,
+            "tokenization": embeddings.tokenize_ms,
+            "inference": embeddings.inference_ms,
+        },
+    )
+
+
+def _of_another_model(claim: claims.OtherFingerprint, engine: Embedder) -> ChunkReply:
+    """Reject a chunk of a job that a model began which nobody serves any more."""
+    detail = f"its job was begun with fingerprint {claim.pinned}, which no worker serves any more; submit it again"
+    reply = _reject_all(claim.texts, claim.options, engine, Reason.MODEL_CHANGED, detail)
+    return dataclasses.replace(reply, fingerprint=claim.pinned)
+
+
+def _reject_all(texts: bytes, options: bytes, engine: Embedder, reason: Reason, detail: str) -> ChunkReply:
+    """Reject a chunk without a forward pass. Of an unreadable one the client rejects the rows that never came."""
+    try:
+        asked = unpack_options(options)
+    except MessageError:
+        asked = EmbedOptions()
+    try:
+        chunk = unpack_chunk(texts)
+    except MessageError:
+        chunk = Chunk(indices=np.zeros(0, dtype=np.uint32), texts=())
+    count, dimension = len(chunk.texts), asked.dimensions or engine.card.dimension
+    return ChunkReply(
+        indices=chunk.indices,
+        vectors=vectors.blank(count, asked.dtype, dimension).tobytes(),
+        dtype=asked.dtype,
+        dimension=dimension,
+        token_counts=np.zeros(count, dtype=np.uint32),
+        truncated=np.zeros(count, dtype=np.bool_),
+        rejected=tuple(Rejected(index=int(i), reason=reason, detail=detail) for i in chunk.indices),
+        fingerprint=engine.card.fingerprint,
+        runtime=engine.runtime,
+        timings_ms={},
+    )

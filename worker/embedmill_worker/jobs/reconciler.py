@@ -1,0 +1,286 @@
+"""Finds work that was lost, whatever lost it: compares job records with queues, claims and live workers.
+
+One worker at a time does it, under a lock. A chunk that is unfinished, not in its queue and under a dead claim is
+rung again at once; one without a claim, or whose claimer's worker lives without working on it, in two sweeps running.
+
+A sweep reads queues and records in pages, each a few milliseconds of Redis, and rests between them; what it keeps
+meanwhile is bounded, whatever waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedmill.errors import KeyConflictError, MessageError
+from embedmill.jobs.discovery import look_around, readable, warn_once
+from embedmill.limits import MAX_JOB_TEXTS, MAX_WORKERS, RING_WINDOW
+from embedmill.protocol import version
+from embedmill.protocol.codec import read_count, read_name
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.transport.flow import Command, Flow, RoundTrip, Sleep, evalsha
+from embedmill_worker.jobs import claims
+from embedmill_worker.jobs.claims import ChunkRef
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two sweeps: longer than between two beats, so that a claim made after a beat is in the next one.
+SWEEP_PERIOD_S: Final = 2.5
+
+#: Seconds that the lock outlives its holder's last page.
+LOCK_TTL_S: Final = 6.0
+
+#: Jobs of a page, chunks looked at in it, and messages of a page of a queue: about 1 ms of Redis each.
+JOBS_PAGE: Final = 100
+CHUNKS_PAGE: Final = 1_000
+MESSAGES_PAGE: Final = 300
+
+#: Chunks rung again in one round trip.
+RING_PAGE: Final = 100
+
+#: Rest after a page, as a multiple of the time that it took, and in seconds at most: Redis and this worker's main
+#: process have other work.
+REST: Final = 3.0
+LONGEST_REST_S: Final = 0.02
+
+#: Chunks that a sweep remembers, 80 bytes each. A longer queue is compared in as many parts as it takes.
+MAX_MARKS: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A chunk to ring again, unless its claim is another one by then."""
+
+    ref: ChunkRef
+    #: "worker token pid", or "" for none; whatever bytes it has are Latin-1.
+    claim: str
+    #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's.
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChunk:
+    """A chunk that was rung and is not committed."""
+
+    ref: ChunkRef
+    claim: str
+
+
+class Marks:
+    """A set of tuples of which only the hashes are kept: most of them are never looked at again."""
+
+    def __init__(self, limit: int = MAX_MARKS) -> None:
+        self._hashes: set[int] = set()
+        self._limit = limit
+
+    def __contains__(self, item: object) -> bool:
+        return hash(item) in self._hashes
+
+    def add(self, item: tuple[str | int, ...]) -> None:
+        """Remember it, if there is room."""
+        if len(self._hashes) < self._limit:
+            self._hashes.add(hash(item))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A share of all chunks: those whose hash falls to it."""
+
+    number: int
+    of: int
+
+    def __contains__(self, chunk: tuple[str, int]) -> bool:
+        return hash(chunk) % self.of == self.number
+
+
+def judge(
+    chunks: Iterable[OpenChunk],
+    queued: Container[tuple[str, int]],
+    active: Mapping[str, frozenset[str]],
+    suspects: Container[tuple[str, int, str]],
+) -> tuple[list[Lost], set[tuple[str, int, str]]]:
+    """Decide which chunks are lost.
+
+    Args:
+        chunks: unfinished ones that were rung.
+        queued: (job, chunk) of the doorbells in the queues.
+        active: live worker's id → tokens it works on.
+        suspects: what the sweep before suspected.
+
+    Returns:
+        The lost ones, and the suspects for the next sweep.
+    """
+    lost, next_suspects = [], set()
+    for chunk in chunks:
+        ref = chunk.ref
+        if (ref.job_id, ref.chunk) in queued:
+            continue
+        worker, token, *_ = [*chunk.claim.split(" "), "", ""]
+        if worker and worker not in active:
+            lost.append(Lost(ref, chunk.claim, "reclaim"))
+        elif not worker or token not in active[worker]:
+            suspicion = (ref.job_id, ref.chunk, chunk.claim)
+            if suspicion in suspects:
+                lost.append(Lost(ref, chunk.claim, "abandon" if worker else "reclaim"))
+            else:
+                next_suspects.add(suspicion)
+    return lost, next_suspects
+
+
+class Reconciler:
+    """One worker's part in reconciling: holds the suspects between sweeps."""
+
+    def __init__(self, keys: Keyspace, worker_id: str) -> None:
+        self._keys = keys
+        self._worker_id = worker_id
+        self._active: dict[str, frozenset[str]] = {}
+        self._served: frozenset[str] = frozenset()
+        self._suspects = Marks()
+        self._next_suspects = Marks()
+
+    def sweep(self) -> Flow[int]:
+        """Look once at everything, if this worker holds the lock; returns the number of chunks rung again."""
+        (held,) = yield RoundTrip([self._lock()])
+        rung = 0
+        self._next_suspects = Marks()
+        for model, lane in (yield from self._lanes()) if held else ():
+            try:
+                rung += yield from self._sweep_lane(model, lane)
+                yield from self._retire(model, lane)
+            except KeyConflictError as error:  # the other lanes are looked at all the same
+                log.warning("lane %s %s is passed over: %s", model, lane, error, extra={"action": "reconcile"})
+        self._suspects = self._next_suspects
+        if rung:
+            log.warning("%d lost chunks were rung again", rung, extra={"action": "reconcile", "chunks": rung})
+        return rung
+
+    def _lock(self) -> Command:
+        return evalsha("lock", (self._keys.reconciler_lock,), self._worker_id, int(LOCK_TTL_S * 1000))
+
+    def _lanes(self) -> Flow[list[tuple[str, str]]]:
+        """List the lanes: every one that was used, and those of the live workers' models if that list is lost."""
+        yield from self._look()
+        yield from self._forget_dead()
+        (used,) = yield RoundTrip([("SMEMBERS", self._keys.lanes)])
+        named = (name.rpartition(" ") for name in readable(read_name, used, "lane"))
+        pairs = {(model, lane) for model, _, lane in named} | {
+            (model, lane) for model in self._served for lane in LANES
+        }
+        return sorted(pairs, key=lambda pair: (pair[1] != LANES[0], pair))
+
+    def _look(self) -> Flow[None]:
+        """Note what the live workers work on, and the models that they serve."""
+        workers = (yield from look_around(self._keys)).workers
+        self._active = {worker.worker_id: frozenset(worker.active) for worker in workers}
+        self._served = frozenset(model for worker in workers for model in worker.models)
+
+    def _forget_dead(self) -> Flow[None]:
+        (known,) = yield RoundTrip([("ZRANGE", self._keys.workers, 0, MAX_WORKERS - 1)])
+        dead = set(known) - {worker_id.encode() for worker_id in self._active}
+        if dead:
+            yield RoundTrip([("ZREM", self._keys.workers, *sorted(dead))])
+
+    def _sweep_lane(self, model: str, lane: str) -> Flow[int]:
+        queue = self._keys.queue(model, lane)
+        (length,) = yield RoundTrip([("LLEN", queue)])
+        n_parts = 1 + length // MAX_MARKS
+        rung = 0
+        for number in range(n_parts):
+            part = Part(number=number, of=n_parts)
+            # The queue before the records: what is popped in between is found under its claim.
+            queued = yield from self._queued(queue, part)
+            rung += yield from self._compare(model, lane, part, queued)
+        return rung
+
+    def _retire(self, model: str, lane: str) -> Flow[None]:
+        """Forget a lane that nobody serves, if it holds nothing: one of a model that was named wrongly, say."""
+        if model in self._served:
+            return
+        keys = self._keys
+        named = (keys.lane(model, lane), keys.active(model, lane), keys.drain(model, lane), keys.queue(model, lane))
+        args = (f"{model} {lane}", keys.job_prefix, MESSAGES_PAGE)
+        (is_forgotten,) = yield RoundTrip([evalsha("retire", (*named, keys.lanes), *args)])
+        if is_forgotten:
+            log.info(
+                "lane %s %s is forgotten: it is empty and nobody serves it", model, lane, extra={"action": "retire"}
+            )
+
+    def _queued(self, queue: str, part: Part) -> Flow[Marks]:
+        """Read a queue from its new end to its old: what comes and goes meanwhile hides nothing that stays."""
+        queued = Marks()
+        start = 0
+        while True:
+            began_s = time.monotonic()
+            (page,) = yield RoundTrip([evalsha("queued", (queue,), start, start + MESSAGES_PAGE - 1)])
+            for chunk in map(_read_doorbell, page[1:]):
+                if chunk in part:
+                    queued.add(chunk)
+            if page[0] < MESSAGES_PAGE:
+                return queued
+            start += MESSAGES_PAGE
+            yield _rest(began_s)
+
+    def _compare(self, model: str, lane: str, part: Part, queued: Marks) -> Flow[int]:
+        """Go through the lane's records; returns the number of chunks rung again."""
+        named = ChunkRef(job_id="", chunk=0, model=model, lane=lane, token="")
+        rung, ended = 0, b""
+        while True:
+            began_s = time.monotonic()
+            held, page = yield RoundTrip([self._lock(), self._survey(model, lane, ended)])
+            if not held or not page:  # another worker sweeps
+                return rung
+            ended, was_wrong, *listed = page
+            if was_wrong:
+                log.warning("the counters of %s %s were put right", model, lane, extra={"action": "recount"})
+            chunks = [chunk for chunk in _read_chunks(named, listed) if (chunk.ref.job_id, chunk.ref.chunk) in part]
+            if any(chunk.claim and chunk.claim.partition(" ")[0] not in self._active for chunk in chunks):
+                yield from self._look()  # it may have started since
+            lost, suspects = judge(chunks, queued, self._active, self._suspects)
+            for suspicion in suspects:
+                self._next_suspects.add(suspicion)
+            rung += yield from self._ring(lost)
+            if not ended:
+                return rung
+            yield _rest(began_s)
+
+    def _survey(self, model: str, lane: str, ended: bytes) -> Command:
+        keys = (self._keys.lane(model, lane), self._keys.active(model, lane), self._keys.drain(model, lane))
+        page = (JOBS_PAGE, CHUNKS_PAGE, RING_WINDOW)
+        return evalsha("survey", keys, self._keys.job_prefix, version.PROTOCOL_VERSION, ended, *page)
+
+    def _ring(self, lost: Sequence[Lost]) -> Flow[int]:
+        rung = 0
+        for start in range(0, len(lost), RING_PAGE):
+            again = [
+                claims.ring_again(self._keys, chunk.ref, chunk.claim, how=chunk.how)
+                for chunk in lost[start : start + RING_PAGE]
+            ]
+            rung += sum(outcome == 1 for outcome in (yield RoundTrip(again, keeps_errors=True)))
+        return rung
+
+
+def _rest(began_s: float) -> Sleep:
+    return Sleep(min(REST * (time.monotonic() - began_s), LONGEST_REST_S))
+
+
+def _read_doorbell(named: bytes) -> tuple[str, int]:
+    job_id, _, chunk = named.decode(errors="replace").rpartition(":")
+    return job_id, int(chunk) if len(chunk) < 10 else -1
+
+
+def _read_chunks(lane: ChunkRef, listed: Sequence[Any]) -> list[OpenChunk]:
+    """Read what a survey lists: job, chunk, claim, …."""
+    chunks = []
+    for packed_id, number, claim in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
+        try:
+            job_id = read_name(packed_id)
+            chunk = read_count(number, MAX_JOB_TEXTS)
+        except MessageError:
+            warn_once("a job is passed over: a key of its record holds another type than embedmill's")
+            continue
+        ref = ChunkRef(job_id=job_id, chunk=chunk, model=lane.model, lane=lane.lane, token="")
+        chunks.append(OpenChunk(ref, claim.decode("latin-1")))
+    return chunks

@@ -1,0 +1,1 @@
+"""Weights of the BERT family written as ONNX graphs."""

@@ -1,0 +1,114 @@
+"""Which of a model's files hold the weights that are served. No I/O."""
+
+import platform
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedmill_worker.models.export.bert import BertConfig
+
+#: Where plain ONNX files lie; the first one found is taken.
+_GRAPHS: Final = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_optimized.onnx")
+#: ONNX files of other precisions; taken only if there is nothing else.
+_VARIANT: Final = re.compile(r"(?:onnx/)?model_[^/]*\.onnx")
+#: What their names say about them, the best for fp32 first: optimized but as precise, halves, 8 bits.
+_KINDS: Final = (re.compile(r"_o[123]\b"), re.compile(r"fp16|float16|_o4\b"), re.compile(r"int8|quantized"))
+_WEIGHTS: Final = "model.safetensors"
+#: Says that the weights are changes to another model's.
+ADAPTER: Final = "adapter_config.json"
+#: Says which of several files holds which tensor.
+INDEX: Final = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One ONNX file that is served as it is, or safetensors that are exported. Names are relative to the model."""
+
+    #: Empty: there is none, or it is not used.
+    graph: str = ""
+    safetensors: tuple[str, ...] = ()
+    #: What is exported.
+    config: BertConfig | None = None
+
+
+def choose_weights(
+    names: Collection[str],
+    *,
+    transformer: str = "",
+    config: Mapping[str, Any],
+    index: Mapping[str, Any],
+    precision: str = "",
+) -> Weights:
+    """Return what a model is served from: its safetensors if we export its architecture, else an ONNX file.
+
+    Args:
+        names: every file there is, relative to the model's folder.
+        transformer: where configuration and safetensors lie, relative to it: "" or, say, "0_Transformer".
+        config: `config.json`.
+        index: `model.safetensors.index.json`; empty if there is none.
+        precision: what is asked for, of which the choice among ONNX files of other precisions depends.
+
+    Raises:
+        ValueError: there is nothing that can be served; says why and what to do.
+    """
+    if ADAPTER in names:
+        raise ValueError(f"{ADAPTER} makes it an adapter of another model; merge both, save that, and name its folder")
+    graph = next((place for place in _GRAPHS if place in names), "") or _variant(names, precision)
+    safetensors = _safetensors(names, transformer, index)
+    if safetensors:
+        try:
+            parsed = BertConfig.parse(config)
+            _refuse_code(config)
+            return Weights(safetensors=safetensors, config=parsed)
+        except ValueError:
+            if not graph:
+                raise
+    if graph:
+        return Weights(graph=graph)
+    if {"pytorch_model.bin", f"{transformer}/pytorch_model.bin"} & set(names):
+        raise ValueError("pytorch_model.bin is a pickle and is never opened; save the weights as model.safetensors")
+    raise ValueError("holds neither model.onnx, onnx/model.onnx nor model.safetensors; copy one of them there")
+
+
+def _refuse_code(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if a model brings code of its own, so that its weights may mean another thing."""
+    if isinstance(config.get("auto_map"), Mapping) and "AutoModel" in config["auto_map"]:
+        raise ValueError(
+            "config.json names code that comes with the model (auto_map, AutoModel) and is never executed; put an ONNX "
+            "file (model.onnx) into the folder"
+        )
+
+
+def _safetensors(names: Collection[str], transformer: str, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the safetensors files of a model; none if there are none."""
+    folder = f"{transformer}/" if transformer else ""
+    if f"{folder}{_WEIGHTS}" in names:
+        return (f"{folder}{_WEIGHTS}",)
+    if f"{folder}{INDEX}" not in names:
+        return ()
+    stated = index.get("weight_map")
+    if not isinstance(stated, dict) or not stated:
+        raise ValueError(f"{INDEX} has no weight_map; restore it")
+    parts = sorted({str(part) for part in stated.values()})
+    for part in parts:
+        if "/" in part or f"{folder}{part}" not in names:
+            raise ValueError(f"{INDEX} names {part}, which is not in the folder; copy it there")
+    return tuple(f"{folder}{part}" for part in parts)
+
+
+def _variant(names: Collection[str], precision: str) -> str:
+    """Return the ONNX file of another precision that comes closest to what is asked for; "" if there is none."""
+    kinds = _KINDS[::-1] if precision == "int8" else _KINDS
+    found = [name for name in names if _VARIANT.fullmatch(name)]
+    return min(found, key=lambda name: (_is_foreign(name), _rank(name, kinds), name), default="")
+
+
+def _rank(name: str, kinds: tuple[re.Pattern[str], ...]) -> int:
+    return next((rank for rank, kind in enumerate(kinds) if kind.search(name.lower())), len(kinds))
+
+
+def _is_foreign(name: str) -> bool:
+    """Tell whether a file is made for another kind of CPU than this one."""
+    is_arm = platform.machine().lower() in ("arm64", "aarch64")
+    return ("avx" if is_arm else "arm64") in name.lower()

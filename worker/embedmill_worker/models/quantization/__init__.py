@@ -1,0 +1,1 @@
+"""int8 graphs whose vectors do not depend on their batch."""

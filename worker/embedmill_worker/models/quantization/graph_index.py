@@ -1,0 +1,107 @@
+"""Who uses what in an ONNX graph, and the patterns that quantising looks for."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+_GELUS = frozenset({"Gelu", "FastGelu"})
+#: These give rows if all their inputs are rows or weights.
+_ROW_WISE = _GELUS | {"MatMul", "Gemm", "Add", "LayerNormalization"}
+
+
+class GraphIndex:
+    """A graph, looked up by the names of its values."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        self._producers: dict[str, NodeProto] = {}
+        #: Values that are known to be (rows, channels).
+        self.rows: set[str] = set()
+        for node in graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+            for name in node.output:
+                self._producers[name] = node
+            if self._gives_rows(node):
+                self.rows.add(node.output[0])
+        for value in graph.output:
+            self.consumers[value.name].append(NodeProto())  # whoever runs the graph uses it, too
+
+    def is_dense(self, node: NodeProto) -> bool:
+        """Tells a product with constant float32 weights, (inputs, outputs)."""
+        if node.op_type != "MatMul" or node.input[0] in self.weights:
+            return False
+        weight = self.weights.get(node.input[1])
+        return weight is not None and len(weight.dims) == 2 and weight.data_type == onnx.TensorProto.FLOAT
+
+    def is_attention(self, node: NodeProto) -> bool:
+        """Tells the exporter's attention, and no other: from rows to rows, with the lengths of texts as mask."""
+        if node.op_type != "Attention" or len(node.input) != 4 or {a.name for a in node.attribute} != {"num_heads"}:
+            return False
+        counter, before, behind = (
+            self._producers.get(node.input[3]),
+            self._producers.get(node.input[0]),
+            self._only_consumer(node.output[0]),
+        )
+        if counter is None or before is None or behind is None or counter.op_type != "EmbedLayerNormalization":
+            return False
+        is_between = self.unfolds_rows(before) and behind.output[0] in self.rows
+        projection = self._only_consumer(behind.output[0])
+        return is_between and projection is not None and self.is_dense(projection)
+
+    def unfolds_rows(self, node: NodeProto) -> bool:
+        """Tells a Reshape of rows, for one consumer alone."""
+        is_reshape = node.op_type == "Reshape" and node.input[0] in self.rows
+        return is_reshape and len(self.consumers[node.output[0]]) == 1
+
+    def is_feed_forward(self, node: NodeProto) -> bool:
+        """Tells the first of the exporter's two dense layers around a GELU, if nothing else uses what is between."""
+        if node.op_type != "Gemm" or node.attribute or node.input[0] not in self.rows:
+            return False
+        gelu = self._only_consumer(node.output[0])
+        if gelu is None or gelu.op_type not in _GELUS or len(gelu.input) != 1:
+            return False
+        last = self._only_consumer(gelu.output[0])
+        is_constant = len(node.input) == 3 and {*node.input[1:]} <= self.weights.keys()
+        return is_constant and last is not None and self.is_dense(last)
+
+    def _only_consumer(self, name: str) -> NodeProto | None:
+        return self.consumers[name][0] if len(self.consumers[name]) == 1 else None
+
+    def _gives_rows(self, node: NodeProto) -> bool:
+        if node.op_type == "Reshape":
+            shape = self.weights.get(node.input[1])
+            return shape is not None and list(shape.dims) == [2]
+        if node.op_type not in _ROW_WISE or self.rows.isdisjoint(node.input):
+            return False
+        others = [name for name in node.input if name not in self.rows]
+        return all(name in self.weights and len(self.weights[name].dims) <= 2 for name in others)
+
+
+def array_of(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
+    """Gives a weight; one beside the graph is mapped, not read, so that a large one takes no memory of its own.
+
+    Args:
+        tensor: an initializer.
+        folder: where the graph lies.
+
+    Raises:
+        ValueError: it lies outside the folder, or its file is too short.
+        OSError: its file cannot be read.
+    """
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    place = (folder / entries["location"]).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise ValueError(f"weight {tensor.name} lies outside the folder of its graph; copy it there")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+    if not all(tensor.dims):
+        return np.empty(tuple(tensor.dims), dtype=dtype)
+    return np.memmap(place, dtype=dtype, mode="r", offset=int(entries.get("offset", 0)), shape=tuple(tensor.dims))

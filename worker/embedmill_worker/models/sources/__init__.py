@@ -1,0 +1,1 @@
+"""Where models come from: wheels, fastembed, a hub, a folder."""

@@ -1,0 +1,1 @@
+"""The process: the Celery app, its life, its signals and its sweeps."""

@@ -1,0 +1,243 @@
+"""The Celery app: right with no flags. Everything that Celery has to know is set here."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import Any, Final
+
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from kombu import Exchange, Queue
+
+from embedmill.canvas import EMBED_TASK
+from embedmill.errors import EmbedError
+from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.settings import ClientSettings
+from embedmill.transport.sync import RedisTransport
+from embedmill_worker import exit_codes
+from embedmill_worker.celery_patches import message_guard
+from embedmill_worker.celery_patches.masking import mask_arguments
+from embedmill_worker.celery_patches.messages import CHUNK_TASK
+from embedmill_worker.celery_patches.pool import mend_shared_memory, mend_transport
+from embedmill_worker.engine.engines import Engines
+from embedmill_worker.jobs import embed_task
+from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.service.broker import broker_settings
+from embedmill_worker.service.concurrency import usable_cpus
+from embedmill_worker.service.liveness import Liveness, PatientConsumer, end_after_grace
+from embedmill_worker.service.node import Node
+from embedmill_worker.service.sweeper import RestingLink, Sweeper
+from embedmill_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which an unacknowledged message of ``embedmill.embed`` is delivered again; far above its time limit.
+VISIBILITY_TIMEOUT_S: Final = 300
+
+#: Seconds that one ``embedmill.embed`` may take: the floor of a chunk's limit plus 20 times a chunk.
+EMBED_TIME_LIMIT_S: Final = 60
+
+
+class QuietWorker(Worker):
+    """Celery's worker without mingle and gossip, which cost a second at start and leak queues, and without events."""
+
+    def on_after_init(self, *args: Any, **options: Any) -> None:
+        """Set up logging before the models are loaded, so that a first start of minutes shows what it does."""
+        super().on_after_init(*args, **options)
+        self.setup_logging()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        super().__init__(*args, **{**options, **quiet})
+
+
+class EmbedmillCelery(Celery):
+    """A Celery app whose ``worker`` command starts a ``QuietWorker``."""
+
+    @cached_property
+    def Worker(self) -> Any:
+        """The class that Celery's command line starts."""
+        return self.subclass_with_self(QuietWorker)
+
+
+def build(settings: WorkerSettings) -> Celery:
+    """Make the app. Connects to nothing and loads no model: that happens when a worker starts."""
+    keys = Keyspace(settings.namespace)
+    app = EmbedmillCelery("embedmill", set_as_current=False)
+    app.conf.update(configuration(settings, keys))
+    lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
+    sweeper = Sweeper(RestingLink(client_settings(settings)))
+    node = Node(settings, Engines(settings), keys, RedisTransport(client_settings(settings)), sweeper)
+    app.steps["consumer"].add(Liveness.of(node))
+    app.conf.worker_consumer = PatientConsumer.of(node)
+
+    @app.task(name=CHUNK_TASK, shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
+    def chunk(self: Any, job_id: str, number: int) -> None:
+        queue = self.request.delivery_info["routing_key"]
+        if queue not in lane_of:
+            log.warning("doorbell %s names no lane of this worker", self.request.id, extra={"action": "no_lane"})
+            return
+        model, lane = lane_of[queue]
+        ref = ChunkRef(job_id=job_id, chunk=number, model=model, lane=lane, token=self.request.id)
+        node.work(ref)
+
+    @app.task(name=EMBED_TASK, shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
+    def embed(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        # Bound here and not by Python, whose TypeError would quote a text that stands in a name's place.
+        call = embed_task.read_call(args, kwargs, settings.model_names)
+        return embed_task.embed(node.engine(call.model), call)
+
+    connect_signals(app, node)
+    bound_stop(app, node)
+    return app
+
+
+def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
+    """Give Celery's settings."""
+    ns = settings.namespace
+    lanes = [keys.queue(model, lane) for lane in LANES for model in settings.model_names]
+    # A doorbell that is lost is rung again from the record: keeping deliveries of it in Redis would only cost round
+    # trips, fail when Redis is full, and ring for a second time whatever a killed worker had taken.
+    doorbells = [Queue(name, Exchange(ns), routing_key=name, no_ack=True) for name in lanes]
+    tasks = Queue(keys.embed_queue, Exchange(ns), routing_key=keys.embed_queue)
+    broker = broker_settings(settings.redis_url)
+    return {
+        **broker,
+        "task_queues": [*doorbells, tasks],
+        "task_default_queue": keys.embed_queue,
+        # What follows embedmill.embed in a canvas goes into queues of its own, which no configuration here knows.
+        "task_create_missing_queues": True,
+        "task_serializer": "json",
+        "result_serializer": "msgpack",
+        "accept_content": ["json", "msgpack"],
+        "result_accept_content": ["json", "msgpack"],
+        "result_expires": 3_600,
+        # A result of embedmill.embed waits for a Redis that restarts; without this it would become a failure.
+        "result_backend_always_retry": True,
+        "result_backend_base_sleep_between_retries_ms": 100,
+        "result_backend_max_sleep_between_retries_ms": 1_000,
+        "result_backend_max_retries": 60,
+        "result_extended": False,
+        "task_track_started": False,
+        "worker_pool": "embedmill_worker.celery_patches.pool:Prefork",
+        "worker_concurrency": settings.concurrency or usable_cpus(),
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_send_task_events": False,
+        # Whoever can write to Redis could stop workers by it. ``embedmill status`` tells what they do.
+        "worker_enable_remote_control": False,
+        "worker_proc_alive_timeout": 120,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": True,
+        "worker_redirect_stdouts": False,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # A key of the wrong type in a queue's place is as a Redis that is away: waited for, no reason to end.
+        "broker_channel_error_retry": True,
+        "broker_transport_options": {
+            **broker["broker_transport_options"],
+            "queue_order_strategy": "embedmill_worker.celery_patches.queue_order:LaneOrder",
+            "priority_steps": [0],
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_key": keys.unacked,
+            "unacked_index_key": f"{keys.unacked}_index",
+            "unacked_mutex_key": f"{keys.unacked}_mutex",
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+        },
+        # A user's own Celery on the same Redis shares no exchange with this one.
+        "control_exchange": f"{ns}.control",
+        "event_exchange": f"{ns}.events",
+        "event_queue_prefix": f"{ns}.events",
+        "task_default_exchange": ns,
+        "task_default_routing_key": keys.embed_queue,
+    }
+
+
+def connect_signals(app: Celery, node: Node) -> None:
+    """Tie the node's life to the worker's. Handlers are held by the app, so they live as long as it does."""
+
+    def on_init(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            mask_arguments()
+            mend_transport()
+            mend_shared_memory()
+            message_guard.guard(remote_control=app.conf.worker_enable_remote_control)
+            start(node, sender.hostname)
+
+    def on_ready(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            node.log_models()
+
+    def on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
+            node.release(task_id, was_killed=was_killed(exception))
+
+    def on_shutdown(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            node.leave()
+
+    handlers = [
+        (signals.worker_init, on_init),
+        (signals.worker_ready, on_ready),
+        (signals.task_failure, on_failure),
+        (signals.worker_shutdown, on_shutdown),
+        (signals.after_setup_logger, quieten),
+    ]
+    for signal, handler in handlers:
+        signal.connect(handler, weak=False)
+
+
+def bound_stop(app: Celery, node: Node) -> None:
+    """Let no stop of this app's worker take longer than its grace period."""
+    workers: list[Any] = []
+
+    def on_init(sender: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is app:
+            workers.append(sender)
+
+    def on_stopping(sender: Any = None, **_: Any) -> None:
+        for worker in workers:
+            if worker.hostname == sender:
+                end_after_grace(node, worker.pool)
+
+    signals.worker_init.connect(on_init, weak=False)
+    signals.worker_shutting_down.connect(on_stopping, weak=False)
+
+
+#: What Celery's main process reports when a child is gone. Children report everything else themselves.
+LOST_CHILD: Final = ("WorkerLostError", "TimeLimitExceeded", "Terminated")
+
+#: Signals that somebody else sends: an operator, a supervisor, the kernel short of memory.
+KILLS: Final = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SystemExit", "KeyboardInterrupt")
+
+
+def was_killed(error: Any) -> bool:
+    """Say whether a lost child was killed from outside rather than crashed or too slow, by what billiard says of it."""
+    name, said = type(error).__name__, str(error)
+    return name == "Terminated" or (name == "WorkerLostError" and any(kill in said for kill in KILLS))
+
+
+def start(node: Node, hostname: str) -> None:
+    """Load the models and announce them, or exit with a code that says why not."""
+    try:
+        node.start(hostname)
+    except EmbedError as error:
+        log.critical("%s", error, extra={"action": "exit"})
+        raise SystemExit(exit_codes.of(error)) from None
+    except Exception as error:  # Celery would log it and go on, without a model
+        log.critical("the worker cannot start: %s: %s", type(error).__name__, error, extra={"action": "exit"})
+        raise SystemExit(exit_codes.FAILURE) from None
+
+
+def quieten(**_: Any) -> None:
+    """Log no line a chunk: at hundreds of chunks a second it costs more than it tells."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def client_settings(settings: WorkerSettings) -> ClientSettings:
+    """Give the part of the settings that a link needs."""
+    return ClientSettings(redis_url=settings.redis_url, url_name=settings.url_name, namespace=settings.namespace)

@@ -1,0 +1,212 @@
+"""One worker process tree as seen from Redis: starts, beats, reconciles, works, leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from embedmill.errors import BrokerUnavailableError, FingerprintError, KeyConflictError, QueueError
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.version import PROTOCOL_VERSION
+from embedmill.protocol.workers import WorkerInfo
+from embedmill.transport.flow import Flow, T
+from embedmill.transport.sync import RedisTransport
+from embedmill_worker import health
+from embedmill_worker.cache.cached_engine import TABLE_TOKENS_PER_S, CachedEngine
+from embedmill_worker.cache.store import EmbeddingCache, read_info
+from embedmill_worker.engine import Embedder, Engine
+from embedmill_worker.engine.engines import Engines
+from embedmill_worker.health import Health
+from embedmill_worker.jobs import announcements, claims
+from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.processor import ChunkProcessor
+from embedmill_worker.jobs.reconciler import Reconciler
+from embedmill_worker.service.sweeper import Sweeper
+from embedmill_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the main process waits for Redis in one beat: it must stay free for Celery.
+BEAT_TIMEOUT_S: Final = 1.0
+
+#: Seconds between two tries to reach Redis at start-up.
+START_PAUSE_S: Final = 2.0
+
+#: How spawned children learn their worker's id.
+WORKER_ID_ENV: Final = "EMBEDMILL_WORKER_ID"
+
+
+class Node:
+    """State of one worker: made in the main process before the fork and used on both sides of it."""
+
+    def __init__(
+        self, settings: WorkerSettings, engines: Engines, keys: Keyspace, link: RedisTransport, sweeper: Sweeper
+    ) -> None:
+        self._settings = settings
+        self._engines = engines
+        self._keys = keys
+        self._link = link
+        self._sweeper = sweeper
+        self._worker_id = os.environ.get(WORKER_ID_ENV, "")
+        self._name = ""
+        self._took_s = 0.0
+        self._state = health.STARTING
+        self._reached_at_s = 0.0
+        self._cache = EmbeddingCache(settings.cache_url, settings.namespace) if settings.cache_url else None
+
+    def start(self, name: str) -> None:
+        """Load the models, check that nobody serves others under their names, and announce them.
+
+        Raises:
+            ModelLoadError: a model cannot be served.
+            FingerprintError: live workers differ.
+            SettingsError: the cache is none.
+        """
+        began_s = time.monotonic()
+        self._worker_id = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
+        os.environ[WORKER_ID_ENV] = self._worker_id
+        self._name = name
+        self.tell()
+        self._engines.load_all()
+        cards = [engine.card for engine in self._engines]
+        others = self._patiently(lambda: announcements.other_fingerprints(self._keys, cards))
+        if others and not self._settings.rollover:
+            model, theirs = next(iter(others.items()))
+            raise FingerprintError(model, next(c.fingerprint for c in cards if c.name == model), theirs)
+        if self._cache is not None:
+            self._cache.check(self._patiently(read_info))
+        self._patiently(lambda: announcements.announce_cards(self._keys, cards))
+        self._took_s = time.monotonic() - began_s
+
+    def log_models(self) -> None:
+        """Say what is served, once Celery has set up logging."""
+        for engine in self._engines:
+            log.info(
+                "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s a core; loaded in %.2f s",
+                engine.card.name,
+                engine.card.fingerprint,
+                engine.card.dimension,
+                engine.card.max_tokens,
+                engine.card.precision,
+                engine.card.batch_class,
+                engine.card.tokens_per_s,
+                self._took_s,
+                extra={"action": "model_ready"},
+            )
+
+    @property
+    def name(self) -> str:
+        """Celery's node name; "" before the start."""
+        return self._name
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds from SIGTERM until what still runs is given up."""
+        return self._settings.grace_s
+
+    def beat(self, *, state: str, reason: str = "", children: int, active: Iterable[str]) -> int | None:
+        """Renew the liveness key; a Redis that does not answer is tried again at the next beat.
+
+        Returns:
+            Messages in this worker's queues; None: Redis did not answer.
+        """
+        self._state = state
+        info = WorkerInfo(
+            worker_id=self._worker_id,
+            name=self._name,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            state=state,
+            children=children,
+            models={engine.card.name: engine.card.fingerprint for engine in self._engines},
+            active=tuple(active),
+            protocol=PROTOCOL_VERSION,
+        )
+        cards = [engine.card for engine in self._engines]
+        waiting = self._quietly(announcements.beat(self._keys, info, cards), "beat")
+        if waiting is not None:
+            self._reached_at_s = health.now_s()
+        self.tell(reason)
+        return waiting
+
+    def tell(self, reason: str = "") -> None:
+        """Write the health file, if one is wanted."""
+        if self._settings.health_file is None:
+            return
+        now_s = health.now_s()
+        said = Health(
+            pid=os.getpid(), state=self._state, beat_at_s=now_s, reached_at_s=self._reached_at_s, reason=reason
+        )
+        try:
+            health.write(self._settings.health_file, said)
+        except OSError as error:
+            words = "%s cannot be written: %s; set EMBEDMILL_HEALTH_FILE to a file that you may write"
+            log.warning(words, self._settings.health_file, error.strerror, extra={"action": "health"})
+
+    def start_sweeping(self) -> None:
+        """Look for lost work from now on, beside everything else."""
+        self._sweeper.start(Reconciler(self._keys, self._worker_id))
+
+    def pause_sweeping(self) -> None:
+        """Leave lost work to others until sweeping is started again."""
+        self._sweeper.pause()
+
+    def release(self, token: str, *, was_killed: bool) -> None:
+        """A child is gone: give its chunk back. If Redis does not answer, the reconciler finds it.
+
+        Args:
+            token: of the doorbell under which it died.
+            was_killed: by somebody else's signal, and not by a crash of its own or its time limit.
+        """
+        if self._quietly(claims.release(self._keys, token, was_killed=was_killed), "release"):
+            how = "was killed" if was_killed else "died"
+            log.warning("a child %s under chunk %s; it was rung again", how, token, extra={"action": "release"})
+
+    def leave(self) -> None:
+        """Say good-bye, so that nobody waits for the liveness key to expire."""
+        self._state = health.STOPPING
+        self.tell()
+        self._quietly(announcements.leave(self._keys, self._worker_id), "leave")
+
+    def work(self, ref: ChunkRef) -> None:
+        """Work on one doorbell, in a child."""
+        miller = ChunkProcessor(
+            link=self._link,
+            keys=self._keys,
+            worker_id=self._worker_id,
+            keeps_texts=self._settings.keep_dead_texts,
+        )
+        miller.work(ref, self._cached(self._engines.get(ref.model)))
+
+    def engine(self, model: str | None) -> Embedder:
+        """Give a served model; None: the default one.
+
+        Raises:
+            KeyError: it is not served.
+        """
+        return self._cached(self._engines.get(model or self._engines.default))
+
+    def _cached(self, engine: Engine) -> Embedder:
+        if self._cache is None or engine.card.tokens_per_s > TABLE_TOKENS_PER_S:
+            return engine
+        return CachedEngine(engine=engine, cache=self._cache, is_exact=self._settings.exact)
+
+    def _patiently(self, make_flow: Callable[[], Flow[T]]) -> T:
+        """Run a flow, however long Redis takes to come up."""
+        while True:
+            try:
+                return self._link.run(make_flow(), timeout_s=5.0)
+            except (BrokerUnavailableError, KeyConflictError) as error:
+                log.warning("%s; trying again", error, extra={"action": "wait_for_redis"})
+                time.sleep(START_PAUSE_S)
+
+    def _quietly(self, flow: Flow[T], action: str) -> T | None:
+        try:
+            return self._link.run(flow, timeout_s=BEAT_TIMEOUT_S, outage_s=0.0)
+        except QueueError as error:
+            log.warning("%s failed: %s", action, error, extra={"action": action})
+            return None
