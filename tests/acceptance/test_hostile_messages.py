@@ -466,8 +466,8 @@ def test_pickles_for_a_card_and_a_worker_s_entry_hide_nobody(wire, evil):
 RESTORE = """
 import sys, time, json
 from kombu import Connection, Exchange, Queue
-from embedmill_worker import inbox
-inbox.guard()
+from embedmill_worker.celery_patches import message_guard
+message_guard.guard()
 url, ns = sys.argv[1:]
 options = {"unacked_key": f"{ns}.u", "unacked_index_key": f"{ns}.ui", "unacked_mutex_key": f"{ns}.um"}
 with Connection(url, transport_options=options | {"priority_steps": [0], "visibility_timeout": 300}) as connection:

@@ -72,7 +72,7 @@ def tokenizer_mb(path):
     code = (
         "import os, sys\n"
         "from tokenizers import Tokenizer\n"
-        "from embedmill_worker import pss\n"
+        "from embedmill_worker.cli.measure import pss\n"
         "before = pss.process_mb(os.getpid(), counted='Pss_Anon')\n"
         "kept = Tokenizer.from_file(sys.argv[1])\n"
         "print(pss.process_mb(os.getpid(), counted='Pss_Anon') - before)\n"

@@ -1,6 +1,7 @@
 """Calls of one async client that share jobs, on a real Valkey: everybody keeps an outcome of their own."""
 
 import asyncio
+import re
 import subprocess
 import sys
 
@@ -179,17 +180,19 @@ def test_a_job_is_cancelled_when_its_last_caller_is_gone(bench):
 def test_each_caller_has_its_own_timeout(bench, expected):
     async def use(client):
         patient = called(client, [f"call {n}" for n in range(10)])
-        (hasty,) = called(client, ["in a hurry"], timeout_s=0.3)
+        (hasty,) = called(client, ["in a hurry"], timeout_s=1.0)
         await until_stored(bench, 2)
-        (unsent,) = called(client, ["in a hurry too"], timeout_s=0.2)
+        (unsent,) = called(client, ["in a hurry too"], timeout_s=0.5)
         errors = await asyncio.gather(hasty, unsent, return_exceptions=True)
         with bench.worker():
             return errors, await asyncio.gather(*patient)
 
     errors, vectors = run(bench, use)
     assert [type(error) for error in errors] == [ResultTimeoutError] * 2
-    assert [error.waited_s for error in errors] == [0.3, 0.2]
-    assert all("No worker serves paper" in str(error) for error in errors)
+    assert [error.waited_s for error in errors] == [1.0, 0.5]
+    # However slow this machine is: the first may not have got to Redis by then, and the second never does.
+    assert re.search("No worker serves paper|had not reached Redis", str(errors[0]))
+    assert "No worker serves paper" in str(errors[1])
     assert ("cancelled" in str(errors[0]), errors[1].job_id) == (False, "")
     assert np.array_equal(np.concatenate(vectors), expected([f"call {n}" for n in range(10)]))
 
