@@ -14,7 +14,7 @@ PROCESSES ?= 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deep check bench soak fuzz lock clean
+.PHONY: help demo test deep check bench measure soak fuzz lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests 
 
 bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit and against others, in one run of half an hour
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(ARGS)
+
+measure: $(VENV)/.dev  ## how the modules hang together: files, lines, longest chain of imports, fullest folder
+	$(BIN)/python tests/support/structure.py
 
 soak: $(VENV)/.dev  ## minutes of mixed load, to see whether memory grows
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)

@@ -1,61 +1,63 @@
-"""The imports among the project's own modules: no circle, whatever is imported for types only included."""
+"""Which modules may import which: each folder stands on a floor, and imports only from the floors below it."""
 
-import ast
-from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+from graphlib import CycleError
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = {"embedmill": REPOSITORY / "producer", "embedmill_worker": REPOSITORY / "worker"}
+from support import structure
 
-
-def modules() -> dict[str, Path]:
-    """Every module of both packages, by its name."""
-    found = {}
-    for package, root in PACKAGES.items():
-        for path in (root / package).rglob("*.py"):
-            parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    """The project's modules that one names, wherever in the file."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], base]).strip(".")
-            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names}
-    return (found & known) - {name}
+#: Folder, or module, of the package → what it must not import. ``embedmill`` is the ground of ``embedmill_worker``.
+FORBIDDEN = {
+    "embedmill.safe": ["embedmill.protocol", "embedmill.transport", "embedmill.jobs", "embedmill.client"],
+    "embedmill.protocol": ["embedmill.transport", "embedmill.jobs", "embedmill.client", "embedmill.reindexing"],
+    "embedmill.transport": ["embedmill.jobs", "embedmill.client", "embedmill.async_client", "embedmill.reindexing"],
+    "embedmill.jobs": ["embedmill.client", "embedmill.async_client", "embedmill.reindexing"],
+    "embedmill": ["embedmill_worker"],
+    "embedmill_worker.models": [f"embedmill_worker.{each}" for each in ("engine", "cache", "jobs", "service")],
+    "embedmill_worker.engine": [f"embedmill_worker.{each}" for each in ("cache", "jobs", "service")],
+    "embedmill_worker.cache": [f"embedmill_worker.{each}" for each in ("jobs", "service")],
+    "embedmill_worker.jobs": ["embedmill_worker.service"],
+}
 
 
 @pytest.fixture(scope="module")
-def graph() -> dict[str, set[str]]:
-    found = modules()
-    return {name: imports(name, path, set(found)) for name, path in found.items()}
+def found():
+    return structure.read()
 
 
-def test_no_modules_import_each_other_in_a_circle(graph):
+def is_in(name, folder):
+    return name == folder or name.startswith(f"{folder}.")
+
+
+def test_no_modules_import_each_other_in_a_circle_even_for_types_only(found):
     try:
-        TopologicalSorter(graph).prepare()
+        found.check_circles()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
 
 
-def test_the_producer_imports_nothing_of_the_worker(graph):
-    assert {name for name, used in graph.items() if name.split(".")[0] == "embedmill"
-            for each in used if each.startswith("embedmill_worker")} == set()  # fmt: skip
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_nothing_imports_from_a_floor_above_its_own(found, folder):
+    above = [
+        f"{name} imports {each}"
+        for name, used in found.imports.items()
+        for each in used
+        if is_in(name, folder) and any(is_in(each, other) for other in FORBIDDEN[folder])
+    ]
+    assert above == []
 
 
-def test_models_are_below_the_engine_and_nobody_is_above_the_command_line(graph):
-    for name, used in graph.items():
-        if name.startswith("embedmill_worker.models"):
-            assert not [each for each in used if each.startswith("embedmill_worker.engine")], name
-        if not name.startswith("embedmill_worker.cli"):
-            assert not [each for each in used if each.startswith("embedmill_worker.cli")], name
+def test_nobody_but_the_command_line_imports_the_command_line(found):
+    for name, used in found.imports.items():
+        if not is_in(name, "embedmill_worker.cli"):
+            assert [each for each in used if is_in(each, "embedmill_worker.cli")] == [], name
+
+
+def test_a_folder_is_one_subject_of_at_most_fifteen_modules(found):
+    folder, count = found.fullest_folder()
+    assert count <= 15, folder
+
+
+def test_chains_of_imports_are_short(found):
+    chain = found.longest_chain()
+    assert len(chain) <= 18, " → ".join(chain)
