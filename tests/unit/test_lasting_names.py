@@ -1,0 +1,255 @@
+"""Names that other people's scripts, running workers and files on disk depend on: none changes unawares.
+
+Whoever changes one on purpose changes it here as well, and says in the CHANGELOG what it breaks.
+"""
+
+import argparse
+import ast
+import importlib
+import inspect
+import pickle
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from celery.utils.imports import symbol_by_name
+
+import embedmill
+from embedmill import errors, reply
+from embedmill.protocol import version
+from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.scripts import NAMES, script
+from embedmill.status import LaneStatus, WorkerStatus
+from embedmill_worker import exit_codes
+from embedmill_worker.cli.dispatch import parser
+from embedmill_worker.models.export.bert import EXPORTER
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SOURCES = [*(REPOSITORY / "producer").rglob("*.py"), *(REPOSITORY / "worker").rglob("*.py")]
+
+#: By these sha1s the scripts are known to a Redis that workers of two versions share.
+SCRIPTS = {
+    "abandon": "3f94a4d84a43",
+    "announce": "eca0a19705a0",
+    "beat": "b23bdab3cf75",
+    "cancel": "47f244a99cc9",
+    "claim": "d0091177ec5f",
+    "commit": "200df401e390",
+    "delete": "68fb86e6de74",
+    "lock": "3e75a3d54238",
+    "look": "d29c946d6f6d",
+    "note": "2b44a2813a4e",
+    "queued": "64beca2f7c40",
+    "reclaim": "bb55990eab34",
+    "release": "6b41c5b9ac42",
+    "retire": "ae16541f28bb",
+    "submit": "31f1dfe23ee2",
+    "survey": "a1f3a1b305c4",
+    "unclaim": "192ea88863ce",
+}
+
+KEYS = {
+    "models": "ns:models",
+    "lanes": "ns:lanes",
+    "workers": "ns:workers",
+    "worker_prefix": "ns:worker:",
+    "reconciler_lock": "ns:lock:reconciler",
+    "dead": "ns:dead",
+    "job_prefix": "ns:job:",
+    "embed_queue": "ns.embed",
+    "unacked": "ns.unacked",
+    "lane": "ns:lane:model:lane",
+    "drain": "ns:drain:model:lane",
+    "active": "ns:active:model:lane",
+    "queue": "ns.model.lane",
+    "worker": "ns:worker:worker_id",
+    "job": "ns:job:job_id",
+    "texts": "ns:job:job_id:texts",
+    "claims": "ns:job:job_id:claims",
+    "crashes": "ns:job:job_id:crashes",
+    "replies": "ns:job:job_id:replies",
+    "events": "ns:job:job_id:events",
+    "staged": "ns:job:job_id:staged:nonce",
+}
+
+QUEUE = "--model --namespace --redis-url"
+WORKER = f"{QUEUE} --cache-url --concurrency --data-dir --exact --keep-dead-texts --log-level --precision --rollover"
+READ = "--delimiter --dimensions --dtype --encoding --format --input-type --no-truncate --text-field --with-text"
+
+FLAGS = {
+    "up": f"{WORKER} --maxmemory-mib",
+    "demo": "--concurrency --data-dir --model",
+    "worker": WORKER,
+    "embed": f"{QUEUE} {READ} --field --lane --output --timeout",
+    "reindex": f"{QUEUE} {READ} --delete-missing --delete-missing=all --dry-run --id-field --json --metadata --overlap"
+    " --rebuild --rejects --retry-rejected --split --to --tokenizer",
+    "jobs": "",
+    "jobs list": f"{QUEUE} --json --limit --state",
+    "jobs show": f"{QUEUE} --json",
+    "jobs cancel": f"{QUEUE} --json",
+    "jobs delete": f"{QUEUE} --json",
+    "dead": "",
+    "dead list": f"{QUEUE} --json --limit",
+    "dead show": f"{QUEUE} --json --text",
+    "dead requeue": f"{QUEUE} --json --text-file",
+    "dead drop": f"{QUEUE} --json --all",
+    "status": f"{QUEUE} --json --wait",
+    "health": "--file --json --live --ready",
+    "models": "",
+    "models list": "--json",
+    "models show": "--data-dir --json --precision",
+    "models pull": "--data-dir --json --precision",
+    "models quantize": "--data-dir --json",
+    "bench": f"{QUEUE} --concurrency --data-dir --json --precision --requests --rounds --texts",
+}
+
+CODES = {
+    **{"OK": 0, "FAILURE": 1, "USAGE": 2, "SETTINGS": 3, "BROKER": 4, "MODEL": 5, "FINGERPRINT": 6, "REJECTED": 7},
+    **{"TIMEOUT": 8, "UNHEALTHY": 9, "STALLED": 10, "GRACE": 11, "UNREADABLE": 12, "INTERRUPTED": 130},
+}
+
+ACTIONS = {
+    "cache",
+    "claim_gone",
+    "dead_letter",
+    "dropped",
+    "exit",
+    "export_model",
+    "failed",
+    "fetch_model",
+    "health",
+    "index_words",
+    "keep",
+    "load_model",
+    "measure_price",
+    "model_ready",
+    "no_lane",
+    "not_ours",
+    "one_by_one",
+    "other_version",
+    "quantize_model",
+    "reconcile",
+    "recount",
+    "release",
+    "resolve_model",
+    "retire",
+    "stalled",
+    "sweep",
+    "unreadable",
+    "valkey_started",
+    "wait_for_redis",
+}
+
+#: Below the data folder; what is there is used by the next version as well.
+FOLDERS = {"probes", "exports", "quantized", "graphs", "hub", "models", "fasttext", "reindex"}
+
+
+def test_errors_and_replies_are_where_pickles_and_celery_look_for_them():
+    for name in embedmill.__all__:
+        value = getattr(embedmill, name)
+        if inspect.isclass(value) and issubclass(value, Exception):
+            assert value.__module__ == "embedmill.errors", name
+    assert {reply.EmbeddingReply.__module__, reply.Rejected.__module__, reply.Reason.__module__} == {"embedmill.reply"}
+    assert type(pickle.loads(pickle.dumps(errors.UnknownModelError("a", ("b",))))) is errors.UnknownModelError
+
+
+def test_what_is_started_by_name_is_there():
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    assert scripts == {"embedmill": "embedmill_worker.cli:main"}
+    assert callable(importlib.import_module("embedmill_worker.cli").main)
+    for module in ("embedmill_worker.app", "embedmill_worker.main", "embedmill_worker.cli.__main__"):
+        assert importlib.util.find_spec(module), module
+
+
+def named_by_strings():
+    return sorted(
+        {name for path in SOURCES for name in re.findall(r'"(embedmill[\w.]*:\w+)"', path.read_text("utf-8"))}
+    )
+
+
+def test_celery_is_given_two_classes_by_name():
+    assert len(named_by_strings()) == 2
+
+
+@pytest.mark.parametrize("name", named_by_strings())
+def test_every_class_that_a_string_names_is_there(name):
+    assert inspect.isclass(symbol_by_name(name))
+
+
+def test_scripts_are_those_that_running_workers_have_loaded():
+    assert version.PROTOCOL_VERSION == 1
+    assert {name: script(name).sha[:12] for name in NAMES} == SCRIPTS
+
+
+def test_keys_are_those_that_redis_holds():
+    keys = Keyspace("ns")
+    found = {}
+    for name, kind in inspect.getmembers(Keyspace):
+        if name.startswith("_") or name in ("namespace", "of_job", "cache_entry"):
+            continue
+        if isinstance(kind, property):
+            found[name] = getattr(keys, name)
+        else:
+            found[name] = kind(keys, *list(inspect.signature(kind).parameters)[1:])
+    assert found == KEYS
+
+
+def flags_of(found, name=""):
+    given = {name: {flag for action in found._actions for flag in action.option_strings}} if name else {}
+    for action in found._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                given |= flags_of(command, f"{name} {word}".strip())
+    return given
+
+
+def test_commands_and_flags_are_those_that_scripts_use():
+    found = {name: {flag for flag in flags if flag.startswith("--")} for name, flags in flags_of(parser()).items()}
+    assert found == {name: {*flags.split(), "--help"} for name, flags in FLAGS.items()}
+
+
+def test_exit_codes_are_those_that_scripts_ask_for():
+    assert {name: int(getattr(exit_codes, name)) for name in CODES} == CODES
+
+
+def test_status_as_json_has_the_promised_fields():
+    worker, lane = (set(kind.__dataclass_fields__) for kind in (WorkerStatus, LaneStatus))
+    assert worker == {"name", "model", "fingerprint", "state", "pid", "children"}
+    assert lane == {"model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"}
+
+
+def strings(pick):
+    return {
+        found.value
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for found in pick(node)
+        if isinstance(found, ast.Constant) and isinstance(found.value, str)
+    }
+
+
+def test_actions_of_log_lines_are_those_that_people_filter_by():
+    def pick(node):
+        if isinstance(node, ast.Dict):
+            yield from (v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") == "action")
+
+    assert strings(pick) == ACTIONS
+
+
+def test_folders_below_the_data_folder_are_those_that_lie_there():
+    def pick(node):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            yield node.right
+
+    assert strings(pick) >= FOLDERS
+
+
+def test_exported_graphs_are_named_by_the_exporter_that_made_them():
+    assert EXPORTER == "embedmill-bert/3"
+
+
+def test_the_wheel_holds_both_packages_whole():
+    built = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]
+    assert built["targets"]["wheel"]["packages"] == ["producer/embedmill", "worker/embedmill_worker"]
+    assert "exclude" not in built["targets"]["wheel"]
