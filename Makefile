@@ -26,7 +26,7 @@ test: $(VENV)/.dev  ## the whole test suite, but for what `deep` and `soak` do
 	$(BIN)/python -m pytest -m "not soak and not deep" -n $(PROCESSES) --dist worksteal $(ARGS)
 
 deep: $(VENV)/.dev  ## the same promises on many more texts, examples and trained models
-	$(BIN)/python -m pytest -m "deep or property" --hypothesis-profile deep -n $(PROCESSES) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m "deep or property" --hypothesis-profile deep --timeout 1800 -n $(PROCESSES) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests are worth running
 	$(BIN)/ruff format --check .
