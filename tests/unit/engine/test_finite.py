@@ -15,7 +15,7 @@ from embedmill.reply import Reason
 from embedmill_worker.engine import Engine, load
 from embedmill_worker.engine.transformer.dense import DenseLayer
 from embedmill_worker.models import ModelFiles, Pooling, resolve
-from embedmill_worker.models.formats.dense import Activation
+from embedmill_worker.models.files import Activation
 
 from .conftest import DIMENSION, WORDS, tokenizer
 

@@ -15,7 +15,7 @@ from embedmill.safe.utf8 import is_unicode
 from embedmill_worker.cache import cache_entry
 from embedmill_worker.cache.cache_entry import CacheEntry
 from embedmill_worker.cache.store import EmbeddingCache
-from embedmill_worker.engine import Embeddings, Engine
+from embedmill_worker.engine.engine import Embeddings, Engine
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,9 @@ import numpy.typing as npt
 from embedmill.protocol.cards import ModelCard
 from embedmill.reply import Reason
 from embedmill.safe.utf8 import is_unicode
+from embedmill_worker.arrays import Floats, finite_rows
 from embedmill_worker.engine.probing.measurements import PrecisionReport
-from embedmill_worker.engine.transformer.pooling import finite_rows
 from embedmill_worker.engine.transformer.tokenization import Encoded
-
-Floats = npt.NDArray[np.float32]
 
 
 class Tokenizer(Protocol):

@@ -19,7 +19,7 @@ from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
 from embedmill.safe.native import STOPS
 from embedmill.safe.printable import kind
-from embedmill_worker.engine import Embedder
+from embedmill_worker.engine.engine import Embedder
 from embedmill_worker.jobs import isolation
 from embedmill_worker.jobs.processor import check_servable
 

@@ -13,7 +13,7 @@ from embedmill.protocol import vectors
 from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import Reason
 from embedmill.safe.native import STOPS
-from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker.engine.engine import Embedder, Embeddings
 
 log = logging.getLogger(__name__)
 

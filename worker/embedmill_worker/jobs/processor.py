@@ -20,7 +20,7 @@ from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Reason, Rejected
 from embedmill.safe.native import STOPS
 from embedmill.transport.sync import RedisTransport
-from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker.engine.engine import Embedder, Embeddings
 from embedmill_worker.jobs import claims, dead_letters, isolation
 from embedmill_worker.jobs.claims import ChunkRef
 from embedmill_worker.jobs.isolation import Rejection

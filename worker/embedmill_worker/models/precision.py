@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import told
+from embedmill_worker.models.disk import told
 from embedmill_worker.models.files import BackEnd, ModelFiles
 from embedmill_worker.models.fingerprint import Model
 from embedmill_worker.models.quantization.quantized import quantized_graph

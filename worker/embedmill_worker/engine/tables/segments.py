@@ -7,8 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+from embedmill_worker.arrays import Floats, Ints
 
 #: Rows up to which segments are summed side by side, row by row: a microsecond for ten rows of 300, an eighth of what
 #: ``np.add.reduceat`` takes. Longer ones are summed alone, in blocks.

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.engine.transformer.pooling import normalize
-from embedmill_worker.models.formats.dense import Activation, Dense
+from embedmill_worker.arrays import Floats, normalize
+from embedmill_worker.models.files import Activation, Dense
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from embedmill.errors import InferenceError
+from embedmill_worker.arrays import Floats, normalize
 from embedmill_worker.engine.transformer.batching import pad, plan
 from embedmill_worker.engine.transformer.dense import DenseLayer
-from embedmill_worker.engine.transformer.pooling import normalize, pool
+from embedmill_worker.engine.transformer.pooling import pool
 from embedmill_worker.engine.transformer.session import Session
 from embedmill_worker.models.files import ModelFiles, Pooling
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
-import numpy.typing as npt
 
+from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.models.files import Pooling
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-
-#: L2 lengths below this count as this, so that a zero vector stays zero.
-SMALLEST_NORM: Final = np.float32(1e-12)
 
 
 def pool(output: Floats, lengths: Ints, pooling: Pooling, *, skipped: int = 0) -> Floats:
@@ -60,19 +52,3 @@ def _pooled(tokens: Floats, pooling: Pooling, skipped: int) -> Floats:
             return np.asarray((used * weights[:, None]).sum(axis=0) / weights.sum())
         case Pooling.NONE:
             raise ValueError("there are no token vectors to pool")
-
-
-def normalize(vectors: Floats) -> Floats:
-    """Scale rows of (n, dimension) to L2 length 1; a zero row stays zero, one whose length overflows becomes NaN."""
-    norms: Floats = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-    norms[norms < SMALLEST_NORM] = SMALLEST_NORM
-    norms[np.isinf(norms)] = np.nan
-    return vectors / norms
-
-
-def finite_rows(vectors: Floats) -> npt.NDArray[np.bool_]:
-    """Return which rows of (n, dimension) are vectors, (n,): all components are finite, and so is the length.
-
-    What is cut, normalised or rounded to int8 later needs the length; it also is the cheapest look at all components.
-    """
-    return np.asarray(np.isfinite(np.einsum("ij,ij->i", vectors, vectors)))

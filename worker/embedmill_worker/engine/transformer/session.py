@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from embedmill.errors import ModelLoadError
 from embedmill.safe.native import guarded, raise_if_memory
 from embedmill_worker import onnx_runtime
+from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.models.formats.onnx_graph import KNOWN_INPUTS, TASK_INPUT
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 #: Types of inputs as ONNX Runtime names them, where they are not int64.
 _INTEGERS: Final = {"tensor(int32)": np.int32}

@@ -3,10 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from embedmill_worker.models.access import locked_folder, storing
-from embedmill_worker.models.disk import atomic_file, read_json, sha256_of, write_atomically
+from embedmill_worker.models.disk import atomic_file, locked_folder, read_json, sha256_of, storing, write_atomically
 
 #: The file of large weights beside each graph.
 DATA_NAME = "model.onnx.data"
@@ -15,7 +14,7 @@ DATA_NAME = "model.onnx.data"
 QUANTIZER = "embedmill-int8/2"
 
 #: Writes a graph and its weights.
-Maker = Callable[[BinaryIO, BinaryIO], None]
+Maker = Callable[[IO[bytes], IO[bytes]], None]
 
 
 def made_graph(folder: Path, make: Maker) -> tuple[Path, str]:

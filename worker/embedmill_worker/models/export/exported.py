@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from embedmill_worker.models.disk import sha256_of
 from embedmill_worker.models.export.bert import EXPORTER, BertConfig
@@ -38,7 +38,7 @@ def exported_graph(weights: Sequence[Path], config: BertConfig, *, data_dir: Pat
     weights_sha256 = sha256_of(*weights)
     key = hashlib.sha256(f"{weights_sha256} {exporter}".encode()).hexdigest()[:32]
 
-    def make(graph: BinaryIO, data: BinaryIO) -> None:
+    def make(graph: IO[bytes], data: IO[bytes]) -> None:
         from embedmill_worker.models.export.exporter import export  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
 
         logger.info("exporting %s to ONNX", weights[0].parent, extra={"action": "export_model"})

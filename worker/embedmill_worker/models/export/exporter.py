@@ -6,27 +6,28 @@ All but attention is computed on rows, (batch * tokens, hidden). Attention takes
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.bert import ACTIVATIONS, EXPORTER, OUTPUT, BertConfig
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
-from embedmill_worker.models.export.relative_bias import attention_bias
 from embedmill_worker.models.formats.safetensors import SafetensorsFiles
 
 #: Old enough for ONNX Runtime 1.17, new enough for every operator used here.
 _OPSET = 17
 _IR_VERSION = 8
+#: Distance of two tokens from which all share a bucket of relative attention bias.
+_MAX_DISTANCE = 128
 
 #: Weight (inputs, outputs) and bias (outputs,).
-_Linear = tuple[NDArray[np.float32], NDArray[np.float32]]
+_Linear = tuple[Floats, Floats]
 
 
-def export(weights: Sequence[Path], config: BertConfig, graph: BinaryIO, data: BinaryIO) -> None:
+def export(weights: Sequence[Path], config: BertConfig, graph: IO[bytes], data: IO[bytes]) -> None:
     """Writes an encoder as an ONNX file and its weights beside it; the same input gives the same bytes.
 
     The data file is found by its name, `DATA_NAME`, in the graph's folder.
@@ -49,7 +50,7 @@ def export(weights: Sequence[Path], config: BertConfig, graph: BinaryIO, data: B
 class _GraphWriter:
     """Writes weights as they come, so that no more than one is in memory; names of values are strings, as in ONNX."""
 
-    def __init__(self, tensors: SafetensorsFiles, config: BertConfig, data: BinaryIO) -> None:
+    def __init__(self, tensors: SafetensorsFiles, config: BertConfig, data: IO[bytes]) -> None:
         self._tensors = tensors
         self._config = config
         # Classification and masked-LM checkpoints hold the encoder under the model's name.
@@ -174,8 +175,27 @@ class _GraphWriter:
         scale, shift = (self._read(f"{source}.{kind}", self._config.hidden) for kind in ("weight", "bias"))
         return self._weight(f"{name}.scale", scale), self._weight(f"{name}.shift", shift)
 
-    def _read(self, name: str, *shape: int) -> NDArray[np.float32]:
+    def _read(self, name: str, *shape: int) -> Floats:
         return self._tensors.read(self._prefix + name, shape)
 
-    def _weight(self, name: str, value: NDArray[np.float32]) -> str:
+    def _weight(self, name: str, value: Floats) -> str:
         return self._writer.constant(value, np.float32, name)
+
+
+def attention_bias(table: Floats, tokens: int) -> Floats:
+    """Spread a table of relative attention bias (buckets, heads) over pairs of positions: (1, heads, tokens, tokens).
+
+    Half of the buckets are for keys behind the query; of each half, one half are single distances and the others
+    grow logarithmically (Raffel et al. 2020, bidirectional).
+    """
+    half = table.shape[0] // 2
+    positions = np.arange(tokens)
+    distance = positions[None, :] - positions[:, None]  # of a key (column) from a query (row)
+    single = half // 2
+    far = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(single)
+    steps = np.log(far) / np.float32(np.log(_MAX_DISTANCE / single)) * np.float32(half - single)
+    buckets = np.where(
+        np.abs(distance) < single, np.abs(distance), np.minimum(single + steps.astype(np.int64), half - 1)
+    )
+    buckets = buckets + half * (distance > 0)
+    return np.ascontiguousarray(table[buckets].transpose(2, 0, 1)[None])

@@ -1,7 +1,7 @@
 """Builds an ONNX graph node by node, its large weights in a file beside it."""
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ _PAGE_BYTES = 4096
 class OnnxWriter:
     """Nodes and weights as they come; values are known by name, as in ONNX. Equal calls give equal bytes."""
 
-    def __init__(self, data: BinaryIO, *, opset: int, prefix: str = "") -> None:
+    def __init__(self, data: IO[bytes], *, opset: int, prefix: str = "") -> None:
         """Start with nothing.
 
         Args:

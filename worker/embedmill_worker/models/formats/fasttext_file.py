@@ -15,7 +15,7 @@ from typing import Final
 from embedmill.errors import ModelLoadError
 from embedmill.limits import MAX_DIMENSION
 from embedmill.safe.regular_file import open_regular
-from embedmill_worker.models.access import is_file, is_folder, told
+from embedmill_worker.models.disk import is_file, is_folder, told
 from embedmill_worker.models.formats.fasttext_words import WordIndex
 
 #: Most words of a text that count. fastText has no limit; this is 16 pages, and bounds what one text may cost.

@@ -13,8 +13,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedmill_worker.models.access import locked_folder
-from embedmill_worker.models.disk import atomic_file, read_json, sha256_of, write_atomically
+from embedmill_worker.models.disk import atomic_file, locked_folder, read_json, sha256_of, write_atomically
 from embedmill_worker.models.formats.fnv import hashes
 
 #: Longest word that is read; fastText knows no bound, and web crawls hold words of some thousands of bytes.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedmill_worker.arrays import Floats
+
 #: Longest header read, in bytes; the format's own limit.
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -74,7 +76,7 @@ class SafetensorsFile:
         dtype = self._entry(name)[0]
         return f"fp{dtype[1:]}" if dtype[0] == "F" else dtype.lower()
 
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def read(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Returns a tensor as float32; not copied if it is stored so.
 
         Raises:
@@ -117,7 +119,7 @@ class SafetensorsFiles:
     def __contains__(self, name: str) -> bool:
         return any(name in file for file in self._files)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def read(self, name: str, shape: tuple[int, ...]) -> Floats:
         """As `SafetensorsFile.read`."""
         return next((file for file in self._files if name in file), self._files[0]).read(name, shape)
 

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
+from embedmill_worker.arrays import Floats
 from embedmill_worker.onnx_runtime import open_graph
-
-Floats = npt.NDArray[np.float32]
 
 #: Lengths of the random samples, and how often each comes.
 _LENGTHS = (8, 16, 32, 64, 128)

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
+from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
-
-Floats = npt.NDArray[np.float32]
 
 #: How far outliers of an input are moved into the weights: 0 not at all, 1 wholly (SmoothQuant's alpha, Xiao et al.
 #: 2023). 0.5 to 0.8 are alike; see docs/decisions/0006.

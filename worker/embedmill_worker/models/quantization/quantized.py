@@ -4,7 +4,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from embedmill_worker.models.disk import sha256_of
 from embedmill_worker.models.export.built import QUANTIZER, made_graph
@@ -34,7 +34,7 @@ def quantized_graph(files: ModelFiles, *, data_dir: Path) -> Quantized:
     exporter = " ".join(filter(None, (QUANTIZER, files.exporter)))
     key = hashlib.sha256(f"{sha256_of(files.graph)} {files.weights_sha256} {QUANTIZER}".encode()).hexdigest()[:32]
 
-    def make(graph: BinaryIO, data: BinaryIO) -> None:
+    def make(graph: IO[bytes], data: IO[bytes]) -> None:
         from embedmill_worker.models.quantization.quantizer import quantize  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
 
         logger.info(

