@@ -123,7 +123,7 @@ def _embedded(engine: Embedder, values: Sequence[str], options: EmbedOptions) ->
         "dtype": str(options.dtype),
         "token_counts": embeddings.token_counts.tolist(),
         "truncated": embeddings.truncated.tolist(),
-        "rejected": [list(row) for row in embeddings.rejected],
+        "rejected": [[one.index, str(one.reason), one.detail] for one in embeddings.rejected],
         "model": engine.card.name,
         "fingerprint": engine.card.fingerprint,
     }
