@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from embedmill_worker.engine import BatchClass, Engine, load
 from embedmill_worker.engine.tables import fasttext as encoders
-from embedmill_worker.engine.tables.segments import segment_sums
+from embedmill_worker.engine.tables.fasttext import segment_sums
 from embedmill_worker.models import resolve
 from embedmill_worker.models.formats.fnv import subwords, word_hashes
 
@@ -126,7 +126,7 @@ def test_tokens_are_words_and_long_texts_are_cut_or_rejected(trained, tmp_path):
     assert reply.truncated.tolist() == [False, False, True, False]
     assert reply.vectors[2].tobytes() == reply.vectors[3].tobytes()
     (rejected,) = served.embed([long], truncate=False).rejected
-    assert rejected[1:] == ("too_long", f"{limit + 1} tokens, limit {limit}")
+    assert (rejected.reason, rejected.detail) == ("too_long", f"{limit + 1} tokens, limit {limit}")
 
 
 def test_the_card_says_what_the_file_is(trained, tmp_path):

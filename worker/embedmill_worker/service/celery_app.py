@@ -18,7 +18,6 @@ from embedmill.settings import ClientSettings
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker import exit_codes
 from embedmill_worker.celery_patches import message_guard
-from embedmill_worker.celery_patches.masking import mask_arguments
 from embedmill_worker.celery_patches.messages import CHUNK_TASK
 from embedmill_worker.celery_patches.pool import mend_shared_memory, mend_transport
 from embedmill_worker.cpu import usable_cpus
@@ -166,7 +165,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     @_of_workers(app, signals.worker_init)
     def on_init(sender: Any, **_: Any) -> None:
         workers.append(sender)
-        mask_arguments()
+        message_guard.mask_arguments()
         mend_transport()
         mend_shared_memory()
         message_guard.guard(remote_control=app.conf.worker_enable_remote_control)

@@ -113,7 +113,7 @@ def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
     from embedmill.reindexing import reindex
     from embedmill.reindexing.report import NOTHING_YET, Progress
     from embedmill_worker.cli.commands.reindex_progress import shown
-    from embedmill_worker.cli.stopping import Stopping
+    from embedmill_worker.cli.terminal import Stopping
 
     latest = NOTHING_YET
     with Stopping() as stopping, shown(as_json=args.json) as show:

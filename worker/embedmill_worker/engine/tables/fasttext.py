@@ -1,4 +1,7 @@
-"""fastText: words straight from the text, and vectors from the mapped matrix of its file."""
+"""fastText: words straight from the text, and vectors from the mapped matrix of its file.
+
+Sums of rows are taken segment by segment: the same bits for a segment in any batch.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ import numpy.typing as npt
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker.arrays import Floats, Ints
-from embedmill_worker.engine.tables.segments import segment_sums
 from embedmill_worker.engine.transformer.tokenization import Encoded
 from embedmill_worker.models.formats.fasttext_file import MAX_TOKENS, FastTextFile, mapped
 from embedmill_worker.models.formats.fnv import subwords, word_hashes
+
+#: Rows up to which segments are summed side by side, row by row: a microsecond for ten rows of 300, an eighth of what
+#: ``np.add.reduceat`` takes. Longer ones are summed alone, in blocks.
+_SIDE_BY_SIDE: Final = 64
+_BLOCK_ROWS: Final = 2_048
 
 #: The word that ends a line in fastText; it has no subwords.
 EOS: Final = b"</s>"
@@ -220,3 +227,35 @@ def _normalized_means(sums: Floats, counts: Ints) -> tuple[Floats, Ints]:
     norms[np.isinf(norms)] = np.nan
     has = norms != 0
     return np.where(has, means / np.where(has, norms, np.float32(1)), np.float32(0)), has[:, 0].astype(np.int64)
+
+
+def segment_sums(table: npt.NDArray[Any], rows: Ints, counts: Ints) -> Floats:
+    """Sum consecutive segments of rows, each in its own order.
+
+    Args:
+        table: float32 (m, dimension), or the same as bytes, uint8 (m, 4 × dimension), which need no alignment.
+        rows: rows of the table, segment after segment.
+        counts: length of each segment, (n,).
+
+    Returns:
+        float32 (n, dimension); zeros for empty segments.
+    """
+    order = np.argsort(-counts, kind="stable")
+    starts, lengths = (np.cumsum(counts) - counts)[order], counts[order]
+    dimension = table.shape[1] // (4 if table.dtype == np.uint8 else 1)
+    sums = np.zeros((len(counts), dimension), dtype=np.float32)
+    first = int(np.searchsorted(-lengths, -_SIDE_BY_SIDE, side="left"))
+    for i in range(first):
+        start, end = int(starts[i]), int(starts[i] + lengths[i])
+        for block in range(start, end, _BLOCK_ROWS):
+            sums[i] += _gather(table, rows[block : min(block + _BLOCK_ROWS, end)]).sum(axis=0)
+    for place in range(int(lengths[first]) if first < len(lengths) else 0):
+        alive = int(np.searchsorted(-lengths, -place, side="left"))
+        sums[first:alive] += _gather(table, rows[starts[first:alive] + place])
+    back = np.empty_like(sums)
+    back[order] = sums
+    return back
+
+
+def _gather(table: npt.NDArray[Any], rows: Ints) -> Floats:
+    return np.asarray(np.take(table, rows, axis=0).view(np.float32))

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
-from embedmill_worker.models.export.built import DATA_NAME
+from embedmill_worker.models.formats.onnx_graph import DATA_NAME
 
 #: Domain of ONNX Runtime's own operators.
 FUSED = "com.microsoft"

@@ -9,11 +9,9 @@ import onnx
 from onnx import NodeProto, helper, version_converter
 
 from embedmill_worker.arrays import Floats
-from embedmill_worker.models.export.built import QUANTIZER
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
-from embedmill_worker.models.formats.onnx_graph import GraphFacts
-from embedmill_worker.models.quantization.calibration import largest_values, samples_of
-from embedmill_worker.models.quantization.graph_index import GraphIndex, array_of
+from embedmill_worker.models.formats.onnx_graph import QUANTIZER, GraphFacts
+from embedmill_worker.models.quantization.graph_index import GraphIndex, array_of, largest_values, samples_of
 from embedmill_worker.models.quantization.int8_linear import gelu_linear, linear, migration
 
 #: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.

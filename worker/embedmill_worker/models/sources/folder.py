@@ -6,9 +6,9 @@ from pathlib import Path
 from embedmill.errors import ModelLoadError
 from embedmill.model_spec import repository_of_path
 from embedmill.safe.regular_file import open_regular
+from embedmill_worker.models.built import exported_graph
 from embedmill_worker.models.disk import is_file, is_folder, read_json, sha256_of, told
 from embedmill_worker.models.export.bert import OUTPUT
-from embedmill_worker.models.export.exported import exported_graph
 from embedmill_worker.models.files import ModelFiles, Pooling, SentenceConfig
 from embedmill_worker.models.formats.onnx_model import files_of_graph
 from embedmill_worker.models.formats.sentence_transformers import FAMILY_SOURCE, read_sentence_config
