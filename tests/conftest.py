@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 
 from embedmill.errors import SettingsError
 from embedmill_worker.cli.local.server import BINARY_VARIABLE, find_binary
-from support.valkey import BreakableValkey
+from support.breakable import BreakableValkey
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

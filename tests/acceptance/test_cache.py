@@ -9,7 +9,7 @@ import redis
 
 from embedmill import EmbeddingClient
 from embedmill_worker.cli.measure import corpus
-from support.valkey import BreakableValkey
+from support.breakable import BreakableValkey
 
 from .conftest import close, new_mill
 

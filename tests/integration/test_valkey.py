@@ -20,7 +20,7 @@ from embedmill.errors import SettingsError
 from embedmill_worker.cli.local import server as local_server
 from embedmill_worker.cli.local.server import BINARY_VARIABLE, MAX_SOCKET_PATH_BYTES, EmbeddedValkey, find_binary
 from servers import save
-from support.valkey import BreakableValkey
+from support.breakable import BreakableValkey
 from waiting import first_line, join
 
 pytestmark = pytest.mark.usefixtures("valkey_binary")

@@ -13,8 +13,8 @@ import redis
 from chaos.proxy import Proxy
 
 from embedmill.protocol.keys import LANES, Keyspace
+from support.breakable import BreakableValkey
 from support.clock import Clock
-from support.valkey import BreakableValkey
 
 MODEL = "all-MiniLM-L6-v2"
 
