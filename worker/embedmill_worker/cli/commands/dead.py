@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
     flags.flag(requeue, "--text-file", "EMBEDMILL_TEXT_FILE", "FILE", text)
     drop = flags.command(actions, "drop", _drop, help="forget dead letters", epilog=_DROP_EPILOG)
     drop.add_argument("ids", metavar="ID", nargs="*", help="the letters")
-    flags.switch(drop, "--all", "EMBEDMILL_DROP_ALL", "all of them")
+    flags.switch(drop, "--all", "EMBEDMILL_DEAD_DROP_ALL", "all of them")
     for action in (show, requeue):
         action.add_argument("id", metavar="ID", help="the letter's id")
     for action in (listing, show, requeue, drop):

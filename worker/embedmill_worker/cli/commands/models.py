@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
     show.add_argument("name", metavar="MODEL", type=flags.one_spec, help=_MODEL)
     pull = flags.command(actions, "pull", _pull, help="fetch, verify and measure models", epilog=_PULL_EPILOG)
     pull.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
-    text = "make int8 of models and measure it against fp32; a worker does so at its first start"
+    text = "make int8 of models, which a worker does at its first start, and measure it against fp32"
     quantize = flags.command(actions, "quantize", _quantize, help=text, epilog=_QUANTIZE_EPILOG)
     quantize.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
     for action in (show, pull):
