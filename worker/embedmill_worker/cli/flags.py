@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from embedmill.errors import SettingsError
 from embedmill.model_spec import ModelSpec
+from embedmill_worker.environment import is_on
 from embedmill_worker.settings import PRECISIONS
 
 DTYPES: Final = ("float32", "float16", "int8", "binary")
@@ -77,8 +78,7 @@ def origin(name: str, args: argparse.Namespace) -> str:
 
 def switch(parser: argparse.ArgumentParser, name: str, env: str, help: str) -> None:
     """Add a flag without a value; its variable is on unless empty or 0."""
-    is_on = os.environ.get(env, "") not in ("", "0")
-    parser.add_argument(name, action="store_true", default=is_on, help=f"{help} [{env}]")
+    parser.add_argument(name, action="store_true", default=is_on(os.environ.get(env, "")), help=f"{help} [{env}]")
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
