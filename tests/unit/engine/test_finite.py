@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from embedmill.errors import ModelLoadError
 from embedmill.reply import Reason
 from embedmill_worker.engine import Engine, load
-from embedmill_worker.engine.transformer.dense import DenseLayer
+from embedmill_worker.engine.transformer.pooling import DenseLayer
 from embedmill_worker.models import ModelFiles, Pooling, resolve
 from embedmill_worker.models.files import Activation
 

@@ -17,7 +17,7 @@ from embedmill.transport.flow import Flow, T
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker import health
 from embedmill_worker.cache.store import TABLE_TOKENS_PER_S, CachedEngine, EmbeddingCache, read_info
-from embedmill_worker.engine.engine import Embedder, Engine
+from embedmill_worker.engine import Embedder, Engine
 from embedmill_worker.engine.engines import Engines
 from embedmill_worker.health import Health
 from embedmill_worker.jobs import announcements, claims

@@ -13,8 +13,8 @@ from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say, show_log, table
 
 if TYPE_CHECKING:
-    from embedmill_worker.engine.engine import Engine
-    from embedmill_worker.models.fingerprint import Model
+    from embedmill_worker.engine import Engine
+    from embedmill_worker.models import Model
 
 _EPILOG = """\
   # what can be named
@@ -95,7 +95,7 @@ def fetch(spec: ModelSpec, data_dir: Path, *, precision: str = "", newest: bool 
     Raises:
         ModelLoadError: it cannot be had.
     """
-    from embedmill_worker.models.registry import resolve
+    from embedmill_worker.models import resolve
 
     with progress(f"fetching {spec}", unit="bytes") as bar:
         return resolve(
@@ -110,7 +110,7 @@ def fetch(spec: ModelSpec, data_dir: Path, *, precision: str = "", newest: bool 
 def _list(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embedmill_worker.models.registry import known
+    from embedmill_worker.models import known
 
     models = known()
     if args.json:
@@ -178,8 +178,8 @@ def _served() -> tuple[ModelSpec, ...]:
 
 def _facts(spec: ModelSpec, precision: str, data_dir: Path, *, newest: bool = False) -> dict[str, Any]:
     """Load a model as a worker would, and say what it is and what its precision costs."""
-    from embedmill_worker.engine.loading import load
-    from embedmill_worker.models.precision import in_precision
+    from embedmill_worker.engine import load
+    from embedmill_worker.models import in_precision
 
     show_log()
     found = fetch(spec, data_dir, precision=precision, newest=newest)
@@ -223,8 +223,7 @@ def describe(files: Model, engine: Engine) -> dict[str, Any]:
 
 def _way_of(files: Model) -> dict[str, Any]:
     """Return how vectors are made of what the model puts out, and what says so."""
-    from embedmill_worker.models.files import ModelFiles
-    from embedmill_worker.models.formats.static import StaticTable
+    from embedmill_worker.models import ModelFiles, StaticTable
 
     if isinstance(files, ModelFiles):
         prompts = {kind: files.prompts.get(kind) for kind in ("query", "passage")}

@@ -10,8 +10,7 @@ import numpy as np
 from embedmill.errors import InferenceError
 from embedmill_worker.arrays import Floats, normalize
 from embedmill_worker.engine.transformer.batching import pad, plan
-from embedmill_worker.engine.transformer.dense import DenseLayer
-from embedmill_worker.engine.transformer.pooling import pool
+from embedmill_worker.engine.transformer.pooling import DenseLayer, pool
 from embedmill_worker.engine.transformer.session import Session
 from embedmill_worker.models.files import ModelFiles, Pooling
 

@@ -14,9 +14,9 @@ from embedmill_worker.engine.engine import Engine
 from embedmill_worker.engine.probing import probe
 from embedmill_worker.engine.probing.measurements import BatchClass, PrecisionReport, ProbeCache, ProbeResult
 from embedmill_worker.engine.transformer import openvino_session, session
-from embedmill_worker.engine.transformer.dense import DenseLayer
 from embedmill_worker.engine.transformer.forward import ForwardPass, TransformerEncoder
 from embedmill_worker.engine.transformer.openvino_session import OpenVinoSession
+from embedmill_worker.engine.transformer.pooling import DenseLayer
 from embedmill_worker.engine.transformer.session import OnnxSession, Session
 from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 from embedmill_worker.models.files import BackEnd, ModelFiles
