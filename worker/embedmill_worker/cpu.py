@@ -36,7 +36,7 @@ def instruction_set(cpuinfo: Path = CPUINFO) -> str:
 
 
 def is_x86_without_vnni(cpuinfo: Path = CPUINFO) -> bool:
-    """Say whether products of unsigned and signed bytes may overflow in their 16-bit sums."""
+    """Return whether products of unsigned and signed bytes may overflow in their 16-bit sums."""
     flags = _flags(cpuinfo)
     return "avx2" in flags and not any(name in flags for name in VNNI)
 

@@ -42,7 +42,7 @@ MEANINGS: Final = {
 
 
 def of(error: EmbedError) -> int:
-    """Give the code for an error."""
+    """Return the code for an error."""
     from embedmill.errors import (  # noqa: PLC0415  the probe wants the codes without the client
         BrokerUnavailableError,
         FingerprintError,

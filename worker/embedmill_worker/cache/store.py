@@ -76,7 +76,7 @@ class EmbeddingCache:
         self._is_checked = True
 
     def read(self, hashes: Sequence[bytes], dimension: int) -> list[CacheEntry | None]:
-        """Give the entries of these hashes, None for those that are not there or damaged."""
+        """Return the entries of these hashes, None for those that are not there or damaged."""
         keys = [self._keys.cache_entry(hash) for hash in hashes]
         values = self._run(_read(keys)) if keys else []
         if not isinstance(values, list) or len(values) != len(hashes):
@@ -190,7 +190,7 @@ def _embeddings(found: Sequence[CacheEntry | None], looked_ms: float) -> Embeddi
 
 
 def fault_of(found: dict[str, str], queue: dict[str, str]) -> str:
-    """Say why a server cannot be the cache, by what it and the queue's say of themselves; "": it can."""
+    """Return why a server cannot be the cache, by what it and the queue's say of themselves; "": it can."""
     if found.get("run_id") and found.get("run_id") == queue.get("run_id"):
         return "it is the queue's own server, which must forget nothing; start another one for the cache"
     if found.get("maxmemory", "0") == "0":

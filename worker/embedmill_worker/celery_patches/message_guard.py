@@ -104,7 +104,7 @@ def _has_no_arguments(record: logging.LogRecord) -> bool:
 
 
 def _name_command(self: Any, exception: Exception, number: int, command: Sequence[Any]) -> None:
-    """Say which command of a pipeline failed, as redis-py does, but without its arguments."""
+    """Name the command of a pipeline that failed, as redis-py does, but without its arguments."""
     name = command[0] if command else ""
     said = exception.args[0] if exception.args else ""
     exception.args = (f"Command # {number} ({name}) of pipeline caused error: {said}", *exception.args[1:])

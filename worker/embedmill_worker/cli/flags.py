@@ -82,7 +82,7 @@ def switch(parser: argparse.ArgumentParser, name: str, env: str, help: str) -> N
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Give a type that takes these values only, from the environment as well."""
+    """Return a type that takes these values only, from the environment as well."""
 
     def check(value: str) -> str:
         if value not in choices:
@@ -161,7 +161,7 @@ def worker_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def worker_environment(args: argparse.Namespace) -> dict[str, str]:
-    """Give the environment of a worker with these flags."""
+    """Return the environment of a worker with these flags."""
     environment = dict(os.environ)
     for name in ("exact", "rollover", "keep_dead_texts"):
         environment[f"EMBEDMILL_{name.upper()}"] = "1" if getattr(args, name, False) else ""

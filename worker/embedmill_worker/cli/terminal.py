@@ -44,7 +44,7 @@ def show_log() -> None:
 
 
 def is_rich(stream: IO[str]) -> bool:
-    """Say whether the stream is a terminal and rich is there to draw on it."""
+    """Return whether the stream is a terminal and rich is there to draw on it."""
     return stream.isatty() and importlib.util.find_spec("rich") is not None
 
 
@@ -141,7 +141,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def is_asked(self) -> bool:
-        """Say whether somebody wants the command to end."""
+        """Return whether somebody wants the command to end."""
         if self._is_asked:
             signal.setitimer(signal.ITIMER_REAL, 0)
         return self._is_asked

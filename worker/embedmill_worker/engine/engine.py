@@ -34,7 +34,7 @@ class Encoder(Protocol):
     """Turns what its tokenizer makes of texts into vectors."""
 
     def __call__(self, ids: Sequence[Any]) -> Floats:
-        """Give (n, dimension) for the ids of n texts, none of them empty; a row depends on its own ids alone.
+        """Return (n, dimension) for the ids of n texts, none of them empty; a row depends on its own ids alone.
 
         Raises:
             InferenceError: it failed.

@@ -45,7 +45,7 @@ class Engines:
         gc.freeze()
 
     def get(self, name: str) -> Engine:
-        """Give a model, loading it if this process has not got it.
+        """Return a model, loading it if this process has not got it.
 
         Raises:
             KeyError: the worker does not serve it.

@@ -42,7 +42,7 @@ class StorageError(OSError):
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Tell whether the system refused something for want of rights."""
+    """Return whether the system refused something for want of rights."""
     return isinstance(error, OSError) and error.errno in _NO_RIGHT
 
 
@@ -94,7 +94,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is anything.
+    """Return whether there is anything.
 
     Raises:
         OSError: this process may not look. pathlib answers no to that, from Python 3.14 on.
@@ -103,7 +103,7 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether there is a file.
+    """Return whether there is a file.
 
     Raises:
         OSError: this process may not look.
@@ -112,7 +112,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether there is a folder.
+    """Return whether there is a folder.
 
     Raises:
         OSError: this process may not look, or enter it.
@@ -128,7 +128,7 @@ def _mode(path: str) -> int:
 
 
 def sha256_of(*paths: Path) -> str:
-    """Returns the sha256 of one file, or one over those of several; about 0.1 s for 100 MB.
+    """Return the sha256 of one file, or one over those of several; about 0.1 s for 100 MB.
 
     A file is read once a process unless its size, times or inode change.
 
@@ -149,7 +149,7 @@ def _sha256_at(path: Path, _state: tuple[int, ...]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; a file that is not there reads as an empty one.
+    """Read a JSON object; a file that is not there reads as an empty one.
 
     Raises:
         ValueError: the file is not a JSON object, or too large for one.
@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> bytes:
-    """Reads a small file whole. A pipe or a device in its place, which might never end, is not read.
+    """Read a small file whole. A pipe or a device in its place, which might never end, is not read.
 
     Raises:
         ValueError: it is no ordinary file, or too large.
@@ -187,7 +187,7 @@ def read_note(path: Path) -> bytes:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Tells whether a path leads into a folder, links followed."""
+    """Return whether a path leads into a folder, links followed."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
@@ -205,7 +205,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a whole file in the same way.
+    """Write a whole file in the same way.
 
     Raises:
         StorageError: it cannot be written.

@@ -11,7 +11,7 @@ from embedmill_worker.models.fingerprint import Model
 
 
 def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
-    """Gives the model as it is asked for; builds its int8 graph if there is none yet.
+    """Return the model as it is asked for; build its int8 graph if there is none yet.
 
     Args:
         files: the model as it was found; a table of vectors has no arithmetic worth a choice and stays as it is.

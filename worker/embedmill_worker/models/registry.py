@@ -75,7 +75,7 @@ def resolve(
     newest: bool = False,
     progress: Progress | None = None,
 ) -> Model:
-    """Finds a model, fetches or exports it if need be, and verifies its files.
+    """Find a model, fetch or export it if need be, and verify its files.
 
     Args:
         spec: what its users call it and where it is, see `ModelSpec.parse`.
@@ -119,7 +119,7 @@ def resolve(
 
 
 def tokenizer_of(spec: ModelSpec, *, data_dir: Path) -> Path:
-    """Returns a model's `tokenizer.json`; of a repository it alone is fetched, without the weights.
+    """Return a model's `tokenizer.json`; of a repository it alone is fetched, without the weights.
 
     Raises:
         ModelLoadError: the model is not known or has none, or it cannot be fetched.

@@ -96,7 +96,7 @@ def build(settings: WorkerSettings) -> Celery:
 
 
 def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
-    """Give Celery's settings."""
+    """Return Celery's settings."""
     ns = settings.namespace
     lanes = [keys.queue(model, lane) for lane in LANES for model in settings.model_names]
     # A doorbell that is lost is rung again from the record: keeping deliveries of it in Redis would only cost round
@@ -238,5 +238,5 @@ def quieten(**_: Any) -> None:
 
 
 def client_settings(settings: WorkerSettings) -> ClientSettings:
-    """Give the part of the settings that a link needs."""
+    """Return the part of the settings that a link needs."""
     return ClientSettings(redis_url=settings.redis_url, url_name=settings.url_name, namespace=settings.namespace)

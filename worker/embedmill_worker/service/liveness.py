@@ -64,7 +64,7 @@ class StallWatch:
         self._first_seen_s: dict[str, float] = {}
 
     def judge(self, beat: Beat) -> str:
-        """Take a beat; gives why the worker is stalled, or ""."""
+        """Take a beat; return why the worker is stalled, or ""."""
         self._first_seen_s = {task: self._first_seen_s.get(task, beat.at_s) for task in beat.active}
         for task, limit_s in beat.active.items():
             over_s = beat.at_s - self._first_seen_s[task] - limit_s

@@ -145,7 +145,7 @@ def _drop(args: argparse.Namespace) -> int:
 
 
 def facts(letter: DeadLetter, *, with_text: bool = False) -> dict[str, Any]:
-    """Give what a letter says, for JSON; the text only if it is asked for."""
+    """Return what a letter says, for JSON; the text only if it is asked for."""
     from dataclasses import asdict
 
     known = asdict(letter)

@@ -188,7 +188,7 @@ def _facts(spec: ModelSpec, precision: str, data_dir: Path, *, newest: bool = Fa
 
 
 def describe(files: Model, engine: Engine) -> dict[str, Any]:
-    """Give what ``models show`` shows."""
+    """Return what ``models show`` shows."""
     from embedmill_worker.engine.transformer.loading import precision_note
 
     price = engine.price

@@ -119,7 +119,7 @@ class EmbeddedValkey:
         self.stop()
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Starts the server and waits until it answers; nothing happens if it runs already.
+        """Start the server and wait until it answers; nothing happens if it runs already.
 
         Raises:
             SettingsError: the folder cannot be written, another server uses it, or this one did not start; its last
@@ -138,7 +138,7 @@ class EmbeddedValkey:
         _log.info("embedded server is ready", extra={"action": "valkey_started", "pid": self.pid})
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stops the server, by force after `timeout_s`, and removes whatever was temporary."""
+        """Stop the server, by force after `timeout_s`, and remove whatever was temporary."""
         self._end(timeout_s)
         self._process = self._folder = self._socket = None
         while self._temporary:

@@ -23,7 +23,7 @@ TIMED_ONE_IN: Final = 4
 
 
 def price_texts() -> list[str]:
-    """Give real text: sentences in several languages and passages of a reference manual."""
+    """Return real text: sentences in several languages and passages of a reference manual."""
     from pydoc_data import topics  # noqa: PLC0415 (half a megabyte, and only for a precision not measured yet)
 
     found = [passage.text for passage in passages(topics.topics)]

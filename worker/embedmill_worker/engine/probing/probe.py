@@ -44,7 +44,7 @@ LENGTHS: Final = (0, 1, 2, 3, 5, 8, 11, 12, 13, 17, 20, 26, 31, 40, 55, 70, 90, 
 
 
 def probe_texts() -> list[str]:
-    """Give texts of ``LENGTHS`` words, each beginning elsewhere."""
+    """Return texts of ``LENGTHS`` words, each beginning elsewhere."""
     words = " ".join(SENTENCES).split()
     return [" ".join(words[(i + j) % len(words)] for j in range(length)) for i, length in enumerate(LENGTHS)]
 
@@ -109,13 +109,13 @@ def judge(alone: Floats, batched: Sequence[Floats]) -> tuple[BatchClass, float]:
 
 
 def cosines(a: Floats, b: Floats) -> Floats:
-    """Give the cosine of each row of ``a`` with the same row of ``b``, (n,)."""
+    """Return the cosine of each row of ``a`` with the same row of ``b``, (n,)."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.asarray((a * b).sum(axis=1) / np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
 
 
 def chars_per_token(texts: Sequence[str], tokenizer: TextTokenizer) -> float:
-    """Give characters a token over all texts, special tokens not counted."""
+    """Return characters a token over all texts, special tokens not counted."""
     token_count = sum(e.token_count - tokenizer.special_count for e in tokenizer.encode(texts))
     return sum(map(len, texts)) / max(1, token_count)
 

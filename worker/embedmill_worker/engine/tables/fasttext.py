@@ -88,7 +88,7 @@ class WordVectors:
         self.is_word = np.empty(capacity, dtype=np.bool_)
 
     def places(self, words: Sequence[bytes]) -> Ints:
-        """Give the place of each word, (n,), until the next call; at most ``MAX_TOKENS`` and the end of the line."""
+        """Return the place of each word, (n,), until the next call; at most ``MAX_TOKENS`` and the end of the line."""
         unknown = [word for word in dict.fromkeys(words) if word not in self._places]
         if unknown:
             if len(self._places) + len(unknown) > len(self.vectors) or self._word_bytes > _KEPT_WORD_BYTES:
@@ -128,7 +128,7 @@ class WordVectors:
         self._word_bytes += sum(map(len, words))
 
     def _row_sums(self, words: list[bytes], ids: Ints) -> tuple[Floats, Ints]:
-        """Give the sum of each word's rows, its own and those of its subwords, and how many they are."""
+        """Return the sum of each word's rows, its own and those of its subwords, and how many they are."""
         header = self._model.header
         # Labels of unsupervised models have ids beyond the words, where the rows of n-grams are; so has fastText.
         counts = ((ids >= 0) & (ids < self._model.rows)).astype(np.int64)
@@ -174,7 +174,7 @@ class FastTextEncoder:
         return self._model.header.dimension
 
     def __call__(self, ids: Sequence[Sequence[bytes]]) -> Floats:
-        """Give (n, dimension) for the words of n texts; zeros for a text without any that the model has rows for."""
+        """Return (n, dimension) for the words of n texts; zeros for a text without any that the model has rows for."""
         return np.concatenate([self._run(run) for run in _runs(ids)])
 
     def _run(self, texts: Sequence[Sequence[bytes]]) -> Floats:
@@ -189,7 +189,7 @@ class FastTextEncoder:
         return sums
 
     def _word_ngrams(self, places: Ints, counts: Ints) -> Iterator[tuple[Ints, Ints]]:
-        """Give the rows of the n-grams of each length, text after text, and how many each text has."""
+        """Return the rows of the n-grams of each length, text after text, and how many each text has."""
         header = self._model.header
         if not header.is_supervised or header.word_ngrams < 2:
             return

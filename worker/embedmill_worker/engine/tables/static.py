@@ -38,7 +38,7 @@ class StaticEncoder:
         return int(self._table.shape[1])
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
-        """Give (n, dimension) for the token ids of n texts; zeros for a text of unknown tokens only.
+        """Return (n, dimension) for the token ids of n texts; zeros for a text of unknown tokens only.
 
         Raises:
             InferenceError: the tokenizer knows more tokens than the table.

@@ -54,7 +54,7 @@ def plan(
 
 
 def width(longest: int, count: int, token_step: int) -> int:
-    """Give the tokens of each of ``count`` rows so that all are a multiple of ``token_step``, at least ``longest``."""
+    """Return the tokens of each of ``count`` rows, at least ``longest``, that make all a multiple of ``token_step``."""
     if token_step == 1:
         return longest
     step = token_step // math.gcd(token_step, count)

@@ -69,7 +69,7 @@ class TransformerEncoder:
     max_batch_tokens: int
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
-        """Give (n, dimension) for the token ids of n texts."""
+        """Return (n, dimension) for the token ids of n texts."""
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         token_counts = [max(len(row), self.forward.files.fixed_tokens) for row in ids]
         token_step = self.forward.session.token_step

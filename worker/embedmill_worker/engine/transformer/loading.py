@@ -76,7 +76,7 @@ def load_transformer(
 
 
 def budget(batch_class: BatchClass, max_batch_tokens: int, *, exact: bool) -> int:
-    """Give the padded tokens a run: 1, which is one text at a time, for models whose vectors depend on their batch."""
+    """Return the padded tokens a run: 1, so one text at a time, for models whose vectors depend on their batch."""
     runs_alone = batch_class is BatchClass.VARIANT or (exact and batch_class is BatchClass.CLOSE)
     return 1 if runs_alone else max_batch_tokens
 
@@ -185,7 +185,7 @@ def open_session(files: ModelFiles) -> Session:
 
 
 def runtime(back_end: BackEnd, model: str) -> str:
-    """Give what rounds: the back end's version and the CPU's instruction set.
+    """Return what rounds: the back end's version and the CPU's instruction set.
 
     Raises:
         ModelLoadError: the back end is not installed.

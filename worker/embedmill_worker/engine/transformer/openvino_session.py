@@ -68,7 +68,7 @@ class OpenVinoSession:
 
 
 def runtime(model: str) -> str:
-    """Give what rounds: version of OpenVINO and instruction set of the CPU.
+    """Return what rounds: version of OpenVINO and instruction set of the CPU.
 
     Raises:
         ModelLoadError: OpenVINO is not installed.

@@ -97,7 +97,7 @@ class DenseLayer:
         )
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Give (n, outputs) for (n, inputs).
+        """Return (n, outputs) for (n, inputs).
 
         Raises:
             InferenceError: the vectors are of another length than the layer takes.

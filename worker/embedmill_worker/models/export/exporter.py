@@ -28,7 +28,7 @@ _Linear = tuple[Floats, Floats]
 
 
 def export(weights: Sequence[Path], config: BertConfig, graph: IO[bytes], data: IO[bytes]) -> None:
-    """Writes an encoder as an ONNX file and its weights beside it; the same input gives the same bytes.
+    """Write an encoder as an ONNX file and its weights beside it; the same input gives the same bytes.
 
     The data file is found by its name, `DATA_NAME`, in the graph's folder.
 
@@ -68,7 +68,7 @@ class _GraphWriter:
         self._texts_shape = ""
 
     def embeddings(self) -> str:
-        """Adds the embedding layer; returns its output, (rows, hidden)."""
+        """Add the embedding layer; return its output, (rows, hidden)."""
         config, name, node = self._config, "embeddings.", self._writer.node
         words = self._read(f"{name}word_embeddings.weight", config.vocabulary, config.hidden)
         positions = self._read(f"{name}position_embeddings.weight", config.position_rows, config.hidden)
@@ -103,7 +103,7 @@ class _GraphWriter:
         return self._rows("embedded")
 
     def layer(self, index: int, hidden: str) -> str:
-        """Adds one encoder layer on top of a value; both are (rows, hidden)."""
+        """Add one encoder layer on top of a value; both are (rows, hidden)."""
         config, names, name, node = self._config, self._config.names, f"layer{index}.", self._writer.node
         source = names.layer.format(index)
         attended = self._attention(source, name, hidden)
@@ -117,7 +117,7 @@ class _GraphWriter:
         return self._projected(dense, f"{source}{names.output_norm}", f"{name}output", inner, hidden)
 
     def model(self, hidden: str) -> onnx.ModelProto:
-        """Gives everything but the large weights; puts out a value, (rows, hidden), by text."""
+        """Return everything but the large weights; puts out a value, (rows, hidden), by text."""
         self._writer.node("Reshape", [hidden, self._texts_shape], output=OUTPUT)
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._config.has_token_types else [])]
         graph = helper.make_graph(
@@ -135,7 +135,7 @@ class _GraphWriter:
         )
 
     def _relative_bias(self) -> str:
-        """Adds the bias of attention scores, cut to the tokens of a run."""
+        """Add the bias of attention scores, cut to the tokens of a run."""
         config, node, constant = self._config, self._writer.node, self._writer.constant
         table = self._read("encoder.relative_attention_bias.weight", config.relative_buckets, config.heads)
         bias = self._weight("relative_bias", attention_bias(table, config.max_tokens))
@@ -145,7 +145,7 @@ class _GraphWriter:
         return node("Slice", [bias, constant([0, 0], np.int64), ends, constant([2, 3], np.int64)])
 
     def _attention(self, source: str, name: str, hidden: str) -> str:
-        """Adds attention among the tokens of each text, from and to (rows, hidden)."""
+        """Add attention among the tokens of each text, from and to (rows, hidden)."""
         config, names = self._config, self._config.names
         parts = [
             self._linear(f"{source}{part}", config.hidden, config.hidden)

@@ -38,13 +38,13 @@ class OnnxWriter:
         self._count = 0
 
     def node(self, kind: str, inputs: Sequence[str], *, output: str = "", domain: str = "", **attributes: Any) -> str:
-        """Adds a node of one output; returns the output's name."""
+        """Add a node of one output; return the output's name."""
         name = output or self._fresh(kind)
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike, name: str = "") -> str:
-        """Adds a weight, a small one only once; returns its name."""
+        """Add a weight, a small one only once; return its name."""
         # (not ascontiguousarray, which makes a vector of a scalar)
         array = np.asarray(value, dtype=np.dtype(dtype).newbyteorder("<"), order="C")
         is_small = array.nbytes < _DATA_FROM_BYTES

@@ -23,7 +23,7 @@ Hashes = NDArray[np.uint32]
 
 
 def hashes(data: NDArray[np.int8], starts: Ints, lengths: Ints) -> Hashes:
-    """Hashes the strings that begin at `starts`, (n,), in `data`; all of them byte by byte, the longest first."""
+    """Hash the strings that begin at `starts`, (n,), in `data`; all of them byte by byte, the longest first."""
     order = np.argsort(-lengths, kind="stable")
     begins, left = starts[order], np.sort(lengths)
     sums = np.full(len(order), BASIS)
@@ -39,7 +39,7 @@ def hashes(data: NDArray[np.int8], starts: Ints, lengths: Ints) -> Hashes:
 
 
 def step(sums: Hashes, data: NDArray[np.int8]) -> Hashes:
-    """Takes one more byte into each hash; both are (n,)."""
+    """Take one more byte into each hash; both are (n,)."""
     return (sums ^ data.astype(np.int32).view(np.uint32)) * PRIME
 
 

@@ -54,7 +54,7 @@ class Modules:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Reads a folder; without `modules.json` vectors are mean-pooled and normalised.
+        """Read a folder; without `modules.json` vectors are mean-pooled and normalised.
 
         Raises:
             ValueError: a file is damaged, or asks for what cannot be done; names it.

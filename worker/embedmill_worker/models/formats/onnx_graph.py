@@ -60,7 +60,7 @@ class GraphFacts:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Parses an ONNX file; takes about a second for 500 MB.
+        """Parse an ONNX file; takes about a second for 500 MB.
 
         Raises:
             ValueError: the file is damaged or is no ONNX model.

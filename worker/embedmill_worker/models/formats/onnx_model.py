@@ -18,7 +18,7 @@ def files_of_graph(
     fixed_tokens: int = 0,
     pad_id: int = 0,
 ) -> ModelFiles:
-    """Describes an ONNX file as it is.
+    """Describe an ONNX file as it is.
 
     Args:
         name: what users call it.

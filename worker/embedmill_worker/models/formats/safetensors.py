@@ -60,7 +60,7 @@ class SafetensorsFile:
         return name in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape.
+        """Return a tensor's shape.
 
         Raises:
             ValueError: there is no such tensor.
@@ -68,7 +68,7 @@ class SafetensorsFile:
         return self._entry(name)[1]
 
     def precision(self, name: str) -> str:
-        """Returns what a tensor is stored as, as in "fp16".
+        """Return what a tensor is stored as, as in "fp16".
 
         Raises:
             ValueError: there is no such tensor.
@@ -77,7 +77,7 @@ class SafetensorsFile:
         return f"fp{dtype[1:]}" if dtype[0] == "F" else dtype.lower()
 
     def read(self, name: str, shape: tuple[int, ...]) -> Floats:
-        """Returns a tensor as float32; not copied if it is stored so.
+        """Return a tensor as float32; not copied if it is stored so.
 
         Raises:
             ValueError: there is no such tensor, or it has another shape.
@@ -88,7 +88,7 @@ class SafetensorsFile:
         return self.mapped(name).astype(np.float32, copy=False)
 
     def mapped(self, name: str) -> NDArray[Any]:
-        """Returns a tensor as it is stored, mapped from the file; only bf16 is copied, to float32.
+        """Return a tensor as it is stored, mapped from the file; only bf16 is copied, to float32.
 
         Raises:
             ValueError: there is no such tensor.

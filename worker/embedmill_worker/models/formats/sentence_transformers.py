@@ -97,13 +97,13 @@ def _max_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def token_limit(value: Any) -> int:
-    """Reads a limit in tokens from a config's value; 0 if that is none."""
+    """Read a limit in tokens from a config's value; 0 if that is none."""
     is_limit = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _NO_LIMIT_TOKENS
     return int(value) if is_limit else 0
 
 
 def task_ids(tasks: Any) -> dict[str, int]:
-    """Gives the task by input type, from the tasks of a model in order; without an input type texts are passages."""
+    """Return the task by input type, from the tasks of a model in order; without an input type texts are passages."""
     names = list(tasks)
     if not {"retrieval.query", "retrieval.passage"} <= set(names):
         return {}

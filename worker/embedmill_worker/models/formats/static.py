@@ -57,7 +57,7 @@ class StaticTable:
 def static_table(
     name: str, folder: Path, *, table: str = "model.safetensors", normalize: bool | None = None
 ) -> StaticTable:
-    """Describes a folder with a static model; `normalize` is what `config.json` says if it is not given.
+    """Describe a folder with a static model; `normalize` is what `config.json` says if it is not given.
 
     Raises:
         ValueError: a file is damaged.

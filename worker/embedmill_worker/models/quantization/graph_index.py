@@ -95,7 +95,7 @@ class GraphIndex:
 
 
 def array_of(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
-    """Gives a weight; one beside the graph is mapped, not read, so that a large one takes no memory of its own.
+    """Return a weight; one beside the graph is mapped, not read, so that a large one takes no memory of its own.
 
     Args:
         tensor: an initializer.
@@ -118,7 +118,7 @@ def array_of(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
 
 
 def random_samples(vocabulary: int, *, max_tokens: int) -> list[list[int]]:
-    """Gives texts of random tokens, the same every time: they find a model's outliers as well as prose does.
+    """Return texts of random tokens, the same every time: they find a model's outliers as well as prose does.
 
     Args:
         vocabulary: number of token ids.
@@ -133,7 +133,7 @@ def random_samples(vocabulary: int, *, max_tokens: int) -> list[list[int]]:
 
 
 def samples_of(graph: onnx.GraphProto) -> list[list[int]]:
-    """Gives random samples that fit a graph's table of words, and of positions if the graph is fused.
+    """Return random samples that fit a graph's table of words, and of positions if the graph is fused.
 
     Raises:
         ValueError: it has no such table.
@@ -153,7 +153,7 @@ def samples_of(graph: onnx.GraphProto) -> list[list[int]]:
 def largest_values(
     model: onnx.ModelProto, folder: Path, names: Iterable[str], samples: Sequence[Sequence[int]]
 ) -> dict[str, Floats]:
-    """Runs samples, one by one, and gives the largest absolute value of each channel (last axis) of inner values.
+    """Run samples, one by one; return the largest absolute value of each channel (last axis) of inner values.
 
     Takes about 2 s for MiniLM and 40 samples, and three times what the graph itself holds in memory: weights beside it
     are mapped.

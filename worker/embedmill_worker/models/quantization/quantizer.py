@@ -23,7 +23,7 @@ _OUTLIERS_ONE_IN = 24
 
 
 def quantize(source: Path, graph: IO[bytes], data: IO[bytes], *, samples: Sequence[Sequence[int]] = ()) -> None:
-    """Writes the graph with its dense layers in 8 bits, and its weights beside it.
+    """Write the graph with its dense layers in 8 bits, and its weights beside it.
 
     The same input gives the same bytes on one kind of CPU. The data file is found by its name, `DATA_NAME`, in the
     graph's folder. Graphs that `export` made gain most; of others, every product with constant weights is quantised.
@@ -75,12 +75,12 @@ class _Rewriter:
         self._texts: dict[str, NodeProto] = {}  # attention inputs' Reshape of rows
 
     def dense_inputs(self) -> set[str]:
-        """Gives the values that are multiplied with constant weights."""
+        """Return the values that are multiplied with constant weights."""
         kinds = (self._index.is_dense, self._index.is_attention, self._index.is_feed_forward)
         return {node.input[0] for node in self._model.graph.node if any(is_kind(node) for is_kind in kinds)}
 
     def rewrite(self, largest: dict[str, Floats]) -> onnx.ModelProto:
-        """Gives the new model, its large weights already written."""
+        """Return the new model, its large weights already written."""
         self._largest = largest
         for node in self._model.graph.node:
             if node.output[0] in self._done:
@@ -189,7 +189,7 @@ class _Rewriter:
         self._done |= {node.output[0], gelu.output[0], last.output[0]}
 
     def _shape(self, value: str, width: int) -> str:
-        """Adds the shape of a value, its last axis replaced."""
+        """Add the shape of a value, its last axis replaced."""
         writer = self._writer
         first, end = writer.constant([0], np.int64), writer.constant([-1], np.int64)
         lead = writer.node("Slice", [writer.node("Shape", [value]), first, end])

@@ -60,7 +60,7 @@ class RegisteredModel:
 
 
 def registered_models() -> list[RegisteredModel]:
-    """Lists fastembed's dense text models, those that cannot be served included."""
+    """List fastembed's dense text models, those that cannot be served included."""
     return [
         RegisteredModel(
             name=description.model,
@@ -82,7 +82,7 @@ def find_registered(name: str) -> RegisteredModel | None:
 def files_of_registered(
     name: str, model: RegisteredModel, repository: Repository, *, data_dir: Path
 ) -> ModelFiles | StaticTable:
-    """Fetches a model of fastembed's registry.
+    """Fetch a model of fastembed's registry.
 
     Args:
         name: what users call it.

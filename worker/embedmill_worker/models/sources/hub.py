@@ -128,7 +128,7 @@ class Repository:
                 self._client.remember(self.commit, self._revision)
 
     def is_absent(self, name: str) -> bool:
-        """Tell whether the repository is known to have no such file."""
+        """Return whether the repository is known to have no such file."""
         return name not in self.names and (self.commit.is_whole or self._client.is_absent(self.commit, name))
 
     def _unfit(self, names: Iterable[str]) -> list[str]:
@@ -207,7 +207,7 @@ class Repository:
 
 
 def _is_misnamed(path: Path, digest: str) -> bool:
-    """Tell whether the cache's name for a content, its sha256, is not that content's."""
+    """Return whether the cache's name for a content, its sha256, is not that content's."""
     stated = path.resolve().name
     return bool(_SHA256.fullmatch(stated)) and stated != digest
 

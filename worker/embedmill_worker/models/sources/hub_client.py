@@ -47,7 +47,7 @@ def be_quiet() -> None:
 
 
 def is_offline() -> bool:
-    """Tell whether the user has switched the hub off."""
+    """Return whether the user has switched the hub off."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -89,7 +89,7 @@ def cached_commit(repository: str, revision: str) -> Commit | None:
 
 
 def is_absent(commit: Commit, name: str) -> bool:
-    """Tell whether the cache knows that a commit has no such file."""
+    """Return whether the cache knows that a commit has no such file."""
     return try_to_load_from_cache(commit.repository, name, revision=commit.commit) is _CACHED_NO_EXIST
 
 

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def files_of_repository(name: str, repository: Repository, *, data_dir: Path, precision: str = "") -> Model:
-    """Fetches what a model needs and reads it as a folder.
+    """Fetch what a model needs and read it as a folder.
 
     Args:
         name: what users call it.
@@ -68,7 +68,7 @@ def files_of_repository(name: str, repository: Repository, *, data_dir: Path, pr
 
 
 def tokenizer_of_repository(name: str, repository: Repository) -> Path:
-    """Fetches the tokenizer alone, without the weights.
+    """Fetch the tokenizer alone, without the weights.
 
     Raises:
         ModelLoadError: it cannot be fetched, or there is none.
