@@ -19,8 +19,8 @@ from hypothesis import is_hypothesis_test
 from hypothesis import settings as hypothesis_settings
 
 from embedmill.errors import SettingsError
-from embedmill_worker.cli.local.server import EmbeddedValkey
-from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker.cli.local.server import BINARY_VARIABLE, find_binary
+from support.breakable import BreakableValkey
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -76,21 +76,21 @@ def valkey_binary() -> Path:
 
 
 @pytest.fixture(scope="session")
-def valkey(valkey_binary: Path) -> Iterator[EmbeddedValkey]:
+def valkey(valkey_binary: Path) -> Iterator[BreakableValkey]:
     """One throw-away server for the whole run; a test that stops or freezes a server starts its own."""
-    with EmbeddedValkey(persistent=False) as server:
+    with BreakableValkey(persistent=False) as server:
         yield server
 
 
 @pytest.fixture
-def own_valkey(valkey_binary: Path, tmp_path: Path) -> Iterator[EmbeddedValkey]:
+def own_valkey(valkey_binary: Path, tmp_path: Path) -> Iterator[BreakableValkey]:
     """A persistent server for one test alone, to be killed, frozen and restarted."""
-    with EmbeddedValkey(tmp_path / "valkey", persistent=True) as server:
+    with BreakableValkey(tmp_path / "valkey", persistent=True) as server:
         yield server
 
 
 @pytest.fixture
-def redis_url(valkey: EmbeddedValkey) -> str:
+def redis_url(valkey: BreakableValkey) -> str:
     """URL of the shared server."""
     return valkey.url
 

@@ -8,15 +8,15 @@ import pytest
 import redis
 
 from embedmill import EmbeddingClient
-from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.cli.measure import corpus
+from support.breakable import BreakableValkey
 
 from .conftest import close, new_mill
 
 
-def start_cache() -> EmbeddedValkey:
+def start_cache() -> BreakableValkey:
     """A server as a cache wants it."""
-    server = EmbeddedValkey(persistent=False)
+    server = BreakableValkey(persistent=False)
     server.start()
     with redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lfu")

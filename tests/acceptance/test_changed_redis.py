@@ -18,8 +18,7 @@ from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
 from embedmill_worker.cli.local.die_with_parent import tethered
-from embedmill_worker.cli.local.server import EmbeddedValkey
-from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker.cli.local.server import BINARY_VARIABLE, EmbeddedValkey, find_binary
 from embedmill_worker.cli.measure import corpus
 from support.clock import Clock
 from waiting import PATIENCE_S, wait_until

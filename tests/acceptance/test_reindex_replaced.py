@@ -173,9 +173,9 @@ def test_the_environment_may_ask_for_all(reindexer, tmp_path):
     docs = write_docs(tmp_path / "docs", "a.md", "b.txt")
     reindexer("docs", "--to", "v").run()
     (docs / "b.txt").unlink()
-    on = {"EMBEDMILL_DELETE_MISSING": "1"}
+    on = {"EMBEDMILL_REINDEX_DELETE_MISSING": "1"}
     assert "kind .txt" in reindexer("docs", "--to", "v", **on).start().wait(exit_codes.USAGE)[1]
-    assert reindexer("docs", "--to", "v", EMBEDMILL_DELETE_MISSING="all").run()["deleted"] == 1
+    assert reindexer("docs", "--to", "v", EMBEDMILL_REINDEX_DELETE_MISSING="all").run()["deleted"] == 1
     assert reindexer("docs", "--to", "v", **on).run()["deleted"] == 0
 
 

@@ -8,8 +8,7 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker.cache import cache_entry
 from embedmill_worker.cache.cache_entry import CacheEntry
-from embedmill_worker.cache.cached_engine import CachedEngine
-from embedmill_worker.cache.store import EmbeddingCache, read_info
+from embedmill_worker.cache.store import CachedEngine, EmbeddingCache, read_info
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
@@ -33,7 +32,7 @@ def test_a_vector_that_is_not_finite_is_rejected_each_time_and_never_kept(cached
     engine, raw = cached
     for _ in range(2):
         embedded = engine.embed(TEXTS)
-        assert [(i, reason) for i, reason, _ in embedded.rejected] == [(1, Reason.NOT_FINITE)]
+        assert [(r.index, r.reason) for r in embedded.rejected] == [(1, Reason.NOT_FINITE)]
         assert np.isfinite(embedded.vectors[[0, 2]]).all()
         assert len(raw.keys()) == 2
 

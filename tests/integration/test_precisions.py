@@ -92,7 +92,7 @@ def test_a_precision_is_part_of_the_card_and_of_the_fingerprint(engines, precisi
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_its_price_is_measured_against_fp32(engines, precision):
     assert engines("fp32").price is None
-    price = engines(precision).price
+    price = engines(precision, measures_price=True).price
     assert price.texts > 60
     assert price.speed > 0
     assert MIN_COSINE[precision] <= price.min_cosine <= price.mean_cosine <= 1.0001

@@ -33,7 +33,7 @@ for path, mode, spec, data, precision in json.loads(sys.argv[1]):
     os.chmod(path, mode)
     try:
         files = in_precision(resolve(spec, data_dir=Path(data)), precision, data_dir=Path(data))
-        load(files, cache_dir=Path(data, "probes"))
+        load(files, cache_dir=Path(data, "probes"), measures_price=True)
     except Exception as error:
         said.append(f"{type(error).__name__}: {error}")
     else:

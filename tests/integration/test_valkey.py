@@ -17,10 +17,10 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from embedmill.errors import SettingsError
-from embedmill_worker.cli.local import folder_lock
-from embedmill_worker.cli.local.server import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
-from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE, find_binary
+from embedmill_worker.cli.local import server as local_server
+from embedmill_worker.cli.local.server import BINARY_VARIABLE, MAX_SOCKET_PATH_BYTES, EmbeddedValkey, find_binary
 from servers import save
+from support.breakable import BreakableValkey
 from waiting import first_line, join
 
 pytestmark = pytest.mark.usefixtures("valkey_binary")
@@ -71,7 +71,7 @@ def test_only_the_user_may_open_the_socket(tmp_path: Path) -> None:
         assert server.folder.stat().st_mode & 0o077 == 0
 
 
-def test_what_was_written_survives_a_sigkill(own_valkey: EmbeddedValkey) -> None:
+def test_what_was_written_survives_a_sigkill(own_valkey: BreakableValkey) -> None:
     with Redis.from_url(own_valkey.url) as redis:
         redis.rpush("list", *range(100))
     first = own_valkey.pid
@@ -104,7 +104,7 @@ def test_a_throw_away_server_leaves_no_process_and_no_file(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frozen_server_times_out_and_goes_on_where_it_was(own_valkey: EmbeddedValkey) -> None:
+def test_a_frozen_server_times_out_and_goes_on_where_it_was(own_valkey: BreakableValkey) -> None:
     with Redis.from_url(own_valkey.url, socket_timeout=0.2, retry=None) as redis:
         redis.set("k", "v")
         own_valkey.pause()
@@ -114,7 +114,7 @@ def test_a_frozen_server_times_out_and_goes_on_where_it_was(own_valkey: Embedded
         assert redis.get("k") == b"v"
 
 
-def test_no_command_is_kept_with_its_arguments_however_slow_or_large(own_valkey: EmbeddedValkey) -> None:
+def test_no_command_is_kept_with_its_arguments_however_slow_or_large(own_valkey: BreakableValkey) -> None:
     with Redis.from_url(own_valkey.url) as redis:
         redis.eval("for i = 1, 3000000 do end return redis.call('SET', 'k', ARGV[1])", 0, "zebra" * 400_000)
         assert redis.slowlog_get(-1) == []
@@ -127,7 +127,7 @@ def test_no_command_is_kept_with_its_arguments_however_slow_or_large(own_valkey:
 
 
 def test_a_frozen_server_can_be_stopped(tmp_path: Path) -> None:
-    with EmbeddedValkey(tmp_path, persistent=True) as server:
+    with BreakableValkey(tmp_path, persistent=True) as server:
         pid = server.pid
         server.pause()
     assert gone(pid)
@@ -145,7 +145,7 @@ def test_a_killed_parent_leaves_no_server_and_the_folder_free(tmp_path: Path) ->
         assert server.alive
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_the_server(own_valkey: EmbeddedValkey) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(own_valkey: BreakableValkey) -> None:
     assert os.getsid(own_valkey.pid) == own_valkey.pid
 
 
@@ -163,9 +163,9 @@ def test_a_server_started_in_a_thread_outlives_the_thread(tmp_path: Path) -> Non
 
 
 def test_a_second_server_over_the_folder_is_refused_naming_the_first(
-    own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+    own_valkey: BreakableValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_lock, "LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr(local_server, "LOCK_WAIT_S", 0.0)
     second = EmbeddedValkey(own_valkey.folder, persistent=True)
     with pytest.raises(SettingsError, match=rf"in use by process {os.getpid()} .*process {own_valkey.pid}\)"):
         second.start()
@@ -173,7 +173,7 @@ def test_a_second_server_over_the_folder_is_refused_naming_the_first(
         assert redis.ping()
 
 
-def test_the_lock_ends_with_the_server_however_it_ends(own_valkey: EmbeddedValkey) -> None:
+def test_the_lock_ends_with_the_server_however_it_ends(own_valkey: BreakableValkey) -> None:
     os.kill(own_valkey.pid, signal.SIGKILL)
     with EmbeddedValkey(own_valkey.folder, persistent=True) as second:
         assert second.alive

@@ -43,14 +43,14 @@ class Structure:
         """Raise ``graphlib.CycleError`` if modules import each other in a circle."""
         TopologicalSorter(self.imports).prepare()
 
-    def longest_chain(self) -> list[str]:
-        """Return the longest chain of modules of which each loads the next."""
+    def longest_chain(self, start: str = "") -> list[str]:
+        """Return the longest chain of modules of which each loads the next; from one module on, if it is named."""
 
         @cache
         def chain(name: str) -> tuple[str, ...]:
             return (name, *max((chain(each) for each in self.loads[name]), key=len, default=()))
 
-        return list(max((chain(name) for name in sorted(self.modules)), key=len))
+        return list(max((chain(name) for name in ([start] if start else sorted(self.modules))), key=len))
 
     def fullest_folder(self) -> tuple[str, int]:
         """Return the folder with the most modules, and their number."""

@@ -93,11 +93,23 @@ def test_the_version_is_that_of_the_distribution(capsys):
     ],
 )
 def test_what_is_missing_is_deleted_when_asked_and_all_of_it_when_asked_for_all(monkeypatch, words, variable, wanted):
-    monkeypatch.setenv("EMBEDMILL_DELETE_MISSING", variable)
+    monkeypatch.setenv("EMBEDMILL_REINDEX_DELETE_MISSING", variable)
     args = dispatch.parser().parse_args(["reindex", *words])
     assert (args.sources, args.delete_missing) == (["docs"], wanted)
     with pytest.raises(SystemExit):
         dispatch.parser().parse_args(["reindex", "--delete-missing=most", "docs"])
+
+
+def test_only_a_variable_with_the_commands_name_can_ask_for_what_deletes(monkeypatch):
+    deleting = {("dead", "drop"): ["all"], ("reindex", "docs"): ["delete_missing", "rebuild"]}
+    for (command, word), names in deleting.items():
+        for name in names:
+            for stray in (name, f"{word}_{name}"):
+                monkeypatch.setenv(f"EMBEDMILL_{stray.upper()}", "1")
+            assert not getattr(dispatch.parser().parse_args([command, word]), name)
+            full = f"dead_drop_{name}" if command == "dead" else f"reindex_{name}"
+            monkeypatch.setenv(f"EMBEDMILL_{full.upper()}", "1")
+            assert getattr(dispatch.parser().parse_args([command, word]), name)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from embedmill_worker.service.concurrency import quota_cpus, usable_cpus
+from embedmill_worker.cpu import quota_cpus, usable_cpus
 
 
 def write(folder, files):

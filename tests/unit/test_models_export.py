@@ -12,7 +12,7 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker.models import Pooling, fingerprint
 from embedmill_worker.models.export import exporter as exporter
 from embedmill_worker.models.export.bert import BertConfig
-from embedmill_worker.models.export.built import DATA_NAME
+from embedmill_worker.models.formats.onnx_graph import DATA_NAME
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
 from embedmill_worker.models.sources.folder import files_of_folder
 from embedmill_worker.onnx_runtime import open_graph

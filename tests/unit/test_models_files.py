@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embedmill.errors import ModelLoadError
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint
 from embedmill_worker.models.disk import read_json, sha256_of, write_atomically
-from embedmill_worker.models.formats.dense import Activation, Dense
+from embedmill_worker.models.files import Activation, Dense
 from embedmill_worker.models.formats.prompts import known_prompts
 
 DENSE = Dense(

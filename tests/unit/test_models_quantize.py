@@ -12,10 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedmill_worker.models.export import exporter as exporter
 from embedmill_worker.models.export.bert import BertConfig
-from embedmill_worker.models.export.built import DATA_NAME
-from embedmill_worker.models.formats.onnx_graph import GraphFacts
-from embedmill_worker.models.quantization.calibration import largest_values, random_samples
-from embedmill_worker.models.quantization.graph_index import array_of
+from embedmill_worker.models.formats.onnx_graph import DATA_NAME, GraphFacts
+from embedmill_worker.models.quantization.graph_index import array_of, largest_values, random_samples
 from embedmill_worker.models.quantization.quantizer import quantize
 from embedmill_worker.onnx_runtime import open_graph
 

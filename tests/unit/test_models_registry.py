@@ -6,9 +6,11 @@ from fastembed.common.onnx_model import OnnxOutputContext
 from fastembed.text.text_embedding import TextEmbedding
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.engine.transformer.pooling import normalize, pool
-from embedmill_worker.models import Pooling, known, registry, resolve
+from embedmill_worker.arrays import normalize
+from embedmill_worker.engine.transformer.pooling import pool
+from embedmill_worker.models import Pooling, known, resolve
 from embedmill_worker.models.formats.prompts import known_prompts
+from embedmill_worker.models.sources import hub
 from embedmill_worker.models.sources.fastembed import _RULES, _STATIC, registered_models
 
 BOTH, QUERY, NONE = {"query", "passage"}, {"query"}, set()
@@ -63,7 +65,7 @@ def no_downloads(monkeypatch):
     def refuse(*_args, **_options):
         raise AssertionError("a download was tried")
 
-    monkeypatch.setattr(registry, "Repository", refuse)
+    monkeypatch.setattr(hub, "Repository", refuse)
 
 
 def test_every_name_is_known_once_and_the_default_comes_first():

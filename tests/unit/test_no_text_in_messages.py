@@ -19,7 +19,7 @@ from embedmill.model_spec import check_model_name
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.sources.registry import open_source
-from embedmill_worker.celery_patches import masking
+from embedmill_worker.celery_patches import message_guard
 from embedmill_worker.jobs import embed_task
 
 CANARY = "canaryzebra"
@@ -173,7 +173,7 @@ def test_the_first_row_of_a_csv_without_names_is_not_quoted(tmp_path):
 def test_a_failed_command_of_a_pipeline_is_named_without_its_arguments():
     original = Pipeline.annotate_exception
     try:
-        masking.mask_arguments()
+        message_guard.mask_arguments()
         error = ResponseError("OOM command not allowed")
         Pipeline.annotate_exception(None, error, 2, ("HSET", "key", CANARY))
         assert str(error) == "Command # 2 (HSET) of pipeline caused error: OOM command not allowed"
@@ -185,8 +185,8 @@ def test_celery_s_pool_logs_no_task_s_arguments(caplog):
     original = Pipeline.annotate_exception
     logger = logging.getLogger("celery.pool")
     try:
-        masking.mask_arguments()
-        masking.mask_arguments()
+        message_guard.mask_arguments()
+        message_guard.mask_arguments()
         with caplog.at_level(logging.DEBUG, "celery.pool"):
             logger.debug("TaskPool: Apply %s (args:%s kwargs:%s)", "target", CANARY, CANARY)
             logger.debug("something else")

@@ -16,10 +16,12 @@ from embedmill.protocol.cards import UNKNOWN_CARD
 from embedmill.protocol.chunks import Chunk, pack_chunk, unpack_reply
 from embedmill.protocol.options import EmbedOptions, pack_options
 from embedmill.protocol.vectors import Dtype
-from embedmill.reply import Reason
+from embedmill.reply import Reason, Rejected
 from embedmill_worker.engine import Embeddings
 from embedmill_worker.jobs import claims, dead_letters, embed_task, processor
 from embedmill_worker.jobs.claims import ChunkRef
+
+TOO_LONG = Rejected(index=0, reason=Reason.TOO_LONG, detail="9 > 8")
 
 
 class Panic(BaseException):
@@ -202,7 +204,7 @@ def test_what_is_the_caller_s_fault_or_came_too_late_leaves_no_letter():
     assert work_on(claims.Late(*packed(["a"]), 1_500.0, 1_000.0)).letters == []
     engine = PaperEngine()
     plain = engine.embed
-    engine.embed = lambda texts, **how: dataclasses.replace(plain(texts, **how), rejected=((0, "too_long", "9 > 8"),))
+    engine.embed = lambda texts, **how: dataclasses.replace(plain(texts, **how), rejected=(TOO_LONG,))
     record = work_on(claimed(["a"]), engine)
     assert (reasons(record.committed), record.letters) == ({10: "too_long"}, [])
 

@@ -1,7 +1,8 @@
-"""What the CPU can do, as far as it changes how numbers round or which precision pays."""
+"""How many CPUs this process may use, and what they can do as far as it changes how numbers round."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Final
@@ -25,15 +26,17 @@ VNNI: Final = ("avx512_vnni", "avx_vnni")
 
 CPUINFO: Final = Path("/proc/cpuinfo")
 
+CGROUP: Final = Path("/sys/fs/cgroup")
+
 
 def instruction_set(cpuinfo: Path = CPUINFO) -> str:
-    """Give the widest of ``INSTRUCTION_SETS``, or the architecture where the system does not tell."""
+    """Return the widest of ``INSTRUCTION_SETS``, or the architecture where the system does not tell."""
     flags = _flags(cpuinfo)
     return next((name for name in INSTRUCTION_SETS if name in flags), platform.machine())
 
 
 def is_x86_without_vnni(cpuinfo: Path = CPUINFO) -> bool:
-    """Say whether products of unsigned and signed bytes may overflow in their 16-bit sums."""
+    """Return whether products of unsigned and signed bytes may overflow in their 16-bit sums."""
     flags = _flags(cpuinfo)
     return "avx2" in flags and not any(name in flags for name in VNNI)
 
@@ -54,3 +57,25 @@ def _flags(cpuinfo: Path) -> list[str]:
     except OSError:
         return []
     return next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+
+
+def usable_cpus(cgroup: Path = CGROUP) -> int:
+    """Return the whole CPUs that affinity and quota leave, at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = quota_cpus(cgroup)
+    return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def quota_cpus(cgroup: Path = CGROUP) -> float | None:
+    """Return the CPUs that the cgroup's quota allows, None for no quota or none that can be read."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:
+        return None
+    return int(quota) / int(period)

@@ -1,4 +1,4 @@
-"""What the native libraries read from the environment before they start."""
+"""What the environment says of switches, and to native libraries before they start."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def prepare() -> None:
     """Keep this process to one thread and its libraries quiet; to be called before onnxruntime is imported."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+def is_on(value: str) -> bool:
+    """Return whether a switch is on whose variable has this value: unless it is empty or 0."""
+    return value not in ("", "0")

@@ -8,31 +8,18 @@ if TYPE_CHECKING:
     from embedmill.errors import EmbedError
 
 OK: Final = 0
-#: Something unforeseen.
 FAILURE: Final = 1
-#: A flag or an argument that cannot work.
 USAGE: Final = 2
-#: A setting that cannot work.
 SETTINGS: Final = 3
-#: Redis is down, frozen or refuses.
 BROKER: Final = 4
-#: A model cannot be loaded.
 MODEL: Final = 5
-#: Live workers serve another fingerprint under the same model name, or a sink holds vectors of another one.
 FINGERPRINT: Final = 6
-#: Some texts were rejected; the others were embedded.
 REJECTED: Final = 7
-#: It was not done in time.
 TIMEOUT: Final = 8
-#: A probe found a worker that is not well.
 UNHEALTHY: Final = 9
-#: A worker took no more work although there was some, and ended itself to be started anew.
 STALLED: Final = 10
-#: A worker that was asked to stop did not finish within its grace period.
 GRACE: Final = 11
-#: A source could not be read, or only in part.
 UNREADABLE: Final = 12
-#: Ctrl-C or SIGTERM.
 INTERRUPTED: Final = 130
 
 #: What each code means; docs/operations.md says the same.
@@ -55,7 +42,7 @@ MEANINGS: Final = {
 
 
 def of(error: EmbedError) -> int:
-    """Give the code for an error."""
+    """Return the code for an error."""
     from embedmill.errors import (  # noqa: PLC0415  the probe wants the codes without the client
         BrokerUnavailableError,
         FingerprintError,

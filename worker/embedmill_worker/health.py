@@ -59,7 +59,7 @@ class Verdict:
 
 
 def now_s() -> float:
-    """Give the seconds since boot, sleep included, alike in every process of this machine."""
+    """Return the seconds since boot, sleep included, alike in every process of this machine."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -104,7 +104,7 @@ def _read(path: Path) -> bytes:
 
 
 def is_running(pid: int) -> bool:
-    """Say whether there is a process of this id."""
+    """Return whether there is a process of this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -115,7 +115,7 @@ def is_running(pid: int) -> bool:
 
 
 def judge_live(health: Health, now_s: float) -> Verdict:
-    """Say whether the main process does its rounds; Redis does not matter. One that loads models beats only once."""
+    """Return whether the main process does its rounds; Redis does not matter. One that loads models beats only once."""
     age_s = now_s - health.beat_at_s
     if health.state == STALLED:
         return Verdict(is_well=False, line=f"stalled: {health.reason}")
@@ -125,7 +125,7 @@ def judge_live(health: Health, now_s: float) -> Verdict:
 
 
 def judge_ready(health: Health, now_s: float) -> Verdict:
-    """Say whether the worker takes work now."""
+    """Return whether the worker takes work now."""
     live = judge_live(health, now_s)
     if not live.is_well:
         return live

@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> int:
-    """Run the worker until it is stopped; gives its exit code. Until Celery takes signals, each ends it at once."""
+    """Run the worker until it is stopped; return its exit code. Until Celery takes signals, each ends it at once."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = argparse.ArgumentParser(prog="embedmill worker")

@@ -13,6 +13,7 @@ from embedmill.limits import MAX_WORKER_MODELS
 from embedmill.model_spec import ModelSpec
 from embedmill.settings import ClientSettings, data_dir, default_data_dir, naming, whole_number
 from embedmill.urls import mask_url
+from embedmill_worker.environment import is_on
 from embedmill_worker.health import HEALTH_FILE_ENV
 
 #: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
@@ -102,19 +103,15 @@ class WorkerSettings:
                 namespace=client.namespace,
                 models=ModelSpec.parse_all(env.get("EMBEDMILL_MODEL", "")) or ModelSpec.parse_all(DEFAULT_MODEL),
                 precision=env.get("EMBEDMILL_PRECISION", ""),
-                exact=_is_on(env.get("EMBEDMILL_EXACT", "")),
+                exact=is_on(env.get("EMBEDMILL_EXACT", "")),
                 concurrency=_concurrency(env.get("EMBEDMILL_CONCURRENCY") or "auto"),
                 data_dir=data_dir(env),
-                rollover=_is_on(env.get("EMBEDMILL_ROLLOVER", "")),
-                keep_dead_texts=_is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
+                rollover=is_on(env.get("EMBEDMILL_ROLLOVER", "")),
+                keep_dead_texts=is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
                 cache_url=env.get("EMBEDMILL_CACHE_URL", ""),
                 health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
                 grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
             )
-
-
-def _is_on(value: str) -> bool:
-    return value not in ("", "0")
 
 
 def _concurrency(value: str) -> int:

@@ -13,7 +13,7 @@ import redis
 from chaos.proxy import Proxy
 
 from embedmill.protocol.keys import LANES, Keyspace
-from embedmill_worker.cli.local.server import EmbeddedValkey
+from support.breakable import BreakableValkey
 from support.clock import Clock
 
 MODEL = "all-MiniLM-L6-v2"
@@ -42,7 +42,7 @@ class Faults:
     """One mill's faults, drawn from one seed."""
 
     def __init__(
-        self, mill, valkey: EmbeddedValkey, proxy: Proxy, rng: random.Random, clock: Clock | None = None
+        self, mill, valkey: BreakableValkey, proxy: Proxy, rng: random.Random, clock: Clock | None = None
     ) -> None:
         self._mill, self._valkey, self._proxy, self._rng = mill, valkey, proxy, rng
         self._clock = clock

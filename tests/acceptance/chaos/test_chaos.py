@@ -25,7 +25,7 @@ from chaos.load import Pool, Producers
 from chaos.proxy import Proxy
 
 from embedmill import EmbeddingClient
-from embedmill_worker.cli.local.server_binary import BINARY_VARIABLE
+from embedmill_worker.cli.local.server import BINARY_VARIABLE
 from embedmill_worker.cli.measure import corpus
 from support.clock import Clock
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from embedmill.errors import InferenceError, ModelLoadError
+from embedmill.reply import Rejected
 from embedmill_worker.engine import BatchClass, load
 from embedmill_worker.engine.probing import probe
 from embedmill_worker.models import ModelFiles, Pooling, fingerprint
@@ -60,7 +61,7 @@ def test_a_long_text_is_rejected_if_asked_and_its_neighbours_are_not(tiny: Tiny)
     engine = load(tiny(), cache_dir=None)
     embedded = engine.embed(["the", "the " * 15, "river"], truncate=False)
 
-    assert embedded.rejected == ((1, "too_long", "17 tokens, limit 16"),)
+    assert embedded.rejected == (Rejected(index=1, reason="too_long", detail="17 tokens, limit 16"),)
     assert np.isnan(embedded.vectors[1]).all()
     assert embedded.vectors[[0, 2]].tobytes() == engine.embed(["the", "river"]).vectors.tobytes()
 
@@ -69,7 +70,7 @@ def test_lone_surrogates_are_rejected_and_their_neighbours_are_not(tiny: Tiny) -
     engine = load(tiny(), cache_dir=None)
     embedded = engine.embed(["the " * 20, "bad \ud800", "river"], truncate=False)
 
-    assert [(i, reason) for i, reason, _ in embedded.rejected] == [(0, "too_long"), (1, "invalid_unicode")]
+    assert [(r.index, r.reason) for r in embedded.rejected] == [(0, "too_long"), (1, "invalid_unicode")]
     assert embedded.token_counts.tolist() == [22, 0, 3]
     assert np.isnan(embedded.vectors[:2]).all()
     assert np.isfinite(embedded.vectors[2]).all()
@@ -175,4 +176,4 @@ def test_a_text_that_occurs_several_times_is_computed_once(tiny: Tiny, monkeypat
     assert repeated.vectors.tobytes() == unlike.vectors[[0, 1, 2, 0, 3, 2, 1, 0]].tobytes()
     assert repeated.token_counts.tolist() == [3, 0, 22, 3, 3, 22, 0, 3]
     assert repeated.truncated.tolist() == [count > 16 for count in repeated.token_counts]
-    assert [i for i, _, _ in repeated.rejected] == [1, 2, 5, 6]
+    assert [r.index for r in repeated.rejected] == [1, 2, 5, 6]

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 from embedmill_worker.engine import BatchClass, Engine, load
 from embedmill_worker.engine.tables import fasttext as encoders
-from embedmill_worker.engine.tables import word_vectors
-from embedmill_worker.engine.tables.segments import segment_sums
-from embedmill_worker.engine.tables.subwords import subwords, word_hashes
+from embedmill_worker.engine.tables.fasttext import segment_sums
 from embedmill_worker.models import resolve
+from embedmill_worker.models.formats.fnv import subwords, word_hashes
 
 KINDS = {
     "cbow": ("cbow", {"minn": 3, "maxn": 6}),
@@ -107,8 +106,8 @@ def test_a_text_has_the_same_bits_alone_in_company_and_after_words_were_let_go(t
     alone = np.concatenate([served.embed([text]).vectors for text in texts])
     assert together.tobytes() == alone.tobytes()
     monkeypatch.setattr(encoders, "_RUN_WORDS", 50)
-    monkeypatch.setattr(word_vectors, "_KEPT_WORD_BYTES", 10)
-    monkeypatch.setattr(word_vectors, "_BLOCK_BYTES", 16)
+    monkeypatch.setattr(encoders, "_KEPT_WORD_BYTES", 10)
+    monkeypatch.setattr(encoders, "_BLOCK_BYTES", 16)
     assert served.embed(texts[::-1]).vectors[::-1].tobytes() == together.tobytes()
 
 
@@ -127,7 +126,7 @@ def test_tokens_are_words_and_long_texts_are_cut_or_rejected(trained, tmp_path):
     assert reply.truncated.tolist() == [False, False, True, False]
     assert reply.vectors[2].tobytes() == reply.vectors[3].tobytes()
     (rejected,) = served.embed([long], truncate=False).rejected
-    assert rejected[1:] == ("too_long", f"{limit + 1} tokens, limit {limit}")
+    assert (rejected.reason, rejected.detail) == ("too_long", f"{limit + 1} tokens, limit {limit}")
 
 
 def test_the_card_says_what_the_file_is(trained, tmp_path):

@@ -13,9 +13,9 @@ from onnx import numpy_helper
 from embedmill.errors import ModelLoadError
 from embedmill.reply import Reason
 from embedmill_worker.engine import Engine, load
-from embedmill_worker.engine.transformer.dense import DenseLayer
+from embedmill_worker.engine.transformer.pooling import DenseLayer
 from embedmill_worker.models import ModelFiles, Pooling, resolve
-from embedmill_worker.models.formats.dense import Activation
+from embedmill_worker.models.files import Activation
 
 from .conftest import DIMENSION, WORDS, tokenizer
 
@@ -44,8 +44,8 @@ def spoil(files: ModelFiles, value: float, word: str = BAD) -> ModelFiles:
 def assert_only_bad_ones_are_rejected(engine: Engine, sound: Engine) -> None:
     embedded, expected = engine.embed(TEXTS), sound.embed(TEXTS)
 
-    assert [(i, reason) for i, reason, _ in embedded.rejected] == [(i, Reason.NOT_FINITE) for i in BAD_PLACES]
-    assert all(BAD not in detail for _, _, detail in embedded.rejected)
+    assert [(r.index, r.reason) for r in embedded.rejected] == [(i, Reason.NOT_FINITE) for i in BAD_PLACES]
+    assert all(BAD not in r.detail for r in embedded.rejected)
     assert np.isnan(embedded.vectors[BAD_PLACES]).all()
     good = [i for i in range(len(TEXTS)) if i not in BAD_PLACES]
     assert embedded.vectors[good].tobytes() == expected.vectors[good].tobytes()
@@ -68,7 +68,7 @@ def test_a_text_that_a_neighbour_spoils_has_the_vector_it_has_alone(tiny: Tiny) 
 
     embedded = dataclasses.replace(load(tiny(), cache_dir=None), encoder=encoder).embed(["the", BAD, "the river"])
 
-    assert [i for i, _, _ in embedded.rejected] == [1]
+    assert [r.index for r in embedded.rejected] == [1]
     assert embedded.vectors[[0, 2], 0].tolist() == [3.0, 4.0]
 
 
@@ -78,7 +78,7 @@ def test_no_pooling_hides_it(tiny: Tiny, pooling: Pooling) -> None:
 
     embedded = load(files, cache_dir=None).embed(["the", BAD])
 
-    assert [(i, reason) for i, reason, _ in embedded.rejected] == [(1, Reason.NOT_FINITE)]
+    assert [(r.index, r.reason) for r in embedded.rejected] == [(1, Reason.NOT_FINITE)]
 
 
 @pytest.mark.parametrize("activation", list(Activation))
@@ -160,4 +160,4 @@ def test_it_is_looked_for_whatever_the_encoder(tiny: Tiny) -> None:
 
     embedded = engine.embed(["the", "the river", "in"])
 
-    assert [(i, reason) for i, reason, _ in embedded.rejected] == [(1, Reason.NOT_FINITE)]
+    assert [(r.index, r.reason) for r in embedded.rejected] == [(1, Reason.NOT_FINITE)]

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill_worker.engine.transformer.pooling import normalize, pool
+from embedmill_worker.arrays import normalize
+from embedmill_worker.engine.transformer.pooling import pool
 from embedmill_worker.models import Pooling
 
 OF_TOKENS = (Pooling.MEAN, Pooling.CLS, Pooling.MAX)

@@ -39,7 +39,7 @@ class CacheEntry:
 
 
 def hash_of(text: str, *, fingerprint: str, runtime: str, bits: str, input_type: str | None) -> bytes:
-    """Give what names a text's entry.
+    """Return what names a text's entry.
 
     The runtime belongs to it, since the same bits are promised within one only, and so does ``bits``: whether they
     depend on the text's company.
@@ -54,7 +54,7 @@ def hash_of(text: str, *, fingerprint: str, runtime: str, bits: str, input_type:
 
 
 def pack(entry: CacheEntry, hash: bytes) -> bytes:
-    """Give an entry's bytes; hash: of its text, without which they say nothing."""
+    """Return an entry's bytes; hash: of its text, without which they say nothing."""
     flags = _TRUNCATED if entry.is_truncated else 0
     head = _HEAD.pack(VERSION, flags, 0, entry.token_count, len(entry.vector))
     body = head + np.ascontiguousarray(entry.vector, dtype="<f4").tobytes()

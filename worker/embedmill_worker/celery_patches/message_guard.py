@@ -1,26 +1,34 @@
-"""Where messages come in: kombu's Redis transport reads through ``envelope``, and what is refused is gone.
+"""Where messages come in: kombu's Redis transport reads through ``messages``, and what is refused is gone.
 
 A doorbell that is dropped is found by the reconciler if there is a chunk behind it. Seen in kombu 5.7.0: bytes that
 are not JSON, or JSON without the expected fields, raise in the event loop and end the worker.
+
+And what libraries log and raise, without the texts that they would show (Celery 5.7.0, redis-py 8.1.0): texts come
+through a worker's main process as arguments of tasks and of Redis's commands. Celery's pools log each task's at DEBUG,
+and redis-py puts a pipeline's failed command into its error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty
-from typing import Any
+from typing import Any, Final
 
 from kombu.transport import redis as transport
+from redis.client import Pipeline
 
 from embedmill.errors import MessageError
 from embedmill_worker.celery_patches import messages
 
 log = logging.getLogger(__name__)
 
+#: How Celery's pools begin the line that holds a task's arguments.
+_APPLY: Final = "TaskPool: Apply"
+
 
 def guard(*, remote_control: bool = False) -> None:
-    """Let every message of this process be read by ``envelope``; with remote control, its messages pass as they are."""
+    """Let every message of this process be read by ``messages``; with remote control, its messages pass as they are."""
     kombu: Any = transport
     if getattr(kombu.loads, "is_guard", False):
         return
@@ -82,3 +90,21 @@ def _restoring(original: Any) -> Any:
                 self._remove_from_indices(tag, pipe).execute()
 
     return restore_by_tag
+
+
+def mask_arguments() -> None:
+    """Let no library of this process show the arguments of a task or of a command; again changes nothing."""
+    logging.getLogger("celery.pool").addFilter(_has_no_arguments)
+    pipeline: Any = Pipeline
+    pipeline.annotate_exception = _name_command
+
+
+def _has_no_arguments(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_APPLY)
+
+
+def _name_command(self: Any, exception: Exception, number: int, command: Sequence[Any]) -> None:
+    """Name the command of a pipeline that failed, as redis-py does, but without its arguments."""
+    name = command[0] if command else ""
+    said = exception.args[0] if exception.args else ""
+    exception.args = (f"Command # {number} ({name}) of pipeline caused error: {said}", *exception.args[1:])

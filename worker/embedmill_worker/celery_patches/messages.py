@@ -51,7 +51,7 @@ _CANVAS: Final = {"callbacks": list, "errbacks": list, "chain": list, "chord": d
 
 
 def read_message(data: str | bytes) -> dict[str, Any]:
-    """Give a message as kombu takes it.
+    """Return a message as kombu takes it.
 
     Raises:
         MessageError: it is none of a task that this worker has, or holds what no producer writes.
@@ -60,7 +60,7 @@ def read_message(data: str | bytes) -> dict[str, Any]:
 
 
 def read_delivery(data: str | bytes) -> list[Any]:
-    """Give a delivery that was not acknowledged: message, exchange, routing key.
+    """Return a delivery that was not acknowledged: message, exchange, routing key.
 
     Raises:
         MessageError: it is none.
@@ -121,7 +121,7 @@ def _table(raw: Any, name: str) -> dict[str, Any]:
 
 
 def _known(values: dict[str, Any], types: dict[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Give the known fields, None for each that is missing."""
+    """Return the known fields, None for each that is missing."""
     known = {name: values.get(name) for name in types}
     for name, value in known.items():
         if type(value) not in types[name]:
@@ -145,7 +145,7 @@ def _time_limits(value: Any) -> list[float | None]:
 
 
 def _body(raw: dict[str, Any], encoding: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """Decode the body as Celery will; gives arguments, keyword arguments and what follows the task."""
+    """Decode the body as Celery will; return arguments, keyword arguments and what follows the task."""
     body, content_type = raw.get("body"), raw.get("content-type")
     if not isinstance(body, str) or encoding not in (None, "base64"):
         raise MessageError("its body is no text, or in an unknown encoding")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
 import billiard
@@ -68,8 +67,8 @@ def mend_shared_memory() -> None:
 
 
 def mend_transport() -> None:
-    """Mend kombu's Redis transport, in the versions in which that was found to be needed."""
-    if version("kombu").startswith("5.7.") and not hasattr(transport.Channel, "is_mended"):
+    """Mend kombu's Redis transport; again changes nothing."""
+    if not hasattr(transport.Channel, "is_mended"):
         transport.Channel.is_mended = True  # type: ignore[attr-defined]
         _mend_closed_channels()
         _mend_full_redis()

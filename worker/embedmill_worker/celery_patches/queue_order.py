@@ -26,7 +26,7 @@ class LaneOrder:
         self._queues = list(it)
 
     def consume(self, n: int) -> Sequence[str]:
-        """Give the first ``n`` queues in the order in which Redis shall look at them."""
+        """Return the first ``n`` queues in the order in which Redis shall look at them."""
         bulk = [queue for queue in self._queues if queue.endswith(_BULK)]
         others = [queue for queue in self._queues if not queue.endswith(_BULK)]
         is_bulk_turn = self._turns_without_bulk >= BULK_TURN - 1

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; gives its exit code. The probe, which runs every few seconds, loads nothing of the others."""
+    """Run a command; return its exit code. The probe, which runs every few seconds, loads nothing of the others."""
     given = sys.argv[1:] if argv is None else argv
     with _ended_by_interrupt():
         if given[:1] == ["health"]:

@@ -59,7 +59,7 @@ class _ShowVersion(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; gives its exit code."""
+    """Run a command; return its exit code."""
     try:
         args = parser().parse_args(argv)
         args.given = list(sys.argv[1:] if argv is None else argv)

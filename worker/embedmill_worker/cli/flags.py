@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from embedmill.errors import SettingsError
 from embedmill.model_spec import ModelSpec
+from embedmill_worker.environment import is_on
 from embedmill_worker.settings import PRECISIONS
 
 DTYPES: Final = ("float32", "float16", "int8", "binary")
@@ -77,12 +78,11 @@ def origin(name: str, args: argparse.Namespace) -> str:
 
 def switch(parser: argparse.ArgumentParser, name: str, env: str, help: str) -> None:
     """Add a flag without a value; its variable is on unless empty or 0."""
-    is_on = os.environ.get(env, "") not in ("", "0")
-    parser.add_argument(name, action="store_true", default=is_on, help=f"{help} [{env}]")
+    parser.add_argument(name, action="store_true", default=is_on(os.environ.get(env, "")), help=f"{help} [{env}]")
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Give a type that takes these values only, from the environment as well."""
+    """Return a type that takes these values only, from the environment as well."""
 
     def check(value: str) -> str:
         if value not in choices:
@@ -161,7 +161,7 @@ def worker_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def worker_environment(args: argparse.Namespace) -> dict[str, str]:
-    """Give the environment of a worker with these flags."""
+    """Return the environment of a worker with these flags."""
     environment = dict(os.environ)
     for name in ("exact", "rollover", "keep_dead_texts"):
         environment[f"EMBEDMILL_{name.upper()}"] = "1" if getattr(args, name, False) else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedmill_worker import exit_codes, health
+from embedmill_worker.environment import is_on
 from embedmill_worker.health import HEALTH_FILE_ENV, Verdict
 
 _HELP = "say whether the worker of this container is well, from the file that it writes"
@@ -80,5 +81,4 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _switch(parser: Any, name: str, env: str, text: str) -> None:
-    is_on = os.environ.get(env, "") not in ("", "0")
-    parser.add_argument(name, action="store_true", default=is_on, help=f"{text} [{env}]")
+    parser.add_argument(name, action="store_true", default=is_on(os.environ.get(env, "")), help=f"{text} [{env}]")

@@ -1,13 +1,15 @@
-"""What people see: messages, tables and progress; plain wherever there is no terminal."""
+"""What people see, plain wherever there is no terminal: messages, tables and progress; and Ctrl-C as a question."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, Final, Protocol
+from types import FrameType
+from typing import IO, Any, Final, Protocol, Self
 
 from embedmill.safe.printable import printable
 
@@ -16,6 +18,9 @@ LAYOUT: Final = "\n\t"
 
 #: Characters of a table's cell.
 MAX_CELL_CHARS: Final = 1_000
+
+#: Seconds for the step under way when the command is to end: a read from a pipe, say, is interrupted then.
+STEP_S: Final = 10.0
 
 
 def say(message: str) -> None:
@@ -39,7 +44,7 @@ def show_log() -> None:
 
 
 def is_rich(stream: IO[str]) -> bool:
-    """Say whether the stream is a terminal and rich is there to draw on it."""
+    """Return whether the stream is a terminal and rich is there to draw on it."""
     return stream.isatty() and importlib.util.find_spec("rich") is not None
 
 
@@ -115,3 +120,39 @@ def progress(what: str, total: int | None = None, *, unit: str = "texts", is_sho
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), amount, bars.TimeElapsedColumn())
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield _Bar(bar, bar.add_task(what, total=total))
+
+
+class Stopping:
+    """While this is open, the first signal is noted, and ends the command only if nobody asks for it in time."""
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._interrupt)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def is_asked(self) -> bool:
+        """Return whether somebody wants the command to end."""
+        if self._is_asked:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return self._is_asked
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._is_asked:
+            raise KeyboardInterrupt
+        self._is_asked = True
+        signal.setitimer(signal.ITIMER_REAL, STEP_S)
+        say("stopping: what is finished is kept (once more ends it at once)")
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        say("stopped in the middle of a step that did not end: what is committed is kept")
+        raise KeyboardInterrupt

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from embedmill.protocol.cards import ModelCard
-from embedmill.reply import Reason
+from embedmill.reply import Reason, Rejected
 from embedmill.safe.utf8 import is_unicode
+from embedmill_worker.arrays import Floats, finite_rows
 from embedmill_worker.engine.probing.measurements import PrecisionReport
-from embedmill_worker.engine.transformer.pooling import finite_rows
 from embedmill_worker.engine.transformer.tokenization import Encoded
-
-Floats = npt.NDArray[np.float32]
 
 
 class Tokenizer(Protocol):
@@ -36,7 +34,7 @@ class Encoder(Protocol):
     """Turns what its tokenizer makes of texts into vectors."""
 
     def __call__(self, ids: Sequence[Any]) -> Floats:
-        """Give (n, dimension) for the ids of n texts, none of them empty; a row depends on its own ids alone.
+        """Return (n, dimension) for the ids of n texts, none of them empty; a row depends on its own ids alone.
 
         Raises:
             InferenceError: it failed.
@@ -55,10 +53,34 @@ class Embeddings:
     token_counts: npt.NDArray[np.uint32]
     #: bool (n,): the text was longer than the model reads.
     truncated: npt.NDArray[np.bool_]
-    #: (position, reason, detail), by position.
-    rejected: tuple[tuple[int, str, str], ...]
-    tokenize_ms: float
-    inference_ms: float
+    #: Texts without a vector, by position.
+    rejected: tuple[Rejected, ...] = ()
+    tokenize_ms: float = 0.0
+    inference_ms: float = 0.0
+
+    @classmethod
+    def rejecting(cls, rejected: Rejected, *, dimension: int) -> Embeddings:
+        """Return what there is of one text without a vector."""
+        return cls(
+            vectors=np.full((1, dimension), np.nan, dtype=np.float32),
+            token_counts=np.zeros(1, dtype=np.uint32),
+            truncated=np.zeros(1, dtype=np.bool_),
+            rejected=(replace(rejected, index=0),),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Sequence[int], Embeddings]]) -> Embeddings:
+        """Put parts together, at least one: each with the positions that its texts have in the whole."""
+        order = np.argsort([position for positions, _ in parts for position in positions])
+        rejected = (replace(one, index=places[one.index]) for places, part in parts for one in part.rejected)
+        return cls(
+            vectors=np.concatenate([part.vectors for _, part in parts])[order],
+            token_counts=np.concatenate([part.token_counts for _, part in parts])[order],
+            truncated=np.concatenate([part.truncated for _, part in parts])[order],
+            rejected=tuple(sorted(rejected, key=lambda one: one.index)),
+            tokenize_ms=sum(part.tokenize_ms for _, part in parts),
+            inference_ms=sum(part.inference_ms for _, part in parts),
+        )
 
 
 class Embedder(Protocol):
@@ -129,7 +151,7 @@ class Engine:
             vectors=vectors,
             token_counts=token_counts,
             truncated=token_counts > limit,
-            rejected=tuple((i, *rejection) for i, row in enumerate(rows) if (rejection := rejections[row])),
+            rejected=tuple(replace(found, index=i) for i, row in enumerate(rows) if (found := rejections[row])),
             tokenize_ms=(tokenized_s - start_s) * 1000,
             inference_ms=(time.perf_counter() - tokenized_s) * 1000,
         )
@@ -166,16 +188,19 @@ def _finite(encoder: Encoder, ids: Sequence[Any]) -> Floats:
 
 
 #: What is said of a text whose vector is not finite.
-_NOT_FINITE: Final = (
-    str(Reason.NOT_FINITE),
-    "the model's vector for it holds NaN or numbers too large for float32; use another precision or file of the model",
+_NOT_FINITE: Final = Rejected(
+    index=0,
+    reason=Reason.NOT_FINITE,
+    detail="the model's vector for it holds NaN or numbers too large for float32; use another precision or file of the "
+    "model",
 )
 
 
-def _rejection(encoded: Encoded | None, max_tokens: int, *, truncate: bool) -> tuple[str, str] | None:
-    """Say why a text gets no vector, as (reason, detail)."""
+def _rejection(encoded: Encoded | None, max_tokens: int, *, truncate: bool) -> Rejected | None:
+    """Return why a text gets no vector, whatever its position; None: it gets one."""
     if encoded is None:
-        return str(Reason.INVALID_UNICODE), "lone surrogates have no UTF-8 form"
+        return Rejected(index=0, reason=Reason.INVALID_UNICODE, detail="lone surrogates have no UTF-8 form")
     if encoded.token_count > max_tokens and not truncate:
-        return str(Reason.TOO_LONG), f"{encoded.token_count} tokens, limit {max_tokens}"
+        detail = f"{encoded.token_count} tokens, limit {max_tokens}"
+        return Rejected(index=0, reason=Reason.TOO_LONG, detail=detail)
     return None

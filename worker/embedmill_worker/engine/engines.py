@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from embedmill.model_spec import ModelSpec
-from embedmill_worker.engine import Engine, load
+from embedmill_worker.engine.engine import Engine
+from embedmill_worker.engine.loading import load
 from embedmill_worker.engine.transformer.session import runtime
-from embedmill_worker.models import Model, in_precision, resolve
+from embedmill_worker.models.fingerprint import Model
+from embedmill_worker.models.precision import in_precision
+from embedmill_worker.models.registry import resolve
 from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ class Engines:
         gc.freeze()
 
     def get(self, name: str) -> Engine:
-        """Give a model, loading it if this process has not got it.
+        """Return a model, loading it if this process has not got it.
 
         Raises:
             KeyError: the worker does not serve it.

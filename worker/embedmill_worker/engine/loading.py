@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
 from pathlib import Path
 
-from embedmill.errors import InferenceError, ModelLoadError
-from embedmill.protocol.cards import ModelCard
-from embedmill_worker import cpu, environment
-from embedmill_worker.engine.engine import Engine, Tokenizer
-from embedmill_worker.engine.probing import comparison, fasttext_probe, probe
-from embedmill_worker.engine.probing.measurements import BatchClass, PrecisionReport, ProbeCache, ProbeResult
-from embedmill_worker.engine.tables.fasttext import FastTextEncoder, FastTextTokenizer
-from embedmill_worker.engine.tables.static import StaticEncoder
-from embedmill_worker.engine.transformer import openvino_session, session
+from embedmill_worker import environment
+from embedmill_worker.engine.engine import Engine
+from embedmill_worker.engine.tables.loading import load_table
 from embedmill_worker.engine.transformer.batching import MAX_BATCH_TOKENS
-from embedmill_worker.engine.transformer.dense import DenseLayer
-from embedmill_worker.engine.transformer.forward import ForwardPass, TransformerEncoder
-from embedmill_worker.engine.transformer.openvino_session import OpenVinoSession
-from embedmill_worker.engine.transformer.session import OnnxSession, Session
-from embedmill_worker.engine.transformer.tokenization import TextTokenizer
-from embedmill_worker.models.files import BackEnd, ModelFiles
-from embedmill_worker.models.fingerprint import Model, fingerprint
-from embedmill_worker.models.formats import fasttext_file, static
-from embedmill_worker.models.formats.fasttext_file import FastTextFile
-from embedmill_worker.models.formats.static import StaticTable
-
-log = logging.getLogger(__name__)
+from embedmill_worker.engine.transformer.loading import load_transformer
+from embedmill_worker.models.files import ModelFiles
+from embedmill_worker.models.fingerprint import Model
 
 
 def load(
@@ -36,6 +19,7 @@ def load(
     cache_dir: Path | None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     exact: bool = False,
+    measures_price: bool = False,
 ) -> Engine:
     """Load a model, warm it and, the first time on a machine, probe it.
 
@@ -44,207 +28,15 @@ def load(
         cache_dir: where the probe's verdicts are kept; None: probe every time.
         max_batch_tokens: padded tokens a run.
         exact: run a model of the close class one text at a time, too, so that no bit depends on a batch.
+        measures_price: compare another precision with the fp32 model, which is loaded beside it for that; otherwise
+            the price is known only if it was measured before.
 
     Raises:
         ModelLoadError: it cannot be served.
     """
     environment.prepare()
-    if isinstance(files, StaticTable):
-        return _load_static(files, cache_dir=cache_dir)
-    if isinstance(files, FastTextFile):
-        return _load_fasttext(files, cache_dir=cache_dir)
-    if note := precision_note(files.precision):
-        log.warning("%s runs in %s: %s", files.name, files.precision, note, extra={"action": "load_model"})
-    tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
-    cache = ProbeCache(
-        cache_dir, fingerprint(files), runtime(files.back_end, files.name), max_batch_tokens, f"{exact=}"
+    if not isinstance(files, ModelFiles):
+        return load_table(files, cache_dir=cache_dir)
+    return load_transformer(
+        files, cache_dir=cache_dir, max_batch_tokens=max_batch_tokens, exact=exact, measures_price=measures_price
     )
-    try:
-        verdict = cache.load()
-        if verdict is None:
-            verdict = _measured(files, tokenizer, max_batch_tokens, exact=exact)
-            cache.store(verdict)
-        passes = _forward_passes(files, tokenizer)
-        dimension = passes[""]([tokenizer.encode(["warm-up"])[0].ids]).shape[1]
-    except InferenceError as error:
-        raise ModelLoadError(files.name, error.reason) from None
-    release_free_memory()
-    encoders = {
-        input_type: TransformerEncoder(
-            forward=forward,
-            dimension=dimension,
-            max_batch_tokens=budget(verdict.batch_class, max_batch_tokens, exact=exact),
-        )
-        for input_type, forward in passes.items()
-    }
-    return Engine(
-        card=ModelCard(
-            name=files.name,
-            fingerprint=fingerprint(files),
-            dimension=dimension,
-            max_tokens=files.max_tokens,
-            chars_per_token=verdict.chars_per_token,
-            tokens_per_s=verdict.tokens_per_s,
-            precision=files.precision,
-            batch_class=str(verdict.batch_class),
-            revision=files.revision,
-        ),
-        runtime=passes[""].session.runtime,
-        prompts=files.prompts,
-        tokenizer=tokenizer,
-        encoder=encoders.pop(""),
-        encoders=encoders,
-        price=verdict.price,
-    )
-
-
-def budget(batch_class: BatchClass, max_batch_tokens: int, *, exact: bool) -> int:
-    """Give the padded tokens a run: 1, which is one text at a time, for models whose vectors depend on their batch."""
-    runs_alone = batch_class is BatchClass.VARIANT or (exact and batch_class is BatchClass.CLOSE)
-    return 1 if runs_alone else max_batch_tokens
-
-
-def precision_note(precision: str) -> str:
-    """Return what this CPU does badly in a precision, as a sentence; "" if nothing."""
-    return cpu.slow_int8() if precision == "int8" else ""
-
-
-def _measured(files: ModelFiles, tokenizer: TextTokenizer, max_batch_tokens: int, *, exact: bool) -> ProbeResult:
-    """Probe a model in a session of its own, so that the memory of these runs goes with it."""
-    forward = _forward_passes(files, tokenizer)[""]
-    batch_class, min_cosine = probe.classify(tokenizer, forward, max_batch_tokens=max_batch_tokens)
-    used = budget(batch_class, max_batch_tokens, exact=exact)
-    return ProbeResult(
-        batch_class=batch_class,
-        min_cosine=min_cosine,
-        tokens_per_s=probe.tokens_per_s(tokenizer, forward, max_batch_tokens=used),
-        chars_per_token=probe.chars_per_token(probe.probe_texts(), tokenizer),
-        price=_price(files, tokenizer, forward, used, max_batch_tokens) if files.reference else None,
-    )
-
-
-def _price(
-    files: ModelFiles, tokenizer: TextTokenizer, forward: ForwardPass, used: int, max_batch_tokens: int
-) -> PrecisionReport:
-    """Measure a precision against the fp32 model that it is made of."""
-    assert files.reference is not None
-    log.info(
-        "measuring %s in %s against fp32, which takes some seconds, once on this machine",
-        files.name,
-        files.precision,
-        extra={"action": "measure_price"},
-    )
-    ids = [encoded.ids for encoded in tokenizer.encode(comparison.price_texts())]
-    fp32 = _forward_passes(files.reference, tokenizer)[""]
-    dimension = fp32(ids[:1]).shape[1]
-    return comparison.measure(
-        files.name,
-        ids,
-        TransformerEncoder(forward=fp32, dimension=dimension, max_batch_tokens=max_batch_tokens),
-        TransformerEncoder(forward=forward, dimension=dimension, max_batch_tokens=used),
-    )
-
-
-def _forward_passes(files: ModelFiles, tokenizer: TextTokenizer) -> dict[str, ForwardPass]:
-    """One session; under "" the forward pass of texts without an input type, and those of input types that differ."""
-    session = open_session(files)
-    layers = tuple(DenseLayer.load(layer, model=files.name) for layer in files.layers)
-    passes = {}
-    for input_type in ("", "query", "passage"):
-        task_id = files.task_ids.get(input_type)
-        prompt = "" if files.pools_prompt else files.prompts.get(input_type, "")
-        passes[input_type] = ForwardPass(
-            files,
-            session if task_id is None else _with_task(session, task_id, files.name),
-            layers,
-            tokenizer.prefix_tokens(prompt) if prompt else 0,
-        )
-    differs = {kind for kind, one in passes.items() if kind and (files.task_ids or one.skipped != passes[""].skipped)}
-    return {kind: one for kind, one in passes.items() if not kind or kind in differs}
-
-
-def _with_task(session: Session, task_id: int, model: str) -> Session:
-    if not isinstance(session, OnnxSession):
-        raise ModelLoadError(model, "its graph takes a task_id, which ONNX Runtime alone is given; use fp32 or int8")
-    return session.with_task(task_id)
-
-
-def _load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
-    tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=static.MAX_TOKENS, adds_special=False)
-    encoder = StaticEncoder(files)
-    cache = ProbeCache(cache_dir, fingerprint(files), encoder.runtime)
-    verdict = cache.load()
-    if verdict is None:
-        try:
-            verdict = probe.measure_encoder(files.name, tokenizer, encoder)
-        except InferenceError as error:
-            raise ModelLoadError(files.name, error.reason) from None
-        cache.store(verdict)
-    return _table_engine(files, static.MAX_TOKENS, verdict, tokenizer, encoder)
-
-
-def _load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
-    tokenizer = FastTextTokenizer(is_supervised=files.header.is_supervised)
-    encoder = FastTextEncoder(files)
-    cache = ProbeCache(cache_dir, fingerprint(files), encoder.runtime)
-    verdict = cache.load()
-    if verdict is None:
-        verdict = fasttext_probe.measure(files.name, tokenizer, encoder)
-        cache.store(verdict)
-    return _table_engine(files, fasttext_file.MAX_TOKENS, verdict, tokenizer, encoder)
-
-
-def _table_engine(
-    files: StaticTable | FastTextFile,
-    max_tokens: int,
-    verdict: ProbeResult,
-    tokenizer: Tokenizer,
-    encoder: StaticEncoder | FastTextEncoder,
-) -> Engine:
-    return Engine(
-        card=ModelCard(
-            name=files.name,
-            fingerprint=fingerprint(files),
-            dimension=encoder.dimension,
-            max_tokens=max_tokens,
-            chars_per_token=verdict.chars_per_token,
-            tokens_per_s=verdict.tokens_per_s,
-            precision=files.precision,
-            batch_class=str(verdict.batch_class),
-            revision=files.revision,
-        ),
-        runtime=encoder.runtime,
-        prompts={},
-        tokenizer=tokenizer,
-        encoder=encoder,
-    )
-
-
-def release_free_memory() -> None:
-    """Give back what loading left behind. Only glibc can."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return
-
-
-def open_session(files: ModelFiles) -> Session:
-    """Load a model's graph.
-
-    Raises:
-        ModelLoadError: it cannot be loaded, or its back end cannot be used here.
-    """
-    match files.back_end:
-        case BackEnd.ONNXRUNTIME:
-            return OnnxSession(files.graph, output=files.output, model=files.name)
-        case BackEnd.OPENVINO:
-            return OpenVinoSession(files.graph, output=files.output, precision=files.precision, model=files.name)
-
-
-def runtime(back_end: BackEnd, model: str) -> str:
-    """Give what rounds: the back end's version and the CPU's instruction set.
-
-    Raises:
-        ModelLoadError: the back end is not installed.
-    """
-    return session.runtime() if back_end is BackEnd.ONNXRUNTIME else openvino_session.runtime(model)

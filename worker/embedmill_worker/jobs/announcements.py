@@ -13,7 +13,7 @@ from embedmill.transport.flow import Command, Flow, RoundTrip, evalsha
 
 
 def other_fingerprints(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[dict[str, str]]:
-    """Give the models that live workers serve under another fingerprint: name → theirs."""
+    """Return the models that live workers serve under another fingerprint: name → theirs."""
     landscape = yield from look_around(keys)
     ours = {card.name: card.fingerprint for card in cards}
     return {
@@ -30,7 +30,7 @@ def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
 
 
 def beat(keys: Keyspace, info: WorkerInfo, cards: Sequence[ModelCard] = ()) -> Flow[int]:
-    """Renew a worker's liveness key, and the cards that Redis has lost; returns the number of messages in its queues.
+    """Renew a worker's liveness key, and the cards that Redis has lost; return the number of messages in its queues.
 
     A key of another type among these hides none of the others.
     """

@@ -152,12 +152,12 @@ def give_back(keys: Keyspace, ref: ChunkRef) -> Flow[bool]:
 
 
 def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
-    """Give the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
+    """Return the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
     return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen.encode("latin-1"))
 
 
 def parse_token(token: str) -> tuple[str, int] | None:
-    """Give job id and chunk of a doorbell's id, None for any other task's."""
+    """Return job id and chunk of a doorbell's id, None for any other task's."""
     match = _TOKEN.fullmatch(token)
     return (match[1], int(match[2])) if match else None
 

@@ -17,7 +17,7 @@ _FAULTS: Final = (Reason.CRASHED, Reason.FAILED, Reason.WORKERS_LOST, Reason.NOT
 
 
 def letters(ref: ChunkRef, work: claims.Work, reply: ChunkReply, *, worker: str, keep: bool) -> list[bytes]:
-    """Give the packed dead letters of a chunk; ``keep``: with their texts."""
+    """Return the packed dead letters of a chunk; ``keep``: with their texts."""
     common: dict[str, Any] = {
         "job_id": ref.job_id,
         "chunk": ref.chunk,

@@ -19,7 +19,7 @@ from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
 from embedmill.safe.native import STOPS
 from embedmill.safe.printable import kind
-from embedmill_worker.engine import Embedder
+from embedmill_worker.engine.engine import Embedder
 from embedmill_worker.jobs import isolation
 from embedmill_worker.jobs.processor import check_servable
 
@@ -123,7 +123,7 @@ def _embedded(engine: Embedder, values: Sequence[str], options: EmbedOptions) ->
         "dtype": str(options.dtype),
         "token_counts": embeddings.token_counts.tolist(),
         "truncated": embeddings.truncated.tolist(),
-        "rejected": [list(row) for row in embeddings.rejected],
+        "rejected": [[one.index, str(one.reason), one.detail] for one in embeddings.rejected],
         "model": engine.card.name,
         "fingerprint": engine.card.fingerprint,
     }

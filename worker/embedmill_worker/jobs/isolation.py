@@ -11,14 +11,11 @@ import numpy as np
 from embedmill.errors import InferenceError
 from embedmill.protocol import vectors
 from embedmill.protocol.options import EmbedOptions
-from embedmill.reply import Reason
+from embedmill.reply import Reason, Rejected
 from embedmill.safe.native import STOPS
-from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker.engine.engine import Embedder, Embeddings
 
 log = logging.getLogger(__name__)
-
-#: Reason and detail of a text without a vector.
-Rejection = tuple[Reason, str]
 
 
 def embed(engine: Embedder, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
@@ -47,7 +44,7 @@ def embed_alone(
     engine: Embedder,
     texts: Sequence[str],
     options: EmbedOptions,
-    before: Callable[[int], Rejection | None] = lambda _: None,
+    before: Callable[[int], Rejected | None] = lambda _: None,
 ) -> Embeddings:
     """Embed text by text, so that whatever fails or crashes is one text's fault.
 
@@ -59,16 +56,10 @@ def embed_alone(
     """
     parts = []
     for position, text in enumerate(texts):
-        rejection = before(position)
-        parts.append(_embed_one(engine, text, options) if rejection is None else _none(engine, options, *rejection))
-    return Embeddings(
-        vectors=np.concatenate([p.vectors for p in parts]),
-        token_counts=np.concatenate([p.token_counts for p in parts]),
-        truncated=np.concatenate([p.truncated for p in parts]),
-        rejected=tuple((i, reason, detail) for i, p in enumerate(parts) for _, reason, detail in p.rejected),
-        tokenize_ms=sum(p.tokenize_ms for p in parts),
-        inference_ms=sum(p.inference_ms for p in parts),
-    )
+        rejected = before(position)
+        made = _embed_one(engine, text, options) if rejected is None else _none(engine, options, rejected)
+        parts.append(([position], made))
+    return Embeddings.join(parts)
 
 
 def _embed_one(engine: Embedder, text: str, options: EmbedOptions) -> Embeddings:
@@ -77,23 +68,17 @@ def _embed_one(engine: Embedder, text: str, options: EmbedOptions) -> Embeddings
     except STOPS:
         raise
     except BaseException as error:
-        return _none(engine, options, Reason.FAILED, f"the engine failed on it alone ({_kind(error)})")
+        detail = f"the engine failed on it alone ({_kind(error)})"
+        return _none(engine, options, Rejected(index=0, reason=Reason.FAILED, detail=detail))
+
+
+def _none(engine: Embedder, options: EmbedOptions, rejected: Rejected) -> Embeddings:
+    return Embeddings.rejecting(rejected, dimension=options.dimensions or engine.card.dimension)
 
 
 def _kind(error: BaseException) -> str:
     """Return what may be said of an error: our own words, which hold no text, or no more than its type."""
     return error.reason if isinstance(error, InferenceError) else type(error).__name__
-
-
-def _none(engine: Embedder, options: EmbedOptions, reason: Reason, detail: str) -> Embeddings:
-    return Embeddings(
-        vectors=np.full((1, options.dimensions or engine.card.dimension), np.nan, dtype=np.float32),
-        token_counts=np.zeros(1, dtype=np.uint32),
-        truncated=np.zeros(1, dtype=np.bool_),
-        rejected=((0, str(reason), detail),),
-        tokenize_ms=0.0,
-        inference_ms=0.0,
-    )
 
 
 def _as_asked(made: Embeddings, options: EmbedOptions) -> Embeddings:
@@ -105,9 +90,9 @@ def _as_asked(made: Embeddings, options: EmbedOptions) -> Embeddings:
     detail = (
         f"its vector holds numbers too large for {options.dtype}, limit {vectors.FLOAT16_OVERFLOW:.0f}; ask for float32"
     )
-    more = [(int(i), str(Reason.NOT_FINITE), detail) for i in too_large]
+    more = [Rejected(index=int(i), reason=Reason.NOT_FINITE, detail=detail) for i in too_large]
     return replace(
         made,
         vectors=np.where(np.isin(np.arange(len(rows)), too_large)[:, None], np.float32(np.nan), rows),
-        rejected=tuple(sorted([*made.rejected, *more])),
+        rejected=tuple(sorted([*made.rejected, *more], key=lambda one: one.index)),
     )

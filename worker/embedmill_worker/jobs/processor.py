@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,10 +19,9 @@ from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Reason, Rejected
 from embedmill.safe.native import STOPS
 from embedmill.transport.sync import RedisTransport
-from embedmill_worker.engine import Embedder, Embeddings
+from embedmill_worker.engine.engine import Embedder, Embeddings
 from embedmill_worker.jobs import claims, dead_letters, isolation
 from embedmill_worker.jobs.claims import ChunkRef
-from embedmill_worker.jobs.isolation import Rejection
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +132,11 @@ class ChunkProcessor:
         embeddings = None if work.is_suspect else isolation.embed_together(engine, chunk.texts, options)
         if embeddings is None:
 
-            def before(position: int) -> Rejection | None:
-                rejection = _given_up(work, position)
-                if rejection is None:
+            def before(position: int) -> Rejected | None:
+                rejected = _given_up(work, position)
+                if rejected is None:
                     self._note(ref, position)
-                return rejection
+                return rejected
 
             embeddings = isolation.embed_alone(engine, chunk.texts, options, before)
             self._note(ref, None)  # what goes wrong from here on is no single text's fault
@@ -161,14 +159,15 @@ def check_servable(options: EmbedOptions, engine: Embedder) -> None:
         vectors.check_binary(options.dimensions or engine.card.dimension)
 
 
-def _given_up(work: claims.Work, position: int) -> Rejection | None:
+def _given_up(work: claims.Work, position: int) -> Rejected | None:
     """Return why a text is not tried again, or None if it is."""
     crashes, losses = work.crashes_alone.get(position, 0), work.losses_alone.get(position, 0)
     if crashes >= MAX_TEXT_CRASHES:
-        return Reason.CRASHED, f"its process died {crashes} times while it was embedded alone, limit {MAX_TEXT_CRASHES}"
+        detail = f"its process died {crashes} times while it was embedded alone, limit {MAX_TEXT_CRASHES}"
+        return Rejected(index=position, reason=Reason.CRASHED, detail=detail)
     if losses >= MAX_LOSSES:
         detail = f"it was embedded alone {losses} times, limit {MAX_LOSSES}, and its process was lost or gave it up"
-        return Reason.WORKERS_LOST, detail
+        return Rejected(index=position, reason=Reason.WORKERS_LOST, detail=detail)
     return None
 
 
@@ -183,10 +182,7 @@ def to_reply(
         dimension=embeddings.vectors.shape[1],
         token_counts=embeddings.token_counts,
         truncated=embeddings.truncated,
-        rejected=tuple(
-            Rejected(index=int(chunk.indices[i]), reason=reason, detail=detail)
-            for i, reason, detail in embeddings.rejected
-        ),
+        rejected=tuple(replace(one, index=int(chunk.indices[one.index])) for one in embeddings.rejected),
         fingerprint=engine.card.fingerprint,
         runtime=engine.runtime,
         timings_ms={
@@ -201,7 +197,7 @@ def _of_another_model(claim: claims.OtherFingerprint, engine: Embedder) -> Chunk
     """Reject a chunk of a job that a model began which nobody serves any more."""
     detail = f"its job was begun with fingerprint {claim.pinned}, which no worker serves any more; submit it again"
     reply = _reject_all(claim.texts, claim.options, engine, Reason.MODEL_CHANGED, detail)
-    return dataclasses.replace(reply, fingerprint=claim.pinned)
+    return replace(reply, fingerprint=claim.pinned)
 
 
 def _reject_all(texts: bytes, options: bytes, engine: Embedder, reason: Reason, detail: str) -> ChunkReply:

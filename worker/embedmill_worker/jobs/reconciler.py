@@ -142,7 +142,7 @@ class Reconciler:
         self._next_suspects = Marks()
 
     def sweep(self) -> Flow[int]:
-        """Look once at everything, if this worker holds the lock; returns the number of chunks rung again."""
+        """Look once at everything, if this worker holds the lock; return the number of chunks rung again."""
         (held,) = yield RoundTrip([self._lock()])
         rung = 0
         self._next_suspects = Marks()
@@ -224,7 +224,7 @@ class Reconciler:
             yield _rest(began_s)
 
     def _compare(self, model: str, lane: str, part: Part, queued: Marks) -> Flow[int]:
-        """Go through the lane's records; returns the number of chunks rung again."""
+        """Go through the lane's records; return the number of chunks rung again."""
         named = ChunkRef(job_id="", chunk=0, model=model, lane=lane, token="")
         rung, ended = 0, b""
         while True:

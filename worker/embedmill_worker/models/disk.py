@@ -1,28 +1,134 @@
-"""Digests and small files on disk, written so that a crash leaves the old or the new, never half."""
+"""Files of models and of the data folder: read, hashed, written whole; and what is said when the system refuses."""
 
+from __future__ import annotations
+
+import errno
 import hashlib
 import json
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, Final
 
+from filelock import FileLock
+
+from embedmill.errors import ModelLoadError
+from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import open_regular
-from embedmill_worker.models.access import storing
 
 #: Most bytes of a JSON file; the tokenizers of the largest vocabularies take 35 MB.
-_MAX_NOTE_BYTES = 256 << 20
+_MAX_NOTE_BYTES: Final = 256 << 20
+
+#: What a system answers that refuses for want of rights.
+_NO_RIGHT: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+#: What else can be done about a file of the data folder.
+OWN_FOLDER: Final = "set EMBEDMILL_DATA_DIR to a folder of your own"
 
 logger = logging.getLogger(__name__)
 
 
+class StorageError(OSError):
+    """A file of the data folder cannot be written. Arguments: errno, the system's reason, the file."""
+
+    def __str__(self) -> str:
+        first = "" if _is_refusal(self) else "mend that, or "
+        folder = "a folder that you may write" if _is_refusal(self) else "another folder"
+        return f"{self.filename} cannot be written: {self.strerror}; {first}set EMBEDMILL_DATA_DIR to {folder}"
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether the system refused something for want of rights."""
+    return isinstance(error, OSError) and error.errno in _NO_RIGHT
+
+
+@contextmanager
+def told(model: str, *, instead: str = "name another folder") -> Iterator[None]:
+    """Turn what the system refuses over a model's files into ModelLoadError, which names the file and the way out.
+
+    Args:
+        model: its name, for errors.
+        instead: what can be done if the file is of no use.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ModelLoadError(model, _reason(error, instead)) from error
+
+
+def _reason(error: OSError, instead: str) -> str:
+    if isinstance(error, StorageError) or error.filename is None:
+        return str(error)
+    cure = f"let user id {os.geteuid()} read it and enter its folders" if _is_refusal(error) else "restore it"
+    return f"{error.filename} cannot be read: {error.strerror}; {cure}, or {instead}"
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while something is written to the data folder into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(error.errno or 0, error.strerror or str(error), str(error.filename or path)) from error
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder in the data folder, which is made if need be: one process at a time.
+
+    Raises:
+        StorageError: it cannot be made, or its lock cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is anything.
+
+    Raises:
+        OSError: this process may not look. pathlib answers no to that, from Python 3.14 on.
+    """
+    return _mode(str(path)) != 0
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file.
+
+    Raises:
+        OSError: this process may not look.
+    """
+    return stat.S_ISREG(_mode(str(path)))
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder.
+
+    Raises:
+        OSError: this process may not look, or enter it.
+    """
+    return stat.S_ISDIR(_mode(str(path))) and stat.S_ISDIR(_mode(f"{path}/."))
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116  pathlib takes the dot away
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return 0
+
+
 def sha256_of(*paths: Path) -> str:
-    """Returns the sha256 of one file, or one over those of several; about 0.1 s for 100 MB.
+    """Return the sha256 of one file, or one over those of several; about 0.1 s for 100 MB.
 
     A file is read once a process unless its size, times or inode change.
 
@@ -43,7 +149,7 @@ def _sha256_at(path: Path, _state: tuple[int, ...]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; a file that is not there reads as an empty one.
+    """Read a JSON object; a file that is not there reads as an empty one.
 
     Raises:
         ValueError: the file is not a JSON object, or too large for one.
@@ -61,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> bytes:
-    """Reads a small file whole. A pipe or a device in its place, which might never end, is not read.
+    """Read a small file whole. A pipe or a device in its place, which might never end, is not read.
 
     Raises:
         ValueError: it is no ordinary file, or too large.
@@ -81,34 +187,25 @@ def read_note(path: Path) -> bytes:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Tells whether a path leads into a folder, links followed."""
+    """Return whether a path leads into a folder, links followed."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written beside its place, synced and renamed there at the end; gone if anything fails.
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes its place, in a folder that is made if need be, when all went well.
 
     Raises:
         StorageError: it cannot be written.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path, mode=0o644) as file:
+            yield file
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a whole file in the same way.
+    """Write a whole file in the same way.
 
     Raises:
         StorageError: it cannot be written.

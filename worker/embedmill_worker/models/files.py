@@ -5,13 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import is_file
-
-if TYPE_CHECKING:
-    from embedmill_worker.models.formats.dense import Dense
+from embedmill_worker.models.disk import is_file
 
 #: Hexadecimal characters of a sha256.
 _SHA256_CHARS = 64
@@ -39,6 +35,59 @@ class BackEnd(StrEnum):
     OPENVINO = "openvino"
 
 
+class Activation(StrEnum):
+    """What follows a dense layer."""
+
+    IDENTITY = "Identity"
+    TANH = "Tanh"
+    RELU = "ReLU"
+    SIGMOID = "Sigmoid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A dense layer after pooling: (n, inputs) to (n, outputs)."""
+
+    inputs: int
+    outputs: int
+    has_bias: bool
+    activation: Activation
+    #: Whether vectors are scaled to L2 length 1 before it.
+    normalizes_first: bool
+    #: safetensors with `linear.weight` (outputs, inputs) and `linear.bias`.
+    weights: Path
+    weights_sha256: str
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """All of it that changes vectors."""
+        return (self.weights_sha256, self.activation.value, self.has_bias, self.normalizes_first)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentenceConfig:
+    """How the vectors of a folder's model are made."""
+
+    #: Where tokenizer, configuration and weights of the transformer lie.
+    folder: Path
+    pooling: Pooling
+    #: Whether somebody said so, or it is our guess for a bare folder.
+    is_pooling_stated: bool
+    #: Whether the tokens of a prompt count in pooling.
+    pools_prompt: bool = True
+    layers: tuple[Dense, ...] = ()
+    normalize: bool
+    #: Longest input, special tokens included.
+    max_tokens: int
+    prompts: Mapping[str, str]
+    #: Value of the graph's input `task_id` by input type, if it has one.
+    task_ids: Mapping[str, int] = field(default_factory=dict)
+    #: Whether `position_ids`, if a graph wants them, are 0, 1, 2…
+    counts_from_zero: bool = True
+    #: Which file or name says so: of "pooling", "normalize", "max_tokens", "query" and "passage" (prefixes).
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
     """A model on this machine's disk; a value exists only if its files do.
@@ -59,7 +108,7 @@ class ModelFiles:
     #: Whether the tokens of a prompt count in pooling.
     pools_prompt: bool = True
     #: What pooled vectors go through.
-    layers: tuple["Dense", ...] = ()
+    layers: tuple[Dense, ...] = ()
     #: Whether vectors are scaled to L2 length 1 at the end.
     normalize: bool
     #: Longest input, special tokens included; longer texts are truncated or rejected.

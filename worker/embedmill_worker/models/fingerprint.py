@@ -16,7 +16,7 @@ Model = ModelFiles | StaticTable | FastTextFile
 
 
 def fingerprint(model: Model) -> str:
-    """Returns 16 hexadecimal characters; equal if and only if two models give the same vectors.
+    """Return 16 hexadecimal characters; equal if and only if two models give the same vectors.
 
     Names and paths do not count: the same files elsewhere have the same fingerprint.
     """

@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import told
+from embedmill_worker.models.built import quantized_graph
+from embedmill_worker.models.disk import told
 from embedmill_worker.models.files import BackEnd, ModelFiles
 from embedmill_worker.models.fingerprint import Model
-from embedmill_worker.models.quantization.quantized import quantized_graph
 
 
 def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
-    """Gives the model as it is asked for; builds its int8 graph if there is none yet.
+    """Return the model as it is asked for; build its int8 graph if there is none yet.
 
     Args:
         files: the model as it was found; a table of vectors has no arithmetic worth a choice and stays as it is.
@@ -40,7 +40,7 @@ def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
         files,
         graph=quantized.graph,
         exporter=quantized.exporter,
-        weights_sha256=quantized.sha256,
+        weights_sha256=quantized.weights_sha256,
         precision=precision,
         reference=files,
     )

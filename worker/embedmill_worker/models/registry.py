@@ -1,4 +1,4 @@
-"""From what a user calls a model to its files."""
+"""From what a user calls a model to its files. The modules of a hub's models are loaded when one is named."""
 
 import difflib
 from collections.abc import Iterator
@@ -9,14 +9,11 @@ from typing import Final
 
 from embedmill.errors import ModelLoadError, SettingsError
 from embedmill.model_spec import ModelSpec
-from embedmill_worker.models.access import is_folder, told
+from embedmill_worker.models.disk import is_folder, told
 from embedmill_worker.models.fingerprint import Model
 from embedmill_worker.models.formats.fasttext_file import FastTextFile, fasttext_in, read_fasttext
 from embedmill_worker.models.sources.commit import UnknownRepositoryError
-from embedmill_worker.models.sources.fastembed import files_of_registered, find_registered, registered_models
 from embedmill_worker.models.sources.folder import files_of_folder
-from embedmill_worker.models.sources.hub import Repository
-from embedmill_worker.models.sources.repository import files_of_repository, tokenizer_of_repository
 from embedmill_worker.models.sources.wheel import WHEELS, Progress, find_wheel, wheel_folder
 
 #: How alike two names are, of 1, that may be each other mistyped.
@@ -39,7 +36,9 @@ class KnownModel:
 
 
 def known() -> list[KnownModel]:
-    """Lists the models that have a name, the embedded default first."""
+    """List the models that have a name, the embedded default first."""
+    from embedmill_worker.models.sources import fastembed  # noqa: PLC0415 (brings ONNX Runtime)
+
     wheels = [
         KnownModel(
             name=name,
@@ -61,7 +60,7 @@ def known() -> list[KnownModel]:
             description=model.description,
             refusal=model.refusal,
         )
-        for model in registered_models()
+        for model in fastembed.registered_models()
         if model.name not in names
     ]
     return wheels + registered
@@ -76,7 +75,7 @@ def resolve(
     newest: bool = False,
     progress: Progress | None = None,
 ) -> Model:
-    """Finds a model, fetches or exports it if need be, and verifies its files.
+    """Find a model, fetch or export it if need be, and verify its files.
 
     Args:
         spec: what its users call it and where it is, see `ModelSpec.parse`.
@@ -98,36 +97,39 @@ def resolve(
         return files_of_folder(spec.name, source, data_dir=data_dir, precision=precision, repository=wheel.names[-1])
     if path := _folder_called(spec):
         return _files_at(spec.name, path, data_dir, precision)
-    registered = find_registered(spec.place)
+    from embedmill_worker.models.sources import fastembed, hub, repository  # noqa: PLC0415 (only for a hub's models)
+
+    registered = fastembed.find_registered(spec.place)
     if registered and registered.refusal:
         reason = f"{registered.refusal}, which is not supported; `embedmill models list` shows those that are"
         raise ModelLoadError(spec.name, reason)
     if place := (registered.repository, "") if registered else spec.repository:
         with _hinted(spec):
-            repository = Repository(
+            found = hub.Repository(
                 spec.name, *place, data_dir=data_dir, download=download, newest=newest, progress=progress
             )
         files: Model = (
-            files_of_registered(spec.name, registered, repository, data_dir=data_dir)
+            fastembed.files_of_registered(spec.name, registered, found, data_dir=data_dir)
             if registered
-            else files_of_repository(spec.name, repository, data_dir=data_dir, precision=precision)
+            else repository.files_of_repository(spec.name, found, data_dir=data_dir, precision=precision)
         )
-        repository.keep()  # not before: a newer commit that cannot be served does not take the place of one that can
+        found.keep()  # not before: a newer commit that cannot be served does not take the place of one that can
         return files
     raise ModelLoadError(spec.name, _unknown(spec))
 
 
 def tokenizer_of(spec: ModelSpec, *, data_dir: Path) -> Path:
-    """Returns a model's `tokenizer.json`; of a repository it alone is fetched, without the weights.
+    """Return a model's `tokenizer.json`; of a repository it alone is fetched, without the weights.
 
     Raises:
         ModelLoadError: the model is not known or has none, or it cannot be fetched.
     """
-    is_repository = spec.repository and not find_wheel(spec.place) and not find_registered(spec.place)
-    if spec.repository and is_repository:
-        repository = Repository(spec.name, *spec.repository, data_dir=data_dir)
-        tokenizer = tokenizer_of_repository(spec.name, repository)
-        repository.keep()
+    from embedmill_worker.models.sources import fastembed, hub, repository  # noqa: PLC0415 (only for a hub's models)
+
+    if spec.repository and not find_wheel(spec.place) and not fastembed.find_registered(spec.place):
+        found = hub.Repository(spec.name, *spec.repository, data_dir=data_dir)
+        tokenizer = repository.tokenizer_of_repository(spec.name, found)
+        found.keep()
         return tokenizer
     files = resolve(spec, data_dir=data_dir)
     if isinstance(files, FastTextFile):

@@ -24,7 +24,7 @@ TRANSPORT_OPTIONS: Final = {
 
 
 def broker_settings(redis_url: str) -> dict[str, Any]:
-    """Give Celery's settings of broker and result backend for one URL."""
+    """Return Celery's settings of broker and result backend for one URL."""
     transport_options: dict[str, Any] = dict(TRANSPORT_OPTIONS)
     backend_options: dict[str, Any] = {}
     tls = tls_options(redis_url)
@@ -44,7 +44,7 @@ def broker_settings(redis_url: str) -> dict[str, Any]:
 
 
 def broker_url(redis_url: str) -> str:
-    """Give the URL in kombu's spelling, without what goes into other settings."""
+    """Return the URL in kombu's spelling, without what goes into other settings."""
     if is_sentinel(redis_url):
         address = read_sentinel(redis_url)
         user = quote(address.username or "", safe="")
@@ -61,7 +61,7 @@ def broker_url(redis_url: str) -> str:
 
 
 def tls_options(redis_url: str) -> dict[str, Any]:
-    """Give what TLS is told: the URL's ssl options; certificates and host names are verified unless they say otherwise.
+    """Return what TLS is told: the URL's ssl options; certificates and host names are verified unless these say no.
 
     Empty for a URL without TLS.
     """

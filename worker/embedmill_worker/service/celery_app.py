@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,14 +18,13 @@ from embedmill.settings import ClientSettings
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker import exit_codes
 from embedmill_worker.celery_patches import message_guard
-from embedmill_worker.celery_patches.masking import mask_arguments
 from embedmill_worker.celery_patches.messages import CHUNK_TASK
 from embedmill_worker.celery_patches.pool import mend_shared_memory, mend_transport
+from embedmill_worker.cpu import usable_cpus
 from embedmill_worker.engine.engines import Engines
 from embedmill_worker.jobs import embed_task
 from embedmill_worker.jobs.claims import ChunkRef
 from embedmill_worker.service.broker import broker_settings
-from embedmill_worker.service.concurrency import usable_cpus
 from embedmill_worker.service.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.service.node import Node
 from embedmill_worker.service.sweeper import RestingLink, Sweeper
@@ -53,7 +53,9 @@ class QuietWorker(Worker):
 
 
 class EmbedmillCelery(Celery):
-    """A Celery app whose ``worker`` command starts a ``QuietWorker``."""
+    """A Celery app whose ``worker`` command starts a ``QuietWorker``, and what it is as a worker of ours."""
+
+    node: Node
 
     @cached_property
     def Worker(self) -> Any:
@@ -69,8 +71,9 @@ def build(settings: WorkerSettings) -> Celery:
     lane_of = {keys.queue(m, lane): (m, lane) for m in settings.model_names for lane in LANES}
     sweeper = Sweeper(RestingLink(client_settings(settings)))
     node = Node(settings, Engines(settings), keys, RedisTransport(client_settings(settings)), sweeper)
-    app.steps["consumer"].add(Liveness.of(node))
-    app.conf.worker_consumer = PatientConsumer.of(node)
+    app.node = node
+    app.steps["consumer"].add(Liveness)
+    app.conf.worker_consumer = PatientConsumer
 
     @app.task(name=CHUNK_TASK, shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
     def chunk(self: Any, job_id: str, number: int) -> None:
@@ -89,12 +92,11 @@ def build(settings: WorkerSettings) -> Celery:
         return embed_task.embed(node.engine(call.model), call)
 
     connect_signals(app, node)
-    bound_stop(app, node)
     return app
 
 
 def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
-    """Give Celery's settings."""
+    """Return Celery's settings."""
     ns = settings.namespace
     lanes = [keys.queue(model, lane) for lane in LANES for model in settings.model_names]
     # A doorbell that is lost is rung again from the record: keeping deliveries of it in Redis would only cost round
@@ -158,53 +160,50 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
 
 def connect_signals(app: Celery, node: Node) -> None:
     """Tie the node's life to the worker's. Handlers are held by the app, so they live as long as it does."""
-
-    def on_init(sender: Any = None, **_: Any) -> None:
-        if sender is not None and sender.app is app:
-            mask_arguments()
-            mend_transport()
-            mend_shared_memory()
-            message_guard.guard(remote_control=app.conf.worker_enable_remote_control)
-            start(node, sender.hostname)
-
-    def on_ready(sender: Any = None, **_: Any) -> None:
-        if sender is not None and sender.app is app:
-            node.log_models()
-
-    def on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-        if sender is not None and sender.app is app and type(exception).__name__ in LOST_CHILD:
-            node.release(task_id, was_killed=was_killed(exception))
-
-    def on_shutdown(sender: Any = None, **_: Any) -> None:
-        if sender is not None and sender.app is app:
-            node.leave()
-
-    handlers = [
-        (signals.worker_init, on_init),
-        (signals.worker_ready, on_ready),
-        (signals.task_failure, on_failure),
-        (signals.worker_shutdown, on_shutdown),
-        (signals.after_setup_logger, quieten),
-    ]
-    for signal, handler in handlers:
-        signal.connect(handler, weak=False)
-
-
-def bound_stop(app: Celery, node: Node) -> None:
-    """Let no stop of this app's worker take longer than its grace period."""
     workers: list[Any] = []
 
-    def on_init(sender: Any = None, **_: Any) -> None:
-        if sender is not None and sender.app is app:
-            workers.append(sender)
+    @_of_workers(app, signals.worker_init)
+    def on_init(sender: Any, **_: Any) -> None:
+        workers.append(sender)
+        message_guard.mask_arguments()
+        mend_transport()
+        mend_shared_memory()
+        message_guard.guard(remote_control=app.conf.worker_enable_remote_control)
+        start(node, sender.hostname)
 
-    def on_stopping(sender: Any = None, **_: Any) -> None:
+    @_of_workers(app, signals.worker_ready)
+    def on_ready(sender: Any, **_: Any) -> None:
+        node.log_models()
+
+    @_of_workers(app, signals.task_failure)
+    def on_failure(sender: Any, task_id: str = "", exception: Any = None, **_: Any) -> None:
+        if type(exception).__name__ in LOST_CHILD:
+            node.release(task_id, was_killed=was_killed(exception))
+
+    @_of_workers(app, signals.worker_shutdown)
+    def on_shutdown(sender: Any, **_: Any) -> None:
+        node.leave()
+
+    def on_stopping(sender: Any = None, **_: Any) -> None:  # the sender is a host name here
         for worker in workers:
             if worker.hostname == sender:
                 end_after_grace(node, worker.pool)
 
-    signals.worker_init.connect(on_init, weak=False)
     signals.worker_shutting_down.connect(on_stopping, weak=False)
+    signals.after_setup_logger.connect(quieten, weak=False)
+
+
+def _of_workers(app: Celery, signal: Any) -> Callable[[Callable[..., None]], None]:
+    """Connect a handler to a signal of one app's workers: other apps in the process send the same signals."""
+
+    def connect(handler: Callable[..., None]) -> None:
+        def handle(sender: Any = None, **values: Any) -> None:
+            if sender is not None and sender.app is app:
+                handler(sender, **values)
+
+        signal.connect(handle, weak=False)
+
+    return connect
 
 
 #: What Celery's main process reports when a child is gone. Children report everything else themselves.
@@ -215,7 +214,7 @@ KILLS: Final = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SystemExit
 
 
 def was_killed(error: Any) -> bool:
-    """Say whether a lost child was killed from outside rather than crashed or too slow, by what billiard says of it."""
+    """Return whether a lost child was killed from outside, by what billiard says, rather than crashed or too slow."""
     name, said = type(error).__name__, str(error)
     return name == "Terminated" or (name == "WorkerLostError" and any(kill in said for kill in KILLS))
 
@@ -239,5 +238,5 @@ def quieten(**_: Any) -> None:
 
 
 def client_settings(settings: WorkerSettings) -> ClientSettings:
-    """Give the part of the settings that a link needs."""
+    """Return the part of the settings that a link needs."""
     return ClientSettings(redis_url=settings.redis_url, url_name=settings.url_name, namespace=settings.namespace)

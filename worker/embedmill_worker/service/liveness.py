@@ -1,4 +1,4 @@
-"""Celery's part of liveness: timers in the worker's main process."""
+"""Celery's part of liveness: timers in the worker's main process, which notice that it has stopped to consume."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import bootsteps
 from celery.exceptions import WorkerTerminate
@@ -17,8 +19,9 @@ from celery.worker.consumer import Consumer
 
 from embedmill.limits import LIVENESS_PERIOD_S
 from embedmill_worker import exit_codes, health
-from embedmill_worker.service.node import Node
-from embedmill_worker.service.stall import STALL_GRACE_S, Beat, StallWatch
+
+if TYPE_CHECKING:
+    from embedmill_worker.service.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +29,73 @@ log = logging.getLogger(__name__)
 #: child can be waited for, and then only every five seconds.
 CHILDREN_PERIOD_S: Final = 0.2
 
+#: Seconds in which work waits, children idle and nothing begins, after which a worker is stalled.
+STALL_AFTER_S: Final = 12.0
+
+#: Seconds beyond its time limit after which a task that still runs shows that limits are not kept.
+OVERDUE_AFTER_S: Final = 12.0
+
+#: Seconds that a stalled worker says so before it ends itself.
+STALL_GRACE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a worker's main process sees at one beat."""
+
+    at_s: float
+    children: int
+    #: Tasks that children have begun since the start.
+    begun: int
+    #: Tasks under work: id → time limit in seconds; 0: none.
+    active: Mapping[str, float]
+    #: Tasks taken from Redis that no child has begun.
+    taken: int
+    #: Messages in this worker's queues; None: Redis did not answer.
+    waiting: int | None
+
+
+class StallWatch:
+    """Compares beats."""
+
+    def __init__(self) -> None:
+        self._begun = -1
+        self._idle_since_s: float | None = None
+        self._first_seen_s: dict[str, float] = {}
+
+    def judge(self, beat: Beat) -> str:
+        """Take a beat; return why the worker is stalled, or ""."""
+        self._first_seen_s = {task: self._first_seen_s.get(task, beat.at_s) for task in beat.active}
+        for task, limit_s in beat.active.items():
+            over_s = beat.at_s - self._first_seen_s[task] - limit_s
+            if limit_s and over_s > OVERDUE_AFTER_S:
+                return f"a task has run {over_s:.0f} s beyond its limit of {limit_s:.0f} s"
+        # A Redis that does not answer says nothing about this worker.
+        has_work = beat.waiting is not None and beat.waiting + beat.taken > 0
+        if not has_work or len(beat.active) >= beat.children or beat.begun != self._begun:
+            self._begun, self._idle_since_s = beat.begun, None
+            return ""
+        if self._idle_since_s is None:
+            self._idle_since_s = beat.at_s
+        idle_s = beat.at_s - self._idle_since_s
+        if idle_s < STALL_AFTER_S:
+            return ""
+        return f"{beat.waiting} messages wait and {beat.taken} are taken, but no child has begun one for {idle_s:.0f} s"
+
 
 class Liveness(bootsteps.StartStopStep):
     """Beats and lets sweep while the consumer runs; started anew after every lost connection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    node: ClassVar[Node]
+    name = "embedmill.liveness"
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
+        self._node: Node = consumer.app.node
         self._timers: list[Any] = []
         self._watch = StallWatch()
         self._waiting: int | None = None
         self._stalled_since_s: float | None = None
-
-    @classmethod
-    def of(cls, node: Node) -> type[Liveness]:
-        """Give the step for one node, as Celery wants a class."""
-        return type("NodeLiveness", (cls,), {"node": node, "name": "embedmill.liveness"})
 
     def start(self, consumer: Any) -> None:
         """Beat as soon as the consumer consumes, then regularly."""
@@ -52,13 +104,13 @@ class Liveness(bootsteps.StartStopStep):
             consumer.timer.call_after(0, self._beat, (consumer,)),
             consumer.timer.call_repeatedly(LIVENESS_PERIOD_S, self._beat, (consumer,)),
         ]
-        self.node.start_sweeping()
+        self._node.start_sweeping()
         if look := getattr(consumer.pool, "maintain_pool", None):
             self._timers.append(consumer.timer.call_repeatedly(CHILDREN_PERIOD_S, look))
 
     def stop(self, consumer: Any) -> None:
         """Stop the timers; the liveness key outlives them for a while."""
-        self.node.pause_sweeping()
+        self._node.pause_sweeping()
         for timer in self._timers:
             timer.cancel()
         self._timers = []
@@ -82,7 +134,7 @@ class Liveness(bootsteps.StartStopStep):
         )
         reason = reason or _unconsumed(consumer)
         said = health.STALLED if reason else health.READY
-        self._waiting = self.node.beat(state=said, reason=reason, children=children, active=limits_s)
+        self._waiting = self._node.beat(state=said, reason=reason, children=children, active=limits_s)
         self._react(reason, now_s, consumer)
 
     def _react(self, reason: str, now_s: float, consumer: Any) -> None:
@@ -99,11 +151,11 @@ class Liveness(bootsteps.StartStopStep):
             )
         if now_s - self._stalled_since_s >= STALL_GRACE_S:
             log.critical("this worker ends itself: %s", reason, extra={"action": "exit"})
-            end_now(self.node, consumer.pool, exit_codes.STALLED)
+            end_now(self._node, consumer.pool, exit_codes.STALLED)
 
 
 def _unconsumed(consumer: Any) -> str:
-    """Say which of its queues a worker does not consume from; "" if it consumes from all."""
+    """Return which of its queues a worker does not consume from; "" if it consumes from all."""
     names = [queue.name for queue in consumer.app.amqp.queues.consume_from.values()]
     missing = [name for name in names if not consumer.task_consumer.consuming_from(name)]
     return f"it does not consume from {', '.join(missing)}" if missing else ""
@@ -137,13 +189,6 @@ def end_after_grace(node: Node, pool: Any) -> None:
 class PatientConsumer(Consumer):
     """Celery's consumer, which is live while it waits for Redis: a restart would mend nothing."""
 
-    node: ClassVar[Node]
-
-    @classmethod
-    def of(cls, node: Node) -> type[PatientConsumer]:
-        """Give the class for one node."""
-        return type("NodeConsumer", (cls,), {"node": node})
-
     def start(self) -> None:
         """Run; an end for want of descriptors keeps its exit code, which Celery 5.7.0 forgets: it must be restarted."""
         try:
@@ -167,12 +212,13 @@ class PatientConsumer(Consumer):
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes, and go on telling so."""
         ensure = conn.ensure_connection
+        node: Node = self.app.node  # type: ignore[attr-defined]  # of EmbedmillCelery
 
         def ensure_connection(
             errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any
         ) -> Any:
             def each_second() -> None:
-                self.node.tell("Redis cannot be reached")
+                node.tell("Redis cannot be reached")
                 if callback is not None:
                     callback()
 

@@ -16,8 +16,7 @@ from embedmill.protocol.workers import WorkerInfo
 from embedmill.transport.flow import Flow, T
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker import health
-from embedmill_worker.cache.cached_engine import TABLE_TOKENS_PER_S, CachedEngine
-from embedmill_worker.cache.store import EmbeddingCache, read_info
+from embedmill_worker.cache.store import TABLE_TOKENS_PER_S, CachedEngine, EmbeddingCache, read_info
 from embedmill_worker.engine import Embedder, Engine
 from embedmill_worker.engine.engines import Engines
 from embedmill_worker.health import Health
@@ -83,7 +82,7 @@ class Node:
         self._took_s = time.monotonic() - began_s
 
     def log_models(self) -> None:
-        """Say what is served, once Celery has set up logging."""
+        """Return what is served, once Celery has set up logging."""
         for engine in self._engines:
             log.info(
                 "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s a core; loaded in %.2f s",
@@ -183,7 +182,7 @@ class Node:
         miller.work(ref, self._cached(self._engines.get(ref.model)))
 
     def engine(self, model: str | None) -> Embedder:
-        """Give a served model; None: the default one.
+        """Return a served model; None: the default one.
 
         Raises:
             KeyError: it is not served.

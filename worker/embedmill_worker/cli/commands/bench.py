@@ -104,7 +104,7 @@ def _own(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure(client: EmbeddingClient, settings: ClientSettings, args: argparse.Namespace) -> dict[str, Any]:
-    """Give what can be measured of any mill."""
+    """Return what can be measured of any mill."""
     from dataclasses import asdict
     from statistics import median
 

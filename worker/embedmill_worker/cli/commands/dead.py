@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
     flags.flag(requeue, "--text-file", "EMBEDMILL_TEXT_FILE", "FILE", text)
     drop = flags.command(actions, "drop", _drop, help="forget dead letters", epilog=_DROP_EPILOG)
     drop.add_argument("ids", metavar="ID", nargs="*", help="the letters")
-    flags.switch(drop, "--all", "EMBEDMILL_DROP_ALL", "all of them")
+    flags.switch(drop, "--all", "EMBEDMILL_DEAD_DROP_ALL", "all of them")
     for action in (show, requeue):
         action.add_argument("id", metavar="ID", help="the letter's id")
     for action in (listing, show, requeue, drop):
@@ -145,7 +145,7 @@ def _drop(args: argparse.Namespace) -> int:
 
 
 def facts(letter: DeadLetter, *, with_text: bool = False) -> dict[str, Any]:
-    """Give what a letter says, for JSON; the text only if it is asked for."""
+    """Return what a letter says, for JSON; the text only if it is asked for."""
     from dataclasses import asdict
 
     known = asdict(letter)

@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
     show.add_argument("name", metavar="MODEL", type=flags.one_spec, help=_MODEL)
     pull = flags.command(actions, "pull", _pull, help="fetch, verify and measure models", epilog=_PULL_EPILOG)
     pull.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
-    text = "make int8 of models and measure it against fp32; a worker does so at its first start"
+    text = "make int8 of models, which a worker does at its first start, and measure it against fp32"
     quantize = flags.command(actions, "quantize", _quantize, help=text, epilog=_QUANTIZE_EPILOG)
     quantize.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
     for action in (show, pull):
@@ -177,19 +177,19 @@ def _served() -> tuple[ModelSpec, ...]:
 
 
 def _facts(spec: ModelSpec, precision: str, data_dir: Path, *, newest: bool = False) -> dict[str, Any]:
-    """Load a model as a worker would, and say what it is."""
+    """Load a model as a worker would, and say what it is and what its precision costs."""
     from embedmill_worker.engine import load
     from embedmill_worker.models import in_precision
 
     show_log()
     found = fetch(spec, data_dir, precision=precision, newest=newest)
     files = in_precision(found, precision, data_dir=data_dir)
-    return describe(files, load(files, cache_dir=data_dir / "probes"))
+    return describe(files, load(files, cache_dir=data_dir / "probes", measures_price=True))
 
 
 def describe(files: Model, engine: Engine) -> dict[str, Any]:
-    """Give what ``models show`` shows."""
-    from embedmill_worker.engine.loading import precision_note
+    """Return what ``models show`` shows."""
+    from embedmill_worker.engine.transformer.loading import precision_note
 
     price = engine.price
     told = (

@@ -36,6 +36,9 @@ and the others are in the sink, 12 a source could not be read, or only in part: 
 was deleted, 130 stopped by Ctrl-C
 """
 
+#: Flags whose variables name the command, lest one that is set for another purpose deletes what a sink holds.
+_DELETING: Final = ("--delete-missing", "--rebuild")
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -77,7 +80,8 @@ def add(commands: Any) -> None:
         dest="delete_missing",
         action="store_const",
         const="all",
-        help="the same, though the source is read otherwise than before; variable: all [EMBEDMILL_DELETE_MISSING]",
+        help="the same, though the source is read otherwise than before; variable: all "
+        "[EMBEDMILL_REINDEX_DELETE_MISSING]",
     )
     if os.environ.get(_variable("--delete-missing")) == "all":
         parser.set_defaults(delete_missing="all")
@@ -113,7 +117,7 @@ def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
     from embedmill.reindexing import reindex
     from embedmill.reindexing.report import NOTHING_YET, Progress
     from embedmill_worker.cli.commands.reindex_progress import shown
-    from embedmill_worker.cli.stopping import Stopping
+    from embedmill_worker.cli.terminal import Stopping
 
     latest = NOTHING_YET
     with Stopping() as stopping, shown(as_json=args.json) as show:
@@ -274,4 +278,5 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 def _variable(name: str) -> str:
-    return "EMBEDMILL_" + name[2:].replace("-", "_").upper()
+    command = "REINDEX_" if name in _DELETING else ""
+    return f"EMBEDMILL_{command}{name[2:].replace('-', '_').upper()}"

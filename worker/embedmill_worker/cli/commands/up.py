@@ -115,7 +115,7 @@ class Notice:
 
 
 def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str], notice: Notice) -> int:
-    """Say when the server answers and the worker is ready, then wait for the end of either; returns the exit code."""
+    """Say when the server answers and the worker is ready, then wait for the end of either; return the exit code."""
     from embedmill.settings import ClientSettings
     from embedmill_worker import exit_codes
 
@@ -165,6 +165,6 @@ def announce(settings: ClientSettings) -> None:
 
 
 def is_own(redis_url: str, folder: Path) -> bool:
-    """Say whether the URL is the one that an earlier ``up`` printed and that was exported since."""
+    """Return whether the URL is the one that an earlier ``up`` printed and that was exported since."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" and Path(unquote(parts.path)).parent == folder.resolve()

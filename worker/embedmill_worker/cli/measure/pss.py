@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 PROC: Final = Path("/proc")
@@ -14,7 +13,7 @@ SAMPLE_S: Final = 0.5
 
 
 def tree(pid: int, proc: Path = PROC) -> list[int]:
-    """Give a process and all its descendants that live."""
+    """Return a process and all its descendants that live."""
     found = [pid]
     for parent in found:
         for children in proc.glob(f"{parent}/task/*/children"):
@@ -26,12 +25,12 @@ def tree(pid: int, proc: Path = PROC) -> list[int]:
 
 
 def tree_mb(pid: int, proc: Path = PROC) -> float:
-    """Give the proportional set size of a process and its descendants, MB (10⁶ bytes); 0 where Linux does not tell."""
+    """Return the proportional set size of a process and its descendants, MB (10⁶ bytes); 0 if Linux does not tell."""
     return sum(process_mb(each, proc) for each in tree(pid, proc))
 
 
 def process_mb(pid: int, proc: Path = PROC, *, counted: str = "Pss") -> float:
-    """Give the proportional set size of one process, MB (10⁶ bytes); 0 where Linux does not tell.
+    """Return the proportional set size of one process, MB (10⁶ bytes); 0 where Linux does not tell.
 
     Args:
         pid: the process.
@@ -58,9 +57,7 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._is_over.set()
         self._thread.join()
 

@@ -7,16 +7,11 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from embedmill.errors import InferenceError
+from embedmill_worker.arrays import Floats, finite_rows
 from embedmill_worker.engine.probing.measurements import PrecisionReport
 from embedmill_worker.engine.probing.passages import passages
 from embedmill_worker.engine.probing.probe import SENTENCES, cosines
-from embedmill_worker.engine.transformer.pooling import finite_rows
-
-Floats = npt.NDArray[np.float32]
 
 #: Passages of Python's language reference that are embedded besides the probe's sentences: about 7,000 tokens, two
 #: seconds of MiniLM in fp32.
@@ -28,7 +23,7 @@ TIMED_ONE_IN: Final = 4
 
 
 def price_texts() -> list[str]:
-    """Give real text: sentences in several languages and passages of a reference manual."""
+    """Return real text: sentences in several languages and passages of a reference manual."""
     from pydoc_data import topics  # noqa: PLC0415 (half a megabyte, and only for a precision not measured yet)
 
     found = [passage.text for passage in passages(topics.topics)]

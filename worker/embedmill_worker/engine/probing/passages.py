@@ -78,7 +78,7 @@ def _group(headings: Mapping[str, str], paragraphs: list[str]) -> Iterator[Passa
 
 
 def _heading(block: str) -> tuple[str, str]:
-    """Give an underlined heading and the character of its line, else two empty strings."""
+    """Return an underlined heading and the character of its line, else two empty strings."""
     lines = block.strip("\n").splitlines()
     if len(lines) == 2 and _UNDERLINE.fullmatch(lines[1].strip()):
         return _clean(lines[0]), lines[1].strip()[0]
@@ -86,7 +86,7 @@ def _heading(block: str) -> tuple[str, str]:
 
 
 def _is_prose(block: str) -> bool:
-    """Say whether a block is sentences rather than code, grammar or a table."""
+    """Return whether a block is sentences rather than code, grammar or a table."""
     if _CODE.search(block):
         return False
     pieces = block.split()

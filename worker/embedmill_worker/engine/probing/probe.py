@@ -8,18 +8,18 @@ from statistics import median
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from embedmill.errors import InferenceError
+from embedmill_worker.arrays import Floats, finite_rows
 from embedmill_worker.engine.engine import Encoder
 from embedmill_worker.engine.probing.measurements import BatchClass, ProbeResult
 from embedmill_worker.engine.transformer.batching import plan
-from embedmill_worker.engine.transformer.forward import ForwardPass
-from embedmill_worker.engine.transformer.pooling import finite_rows
 from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 
-Floats = npt.NDArray[np.float32]
 Batches = Sequence[Sequence[int]]
+
+#: Runs one batch of token ids.
+Forward = Callable[[Sequence[Sequence[int]]], Floats]
 
 #: Cosine from which a batched vector passes for the one computed alone (bf16: 0.99999, dynamic int8: 0.97).
 CLOSE_COSINE: Final = 0.9999
@@ -44,12 +44,12 @@ LENGTHS: Final = (0, 1, 2, 3, 5, 8, 11, 12, 13, 17, 20, 26, 31, 40, 55, 70, 90, 
 
 
 def probe_texts() -> list[str]:
-    """Give texts of ``LENGTHS`` words, each beginning elsewhere."""
+    """Return texts of ``LENGTHS`` words, each beginning elsewhere."""
     words = " ".join(SENTENCES).split()
     return [" ".join(words[(i + j) % len(words)] for j in range(length)) for i, length in enumerate(LENGTHS)]
 
 
-def classify(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens: int) -> tuple[BatchClass, float]:
+def classify(tokenizer: TextTokenizer, forward: Forward, *, max_batch_tokens: int) -> tuple[BatchClass, float]:
     """Embed the probe texts alone, in planned batches and in pairs of short and long; see ``judge``.
 
     Raises:
@@ -61,11 +61,11 @@ def classify(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens
     pairs = [[i, len(ids) - 1 - i] for i in range(len(ids) // 2)] + [[len(ids) // 2]] * (len(ids) % 2)
     alone = _vectors(forward, ids, [[i] for i in range(len(ids))])
     if not finite_rows(alone).all():
-        raise InferenceError(forward.files.name, "its graph puts out numbers that are not finite; use another file")
+        raise InferenceError(tokenizer.model, "its graph puts out numbers that are not finite; use another file")
     return judge(alone, [_vectors(forward, ids, batches) for batches in (planned, pairs)])
 
 
-def tokens_per_s(tokenizer: TextTokenizer, forward: ForwardPass, *, max_batch_tokens: int) -> float:
+def tokens_per_s(tokenizer: TextTokenizer, forward: Forward, *, max_batch_tokens: int) -> float:
     """Time the probe texts in batches of this budget, on one core."""
     ids = _probe_ids(tokenizer)
     planned = plan([len(row) for row in ids], max_batch_tokens=max_batch_tokens)
@@ -77,7 +77,7 @@ def _probe_ids(tokenizer: TextTokenizer) -> list[Sequence[int]]:
     return [e.ids for e in tokenizer.encode(probe_texts()) if e.ids]
 
 
-def measure_encoder(model: str, tokenizer: TextTokenizer, encoder: Encoder) -> ProbeResult:
+def measure_encoder(tokenizer: TextTokenizer, encoder: Encoder) -> ProbeResult:
     """Class and time an encoder that takes all texts at once.
 
     Raises:
@@ -86,7 +86,7 @@ def measure_encoder(model: str, tokenizer: TextTokenizer, encoder: Encoder) -> P
     ids = _probe_ids(tokenizer)
     alone = np.concatenate([encoder([row]) for row in ids])
     if not finite_rows(alone).all():
-        raise InferenceError(model, "its table holds numbers that are not finite; use another file")
+        raise InferenceError(tokenizer.model, "its table holds numbers that are not finite; use another file")
     batch_class, min_cosine = judge(alone, [encoder(ids)])
     return ProbeResult(
         batch_class=batch_class,
@@ -109,18 +109,18 @@ def judge(alone: Floats, batched: Sequence[Floats]) -> tuple[BatchClass, float]:
 
 
 def cosines(a: Floats, b: Floats) -> Floats:
-    """Give the cosine of each row of ``a`` with the same row of ``b``, (n,)."""
+    """Return the cosine of each row of ``a`` with the same row of ``b``, (n,)."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.asarray((a * b).sum(axis=1) / np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
 
 
 def chars_per_token(texts: Sequence[str], tokenizer: TextTokenizer) -> float:
-    """Give characters a token over all texts, special tokens not counted."""
+    """Return characters a token over all texts, special tokens not counted."""
     token_count = sum(e.token_count - tokenizer.special_count for e in tokenizer.encode(texts))
     return sum(map(len, texts)) / max(1, token_count)
 
 
-def _vectors(forward: ForwardPass, ids: Sequence[Sequence[int]], batches: Batches) -> Floats:
+def _vectors(forward: Forward, ids: Sequence[Sequence[int]], batches: Batches) -> Floats:
     rows: list[Floats] = [np.empty(0, dtype=np.float32)] * len(ids)
     for batch in batches:
         for position, row in zip(batch, forward([ids[i] for i in batch]), strict=True):

@@ -1,4 +1,7 @@
-"""fastText: words straight from the text, and vectors from the mapped matrix of its file."""
+"""fastText: words straight from the text, and vectors from the mapped matrix of its file.
+
+Sums of rows are taken segment by segment: the same bits for a segment in any batch.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,27 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.cpu import instruction_set
-from embedmill_worker.engine.tables.segments import segment_sums
-from embedmill_worker.engine.tables.word_vectors import EOS, WordVectors
+from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.engine.transformer.tokenization import Encoded
 from embedmill_worker.models.formats.fasttext_file import MAX_TOKENS, FastTextFile, mapped
+from embedmill_worker.models.formats.fnv import subwords, word_hashes
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+#: Rows up to which segments are summed side by side, row by row: a microsecond for ten rows of 300, an eighth of what
+#: ``np.add.reduceat`` takes. Longer ones are summed alone, in blocks.
+_SIDE_BY_SIDE: Final = 64
+_BLOCK_ROWS: Final = 2_048
+
+#: The word that ends a line in fastText; it has no subwords.
+EOS: Final = b"</s>"
+#: What labels begin with unless the dictionary says otherwise.
+_LABEL: Final = b"__label__"
+
+#: Bytes of kept vectors, of each child: 14,000 words at 300 dimensions.
+_KEPT_BYTES: Final = 16 << 20
+#: Bytes of the kept words themselves from which all are let go.
+_KEPT_WORD_BYTES: Final = 2 << 20
+#: Bytes of words whose subwords are looked up at a time.
+_BLOCK_BYTES: Final = 1 << 16
 
 #: Words of a run: bounds its memory, 20 MB at 300 dimensions. A text of more makes a run of its own.
 _RUN_WORDS: Final = 8_192
@@ -49,6 +65,83 @@ class FastTextTokenizer:
         return Encoded([*(kept[: kept.index(EOS)] if EOS in kept else kept), EOS], len(words))
 
 
+class WordVectors:
+    """Vectors of words by their place in a table that is emptied when it is full.
+
+    In unsupervised models a word brings the mean of its rows, scaled to length 1, once; in supervised ones the sum of
+    its rows, as often as there are rows.
+    """
+
+    def __init__(self, model: FastTextFile, data: mmap.mmap, matrix: npt.NDArray[np.uint8]) -> None:
+        """``data`` is the mapped file, ``matrix`` its input matrix as bytes, uint8 (rows, 4 × dimension)."""
+        self._model, self._data, self._matrix = model, data, matrix
+        dimension = model.header.dimension
+        capacity = max(MAX_TOKENS + 1, _KEPT_BYTES // (4 * dimension))
+        self._places: dict[bytes, int] = {}
+        self._word_bytes = 0
+        #: float32 (capacity, dimension); memory is taken as words come.
+        self.vectors: Floats = np.empty((capacity, dimension), dtype=np.float32)
+        #: How often each counts in the mean, int64 (capacity,).
+        self.weights: Ints = np.empty(capacity, dtype=np.int64)
+        #: Its part in n-grams of words, uint64 (capacity,), and whether it has one: labels have none.
+        self.hashes = np.empty(capacity, dtype=np.uint64)
+        self.is_word = np.empty(capacity, dtype=np.bool_)
+
+    def places(self, words: Sequence[bytes]) -> Ints:
+        """Return the place of each word, (n,), until the next call; at most ``MAX_TOKENS`` and the end of the line."""
+        unknown = [word for word in dict.fromkeys(words) if word not in self._places]
+        if unknown:
+            if len(self._places) + len(unknown) > len(self.vectors) or self._word_bytes > _KEPT_WORD_BYTES:
+                self.clear()
+                unknown = list(dict.fromkeys(words))
+            self._add(unknown)
+        return np.fromiter(map(self._places.__getitem__, words), dtype=np.int64, count=len(words))
+
+    def clear(self) -> None:
+        """Let all words go."""
+        self._places.clear()
+        self._word_bytes = 0
+
+    def _add(self, words: list[bytes]) -> None:
+        start = size = 0
+        for i, word in enumerate(words):
+            if i > start and size + len(word) > _BLOCK_BYTES:
+                self._compute(words[start:i])
+                start, size = i, 0
+            size += len(word)
+        self._compute(words[start:])
+
+    def _compute(self, words: list[bytes]) -> None:
+        fnv = word_hashes(words)
+        ids = self._model.index.find(self._data, words, fnv)
+        is_word = np.where(ids < 0, [not word.startswith(_LABEL) for word in words], ids < self._model.words)
+        sums, counts = self._row_sums(words, ids)
+        if self._model.header.is_supervised:
+            sums[~is_word], counts[~is_word] = 0, 0
+        else:
+            sums, counts = _normalized_means(sums, counts)
+        first = len(self._places)
+        new = slice(first, first + len(words))
+        self.vectors[new], self.weights[new], self.is_word[new] = sums, counts, is_word
+        self.hashes[new] = fnv.view(np.int32).astype(np.int64).view(np.uint64)  # signed there
+        self._places.update(zip(words, range(first, first + len(words)), strict=True))
+        self._word_bytes += sum(map(len, words))
+
+    def _row_sums(self, words: list[bytes], ids: Ints) -> tuple[Floats, Ints]:
+        """Return the sum of each word's rows, its own and those of its subwords, and how many they are."""
+        header = self._model.header
+        # Labels of unsupervised models have ids beyond the words, where the rows of n-grams are; so has fastText.
+        counts = ((ids >= 0) & (ids < self._model.rows)).astype(np.int64)
+        sums = segment_sums(self._matrix, ids[counts > 0], counts)
+        spelt = np.array([i for i, word in enumerate(words) if word != EOS], dtype=np.int64)
+        if header.maxn > 0 and len(spelt):
+            for fnv, row_counts in subwords([words[i] for i in spelt], header.minn, header.maxn):
+                rows = self._model.words + (fnv % np.uint32(header.bucket)).astype(np.int64)
+                sums[spelt] += segment_sums(self._matrix, rows, row_counts)
+                counts[spelt] += row_counts
+        return sums, counts
+
+
 class FastTextEncoder:
     """See ``engine.Encoder``: the mean of the words' vectors and, in supervised models, of their n-grams' rows.
 
@@ -76,17 +169,12 @@ class FastTextEncoder:
         self.words = WordVectors(model, data, self._matrix)
 
     @property
-    def runtime(self) -> str:
-        """What rounds: the version of numpy and the CPU's instruction set."""
-        return f"numpy {np.__version__} {instruction_set()}"
-
-    @property
     def dimension(self) -> int:
         """Length of the vectors."""
         return self._model.header.dimension
 
     def __call__(self, ids: Sequence[Sequence[bytes]]) -> Floats:
-        """Give (n, dimension) for the words of n texts; zeros for a text without any that the model has rows for."""
+        """Return (n, dimension) for the words of n texts; zeros for a text without any that the model has rows for."""
         return np.concatenate([self._run(run) for run in _runs(ids)])
 
     def _run(self, texts: Sequence[Sequence[bytes]]) -> Floats:
@@ -101,7 +189,7 @@ class FastTextEncoder:
         return sums
 
     def _word_ngrams(self, places: Ints, counts: Ints) -> Iterator[tuple[Ints, Ints]]:
-        """Give the rows of the n-grams of each length, text after text, and how many each text has."""
+        """Return the rows of the n-grams of each length, text after text, and how many each text has."""
         header = self._model.header
         if not header.is_supervised or header.word_ngrams < 2:
             return
@@ -127,3 +215,47 @@ def _runs(texts: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
             start, words = i, 0
         words += len(text)
     yield texts[start:]
+
+
+def _normalized_means(sums: Floats, counts: Ints) -> tuple[Floats, Ints]:
+    """Scale means to L2 length 1, weight 1; a word without rows, or with a mean of zeros, has weight 0.
+
+    One that is not finite, or whose length overflows, becomes NaN.
+    """
+    means = sums / np.maximum(counts, 1)[:, None].astype(np.float32)
+    norms = np.sqrt(np.square(means).sum(axis=1, keepdims=True))
+    norms[np.isinf(norms)] = np.nan
+    has = norms != 0
+    return np.where(has, means / np.where(has, norms, np.float32(1)), np.float32(0)), has[:, 0].astype(np.int64)
+
+
+def segment_sums(table: npt.NDArray[Any], rows: Ints, counts: Ints) -> Floats:
+    """Sum consecutive segments of rows, each in its own order.
+
+    Args:
+        table: float32 (m, dimension), or the same as bytes, uint8 (m, 4 × dimension), which need no alignment.
+        rows: rows of the table, segment after segment.
+        counts: length of each segment, (n,).
+
+    Returns:
+        float32 (n, dimension); zeros for empty segments.
+    """
+    order = np.argsort(-counts, kind="stable")
+    starts, lengths = (np.cumsum(counts) - counts)[order], counts[order]
+    dimension = table.shape[1] // (4 if table.dtype == np.uint8 else 1)
+    sums = np.zeros((len(counts), dimension), dtype=np.float32)
+    first = int(np.searchsorted(-lengths, -_SIDE_BY_SIDE, side="left"))
+    for i in range(first):
+        start, end = int(starts[i]), int(starts[i] + lengths[i])
+        for block in range(start, end, _BLOCK_ROWS):
+            sums[i] += _gather(table, rows[block : min(block + _BLOCK_ROWS, end)]).sum(axis=0)
+    for place in range(int(lengths[first]) if first < len(lengths) else 0):
+        alive = int(np.searchsorted(-lengths, -place, side="left"))
+        sums[first:alive] += _gather(table, rows[starts[first:alive] + place])
+    back = np.empty_like(sums)
+    back[order] = sums
+    return back
+
+
+def _gather(table: npt.NDArray[Any], rows: Ints) -> Floats:
+    return np.asarray(np.take(table, rows, axis=0).view(np.float32))

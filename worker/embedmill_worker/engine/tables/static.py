@@ -9,12 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
-from embedmill_worker.cpu import instruction_set
-from embedmill_worker.engine.transformer.pooling import normalize
+from embedmill_worker.arrays import Floats, Ints, normalize
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
 from embedmill_worker.models.formats.static import MAPPING, TABLE, WEIGHTS, StaticTable
-
-Floats = npt.NDArray[np.float32]
 
 
 class StaticEncoder:
@@ -36,17 +33,12 @@ class StaticEncoder:
         self._name, self._unknown, self._normalizes = files.name, files.unknown_id, files.normalize
 
     @property
-    def runtime(self) -> str:
-        """What rounds: the version of numpy and the CPU's instruction set."""
-        return f"numpy {np.__version__} {instruction_set()}"
-
-    @property
     def dimension(self) -> int:
         """Length of the vectors."""
         return int(self._table.shape[1])
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
-        """Give (n, dimension) for the token ids of n texts; zeros for a text of unknown tokens only.
+        """Return (n, dimension) for the token ids of n texts; zeros for a text of unknown tokens only.
 
         Raises:
             InferenceError: the tokenizer knows more tokens than the table.
@@ -57,7 +49,7 @@ class StaticEncoder:
             raise InferenceError(self._name, "its tokenizer knows more tokens than its table") from None
         return normalize(vectors) if self._normalizes else vectors
 
-    def _mean(self, ids: npt.NDArray[np.int64]) -> Floats:
+    def _mean(self, ids: Ints) -> Floats:
         if self._unknown is not None:
             ids = ids[ids != self._unknown]
         rows = self._table[ids if self._mapping is None else self._mapping[ids]].astype(np.float32, copy=False)

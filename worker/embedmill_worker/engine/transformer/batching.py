@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from embedmill_worker.arrays import Ints
 
 #: Most padded tokens a run. Measured on one core with MiniLM fp32: 256 to 512 are alike, 128 and 1,024 cost up to
 #: 10 %, 4,096 a third. It bounds the memory of a run, too: 16 MB at 384, 22 MB at 512.
@@ -55,7 +54,7 @@ def plan(
 
 
 def width(longest: int, count: int, token_step: int) -> int:
-    """Give the tokens of each of ``count`` rows so that all are a multiple of ``token_step``, at least ``longest``."""
+    """Return the tokens of each of ``count`` rows, at least ``longest``, that make all a multiple of ``token_step``."""
     if token_step == 1:
         return longest
     step = token_step // math.gcd(token_step, count)

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from embedmill.errors import InferenceError
+from embedmill_worker.arrays import Floats, normalize
 from embedmill_worker.engine.transformer.batching import pad, plan
-from embedmill_worker.engine.transformer.dense import DenseLayer
-from embedmill_worker.engine.transformer.pooling import normalize, pool
+from embedmill_worker.engine.transformer.pooling import DenseLayer, pool
 from embedmill_worker.engine.transformer.session import Session
 from embedmill_worker.models.files import ModelFiles, Pooling
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class TransformerEncoder:
     max_batch_tokens: int
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:
-        """Give (n, dimension) for the token ids of n texts."""
+        """Return (n, dimension) for the token ids of n texts."""
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         token_counts = [max(len(row), self.forward.files.fixed_tokens) for row in ids]
         token_step = self.forward.session.token_step

@@ -11,8 +11,9 @@ import numpy as np
 
 from embedmill.errors import ModelLoadError
 from embedmill.safe.native import guarded, raise_if_memory
+from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.cpu import instruction_set
-from embedmill_worker.engine.transformer.session import Floats, Ints, feed, first_line, input_names, pick_output
+from embedmill_worker.engine.transformer.session import feed, first_line, input_names, pick_output
 
 #: What a CPU must be able to for each precision that OpenVINO computes in, and OpenVINO's hint for it. Only bf16 is
 #: served this way; fp32 is what every CPU has, so that all else here can be tried on each.
@@ -67,7 +68,7 @@ class OpenVinoSession:
 
 
 def runtime(model: str) -> str:
-    """Give what rounds: version of OpenVINO and instruction set of the CPU.
+    """Return what rounds: version of OpenVINO and instruction set of the CPU.
 
     Raises:
         ModelLoadError: OpenVINO is not installed.

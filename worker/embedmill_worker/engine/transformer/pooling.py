@@ -1,19 +1,18 @@
-"""From token vectors to one vector a text: pure numpy, the same bits whatever the padding. No I/O."""
+"""From token vectors to one vector a text, and through dense layers: the same bits whatever the batch and its padding.
+
+Layers go one row at a time, as a matrix product over a batch rounds by the batch's size.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from embedmill_worker.models.files import Pooling
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-
-#: L2 lengths below this count as this, so that a zero vector stays zero.
-SMALLEST_NORM: Final = np.float32(1e-12)
+from embedmill.errors import InferenceError, ModelLoadError
+from embedmill_worker.arrays import Floats, Ints, normalize
+from embedmill_worker.models.files import Activation, Dense, Pooling
+from embedmill_worker.models.formats.safetensors import SafetensorsFile
 
 
 def pool(output: Floats, lengths: Ints, pooling: Pooling, *, skipped: int = 0) -> Floats:
@@ -62,17 +61,65 @@ def _pooled(tokens: Floats, pooling: Pooling, skipped: int) -> Floats:
             raise ValueError("there are no token vectors to pool")
 
 
-def normalize(vectors: Floats) -> Floats:
-    """Scale rows of (n, dimension) to L2 length 1; a zero row stays zero, one whose length overflows becomes NaN."""
-    norms: Floats = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-    norms[norms < SMALLEST_NORM] = SMALLEST_NORM
-    norms[np.isinf(norms)] = np.nan
-    return vectors / norms
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseLayer:
+    """A layer with its weights; the same bits for a row in any batch."""
 
+    #: (outputs, inputs).
+    weight: Floats
+    #: (outputs,).
+    bias: Floats
+    activation: Activation
+    normalizes_first: bool
+    #: For errors.
+    model: str
 
-def finite_rows(vectors: Floats) -> npt.NDArray[np.bool_]:
-    """Return which rows of (n, dimension) are vectors, (n,): all components are finite, and so is the length.
+    @classmethod
+    def load(cls, layer: Dense, *, model: str) -> DenseLayer:
+        """Read the weights.
 
-    What is cut, normalised or rounded to int8 later needs the length; it also is the cheapest look at all components.
-    """
-    return np.asarray(np.isfinite(np.einsum("ij,ij->i", vectors, vectors)))
+        Raises:
+            ModelLoadError: they are damaged, or of another shape than the layer's configuration says.
+        """
+        try:
+            tensors = SafetensorsFile(layer.weights)
+            weight = tensors.read("linear.weight", (layer.outputs, layer.inputs))
+            has_bias = layer.has_bias
+            bias = tensors.read("linear.bias", (layer.outputs,)) if has_bias else np.zeros(layer.outputs, np.float32)
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(model, f"{layer.weights}: {error}; restore it") from None
+        return cls(
+            weight=np.ascontiguousarray(weight),
+            bias=bias,
+            activation=layer.activation,
+            normalizes_first=layer.normalizes_first,
+            model=model,
+        )
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Return (n, outputs) for (n, inputs).
+
+        Raises:
+            InferenceError: the vectors are of another length than the layer takes.
+        """
+        if vectors.shape[1] != self.weight.shape[1]:
+            reason = f"its vectors are of dimension {vectors.shape[1]}, a Dense layer takes {self.weight.shape[1]}"
+            raise InferenceError(self.model, reason)
+        if self.normalizes_first:
+            vectors = normalize(vectors)
+        rows = np.stack([self._row(np.array(row)) for row in vectors])
+        return rows.astype(np.float32, copy=False)
+
+    def _row(self, row: Floats) -> Floats:
+        values: Floats = self.weight @ row + self.bias
+        if not np.isfinite(values).all():  # what follows may make numbers of it that look good
+            return np.full_like(values, np.nan)
+        match self.activation:
+            case Activation.IDENTITY:
+                return values
+            case Activation.TANH:
+                return np.tanh(values)
+            case Activation.RELU:
+                return np.maximum(values, np.float32(0))
+            case Activation.SIGMOID:
+                return np.asarray(0.5 * (np.tanh(0.5 * values) + 1), dtype=np.float32)

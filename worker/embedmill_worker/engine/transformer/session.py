@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from embedmill.errors import ModelLoadError
 from embedmill.safe.native import guarded, raise_if_memory
 from embedmill_worker import onnx_runtime
+from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.models.formats.onnx_graph import KNOWN_INPUTS, TASK_INPUT
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 #: Types of inputs as ONNX Runtime names them, where they are not int64.
 _INTEGERS: Final = {"tensor(int32)": np.int32}
@@ -101,24 +98,24 @@ class OnnxSession:
         return np.asarray(output, dtype=np.float32)
 
     def with_task(self, task_id: int) -> OnnxSession:
-        """Give the same loaded graph with a value for its input ``task_id``."""
+        """Return the same loaded graph with a value for its input ``task_id``."""
         other = copy.copy(self)
         other._task_id = task_id
         return other
 
 
 def runtime() -> str:
-    """Give what rounds: version of ONNX Runtime and instruction set of the CPU."""
+    """Return what rounds: version of ONNX Runtime and instruction set of the CPU."""
     return f"onnxruntime {onnx_runtime.library().__version__} {instruction_set()}"
 
 
 def first_line(error: Exception) -> str:
-    """Give the beginning of a back end's own words."""
+    """Return the beginning of a back end's own words."""
     return str(error).strip().splitlines()[0][:_REASON_CHARS] if str(error).strip() else type(error).__name__
 
 
 def input_names(model: str, names: Iterable[str], also: Set[str] = frozenset()) -> frozenset[str]:
-    """Give the names of a graph's inputs.
+    """Return the names of a graph's inputs.
 
     Raises:
         ModelLoadError: there are some that cannot be filled: neither by ``feed`` nor among ``also``.
@@ -130,7 +127,7 @@ def input_names(model: str, names: Iterable[str], also: Set[str] = frozenset()) 
 
 
 def pick_output(model: str, wanted: str, names: Sequence[str]) -> str:
-    """Give the wanted output of a graph, or the first if none is wanted.
+    """Return the wanted output of a graph, or the first if none is wanted.
 
     Raises:
         ModelLoadError: there is no such output.
@@ -141,7 +138,7 @@ def pick_output(model: str, wanted: str, names: Sequence[str]) -> str:
 
 
 def feed(inputs: frozenset[str], input_ids: Ints, attention_mask: Ints) -> dict[str, Ints]:
-    """Give the arrays that a graph with these inputs takes, by name."""
+    """Return the arrays that a graph with these inputs takes, by name."""
     known: dict[str, Callable[[], Ints]] = {
         "input_ids": lambda: input_ids,
         "attention_mask": lambda: attention_mask,

@@ -45,7 +45,8 @@ class TextTokenizer:
             raise
         except BaseException as error:  # a bare Exception or a panic, which say what is wrong with the file
             raise ModelLoadError(model, f"{path} cannot be read ({error}); restore it") from None
-        self._model = model
+        #: Its name, for errors.
+        self.model = model
         #: Tokens added to every text, such as CLS and SEP.
         self.special_count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False) if adds_special else 0
         self._adds_special = adds_special
@@ -65,7 +66,7 @@ class TextTokenizer:
             InferenceError: the tokenizer failed on one of them.
         """
         prefixed = [prefix + text for text in texts] if prefix else list(texts)
-        with guarded(self._model, "the tokenizer failed"), silenced():
+        with guarded(self.model, "the tokenizer failed"), silenced():
             encodings = self._tokenizer.encode_batch_fast(prefixed, add_special_tokens=self._adds_special)
         return [self._encoded(encoding) for encoding in encodings]
 

@@ -95,7 +95,7 @@ class BertConfig:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
-        """Reads `config.json`.
+        """Read `config.json`.
 
         Raises:
             ValueError: the architecture is not supported, or a value is missing; names which.

@@ -6,28 +6,29 @@ All but attention is computed on rows, (batch * tokens, hidden). Attention takes
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.bert import ACTIVATIONS, EXPORTER, OUTPUT, BertConfig
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
-from embedmill_worker.models.export.relative_bias import attention_bias
 from embedmill_worker.models.formats.safetensors import SafetensorsFiles
 
 #: Old enough for ONNX Runtime 1.17, new enough for every operator used here.
 _OPSET = 17
 _IR_VERSION = 8
+#: Distance of two tokens from which all share a bucket of relative attention bias.
+_MAX_DISTANCE = 128
 
 #: Weight (inputs, outputs) and bias (outputs,).
-_Linear = tuple[NDArray[np.float32], NDArray[np.float32]]
+_Linear = tuple[Floats, Floats]
 
 
-def export(weights: Sequence[Path], config: BertConfig, graph: BinaryIO, data: BinaryIO) -> None:
-    """Writes an encoder as an ONNX file and its weights beside it; the same input gives the same bytes.
+def export(weights: Sequence[Path], config: BertConfig, graph: IO[bytes], data: IO[bytes]) -> None:
+    """Write an encoder as an ONNX file and its weights beside it; the same input gives the same bytes.
 
     The data file is found by its name, `DATA_NAME`, in the graph's folder.
 
@@ -49,7 +50,7 @@ def export(weights: Sequence[Path], config: BertConfig, graph: BinaryIO, data: B
 class _GraphWriter:
     """Writes weights as they come, so that no more than one is in memory; names of values are strings, as in ONNX."""
 
-    def __init__(self, tensors: SafetensorsFiles, config: BertConfig, data: BinaryIO) -> None:
+    def __init__(self, tensors: SafetensorsFiles, config: BertConfig, data: IO[bytes]) -> None:
         self._tensors = tensors
         self._config = config
         # Classification and masked-LM checkpoints hold the encoder under the model's name.
@@ -67,7 +68,7 @@ class _GraphWriter:
         self._texts_shape = ""
 
     def embeddings(self) -> str:
-        """Adds the embedding layer; returns its output, (rows, hidden)."""
+        """Add the embedding layer; return its output, (rows, hidden)."""
         config, name, node = self._config, "embeddings.", self._writer.node
         words = self._read(f"{name}word_embeddings.weight", config.vocabulary, config.hidden)
         positions = self._read(f"{name}position_embeddings.weight", config.position_rows, config.hidden)
@@ -102,7 +103,7 @@ class _GraphWriter:
         return self._rows("embedded")
 
     def layer(self, index: int, hidden: str) -> str:
-        """Adds one encoder layer on top of a value; both are (rows, hidden)."""
+        """Add one encoder layer on top of a value; both are (rows, hidden)."""
         config, names, name, node = self._config, self._config.names, f"layer{index}.", self._writer.node
         source = names.layer.format(index)
         attended = self._attention(source, name, hidden)
@@ -116,7 +117,7 @@ class _GraphWriter:
         return self._projected(dense, f"{source}{names.output_norm}", f"{name}output", inner, hidden)
 
     def model(self, hidden: str) -> onnx.ModelProto:
-        """Gives everything but the large weights; puts out a value, (rows, hidden), by text."""
+        """Return everything but the large weights; puts out a value, (rows, hidden), by text."""
         self._writer.node("Reshape", [hidden, self._texts_shape], output=OUTPUT)
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._config.has_token_types else [])]
         graph = helper.make_graph(
@@ -134,7 +135,7 @@ class _GraphWriter:
         )
 
     def _relative_bias(self) -> str:
-        """Adds the bias of attention scores, cut to the tokens of a run."""
+        """Add the bias of attention scores, cut to the tokens of a run."""
         config, node, constant = self._config, self._writer.node, self._writer.constant
         table = self._read("encoder.relative_attention_bias.weight", config.relative_buckets, config.heads)
         bias = self._weight("relative_bias", attention_bias(table, config.max_tokens))
@@ -144,7 +145,7 @@ class _GraphWriter:
         return node("Slice", [bias, constant([0, 0], np.int64), ends, constant([2, 3], np.int64)])
 
     def _attention(self, source: str, name: str, hidden: str) -> str:
-        """Adds attention among the tokens of each text, from and to (rows, hidden)."""
+        """Add attention among the tokens of each text, from and to (rows, hidden)."""
         config, names = self._config, self._config.names
         parts = [
             self._linear(f"{source}{part}", config.hidden, config.hidden)
@@ -174,8 +175,27 @@ class _GraphWriter:
         scale, shift = (self._read(f"{source}.{kind}", self._config.hidden) for kind in ("weight", "bias"))
         return self._weight(f"{name}.scale", scale), self._weight(f"{name}.shift", shift)
 
-    def _read(self, name: str, *shape: int) -> NDArray[np.float32]:
+    def _read(self, name: str, *shape: int) -> Floats:
         return self._tensors.read(self._prefix + name, shape)
 
-    def _weight(self, name: str, value: NDArray[np.float32]) -> str:
+    def _weight(self, name: str, value: Floats) -> str:
         return self._writer.constant(value, np.float32, name)
+
+
+def attention_bias(table: Floats, tokens: int) -> Floats:
+    """Spread a table of relative attention bias (buckets, heads) over pairs of positions: (1, heads, tokens, tokens).
+
+    Half of the buckets are for keys behind the query; of each half, one half are single distances and the others
+    grow logarithmically (Raffel et al. 2020, bidirectional).
+    """
+    half = table.shape[0] // 2
+    positions = np.arange(tokens)
+    distance = positions[None, :] - positions[:, None]  # of a key (column) from a query (row)
+    single = half // 2
+    far = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(single)
+    steps = np.log(far) / np.float32(np.log(_MAX_DISTANCE / single)) * np.float32(half - single)
+    buckets = np.where(
+        np.abs(distance) < single, np.abs(distance), np.minimum(single + steps.astype(np.int64), half - 1)
+    )
+    buckets = buckets + half * (distance > 0)
+    return np.ascontiguousarray(table[buckets].transpose(2, 0, 1)[None])

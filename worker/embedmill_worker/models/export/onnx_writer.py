@@ -1,13 +1,13 @@
 """Builds an ONNX graph node by node, its large weights in a file beside it."""
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
-from embedmill_worker.models.export.built import DATA_NAME
+from embedmill_worker.models.formats.onnx_graph import DATA_NAME
 
 #: Domain of ONNX Runtime's own operators.
 FUSED = "com.microsoft"
@@ -21,7 +21,7 @@ _PAGE_BYTES = 4096
 class OnnxWriter:
     """Nodes and weights as they come; values are known by name, as in ONNX. Equal calls give equal bytes."""
 
-    def __init__(self, data: BinaryIO, *, opset: int, prefix: str = "") -> None:
+    def __init__(self, data: IO[bytes], *, opset: int, prefix: str = "") -> None:
         """Start with nothing.
 
         Args:
@@ -38,13 +38,13 @@ class OnnxWriter:
         self._count = 0
 
     def node(self, kind: str, inputs: Sequence[str], *, output: str = "", domain: str = "", **attributes: Any) -> str:
-        """Adds a node of one output; returns the output's name."""
+        """Add a node of one output; return the output's name."""
         name = output or self._fresh(kind)
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike, name: str = "") -> str:
-        """Adds a weight, a small one only once; returns its name."""
+        """Add a weight, a small one only once; return its name."""
         # (not ascontiguousarray, which makes a vector of a scalar)
         array = np.asarray(value, dtype=np.dtype(dtype).newbyteorder("<"), order="C")
         is_small = array.nbytes < _DATA_FROM_BYTES

@@ -15,7 +15,7 @@ from typing import Final
 from embedmill.errors import ModelLoadError
 from embedmill.limits import MAX_DIMENSION
 from embedmill.safe.regular_file import open_regular
-from embedmill_worker.models.access import is_file, is_folder, told
+from embedmill_worker.models.disk import is_file, is_folder, told
 from embedmill_worker.models.formats.fasttext_words import WordIndex
 
 #: Most words of a text that count. fastText has no limit; this is 16 pages, and bounds what one text may cost.
@@ -98,7 +98,7 @@ class FastTextFile:
 
 
 def fasttext_in(path: Path) -> Path | None:
-    """Returns the fastText file that a path means: itself by its suffix, or the only one of a folder without others.
+    """Return the fastText file that a path means: itself by its suffix, or the only one of a folder without others.
 
     Raises:
         OSError: this process may not look.
@@ -113,7 +113,7 @@ def fasttext_in(path: Path) -> Path | None:
 
 
 def read_fasttext(name: str, path: Path, *, data_dir: Path) -> FastTextFile:
-    """Describes a fastText file; its index of words is kept in `data_dir` if it is large.
+    """Describe a fastText file; its index of words is kept in `data_dir` if it is large.
 
     Raises:
         ModelLoadError: the file is damaged or not supported; says what to do.
@@ -127,7 +127,7 @@ def read_fasttext(name: str, path: Path, *, data_dir: Path) -> FastTextFile:
 
 
 def mapped(path: Path) -> mmap.mmap:
-    """Maps a file read-only and shared; the mapping lives as long as it or an array over it is in use.
+    """Map a file read-only and shared; the mapping lives as long as it or an array over it is in use.
 
     Raises:
         OSError: it cannot be read.
@@ -201,7 +201,7 @@ def _unpack(layout: struct.Struct, data: mmap.mmap, start: int, what: str) -> tu
 
 
 def _digest(data: mmap.mmap, index: WordIndex, start: int, end: int) -> str:
-    """Takes header and dictionary whole and a sample of the matrix; see docs/decisions/0007."""
+    """Take header and dictionary whole and a sample of the matrix; see docs/decisions/0007."""
     taken = sha256(f"{index.sha256} {len(data)} {start} {end} ".encode())
     last = max(start, end - _PAGE_BYTES)
     data.madvise(mmap.MADV_RANDOM)  # else each page brings its neighbours along, by the megabyte on some disks

@@ -13,8 +13,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedmill_worker.models.access import locked_folder
-from embedmill_worker.models.disk import atomic_file, read_json, sha256_of, write_atomically
+from embedmill_worker.models.disk import atomic_file, locked_folder, read_json, sha256_of, write_atomically
 from embedmill_worker.models.formats.fnv import hashes
 
 #: Longest word that is read; fastText knows no bound, and web crawls hold words of some thousands of bytes.
@@ -43,7 +42,7 @@ class WordIndex:
     sha256: str
 
     def find(self, data: mmap.mmap, words: Sequence[bytes], fnv: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Gives the ids of words, (n,), -1 for unknown ones; of words that stand twice the last, as in fastText."""
+        """Return the ids of words, (n,), -1 for unknown ones; of words that stand twice the last, as in fastText."""
         ids = np.full(len(words), -1, dtype=np.int64)
         sorted_hashes, owners, starts = self.table
         last = np.searchsorted(sorted_hashes, fnv, side="right") - 1
@@ -61,7 +60,7 @@ class WordIndex:
 
     @classmethod
     def build(cls, data: mmap.mmap, start: int, words: int, labels: int) -> Self:
-        """Reads a dictionary; 2 million words take 0.8 s.
+        """Read a dictionary; 2 million words take 0.8 s.
 
         Raises:
             ValueError: it is damaged.
@@ -84,7 +83,7 @@ class WordIndex:
 
     @classmethod
     def cached(cls, data: mmap.mmap, start: int, words: int, labels: int, folder: Path) -> Self:
-        """Gives the index of a dictionary; a large one is built once, under a lock, and mapped from `folder`.
+        """Return the index of a dictionary; a large one is built once, under a lock, and mapped from `folder`.
 
         What is kept is believed only if the dictionary and the index have the digests noted with it.
 
@@ -133,7 +132,7 @@ class WordIndex:
 
 
 def digest(data: mmap.mmap, end: int) -> str:
-    """Returns the sha256 of everything before `end`."""
+    """Return the sha256 of everything before `end`."""
     with memoryview(data) as view:
         return sha256(view[:end]).hexdigest()
 

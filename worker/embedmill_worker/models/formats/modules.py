@@ -3,14 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from embedmill_worker.models.access import exists
-from embedmill_worker.models.disk import is_inside, read_json, read_note
-from embedmill_worker.models.files import Pooling
-from embedmill_worker.models.formats.dense import Dense
+from embedmill_worker.models.disk import exists, is_file, is_inside, read_json, read_note, sha256_of
+from embedmill_worker.models.files import Activation, Dense, Pooling
 
 _MODULES = "modules.json"
+#: Where a Dense module's weights lie, beside its `config.json`.
+_DENSE_WEIGHTS = "model.safetensors"
 #: Modules of this package are known by their class's name; all others are code of the model's own.
 _PACKAGE = "sentence_transformers."
 #: What may follow the transformer; Dropout does nothing to a finished model.
@@ -54,7 +54,7 @@ class Modules:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Reads a folder; without `modules.json` vectors are mean-pooled and normalised.
+        """Read a folder; without `modules.json` vectors are mean-pooled and normalised.
 
         Raises:
             ValueError: a file is damaged, or asks for what cannot be done; names it.
@@ -72,7 +72,7 @@ class Modules:
         is_normalized = False
         for kind, where in modules[2:]:
             if kind == "Dense":
-                layers.append(Dense.read(where, normalizes_first=is_normalized))
+                layers.append(_dense(where, normalizes_first=is_normalized))
             is_normalized = kind == "Normalize" or (kind == "Dropout" and is_normalized)
         return cls(
             transformer=modules[0][1],
@@ -123,3 +123,41 @@ def _inside(folder: Path, relative: str) -> Path:
     if not is_inside(path, folder):
         raise ValueError(f"modules.json names {relative!r}, which lies outside the folder")
     return path
+
+
+def _dense(folder: Path, *, normalizes_first: bool) -> Dense:
+    """Read a Dense module's folder.
+
+    Raises:
+        ValueError: it is damaged, or asks for what cannot be done; names it.
+        OSError: a file cannot be read.
+    """
+    config, weights = read_json(folder / "config.json"), folder / _DENSE_WEIGHTS
+    if not config:
+        raise ValueError(f"{folder / 'config.json'} is missing or empty; restore it")
+    if not is_file(weights):
+        raise ValueError(f"{weights} is missing (weights in a pickle are never opened); save them as safetensors")
+    names = {config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")}
+    if names != {"sentence_embedding"} or config.get("use_residual"):
+        raise ValueError(f"{folder.name} is a Dense layer of token vectors or with a residual, which is not supported")
+    try:
+        return Dense(
+            inputs=int(config["in_features"]),
+            outputs=int(config["out_features"]),
+            has_bias=bool(config.get("bias", True)),
+            activation=_activation(config),
+            normalizes_first=normalizes_first,
+            weights=weights,
+            weights_sha256=sha256_of(weights),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged ({error!r}); restore it") from None
+
+
+def _activation(config: dict[str, Any]) -> Activation:
+    """The activation by its class's name, torch's only; nothing is imported."""
+    stated = str(config.get("activation_function") or "torch.nn.modules.activation.Tanh")
+    kind = stated.rpartition(".")[2]
+    if not stated.startswith("torch.nn.") or kind not in tuple(Activation):
+        raise ValueError(f"activation_function {stated} is not supported, only torch's {', '.join(Activation)}")
+    return Activation(kind)

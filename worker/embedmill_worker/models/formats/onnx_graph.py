@@ -13,6 +13,11 @@ from embedmill_worker.models.disk import keep, read_json
 if TYPE_CHECKING:
     import onnx
 
+#: The file of large weights beside each graph that we make.
+DATA_NAME = "model.onnx.data"
+#: Part of the fingerprint: to be raised whenever quantised graphs may give other vectors.
+QUANTIZER = "embedmill-int8/2"
+
 #: Inputs the engine can fill.
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
 #: A number that says what the vectors are for; given by models that name their tasks.
@@ -55,7 +60,7 @@ class GraphFacts:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Parses an ONNX file; takes about a second for 500 MB.
+        """Parse an ONNX file; takes about a second for 500 MB.
 
         Raises:
             ValueError: the file is damaged or is no ONNX model.

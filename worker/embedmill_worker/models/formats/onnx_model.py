@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from embedmill_worker.models.access import is_file
-from embedmill_worker.models.disk import sha256_of
-from embedmill_worker.models.files import ModelFiles, Pooling
+from embedmill_worker.models.disk import is_file, sha256_of
+from embedmill_worker.models.files import ModelFiles, Pooling, SentenceConfig
 from embedmill_worker.models.formats.onnx_graph import FINISHED_OUTPUT, KNOWN_INPUTS, TASK_INPUT, GraphFacts
-from embedmill_worker.models.formats.sentence_transformers import SentenceConfig
 
 
 def files_of_graph(
@@ -20,7 +18,7 @@ def files_of_graph(
     fixed_tokens: int = 0,
     pad_id: int = 0,
 ) -> ModelFiles:
-    """Describes an ONNX file as it is.
+    """Describe an ONNX file as it is.
 
     Args:
         name: what users call it.

@@ -33,12 +33,12 @@ _POOLINGS: tuple[tuple[str, Pooling], ...] = (
 
 
 def known_pooling(name: str) -> Pooling | None:
-    """Returns the pooling of a model by its name; None if the family is not known, or its vectors are means."""
+    """Return the pooling of a model by its name; None if the family is not known, or its vectors are means."""
     return next((pooling for pattern, pooling in _POOLINGS if re.search(pattern, name.lower())), None)
 
 
 def known_prompts(name: str) -> dict[str, str]:
-    """Returns the prefixes of a model by its name; empty for models that want none."""
+    """Return the prefixes of a model by its name; empty for models that want none."""
     lowered = name.lower()
     if _EXCEPTIONS.search(lowered):
         return {}

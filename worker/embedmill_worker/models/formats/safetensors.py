@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedmill_worker.arrays import Floats
+
 #: Longest header read, in bytes; the format's own limit.
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -58,7 +60,7 @@ class SafetensorsFile:
         return name in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape.
+        """Return a tensor's shape.
 
         Raises:
             ValueError: there is no such tensor.
@@ -66,7 +68,7 @@ class SafetensorsFile:
         return self._entry(name)[1]
 
     def precision(self, name: str) -> str:
-        """Returns what a tensor is stored as, as in "fp16".
+        """Return what a tensor is stored as, as in "fp16".
 
         Raises:
             ValueError: there is no such tensor.
@@ -74,8 +76,8 @@ class SafetensorsFile:
         dtype = self._entry(name)[0]
         return f"fp{dtype[1:]}" if dtype[0] == "F" else dtype.lower()
 
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Returns a tensor as float32; not copied if it is stored so.
+    def read(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """Return a tensor as float32; not copied if it is stored so.
 
         Raises:
             ValueError: there is no such tensor, or it has another shape.
@@ -86,7 +88,7 @@ class SafetensorsFile:
         return self.mapped(name).astype(np.float32, copy=False)
 
     def mapped(self, name: str) -> NDArray[Any]:
-        """Returns a tensor as it is stored, mapped from the file; only bf16 is copied, to float32.
+        """Return a tensor as it is stored, mapped from the file; only bf16 is copied, to float32.
 
         Raises:
             ValueError: there is no such tensor.
@@ -117,7 +119,7 @@ class SafetensorsFiles:
     def __contains__(self, name: str) -> bool:
         return any(name in file for file in self._files)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def read(self, name: str, shape: tuple[int, ...]) -> Floats:
         """As `SafetensorsFile.read`."""
         return next((file for file in self._files if name in file), self._files[0]).read(name, shape)
 

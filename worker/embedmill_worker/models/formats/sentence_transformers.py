@@ -1,14 +1,11 @@
 """What a sentence-transformers folder says about pooling, length and prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from embedmill_worker.models.access import exists
-from embedmill_worker.models.disk import read_json
-from embedmill_worker.models.files import Pooling
-from embedmill_worker.models.formats.dense import Dense
+from embedmill_worker.models.disk import exists, read_json
+from embedmill_worker.models.files import Pooling, SentenceConfig
 from embedmill_worker.models.formats.modules import Modules
 from embedmill_worker.models.formats.prompts import known_pooling, known_prompts
 
@@ -30,72 +27,47 @@ _BARE = "the rule for models without modules.json"
 FAMILY_SOURCE = "the family of the name"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SentenceConfig:
-    """How the vectors of a folder's model are made."""
+def read_sentence_config(folder: Path, *names: str) -> SentenceConfig:
+    """Read a folder; without `modules.json` vectors are mean-pooled and normalised.
 
-    #: Where tokenizer, configuration and weights of the transformer lie.
-    folder: Path
-    pooling: Pooling
-    #: Whether somebody said so, or it is our guess for a bare folder.
-    is_pooling_stated: bool
-    #: Whether the tokens of a prompt count in pooling.
-    pools_prompt: bool = True
-    layers: tuple[Dense, ...] = ()
-    normalize: bool
-    #: Longest input, special tokens included.
-    max_tokens: int
-    prompts: Mapping[str, str]
-    #: Value of the graph's input `task_id` by input type, if it has one.
-    task_ids: Mapping[str, int] = field(default_factory=dict)
-    #: Whether `position_ids`, if a graph wants them, are 0, 1, 2…
-    counts_from_zero: bool = True
+    Args:
+        folder: it.
+        names: what else the model is called, its repository's name, say; a family's name tells prefixes.
 
-    #: Which file or name says so: of "pooling", "normalize", "max_tokens", "query" and "passage" (prefixes).
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path, *names: str) -> Self:
-        """Reads a folder; without `modules.json` vectors are mean-pooled and normalised.
-
-        Args:
-            folder: it.
-            names: what else the model is called, its repository's name, say; a family's name tells prefixes.
-
-        Raises:
-            ValueError: a file is damaged, or asks for what cannot be done; names it.
-            OSError: a file cannot be read.
-        """
-        modules = Modules.read(folder)
-        limits, limits_place = _limits(modules.transformer)
-        if limits.get("do_lower_case"):
-            raise ValueError(f"do_lower_case in {limits_place} is not supported; lower texts yourself")
-        config = read_json(modules.transformer / "config.json")
-        max_tokens, said = _max_tokens(modules.transformer, config)
-        prompts, told = _prompts(folder, names)
-        pooling, pooling_source = modules.pooling, modules.pooling_source
-        if not modules.is_stated:
-            pooling, pooling_source = _pooling_by_name((*names, folder.resolve().name), pooling, pooling_source)
-        _refuse_classifier(folder, config, is_stated=modules.is_stated)
-        return cls(
-            folder=modules.transformer,
-            pooling=pooling,
-            is_pooling_stated=modules.is_stated,
-            pools_prompt=modules.pools_prompt,
-            layers=modules.layers,
-            normalize=modules.normalize,
-            max_tokens=max_tokens,
-            prompts=prompts,
-            task_ids=task_ids(config.get("lora_adaptations") or ()),
-            counts_from_zero=config.get("model_type") not in _ROBERTA_TYPES,
-            sources={
-                "pooling": pooling_source,
-                "normalize": "modules.json" if modules.is_stated else _BARE,
-                "max_tokens": said,
-                "query": told,
-                "passage": told,
-            },
-        )
+    Raises:
+        ValueError: a file is damaged, or asks for what cannot be done; names it.
+        OSError: a file cannot be read.
+    """
+    modules = Modules.read(folder)
+    limits, limits_place = _limits(modules.transformer)
+    if limits.get("do_lower_case"):
+        raise ValueError(f"do_lower_case in {limits_place} is not supported; lower texts yourself")
+    config = read_json(modules.transformer / "config.json")
+    max_tokens, said = _max_tokens(modules.transformer, config)
+    prompts, told = _prompts(folder, names)
+    pooling, pooling_source = modules.pooling, modules.pooling_source
+    if not modules.is_stated:
+        pooling, pooling_source = _pooling_by_name((*names, folder.resolve().name), pooling, pooling_source)
+    _refuse_classifier(folder, config, is_stated=modules.is_stated)
+    return SentenceConfig(
+        folder=modules.transformer,
+        pooling=pooling,
+        is_pooling_stated=modules.is_stated,
+        pools_prompt=modules.pools_prompt,
+        layers=modules.layers,
+        normalize=modules.normalize,
+        max_tokens=max_tokens,
+        prompts=prompts,
+        task_ids=task_ids(config.get("lora_adaptations") or ()),
+        counts_from_zero=config.get("model_type") not in _ROBERTA_TYPES,
+        sources={
+            "pooling": pooling_source,
+            "normalize": "modules.json" if modules.is_stated else _BARE,
+            "max_tokens": said,
+            "query": told,
+            "passage": told,
+        },
+    )
 
 
 def _limits(folder: Path) -> tuple[dict[str, Any], str]:
@@ -125,13 +97,13 @@ def _max_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def token_limit(value: Any) -> int:
-    """Reads a limit in tokens from a config's value; 0 if that is none."""
+    """Read a limit in tokens from a config's value; 0 if that is none."""
     is_limit = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _NO_LIMIT_TOKENS
     return int(value) if is_limit else 0
 
 
 def task_ids(tasks: Any) -> dict[str, int]:
-    """Gives the task by input type, from the tasks of a model in order; without an input type texts are passages."""
+    """Return the task by input type, from the tasks of a model in order; without an input type texts are passages."""
     names = list(tasks)
     if not {"retrieval.query", "retrieval.passage"} <= set(names):
         return {}

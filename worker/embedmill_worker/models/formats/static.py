@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import told
-from embedmill_worker.models.disk import read_json, read_note, sha256_of
+from embedmill_worker.models.disk import read_json, read_note, sha256_of, told
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
 
 #: Longest input: model2vec's default and fastembed's limit.
@@ -58,7 +57,7 @@ class StaticTable:
 def static_table(
     name: str, folder: Path, *, table: str = "model.safetensors", normalize: bool | None = None
 ) -> StaticTable:
-    """Describes a folder with a static model; `normalize` is what `config.json` says if it is not given.
+    """Describe a folder with a static model; `normalize` is what `config.json` says if it is not given.
 
     Raises:
         ValueError: a file is damaged.

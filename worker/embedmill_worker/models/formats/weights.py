@@ -109,6 +109,6 @@ def _rank(name: str, kinds: tuple[re.Pattern[str], ...]) -> int:
 
 
 def _is_foreign(name: str) -> bool:
-    """Tell whether a file is made for another kind of CPU than this one."""
+    """Return whether a file is made for another kind of CPU than this one."""
     is_arm = platform.machine().lower() in ("arm64", "aarch64")
     return ("avx" if is_arm else "arm64") in name.lower()

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
+from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
-
-Floats = npt.NDArray[np.float32]
 
 #: How far outliers of an input are moved into the weights: 0 not at all, 1 wholly (SmoothQuant's alpha, Xiao et al.
 #: 2023). 0.5 to 0.8 are alike; see docs/decisions/0006.
@@ -30,7 +29,7 @@ _SMALLEST = 1e-6
 
 
 def migration(largest: Floats, weight: Floats) -> Floats:
-    """Gives what each input channel is divided by, and its weights multiplied.
+    """Return what each input channel is divided by, and its weights multiplied.
 
     Args:
         largest: absolute value of each channel at most, (inputs,).
@@ -48,7 +47,7 @@ def migration(largest: Floats, weight: Floats) -> Floats:
 
 
 def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: Sequence[str] = ()) -> list[str]:
-    """Adds products of one value, (rows, inputs), with weights (inputs, outputs).
+    """Add products of one value, (rows, inputs), with weights (inputs, outputs).
 
     Args:
         writer: takes the nodes.
@@ -76,7 +75,7 @@ def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: S
 
 
 def gelu_linear(writer: OnnxWriter, value: str, weight: Floats, largest: float) -> tuple[str, Floats]:
-    """Adds the product of a GELU's output, (rows, inputs), with a weight, using all 256 steps for its one-sided range.
+    """Add the product of a GELU's output, (rows, inputs), with a weight, using all 256 steps for its one-sided range.
 
     A row's zero point is a whole number of steps that make up one same floor; what it adds to each output is constant.
 
@@ -106,7 +105,7 @@ def gelu_linear(writer: OnnxWriter, value: str, weight: Floats, largest: float) 
 
 
 def quantize_columns(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Gives a weight, (inputs, outputs), as integers of -127 to 127 and a scale a column, (outputs,)."""
+    """Return a weight, (inputs, outputs), as integers of -127 to 127 and a scale a column, (outputs,)."""
     scale = np.abs(weight).max(axis=0) / np.float32(127)
     scale[scale == 0] = 1
     return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale

@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, version_converter
 
-from embedmill_worker.models.export.built import QUANTIZER
+from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
-from embedmill_worker.models.formats.onnx_graph import GraphFacts
-from embedmill_worker.models.quantization.calibration import largest_values, samples_of
-from embedmill_worker.models.quantization.graph_index import GraphIndex, array_of
+from embedmill_worker.models.formats.onnx_graph import QUANTIZER, GraphFacts
+from embedmill_worker.models.quantization.graph_index import GraphIndex, array_of, largest_values, samples_of
 from embedmill_worker.models.quantization.int8_linear import gelu_linear, linear, migration
-
-Floats = npt.NDArray[np.float32]
 
 #: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
@@ -26,8 +22,8 @@ _WITH_BIAS = {"Gelu": "BiasGelu", "FastGelu": "FastGelu"}
 _OUTLIERS_ONE_IN = 24
 
 
-def quantize(source: Path, graph: BinaryIO, data: BinaryIO, *, samples: Sequence[Sequence[int]] = ()) -> None:
-    """Writes the graph with its dense layers in 8 bits, and its weights beside it.
+def quantize(source: Path, graph: IO[bytes], data: IO[bytes], *, samples: Sequence[Sequence[int]] = ()) -> None:
+    """Write the graph with its dense layers in 8 bits, and its weights beside it.
 
     The same input gives the same bytes on one kind of CPU. The data file is found by its name, `DATA_NAME`, in the
     graph's folder. Graphs that `export` made gain most; of others, every product with constant weights is quantised.
@@ -79,12 +75,12 @@ class _Rewriter:
         self._texts: dict[str, NodeProto] = {}  # attention inputs' Reshape of rows
 
     def dense_inputs(self) -> set[str]:
-        """Gives the values that are multiplied with constant weights."""
+        """Return the values that are multiplied with constant weights."""
         kinds = (self._index.is_dense, self._index.is_attention, self._index.is_feed_forward)
         return {node.input[0] for node in self._model.graph.node if any(is_kind(node) for is_kind in kinds)}
 
     def rewrite(self, largest: dict[str, Floats]) -> onnx.ModelProto:
-        """Gives the new model, its large weights already written."""
+        """Return the new model, its large weights already written."""
         self._largest = largest
         for node in self._model.graph.node:
             if node.output[0] in self._done:
@@ -193,7 +189,7 @@ class _Rewriter:
         self._done |= {node.output[0], gelu.output[0], last.output[0]}
 
     def _shape(self, value: str, width: int) -> str:
-        """Adds the shape of a value, its last axis replaced."""
+        """Add the shape of a value, its last axis replaced."""
         writer = self._writer
         first, end = writer.constant([0], np.int64), writer.constant([-1], np.int64)
         lead = writer.node("Slice", [writer.node("Shape", [value]), first, end])
@@ -202,5 +198,5 @@ class _Rewriter:
     def _divide(self, value: str, factors: Floats) -> str:
         return self._writer.node("Mul", [value, self._writer.constant(1 / factors, np.float32)])
 
-    def _weight(self, name: str) -> npt.NDArray[np.float32]:
+    def _weight(self, name: str) -> Floats:
         return array_of(self._weights[name], self._folder)

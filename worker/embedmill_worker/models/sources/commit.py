@@ -48,7 +48,7 @@ class Commit:
 
 
 def is_below(name: object) -> bool:
-    """Tell whether a file's name leads into its repository and nowhere else."""
+    """Return whether a file's name leads into its repository and nowhere else."""
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return False
     path = PurePosixPath(name)

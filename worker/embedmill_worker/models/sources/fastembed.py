@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from embedmill.errors import ModelLoadError
 from embedmill_worker import environment
-from embedmill_worker.models.access import storing, told
-from embedmill_worker.models.disk import read_json, read_note
-from embedmill_worker.models.files import ModelFiles, Pooling
+from embedmill_worker.models.disk import read_json, read_note, storing, told
+from embedmill_worker.models.files import ModelFiles, Pooling, SentenceConfig
 from embedmill_worker.models.formats.onnx_model import files_of_graph
 from embedmill_worker.models.formats.prompts import known_prompts
-from embedmill_worker.models.formats.sentence_transformers import FAMILY_SOURCE, SentenceConfig, task_ids, token_limit
+from embedmill_worker.models.formats.sentence_transformers import FAMILY_SOURCE, task_ids, token_limit
 from embedmill_worker.models.formats.static import StaticTable, static_table
-from embedmill_worker.models.sources.hub import Repository
-from embedmill_worker.models.sources.repository import linked
+from embedmill_worker.models.sources.hub import Repository, linked
 
 if TYPE_CHECKING:
     from fastembed.common.model_description import DenseModelDescription
@@ -62,7 +60,7 @@ class RegisteredModel:
 
 
 def registered_models() -> list[RegisteredModel]:
-    """Lists fastembed's dense text models, those that cannot be served included."""
+    """List fastembed's dense text models, those that cannot be served included."""
     return [
         RegisteredModel(
             name=description.model,
@@ -84,7 +82,7 @@ def find_registered(name: str) -> RegisteredModel | None:
 def files_of_registered(
     name: str, model: RegisteredModel, repository: Repository, *, data_dir: Path
 ) -> ModelFiles | StaticTable:
-    """Fetches a model of fastembed's registry.
+    """Fetch a model of fastembed's registry.
 
     Args:
         name: what users call it.

@@ -6,13 +6,12 @@ from pathlib import Path
 from embedmill.errors import ModelLoadError
 from embedmill.model_spec import repository_of_path
 from embedmill.safe.regular_file import open_regular
-from embedmill_worker.models.access import is_file, is_folder, told
-from embedmill_worker.models.disk import read_json, sha256_of
+from embedmill_worker.models.built import exported_graph
+from embedmill_worker.models.disk import is_file, is_folder, read_json, sha256_of, told
 from embedmill_worker.models.export.bert import OUTPUT
-from embedmill_worker.models.export.exported import exported_graph
-from embedmill_worker.models.files import ModelFiles, Pooling
+from embedmill_worker.models.files import ModelFiles, Pooling, SentenceConfig
 from embedmill_worker.models.formats.onnx_model import files_of_graph
-from embedmill_worker.models.formats.sentence_transformers import FAMILY_SOURCE, SentenceConfig
+from embedmill_worker.models.formats.sentence_transformers import FAMILY_SOURCE, read_sentence_config
 from embedmill_worker.models.formats.static import StaticTable, is_static, static_table
 from embedmill_worker.models.formats.weights import INDEX, choose_weights
 
@@ -82,7 +81,7 @@ def _resolved(
         is_file(path / "tokenizer.json") for path in folder.iterdir()
     ):
         raise ValueError("tokenizer.json is missing; save the model's fast tokenizer there")
-    sentence = SentenceConfig.read(folder, repository or repository_of_path(folder), name)
+    sentence = read_sentence_config(folder, repository or repository_of_path(folder), name)
     if sentence.prompts and sentence.sources["query"].startswith(FAMILY_SOURCE):
         logger.info(
             "%s: its prefixes %s come from %s, as no file states any; to fix them whatever it is called, write them "

@@ -8,8 +8,19 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import OWN_FOLDER, is_file, is_folder, locked_folder, storing, told
-from embedmill_worker.models.disk import is_inside, read_json, read_note, sha256_of, write_atomically
+from embedmill_worker.models.disk import (
+    OWN_FOLDER,
+    is_file,
+    is_folder,
+    is_inside,
+    locked_folder,
+    read_json,
+    read_note,
+    sha256_of,
+    storing,
+    told,
+    write_atomically,
+)
 from embedmill_worker.models.sources.commit import Commit, HubAwayError
 from embedmill_worker.models.sources.wheel import Progress
 
@@ -117,7 +128,7 @@ class Repository:
                 self._client.remember(self.commit, self._revision)
 
     def is_absent(self, name: str) -> bool:
-        """Tell whether the repository is known to have no such file."""
+        """Return whether the repository is known to have no such file."""
         return name not in self.names and (self.commit.is_whole or self._client.is_absent(self.commit, name))
 
     def _unfit(self, names: Iterable[str]) -> list[str]:
@@ -196,6 +207,13 @@ class Repository:
 
 
 def _is_misnamed(path: Path, digest: str) -> bool:
-    """Tell whether the cache's name for a content, its sha256, is not that content's."""
+    """Return whether the cache's name for a content, its sha256, is not that content's."""
     stated = path.resolve().name
     return bool(_SHA256.fullmatch(stated)) and stated != digest
+
+
+def linked(folder: Path, graph: str, data: list[str]) -> Path:
+    """Return the path of a graph in the hub's cache under which ONNX Runtime finds its data files, too."""
+    from fastembed.common.onnx_external_data import link_external_data  # noqa: PLC0415 (slow, only for a hub's models)
+
+    return link_external_data(folder, graph, data)

@@ -15,8 +15,7 @@ from huggingface_hub.utils.tqdm import tqdm as bars
 
 from embedmill.errors import ModelLoadError
 from embedmill.safe.printable import printable
-from embedmill_worker.models.access import is_file, is_folder
-from embedmill_worker.models.disk import write_atomically
+from embedmill_worker.models.disk import is_file, is_folder, write_atomically
 from embedmill_worker.models.sources.commit import Commit, HubAwayError, UnknownRepositoryError, is_below
 
 #: What else can be done about a file of the hub's cache.
@@ -48,7 +47,7 @@ def be_quiet() -> None:
 
 
 def is_offline() -> bool:
-    """Tell whether the user has switched the hub off."""
+    """Return whether the user has switched the hub off."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -90,7 +89,7 @@ def cached_commit(repository: str, revision: str) -> Commit | None:
 
 
 def is_absent(commit: Commit, name: str) -> bool:
-    """Tell whether the cache knows that a commit has no such file."""
+    """Return whether the cache knows that a commit has no such file."""
     return try_to_load_from_cache(commit.repository, name, revision=commit.commit) is _CACHED_NO_EXIST
 
 

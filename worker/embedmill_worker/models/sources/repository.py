@@ -8,8 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import told
-from embedmill_worker.models.disk import read_json, sha256_of
+from embedmill_worker.models.disk import read_json, sha256_of, told
 from embedmill_worker.models.fingerprint import Model
 from embedmill_worker.models.formats.fasttext_file import read_fasttext
 from embedmill_worker.models.formats.modules import module_folders
@@ -18,7 +17,7 @@ from embedmill_worker.models.formats.sentence_transformers import LIMITS_FILES
 from embedmill_worker.models.formats.static import is_static, static_table
 from embedmill_worker.models.formats.weights import ADAPTER, INDEX, choose_weights
 from embedmill_worker.models.sources.folder import files_of_folder
-from embedmill_worker.models.sources.hub import Repository
+from embedmill_worker.models.sources.hub import Repository, linked
 
 _TOKENIZER: Final = "tokenizer.json"
 _MODULES: Final = "modules.json"
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def files_of_repository(name: str, repository: Repository, *, data_dir: Path, precision: str = "") -> Model:
-    """Fetches what a model needs and reads it as a folder.
+    """Fetch what a model needs and read it as a folder.
 
     Args:
         name: what users call it.
@@ -69,7 +68,7 @@ def files_of_repository(name: str, repository: Repository, *, data_dir: Path, pr
 
 
 def tokenizer_of_repository(name: str, repository: Repository) -> Path:
-    """Fetches the tokenizer alone, without the weights.
+    """Fetch the tokenizer alone, without the weights.
 
     Raises:
         ModelLoadError: it cannot be fetched, or there is none.
@@ -144,10 +143,3 @@ def _fetch_weights(repository: Repository, folder: Path, data_dir: Path, precisi
         raise ValueError(f"{weights.graph} keeps weights in {lost[0]}, which the repository has not")
     repository.fetch([weights.graph, *data])
     return linked(folder, weights.graph, data)
-
-
-def linked(folder: Path, graph: str, data: list[str]) -> Path:
-    """Return the path of a graph in the hub's cache under which ONNX Runtime finds its data files, too."""
-    from fastembed.common.onnx_external_data import link_external_data  # noqa: PLC0415 (slow, only for a hub's models)
-
-    return link_external_data(folder, graph, data)

