@@ -15,7 +15,6 @@
     │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
     │   ├── KeyConflictError         something else has written under a key of embedmill's
     │   ├── QueueFullError           Redis has no room for more work
-    │   ├── NotReplicatedError       a job is stored on fewer replicas than asked for
     │   ├── ProtocolVersionError     live workers speak another protocol version
     │   └── MessageError             unreadable bytes, or another protocol version
     ├── ResultError                  the answer did not come
@@ -227,22 +226,6 @@ class QueueFullError(QueueError):
         taken = f"{self.depth} of {self.limit} {self.unit} are taken" if self.limit else self.unit
         when = f" in {self.retry_after_s:.1f} s" if self.retry_after_s is not None else " once workers drain it"
         return f"{self.queue} is full: {taken}; nothing was submitted. Try again{when}, or pass block=True."
-
-
-class NotReplicatedError(QueueError):
-    """A job is stored, but on fewer replicas than asked for. Arguments: job id, replicas that have it, wanted."""
-
-    def __init__(self, job_id: str, replicas: int, wanted: int) -> None:
-        super().__init__(job_id, replicas, wanted)
-        self.job_id = job_id
-        self.replicas = replicas
-        self.wanted = wanted
-
-    def __str__(self) -> str:
-        return (
-            f"job {self.job_id} is stored and will be done, but {self.replicas} of {self.wanted} replicas have it: it "
-            "is lost if Redis fails over now. Submitting it again under the same id is safe and asks again."
-        )
 
 
 class ProtocolVersionError(QueueError):

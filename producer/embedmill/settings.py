@@ -38,8 +38,6 @@ class ClientSettings:
     namespace: str = DEFAULT_NAMESPACE
     #: Tokens that may wait in one lane before more work for it is refused; 0: any number.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
-    #: Replicas that must have a job before ``submit`` returns.
-    wait_replicas: int = 0
     #: What gave the URL, for errors: an argument, a variable or a file.
     url_name: str = field(default="redis_url", compare=False)
 
@@ -52,8 +50,6 @@ class ClientSettings:
         if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
             reason = "give a number of tokens, or 0 for any number"
             raise SettingsError("max_queued_tokens", kind(self.max_queued_tokens), reason)
-        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
-            raise SettingsError("wait_replicas", kind(self.wait_replicas), "give a number from 0")
         if self.model is not None:
             check_model_name(self.model)
 
@@ -73,8 +69,8 @@ class ClientSettings:
     ) -> ClientSettings:
         """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
 
-        ``EMBEDMILL_MAX_QUEUED_TOKENS`` and ``EMBEDMILL_WAIT_REPLICAS`` are read, too. Where nothing gives a URL, it is
-        that of the ``embedmill up`` that runs in the same data folder, if one does; see ``whereabouts.py``.
+        ``EMBEDMILL_MAX_QUEUED_TOKENS`` is read, too. Where nothing gives a URL, it is that of the ``embedmill up`` that
+        runs in the same data folder, if one does; see ``whereabouts.py``.
 
         Raises:
             SettingsError: a value that cannot work, under the name of the argument or variable that gave it.
@@ -93,7 +89,6 @@ class ClientSettings:
                 url_name=url_name,
                 model=named_model(model) if model else first_model(env.get("EMBEDMILL_MODEL", "")),
                 namespace=named_namespace or DEFAULT_NAMESPACE,
-                wait_replicas=whole_number(env, "EMBEDMILL_WAIT_REPLICAS", 0),
                 max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),
             )
 
@@ -103,7 +98,6 @@ _VARIABLES: Final = {
     "model": "EMBEDMILL_MODEL",
     "namespace": "EMBEDMILL_NAMESPACE",
     "max_queued_tokens": "EMBEDMILL_MAX_QUEUED_TOKENS",
-    "wait_replicas": "EMBEDMILL_WAIT_REPLICAS",
 }
 
 

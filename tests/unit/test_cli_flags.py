@@ -115,7 +115,7 @@ def test_what_is_missing_is_deleted_when_asked_and_all_of_it_when_asked_for_all(
         (["worker"], {"CACHE_URL": "http://h"}, "EMBEDMILL_CACHE_URL=http://h: "),
         (["worker", "--concurrency", "0"], {}, "--concurrency=0: "),
         (["up"], {"PRECISION": "fp8"}, "EMBEDMILL_PRECISION=fp8: "),
-        (["status"], {"WAIT_REPLICAS": "two"}, "EMBEDMILL_WAIT_REPLICAS=two: "),
+        (["status"], {"MAX_QUEUED_TOKENS": "two"}, "EMBEDMILL_MAX_QUEUED_TOKENS=two: "),
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ PUBLIC = {
     *("BrokerUnavailableError", "ClientClosedError", "EmbedError", "EngineError", "InferenceError"),
     *("InvalidRequestError",),
     *("InvalidTextError", "JobCancelledError", "JobConflictError", "JobTooLargeError"),
-    *("KeyConflictError", "NotReplicatedError", "ProtocolVersionError"),
+    *("KeyConflictError", "ProtocolVersionError"),
     *("MessageError", "ModelLoadError"),
     *("QueueError", "QueueFullError", "RequestError", "ResultError", "ResultExpiredError", "ResultTimeoutError"),
     *("SettingsError", "TextsRejectedError", "TooManyTextsError", "UnknownModelError"),

@@ -90,20 +90,18 @@ class JobOperations:
         self.keys = Keyspace(settings.namespace)
         self.outlook = WorkerDirectory(settings.model)
         self._max_queued_tokens = settings.max_queued_tokens
-        self._wait_replicas = settings.wait_replicas
 
     def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
         """Store a job; gives its id."""
         block_until_s = time.monotonic() + how.block_s
         request = yield from self._prepare(texts, options, how)
-        yield from self._store(request, block_until_s, replicas=self._wait_replicas)
+        yield from self._store(request, block_until_s)
         return request.job_id
 
-    def _store(self, request: JobRequest, block_until_s: float = 0.0, *, replicas: int = 0) -> Flow[None]:
+    def _store(self, request: JobRequest, block_until_s: float = 0.0) -> Flow[None]:
         admission = Admission(
             max_queued_tokens=self._max_queued_tokens,
             expected_tokens_per_s=self.outlook.tokens_per_s(request.model),
-            replicas=replicas,
         )
         yield from submission.submit(self.keys, request, admission, block_until_s=block_until_s)
 
