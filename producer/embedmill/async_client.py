@@ -17,11 +17,10 @@ from embedmill.jobs.operations import (
     LAST_MOMENT_S,
     JobOperations,
     Progress,
-    SubmitOptions,
     accepted,
     shown,
 )
-from embedmill.jobs.request import check_job_id, check_lane, check_seconds
+from embedmill.jobs.request import SubmitOptions, check_job_id, check_lane, check_seconds
 from embedmill.limits import MAX_JOB_TEXTS
 from embedmill.protocol.dead_letter import DeadLetter
 from embedmill.protocol.options import EmbedOptions

@@ -36,12 +36,14 @@ does an error survive pickling and Celery's JSON. No argument ever holds a user'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from embedmill.safe.printable import some
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from embedmill.reply import EmbeddingReply
+
+#: Names that one message lists.
+MAX_NAMES: Final = 20
 
 
 class EmbedError(Exception):
@@ -395,3 +397,10 @@ class SettingsError(EmbedError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.name}={self.value}: {self.reason}"
+
+
+def some(names: Iterable[Any]) -> str:
+    """Return a list of names for a message: the first ones, and how many more there are."""
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - MAX_NAMES} more" if len(shown) > MAX_NAMES else ""
+    return ", ".join(shown[:MAX_NAMES]) + more

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError, UnknownLetterError
-from embedmill.jobs import assembly, dead_letters, request
+from embedmill.jobs import assembly, request
 from embedmill.jobs.assembly import Assembly, Intake
 from embedmill.jobs.chunking import split_into_jobs
-from embedmill.jobs.listing import JobList, check_limit, check_state
+from embedmill.jobs.listing import JobList, check_state
 from embedmill.jobs.operations import accepted
 from embedmill.jobs.request import JobRequest
+from embedmill.limits import MAX_DEAD_LETTERS, MAX_LISTED_JOBS
 from embedmill.protocol import dead_letter
 from embedmill.protocol import vectors as codec
 from embedmill.protocol.cards import ModelCard
@@ -215,7 +216,7 @@ class FakeJobs:
         known = [self._client.job(job_id).status() for job_id in reversed(self._client._jobs)]
         found = [status for status in known if wanted in (None, status.state)]
         return JobList(
-            jobs=tuple(found[: check_limit(limit)]),
+            jobs=tuple(found[: request.check_limit(limit, MAX_LISTED_JOBS)]),
             n_found=len(found),
             n_unreadable=0,
             is_complete=True,
@@ -307,7 +308,7 @@ class FakeDeadLetters:
     def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
         """Give the newest letters; see ``DeadLetters.list``."""
         self._client._check_open()
-        return [*reversed(self._letters.values())][: dead_letters.check_limit(limit)]
+        return [*reversed(self._letters.values())][: request.check_limit(limit, MAX_DEAD_LETTERS)]
 
     def get(self, letter_id: str) -> DeadLetter:
         """Give one letter; see ``DeadLetters.get``."""

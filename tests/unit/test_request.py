@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError, UnknownModelError
 from embedmill.jobs import request
 from embedmill.jobs.discovery import DirectorySnapshot, WorkerDirectory
-from embedmill.jobs.operations import SubmitOptions
+from embedmill.jobs.request import SubmitOptions
 from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import unpack_chunk

@@ -22,8 +22,8 @@ from embedmill.errors import (
 )
 from embedmill.jobs import chunking
 from embedmill.jobs.coalescing import Batch, BatchKey, Call, Capacity, PendingCalls
-from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations, SubmitOptions
-from embedmill.jobs.request import check_texts
+from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations
+from embedmill.jobs.request import SubmitOptions, check_texts
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
 from embedmill.transport.aio import AsyncRedisTransport

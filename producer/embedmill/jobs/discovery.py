@@ -10,7 +10,14 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from embedmill.errors import InvalidRequestError, MessageError, ProtocolVersionError, SettingsError, UnknownModelError
+from embedmill.errors import (
+    InvalidRequestError,
+    MessageError,
+    ProtocolVersionError,
+    SettingsError,
+    UnknownModelError,
+    some,
+)
 from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_WORKERS
 from embedmill.model_spec import check_model_name
 from embedmill.protocol.cards import UNKNOWN_CARD, ModelCard
@@ -18,7 +25,6 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
-from embedmill.safe.printable import some
 from embedmill.transport.flow import Flow, RoundTrip, T, evalsha
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from embedmill.errors import (
@@ -23,10 +22,8 @@ from embedmill.jobs.chunking import split_into_jobs
 from embedmill.jobs.discovery import WorkerDirectory
 from embedmill.jobs.request import (
     JobRequest,
+    SubmitOptions,
     check_count,
-    check_job_id,
-    check_lane,
-    check_seconds,
     check_texts,
     prepare,
 )
@@ -50,37 +47,11 @@ LAST_MOMENT_S: Final = 0.25
 #: Seconds beyond a caller's timeout for saying why it was not enough, and for deleting the job of such an ``embed``.
 CLEAN_UP_S: Final = 1.0
 
-#: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
-EMBED_TTL_S: Final = 600.0
-
 #: How often ``embed`` submits a job again that Redis has lost.
 MAX_RESUBMISSIONS: Final = 5
 
 #: Characters up to which a job is prepared where it is asked for: that takes less time than handing it to a thread.
 BRIEF_CHARS: Final = 32_768
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitOptions:
-    """What ``submit`` is told besides texts and options."""
-
-    model: str | None
-    lane: str
-    job_id: str | None = None
-    ttl_s: float = EMBED_TTL_S
-    deadline_s: float | None = None
-    #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
-    in_one_chunk: bool = False
-    #: Seconds to wait for room when the queue is full; 0: none.
-    block_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_lane(self.lane)
-        check_seconds("ttl_s", self.ttl_s)
-        if self.job_id is not None:
-            check_job_id(self.job_id)
-        if self.deadline_s is not None:
-            check_seconds("deadline_s", self.deadline_s)
 
 
 class JobOperations:

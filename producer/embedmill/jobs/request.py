@@ -48,6 +48,33 @@ MAX_SHOWN_COLUMNS: Final = 10
 MAX_SECONDS: Final = 1e10
 
 
+#: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
+EMBED_TTL_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions:
+    """What ``submit`` is told besides texts and options."""
+
+    model: str | None
+    lane: str
+    job_id: str | None = None
+    ttl_s: float = EMBED_TTL_S
+    deadline_s: float | None = None
+    #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
+    in_one_chunk: bool = False
+    #: Seconds to wait for room when the queue is full; 0: none.
+    block_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_lane(self.lane)
+        check_seconds("ttl_s", self.ttl_s)
+        if self.job_id is not None:
+            check_job_id(self.job_id)
+        if self.deadline_s is not None:
+            check_seconds("deadline_s", self.deadline_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
     """A job as it will be stored."""
@@ -187,6 +214,17 @@ def check_job_id(job_id: str) -> str:
 def is_job_id(value: object) -> bool:
     """Return whether a value can be a job's id."""
     return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
+
+
+def check_limit(limit: int, most: int) -> int:
+    """Return the limit.
+
+    Raises:
+        InvalidRequestError: it is not a whole number from 1 to ``most``.
+    """
+    if type(limit) is not int or not 1 <= limit <= most:
+        raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {most}")
+    return limit
 
 
 def check_seconds(option: str, value: float) -> float:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from embedmill.client import EmbeddingClient
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.jobs import discovery, reading
 from embedmill.protocol import records
@@ -15,6 +14,9 @@ from embedmill.protocol.records import Events, JobStatus
 from embedmill.reindexing.index import Index
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.transport.flow import Flow, RoundTrip
+
+if TYPE_CHECKING:
+    from embedmill.client import EmbeddingClient
 
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
 TTL_S: Final = 86_400.0
