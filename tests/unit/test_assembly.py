@@ -149,7 +149,7 @@ def test_a_part_gives_the_rows_of_its_chunk():
 
 def test_what_the_client_rejected_is_a_part_too():
     rejected = [Rejected(index=3, reason=Reason.TOO_LARGE, detail="")]
-    part = intake(options=EmbedOptions(dtype=Dtype.INT8), rejected=rejected, dimension=DIMENSION).refused()
+    part = intake(options=EmbedOptions(dtype=Dtype.INT8), rejected=rejected, dimension=DIMENSION).refused()[0]
     assert part.indices.tolist() == [3]
     assert part.vectors.tolist() == [[0] * DIMENSION]
 
@@ -188,7 +188,7 @@ def read_whole(n_texts, replies, options):
 
 def read_in_parts(n_texts, replies, options):
     taken = intake(n_texts, options)
-    parts = [*map(taken.take, replies), *filter(None, [taken.lost()])]
+    parts = [*map(taken.take, replies), *taken.lost()]
     reasons = {r.index: r.reason for part in parts for r in part.rejected}
     rows = [(i, row.tobytes()) for part in parts for i, row in zip(part.indices.tolist(), part.vectors, strict=True)]
     assert sorted(i for i, _ in rows) == list(range(n_texts)), "each row comes once"

@@ -153,6 +153,7 @@ def test_whatever_an_engine_throws_is_named_by_its_type(error, monkeypatch):
             name, dimension, max_tokens, chars_per_token, tokens_per_s = "one", 8, 64, 4.0, 1_000.0
 
             fingerprint = "f"
+            check = staticmethod(lambda options: None)
 
     result = embed_task.embed(Engine(), embed_task.read_call([[CANARY]], {}, SERVED))
     assert [row[:2] for row in result["rejected"]] == [[0, "failed"]]

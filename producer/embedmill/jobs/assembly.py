@@ -73,12 +73,12 @@ class Intake:
         # After a failover Redis may tell of a chunk twice.
         return part if is_new.all() else _select(part, is_new)
 
-    def refused(self) -> ReplyPart | None:
-        """Return the part of the texts that never left the client, if there are any."""
+    def refused(self) -> list[ReplyPart]:
+        """Return a part of the texts that never left the client, if there are any."""
         return self._blank(self._refused)
 
-    def lost(self) -> ReplyPart | None:
-        """Return the part of the rows that no reply has brought, if there are any, once the job is done."""
+    def lost(self) -> list[ReplyPart]:
+        """Return a part of the rows that no reply has brought, if there are any, once the job is done."""
         detail = "its chunk could not be read by the worker"
         missing = np.flatnonzero(self._is_missing).tolist()
         return self._blank([Rejected(index=index, reason=Reason.FAILED, detail=detail) for index in missing])
@@ -108,12 +108,12 @@ class Intake:
             raise MessageError(f"replies of {self._of_vectors} and of {dimension} components in one job")
         self._of_vectors = dimension
 
-    def _blank(self, rejected: Sequence[Rejected]) -> ReplyPart | None:
+    def _blank(self, rejected: Sequence[Rejected]) -> list[ReplyPart]:
         if not rejected:
-            return None
+            return []
         indices = np.array([r.index for r in rejected], dtype=np.uint32)
         rows = codec.blank(len(rejected), self._options.dtype, self.dimension)
-        return ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))
+        return [ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))]
 
 
 def part_of(indices: npt.NDArray[np.uint32], rows: Vectors, rejected: Sequence[Rejected]) -> ReplyPart:
@@ -178,14 +178,14 @@ class Assembly:
 
     def reply(self, model: str) -> EmbeddingReply:
         """Give the whole reply."""
-        rows, lost = self._rows, self._intake.lost()
+        rows, lost = self._rows, [rejected for part in self._intake.lost() for rejected in part.rejected]
         if rows is None:
             rows = codec.blank(self._n_texts, self._options.dtype, self._intake.dimension)
         return EmbeddingReply(
             vectors=rows,
             token_counts=self._token_counts,
             truncated=self._truncated,
-            rejected=tuple(sorted([*self._rejected, *(lost.rejected if lost else ())], key=lambda r: r.index)),
+            rejected=tuple(sorted([*self._rejected, *lost], key=lambda r: r.index)),
             model=model,
             fingerprint=self._intake.fingerprint,
             runtime=self._runtime,

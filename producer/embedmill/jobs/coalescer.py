@@ -117,7 +117,7 @@ class Coalescer:
 
     async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
         desk = self._desk()
-        how = SubmitOptions(model=kind.model, lane=kind.lane, block_s=timeout_s if kind.block else 0.0)
+        how = SubmitOptions(model=kind.model, lane=kind.lane, block=kind.block)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
         desk.tasks.add(task)
         task.add_done_callback(desk.tasks.discard)
@@ -171,7 +171,7 @@ class Coalescer:
             lane=line.kind.lane,
             job_id=job.job_id,
             in_one_chunk=len(job.batch.calls) > 1,
-            block_s=last_s if line.kind.block else 0.0,
+            block=line.kind.block,
         )
         try:
             reply = await self._run(job.batch.texts, line.kind, how, last_s + AFTER_THE_LAST_S)

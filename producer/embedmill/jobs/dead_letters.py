@@ -15,6 +15,9 @@ from embedmill.transport.flow import Flow, RoundTrip
 if TYPE_CHECKING:
     from embedmill.jobs.operations import JobOperations
 
+#: For classes with a method ``list``, in which that word means the method.
+Letters = list[DeadLetter]
+
 #: Letters read in one round trip: at most 2.5 MB, if all of them hold texts.
 PAGE: Final = 100
 
@@ -22,14 +25,14 @@ PAGE: Final = 100
 REQUEUED_TTL_S: Final = 86_400.0
 
 
-def list_newest(keys: Keyspace, limit: int) -> Flow[list[DeadLetter]]:
+def list_newest(keys: Keyspace, limit: int) -> Flow[Letters]:
     """Read the newest letters, page by page.
 
     Raises:
         InvalidRequestError: no such limit.
     """
     check_limit(limit, MAX_DEAD_LETTERS)
-    letters: list[DeadLetter] = []
+    letters: Letters = []
     end = "+"
     while len(letters) < limit:
         count = min(PAGE, limit - len(letters))

@@ -44,12 +44,14 @@ Celery's own, all under the namespace as well:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from embedmill.protocol import version
 
 #: The lanes, in the order in which a worker serves them.
-LANES: Final = ("interactive", "bulk")
+Lane = Literal["interactive", "bulk"]
+
+LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 
 
 def _of_version() -> str:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ LONGEST_UNIT: Final = np.float32(1.001)
 
 #: By numpy's name of the type.
 _DIGITS: Final = {"f4": "%.9g", "f2": "%.5g", "i1": "%d", "u1": "%d"}
+
+
+#: The names in ``Dtype``, for callers.
+DtypeName = Literal["float32", "float16", "int8", "binary"]
 
 
 class Dtype(StrEnum):

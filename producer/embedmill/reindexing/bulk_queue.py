@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.jobs import discovery, reading
@@ -17,6 +17,8 @@ from embedmill.transport.flow import Flow, RoundTrip
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
+    from embedmill.protocol.options import InputType
+    from embedmill.protocol.vectors import DtypeName
 
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
 TTL_S: Final = 86_400.0
@@ -82,9 +84,9 @@ class BulkQueue:
         self._client.submit(
             texts,
             model=index.model,
-            input_type=index.input_type,
+            input_type=cast("InputType | None", index.input_type),
             dimensions=dimensions,
-            dtype=index.dtype,
+            dtype=cast("DtypeName", index.dtype),
             truncate=index.truncate,
             lane=self.lane,
             job_id=job_id,
