@@ -105,11 +105,6 @@ class PendingCalls:
         self._tokens = self._texts = self._chars = 0
 
     @property
-    def waiting(self) -> int:
-        """Calls that have not gone out."""
-        return len(self._waiting)
-
-    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
         return not self.in_flight and not self._waiting

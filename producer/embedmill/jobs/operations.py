@@ -165,10 +165,9 @@ class JobOperations:
         except QueueError:
             return
 
-    def status(self, job_id: str, *, grace_s: float = 0.0) -> Flow[JobStatus]:
+    def status(self, job_id: str) -> Flow[JobStatus]:
         """Read how far a job is."""
-        record = yield from reading.read_record(self.keys, job_id, grace_s=grace_s)
-        return record.status
+        return (yield from reading.read_record(self.keys, job_id)).status
 
     def wait(self, job_id: str, timeout_s: float) -> Flow[JobStatus]:
         """Wait until a job is over."""

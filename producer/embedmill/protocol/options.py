@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_DIMENSION
-from embedmill.protocol.codec import check_types, pack, unpack
+from embedmill.protocol.codec import pack, unpack_list
 from embedmill.protocol.vectors import Dtype
 from embedmill.safe.printable import kind
 
@@ -75,7 +75,7 @@ def unpack_options(data: bytes) -> EmbedOptions:
     Raises:
         MessageError: not readable, or not options.
     """
-    values = check_types(unpack(data, 4_096), "job options", _OPTIONS_TYPES)
+    values = unpack_list(data, 4_096, "job options", _OPTIONS_TYPES)
     try:
         return EmbedOptions(input_type=values[0], dimensions=values[1], dtype=values[2], truncate=values[3])
     except InvalidRequestError as error:
