@@ -138,7 +138,7 @@ class AsyncEmbeddingClient:
         return AsyncJob(self, await self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> AsyncJob:
-        """Give the job of this id, submitted by any process; nothing is read until a method is awaited."""
+        """Return the job of this id, submitted by any process; nothing is read until a method is awaited."""
         if self._link.is_closed:
             raise ClientClosedError
         return AsyncJob(self, check_job_id(job_id))
@@ -159,7 +159,7 @@ class AsyncJob:
         return f"AsyncJob({self.id!r})"
 
     async def status(self) -> JobStatus:
-        """Say how far the job is; see ``Job.status``."""
+        """Return how far the job is; see ``Job.status``."""
         return await self._client._run(self._calls.status(self.id))
 
     async def wait(self, timeout_s: float | None = None) -> JobStatus:
@@ -173,7 +173,7 @@ class AsyncJob:
         return await self._client._run(self._calls.result(self.id, timeout_s), timeout_s)
 
     async def iter_results(self) -> AsyncIterator[ReplyPart]:
-        """Give the chunks' vectors as they complete; see ``Job.iter_results``."""
+        """Return the chunks' vectors as they complete; see ``Job.iter_results``."""
         reader = PartReader(self._calls, self.id)
         while not reader.is_over:
             for part in await self._client._run(reader.next_parts()):
@@ -195,11 +195,11 @@ class AsyncDeadLetters:
         self._client = client
 
     async def list(self, *, limit: int = 100) -> Letters:
-        """Give the newest letters; see ``DeadLetters.list``."""
+        """Return the newest letters; see ``DeadLetters.list``."""
         return await self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
 
     async def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter; see ``DeadLetters.get``."""
+        """Return one letter; see ``DeadLetters.get``."""
         return await self._client._run(dead_letters.read(self._client._calls.keys, letter_id))
 
     async def requeue(self, letter_id: str, text: str | None = None) -> AsyncJob:

@@ -177,7 +177,7 @@ class EmbeddingClient:
         return Job(self, self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> Job:
-        """Give the job of this id, submitted by any process; nothing is read until a method is called."""
+        """Return the job of this id, submitted by any process; nothing is read until a method is called."""
         if self._link.is_closed:
             raise ClientClosedError
         return Job(self, check_job_id(job_id))
@@ -198,7 +198,7 @@ class Job:
         return f"Job({self.id!r})"
 
     def status(self) -> JobStatus:
-        """Say how far the job is.
+        """Return how far the job is.
 
         Raises:
             ResultExpiredError: there is no such job.
@@ -231,7 +231,7 @@ class Job:
         return self._client._run(self._calls.result(self.id, timeout_s), timeout_s)
 
     def iter_results(self) -> Iterator[ReplyPart]:
-        """Give the chunks' vectors as they complete, each once, holding only a few in memory.
+        """Return the chunks' vectors as they complete, each once, holding only a few in memory.
 
         Raises:
             JobCancelledError: somebody cancelled it.
@@ -243,11 +243,11 @@ class Job:
             yield from self._client._run(reader.next_parts())
 
     def cancel(self) -> bool:
-        """Stop the job; waiters get JobCancelledError. Gives whether it is cancelled: a finished job stays finished."""
+        """Stop the job; waiters get JobCancelledError. Returns whether it is cancelled: a finished one stays so."""
         return self._client._run(self._calls.cancel(self.id))
 
     def delete(self) -> bool:
-        """Forget the job and its vectors. Gives whether there was one."""
+        """Forget the job and its vectors. Returns whether there was one."""
         return self._client._run(self._calls.delete(self.id))
 
 
@@ -258,7 +258,7 @@ class DeadLetters:
         self._client = client
 
     def list(self, *, limit: int = 100) -> Letters:
-        """Give the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
+        """Return the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
 
         Raises:
             BrokerUnavailableError: Redis did not answer in time.
@@ -266,7 +266,7 @@ class DeadLetters:
         return self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
 
     def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter.
+        """Return one letter.
 
         Raises:
             UnknownLetterError: there is none of this id.
@@ -291,11 +291,11 @@ class DeadLetters:
         return self._client.job(self._client._run(dead_letters.requeue(self._client._calls, letter_id, text)))
 
     def drop(self, letter_id: str) -> bool:
-        """Forget a letter. Gives whether there was one."""
+        """Forget a letter. Returns whether there was one."""
         return self._client._run(dead_letters.drop(self._client._calls.keys, letter_id))
 
     def drop_all(self) -> int:
-        """Forget all letters; gives their number."""
+        """Forget all letters; returns their number."""
         return self._client._run(dead_letters.drop_all(self._client._calls.keys))
 
 

@@ -70,7 +70,7 @@ class QueueStatus:
     lanes: tuple[LaneStatus, ...]
 
     def serves(self, model: str | None) -> bool:
-        """Say whether a worker takes work for the model; None: for any."""
+        """Return whether a worker takes work for the model; None: for any."""
         return any(w.state == READY and model in (None, w.model) for w in self.workers)
 
 

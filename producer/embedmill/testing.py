@@ -148,7 +148,7 @@ class FakeEmbeddingClient:
         return FakeJob(self, job.job_id)
 
     def job(self, job_id: str) -> FakeJob:
-        """Give the job of this id; see ``EmbeddingClient.job``."""
+        """Return the job of this id; see ``EmbeddingClient.job``."""
         self._check_open()
         return FakeJob(self, request.check_job_id(job_id))
 
@@ -188,7 +188,7 @@ def _check_timeout(timeout_s: float | None) -> None:
 
 
 def fake_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
-    """Give float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
+    """Return float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
     steps = np.frombuffer(hashlib.shake_256(text.encode()).digest(2 * dimension), dtype="<i2").astype(np.float64) + 0.5
     return np.asarray(steps / np.linalg.norm(steps), dtype=np.float32)
 
@@ -225,7 +225,7 @@ class FakeJob:
         return f"FakeJob({self.id!r})"
 
     def status(self) -> JobStatus:
-        """Say that the job is done; see ``Job.status``."""
+        """Return the status of a job that is done; see ``Job.status``."""
         done = self._done()
         return JobStatus(
             job_id=self.id,
@@ -246,7 +246,7 @@ class FakeJob:
         return self.status()
 
     def result(self, timeout_s: float | None = None) -> EmbeddingReply:
-        """Give all vectors; see ``Job.result``."""
+        """Return all vectors; see ``Job.result``."""
         _check_timeout(timeout_s)
         done = self._done()
         filled = Assembly(**self._form(done))
@@ -255,14 +255,14 @@ class FakeJob:
         return filled.reply(done.request.model)
 
     def iter_results(self) -> Iterator[ReplyPart]:
-        """Give the chunks' vectors; see ``Job.iter_results``."""
+        """Return the chunks' vectors; see ``Job.iter_results``."""
         done = self._done()
         intake = Intake(**self._form(done))
         yield from intake.refused()
         yield from map(intake.take, done.replies)
 
     def cancel(self) -> bool:
-        """Say False: the job is finished; see ``Job.cancel``."""
+        """Return False: the job is finished; see ``Job.cancel``."""
         self._done()
         return False
 
@@ -295,12 +295,12 @@ class FakeDeadLetters:
         self._letters = {dead_letter.check_id(letter.id): letter for letter in letters}
 
     def list(self, *, limit: int = 100) -> Letters:
-        """Give the newest letters; see ``DeadLetters.list``."""
+        """Return the newest letters; see ``DeadLetters.list``."""
         self._client._check_open()
         return [*reversed(self._letters.values())][: request.check_limit(limit, MAX_DEAD_LETTERS)]
 
     def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter; see ``DeadLetters.get``."""
+        """Return one letter; see ``DeadLetters.get``."""
         self._client._check_open()
         try:
             return self._letters[dead_letter.check_id(letter_id)]

@@ -177,7 +177,7 @@ class Assembly:
             self._timings_ms[stage] += reply.timings_ms.get(stage, 0.0)
 
     def reply(self, model: str) -> EmbeddingReply:
-        """Give the whole reply."""
+        """Return the whole reply."""
         rows, lost = self._rows, [rejected for part in self._intake.lost() for rejected in part.rejected]
         if rows is None:
             rows = codec.blank(self._n_texts, self._options.dtype, self._intake.dimension)
@@ -194,7 +194,7 @@ class Assembly:
 
 
 def excerpt(reply: EmbeddingReply, start: int, stop: int) -> EmbeddingReply:
-    """Give the reply to the texts from ``start`` up to ``stop`` alone, with arrays of its own."""
+    """Return the reply to the texts from ``start`` up to ``stop`` alone, with arrays of its own."""
     return EmbeddingReply(
         vectors=reply.vectors[start:stop].copy(),
         token_counts=reply.token_counts[start:stop].copy(),

@@ -195,7 +195,7 @@ class Coalescer:
         return await self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
 
     async def _raise_late(self, line: _CallQueue, caller: _Caller, timeout_s: float) -> None:
-        """Say why a call is not done in time; nothing if it was done meanwhile."""
+        """Raise ResultTimeoutError with the reason why a call is late, unless it was done meanwhile."""
         job = caller.job
         if job is None:
             hint = self._calls.outlook.hint_unsent(line.kind.model, line.gathering.in_flight)
@@ -238,7 +238,7 @@ def _withdrawn(line: _CallQueue) -> list[_Caller]:
 
 
 def _fail(callers: Sequence[_Caller] | set[_Caller], error: Exception) -> None:
-    """Give each caller an error of its own: one that is raised in several tasks mixes up their tracebacks."""
+    """Set an error of its own for each caller: one that is raised in several tasks mixes up their tracebacks."""
     for caller in callers:
         if not caller.reply.done():
             caller.reply.set_exception(copy.copy(error) if isinstance(error, EmbedError) else error)

@@ -59,7 +59,7 @@ def read(keys: Keyspace, letter_id: str) -> Flow[DeadLetter]:
 
 
 def requeue(calls: JobOperations, letter_id: str, text: str | None) -> Flow[str]:
-    """Submit a letter's text and drop the letter; gives the new job's id.
+    """Submit a letter's text and drop the letter; returns the new job's id.
 
     The id is made of the letter's: if the answer gets lost and this is done again, there is still one job.
     """

@@ -229,7 +229,7 @@ class JobOperations:
         return [intake.take(reply) for reply in replies]
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
-        """Wait a moment for finished chunks; gives their numbers, maybe none; at the end those without news, too.
+        """Wait a moment for finished chunks; returns their numbers, maybe none; at the end those without news, too.
 
         Raises:
             ResultTimeoutError: the progress's timeout is over.
@@ -254,7 +254,7 @@ class JobOperations:
         return [*events.chunks, *sorted(set(range(n_replies)) - progress.seen)]
 
     def why_late(self, job_id: str) -> Flow[str]:
-        """Say how far a job is and who could do it, after the deadline of the call that waits for it.
+        """Return how far a job is and who could do it, after the deadline of the call that waits for it.
 
         Raises:
             ResultExpiredError: there is no such job.
@@ -322,7 +322,7 @@ def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
 
 
 def accepted(reply: EmbeddingReply) -> Vectors:
-    """Give the vectors.
+    """Return the vectors.
 
     Raises:
         TextsRejectedError: not every text has one.

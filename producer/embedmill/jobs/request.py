@@ -103,7 +103,7 @@ class JobRequest:
         return sum(map(len, self.payloads))
 
     def record(self) -> bytes:
-        """Give the fields of the job's hash, as ``lua/submit.lua`` reads them."""
+        """Return the fields of the job's hash, as ``lua/submit.lua`` reads them."""
         fields: dict[str, Any] = {
             "v": version.PROTOCOL_VERSION,
             "id": self.job_id,
@@ -128,7 +128,7 @@ class JobRequest:
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
-    """Give the texts as a list.
+    """Return the texts as a list.
 
     Raises:
         InvalidTextError: one is not a str.
@@ -188,7 +188,7 @@ def check_bytes(encoded: Sequence[bytes]) -> None:
 
 
 def check_lane(lane: str) -> str:
-    """Give the lane back.
+    """Return the lane.
 
     Raises:
         InvalidRequestError: there is no such lane.
@@ -199,7 +199,7 @@ def check_lane(lane: str) -> str:
 
 
 def check_job_id(job_id: str) -> str:
-    """Give the id back.
+    """Return the id.
 
     Raises:
         InvalidRequestError: it cannot be part of a Redis key.
@@ -226,7 +226,7 @@ def check_limit(limit: int, most: int) -> int:
 
 
 def check_seconds(option: str, value: float) -> float:
-    """Give the value back.
+    """Return the value.
 
     Raises:
         InvalidRequestError: not a positive number, or more than Redis can count.
@@ -290,7 +290,7 @@ def prepare(
 
 
 def row_bytes(options: EmbedOptions, card: ModelCard) -> int:
-    """Give the bytes that the vector of one text will take in Redis."""
+    """Return the bytes that the vector of one text will take in Redis."""
     columns = options.dtype.columns(options.dimensions or card.dimension or GUESSED_DIMENSION)
     return columns * options.dtype.numpy.itemsize + REPLY_OVERHEAD_BYTES
 

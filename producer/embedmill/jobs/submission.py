@@ -119,7 +119,7 @@ def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: s
 
 
 def _is_settled(keys: Keyspace, request: JobRequest, admission: Admission, outcome: Any) -> bool:
-    """Say whether the job is in Redis; raise if it never will be, or not now."""
+    """Return whether the job is in Redis; raise if it never will be, or not now."""
     match outcome:
         case b"submitted" | b"same":
             return True

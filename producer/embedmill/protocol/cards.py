@@ -52,7 +52,7 @@ class ModelCard:
             check_binary(asked)
 
     def to_json(self) -> str:
-        """Give the card as workers publish it."""
+        """Return the card as workers publish it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

@@ -71,7 +71,7 @@ class ChunkReply:
 
 
 def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
-    """Give the sha256 of what is asked, however it is cut into chunks."""
+    """Return the sha256 of what is asked, however it is cut into chunks."""
     content = hashlib.sha256(msgpack.packb([PROTOCOL_VERSION, model, *options_to_list(options)]))
     for text in texts:
         content.update(struct.pack("<Q", len(text)))

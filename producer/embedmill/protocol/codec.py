@@ -28,7 +28,7 @@ _MAX_MS: Final = float(1 << 53)
 
 
 def is_label(value: Any) -> bool:
-    """Say whether it is a str that may be shown on a terminal, not longer than any name."""
+    """Return whether it is a str that may be shown on a terminal, not longer than any name."""
     return type(value) is str and len(value) <= MAX_LABEL_CHARS and value.isprintable()
 
 

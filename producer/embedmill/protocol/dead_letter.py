@@ -91,7 +91,7 @@ def of_chunk(payload: bytes, **known: Any) -> DeadLetter:
 
 
 def check_id(letter_id: str) -> str:
-    """Give the id back.
+    """Return the id.
 
     Raises:
         InvalidRequestError: no letter has such an id.
@@ -165,7 +165,7 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
 
 
 def unreadable(letter_id: str, why: str) -> DeadLetter:
-    """Give what can be said of a letter that cannot be read, so that it hides no other and can be dropped."""
+    """Return what can be said of a letter that cannot be read, so that it hides no other and can be dropped."""
     return DeadLetter(
         id=letter_id,
         job_id="",
@@ -184,7 +184,7 @@ def unreadable(letter_id: str, why: str) -> DeadLetter:
 
 
 def text_to_requeue(letter: DeadLetter, text: str | None) -> str:
-    """Give the text that the letter is about: the kept one, or the caller's if it is the same.
+    """Return the text that the letter is about: the kept one, or the caller's if it is the same.
 
     Raises:
         InvalidRequestError: there is none, or another one.

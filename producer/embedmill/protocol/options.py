@@ -60,7 +60,7 @@ class EmbedOptions:
 
 
 def options_to_list(options: EmbedOptions) -> list[Any]:
-    """Give the options as a flat list for msgpack."""
+    """Return the options as a flat list for msgpack."""
     return [options.input_type, options.dimensions, str(options.dtype), options.truncate]
 
 

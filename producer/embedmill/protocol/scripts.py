@@ -32,5 +32,5 @@ NAMES = (
 
 
 def text_of(sha: str) -> str:
-    """Give the text of the script with this sha1."""
+    """Return the text of the script with this sha1."""
     return next(script(name).text for name in NAMES if script(name).sha == sha)

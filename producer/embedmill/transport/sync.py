@@ -175,5 +175,5 @@ def check_open(ask: RoundTrip, *, is_closed: bool) -> None:
 
 
 def with_text(command: Command) -> Command:
-    """Give the EVAL of a script that Redis does not know by its sha1."""
+    """Return the EVAL of a script that Redis does not know by its sha1."""
     return ("EVAL", text_of(str(command[1])), *command[2:])
