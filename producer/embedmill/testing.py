@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -249,7 +249,7 @@ class FakeJob:
         """Return all vectors; see ``Job.result``."""
         _check_timeout(timeout_s)
         done = self._done()
-        filled = Assembly(**self._form(done))
+        filled = Assembly(self._intake(done))
         for reply in done.replies:
             filled.add(reply)
         return filled.reply(done.request.model)
@@ -257,7 +257,7 @@ class FakeJob:
     def iter_results(self) -> Iterator[ReplyPart]:
         """Return the chunks' vectors; see ``Job.iter_results``."""
         done = self._done()
-        intake = Intake(**self._form(done))
+        intake = self._intake(done)
         yield from intake.refused()
         yield from map(intake.take, done.replies)
 
@@ -271,13 +271,9 @@ class FakeJob:
         self._client._check_open()
         return self._client._jobs.pop(self.id, None) is not None
 
-    def _form(self, done: _Done) -> dict[str, Any]:
-        return {
-            "n_texts": done.request.n_texts,
-            "options": done.request.options,
-            "rejected": done.request.rejected,
-            "dimension": self._client._card.dimension,
-        }
+    def _intake(self, done: _Done) -> Intake:
+        job, dimension = done.request, self._client._card.dimension
+        return Intake(n_texts=job.n_texts, options=job.options, rejected=job.rejected, dimension=dimension)
 
     def _done(self) -> _Done:
         self._client._check_open()

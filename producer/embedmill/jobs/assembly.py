@@ -35,7 +35,8 @@ class Intake:
         Raises:
             MessageError: one of those texts is outside the job.
         """
-        self._options = options
+        self.n_texts = n_texts
+        self.options = options
         self._refused = tuple(rejected)
         #: Of the first vectors that came; until then 0.
         self._of_vectors = 0
@@ -49,7 +50,7 @@ class Intake:
     @property
     def dimension(self) -> int:
         """Length of a vector, cut as asked, as far as it is known; 0: it is not."""
-        return self._options.dimensions or self._of_vectors or self._dimension
+        return self.options.dimensions or self._of_vectors or self._dimension
 
     def take(self, reply: ChunkReply) -> ReplyPart:
         """Return a chunk's reply as a caller sees it: without rows that came before, blank where there is no vector.
@@ -92,16 +93,16 @@ class Intake:
             raise MessageError("a reply names a row twice")
         if reply.rejected and not {r.index for r in reply.rejected} <= set(indices.tolist()):
             raise MessageError("a reply rejects a text that is not in its chunk")
-        if reply.dtype is not self._options.dtype:
-            raise MessageError(f"a reply holds {reply.dtype}, asked for was {self._options.dtype}")
+        if reply.dtype is not self.options.dtype:
+            raise MessageError(f"a reply holds {reply.dtype}, asked for was {self.options.dtype}")
 
     def _check_rows(self, indices: npt.NDArray[np.uint32]) -> None:
-        last, n_texts = int(indices.max(initial=0)), len(self._is_missing)
-        if len(indices) and last >= n_texts:
-            raise MessageError(f"a reply names row {last} of {n_texts}")
+        last = int(indices.max(initial=0))
+        if len(indices) and last >= self.n_texts:
+            raise MessageError(f"a reply names row {last} of {self.n_texts}")
 
     def _check_dimension(self, dimension: int) -> None:
-        asked = self._options.dimensions or dimension
+        asked = self.options.dimensions or dimension
         if dimension != asked:
             raise MessageError(f"a reply holds vectors of {dimension} components, asked for were {asked}")
         if dimension != (self._of_vectors or dimension):
@@ -112,7 +113,7 @@ class Intake:
         if not rejected:
             return []
         indices = np.array([r.index for r in rejected], dtype=np.uint32)
-        rows = codec.blank(len(rejected), self._options.dtype, self.dimension)
+        rows = codec.blank(len(rejected), self.options.dtype, self.dimension)
         return [ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))]
 
 
@@ -142,17 +143,13 @@ def _select(part: ReplyPart, is_new: npt.NDArray[np.bool_]) -> ReplyPart:
 class Assembly:
     """One job's rows, filled as its chunks arrive."""
 
-    def __init__(
-        self, *, n_texts: int, options: EmbedOptions, rejected: Sequence[Rejected], dimension: int = 0
-    ) -> None:
-        """Start with every row empty; see ``Intake``."""
-        self._intake = Intake(n_texts=n_texts, options=options, rejected=rejected, dimension=dimension)
-        self._options = options
+    def __init__(self, intake: Intake) -> None:
+        """Start with every row empty."""
+        self._intake = intake
         self._rows: Vectors | None = None
-        self._n_texts = n_texts
-        self._token_counts: npt.NDArray[np.uint32] = np.zeros(n_texts, dtype=np.uint32)
-        self._truncated: npt.NDArray[np.bool_] = np.zeros(n_texts, dtype=np.bool_)
-        self._rejected = list(rejected)
+        self._token_counts: npt.NDArray[np.uint32] = np.zeros(intake.n_texts, dtype=np.uint32)
+        self._truncated: npt.NDArray[np.bool_] = np.zeros(intake.n_texts, dtype=np.bool_)
+        self._rejected = [rejected for part in intake.refused() for rejected in part.rejected]
         self._runtime = ""
         self._timings_ms = {"queue": 0.0, "tokenization": 0.0, "inference": 0.0}
 
@@ -165,7 +162,7 @@ class Assembly:
         part = self._intake.take(reply)
         if len(part.rejected) < len(part.indices):
             if self._rows is None:
-                self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
+                self._rows = codec.blank(self._intake.n_texts, reply.dtype, reply.dimension)
             self._rows[part.indices] = part.vectors
         self._rejected += part.rejected
         self._runtime = reply.runtime or self._runtime
@@ -180,7 +177,7 @@ class Assembly:
         """Return the whole reply."""
         rows, lost = self._rows, [rejected for part in self._intake.lost() for rejected in part.rejected]
         if rows is None:
-            rows = codec.blank(self._n_texts, self._options.dtype, self._intake.dimension)
+            rows = codec.blank(self._intake.n_texts, self._intake.options.dtype, self._intake.dimension)
         return EmbeddingReply(
             vectors=rows,
             token_counts=self._token_counts,

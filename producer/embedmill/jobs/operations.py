@@ -30,7 +30,7 @@ from embedmill.jobs.submission import Admission
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions
-from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.records import JobRecord, JobState, JobStatus
 from embedmill.protocol.vectors import Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.settings import ClientSettings
@@ -143,12 +143,11 @@ class JobOperations:
 
     def _take(self, request: JobRequest, deadline_s: float) -> Flow[EmbeddingReply]:
         progress = Progress(request.job_id, max(deadline_s - time.monotonic(), 0.001), n_chunks=len(request.payloads))
-        filled = Assembly(
-            n_texts=request.n_texts,
-            options=request.options,
-            rejected=request.rejected,
-            dimension=self.outlook.dimension(request.model),
+        dimension = self.outlook.dimension(request.model)
+        intake = Intake(
+            n_texts=request.n_texts, options=request.options, rejected=request.rejected, dimension=dimension
         )
+        filled = Assembly(intake)
         chunks = yield from self.next_chunks(progress)
         while not progress.is_over or len(chunks) > reading.FETCH_CHUNKS:
             for part in (yield from reading.fetch(self.keys, request.job_id, chunks[: reading.FETCH_CHUNKS])):
@@ -180,12 +179,7 @@ class JobOperations:
         """Wait until a job is over and gather its reply."""
         progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
         record = yield from reading.read_record(self.keys, job_id)
-        filled = Assembly(
-            n_texts=record.status.n_texts,
-            options=record.options,
-            rejected=record.rejected,
-            dimension=self.outlook.dimension(record.status.model),
-        )
+        filled = Assembly(self._intake(record))
         while not progress.is_over:
             chunks = yield from self.next_chunks(progress)
             for start in range(0, len(chunks), reading.FETCH_CHUNKS):
@@ -211,7 +205,9 @@ class JobOperations:
 
     def intake(self, job_id: str) -> Flow[Intake]:
         """Read what a job's replies must fit."""
-        record = yield from reading.read_record(self.keys, job_id)
+        return self._intake((yield from reading.read_record(self.keys, job_id)))
+
+    def _intake(self, record: JobRecord) -> Intake:
         return Intake(
             n_texts=record.status.n_texts,
             options=record.options,
