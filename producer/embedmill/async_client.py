@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
 from typing import Self
 
 from embedmill.errors import ClientClosedError
-from embedmill.jobs import dead_letters, listing, reading
+from embedmill.jobs import dead_letters, listing
 from embedmill.jobs.coalescer import Coalescer
 from embedmill.jobs.coalescing import BatchKey
+from embedmill.jobs.dead_letters import Letters
 from embedmill.jobs.listing import JobList
 from embedmill.jobs.operations import (
     CALL_TIMEOUT_S,
     LAST_MOMENT_S,
     JobOperations,
-    Progress,
-    SubmitOptions,
+    PartReader,
     accepted,
     shown,
 )
-from embedmill.jobs.request import check_job_id, check_lane, check_seconds
-from embedmill.limits import MAX_JOB_TEXTS
+from embedmill.jobs.request import SubmitOptions, check_job_id, check_lane, check_texts
 from embedmill.protocol.dead_letter import DeadLetter
-from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.keys import Lane
+from embedmill.protocol.options import EmbedOptions, InputType
 from embedmill.protocol.records import JobStatus
-from embedmill.protocol.vectors import Dtype, Vectors
+from embedmill.protocol.vectors import DtypeName, Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.settings import ClientSettings
+from embedmill.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from embedmill.transport.aio import AsyncRedisTransport
 from embedmill.transport.flow import Flow, T
 
@@ -40,13 +38,23 @@ class AsyncEmbeddingClient:
     ...     vectors = await client.embed(["Selamat pagi", "good morning"])
     """
 
-    def __init__(self, redis_url: str | None = None, model: str | None = None, *, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        model: str | None = None,
+        *,
+        namespace: str | None = None,
+        max_queued_tokens: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
         """Read settings, as ``EmbeddingClient`` does; connects on first use.
 
         Raises:
             SettingsError: a value that cannot work.
         """
-        self.settings = ClientSettings.from_env(redis_url, model, namespace)
+        self.settings = ClientSettings.from_env(
+            redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
+        )
         self._calls = JobOperations(self.settings)
         self._link = AsyncRedisTransport(self.settings)
         self._coalescer = Coalescer(self._calls, self._link)
@@ -57,15 +65,16 @@ class AsyncEmbeddingClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     @property
-    def dead(self) -> AsyncDeadLetters:
+    def dead_letters(self) -> AsyncDeadLetters:
         """The dead letters: texts that the workers gave up."""
         return AsyncDeadLetters(self)
+
+    #: The same, by its older name.
+    dead = dead_letters
 
     @property
     def jobs(self) -> AsyncJobs:
@@ -86,12 +95,12 @@ class AsyncEmbeddingClient:
         texts: Sequence[str],
         *,
         model: str | None = None,
-        input_type: str | None = None,
+        input_type: InputType | None = None,
         dimensions: int | None = None,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         truncate: bool = True,
-        lane: str = "interactive",
-        timeout_s: float = 60.0,
+        lane: Lane = "interactive",
+        timeout_s: float | None = None,
         block: bool = False,
     ) -> Vectors:
         """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``. Cancelling it cancels the work.
@@ -101,38 +110,35 @@ class AsyncEmbeddingClient:
         Raises:
             ClientClosedError: the client was closed first.
         """
-        options = EmbedOptions(
-            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
-        )
+        options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         kind = BatchKey(model=model, lane=check_lane(lane), options=options, block=block)
-        return accepted(await self._coalescer.embed(texts, kind, check_seconds("timeout_s", timeout_s)))
+        return accepted(await self._coalescer.embed(texts, kind, self._calls.seconds(timeout_s)))
 
     async def submit(
         self,
         texts: Sequence[str],
         *,
         model: str | None = None,
-        input_type: str | None = None,
+        input_type: InputType | None = None,
         dimensions: int | None = None,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         truncate: bool = True,
-        lane: str = "bulk",
+        lane: Lane = "bulk",
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
         block: bool = False,
-        timeout_s: float = 60.0,
+        timeout_s: float | None = None,
     ) -> AsyncJob:
         """Store a job of up to 65,536 texts and return at once; see ``EmbeddingClient.submit``."""
-        options = EmbedOptions(
-            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
-        )
-        block_s = check_seconds("timeout_s", timeout_s) if block else 0.0
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block_s=block_s)
-        return AsyncJob(self, await self._run(self._calls.submit(texts, options, how), CALL_TIMEOUT_S + block_s))
+        options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
+        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
+        block_s = self._calls.seconds(timeout_s) if block else 0.0
+        flow = self._calls.submit(check_texts(texts), options, how, block_s)
+        return AsyncJob(self, await self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> AsyncJob:
-        """Give the job of this id, submitted by any process; nothing is read until a method is awaited."""
+        """Return the job of this id, submitted by any process; nothing is read until a method is awaited."""
         if self._link.is_closed:
             raise ClientClosedError
         return AsyncJob(self, check_job_id(job_id))
@@ -153,30 +159,25 @@ class AsyncJob:
         return f"AsyncJob({self.id!r})"
 
     async def status(self) -> JobStatus:
-        """Say how far the job is; see ``Job.status``."""
+        """Return how far the job is; see ``Job.status``."""
         return await self._client._run(self._calls.status(self.id))
 
-    async def wait(self, timeout_s: float) -> JobStatus:
+    async def wait(self, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is over; see ``Job.wait``."""
-        return await self._client._run(self._calls.wait(self.id, check_seconds("timeout_s", timeout_s)), timeout_s)
+        timeout_s = self._calls.seconds(timeout_s)
+        return await self._client._run(self._calls.wait(self.id, timeout_s), timeout_s)
 
-    async def result(self, timeout_s: float) -> EmbeddingReply:
+    async def result(self, timeout_s: float | None = None) -> EmbeddingReply:
         """Wait until the job is over and give all its vectors; see ``Job.result``."""
-        return await self._client._run(self._calls.result(self.id, check_seconds("timeout_s", timeout_s)), timeout_s)
+        timeout_s = self._calls.seconds(timeout_s)
+        return await self._client._run(self._calls.result(self.id, timeout_s), timeout_s)
 
     async def iter_results(self) -> AsyncIterator[ReplyPart]:
-        """Give the chunks' vectors as they complete; see ``Job.iter_results``."""
-        run, calls, progress = self._client._run, self._calls, Progress(self.id, n_chunks=MAX_JOB_TEXTS)
-        intake = await run(calls.intake(self.id))
-        if refused := intake.refused():
-            yield refused
-        while not progress.is_over:
-            chunks = await run(calls.next_chunks(progress))
-            for start in range(0, len(chunks), reading.FETCH_CHUNKS):
-                for part in await run(calls.parts(self.id, chunks[start : start + reading.FETCH_CHUNKS], intake)):
-                    yield part
-        if lost := intake.lost():
-            yield lost
+        """Return the chunks' vectors as they complete; see ``Job.iter_results``."""
+        reader = PartReader(self._calls, self.id)
+        while not reader.is_over:
+            for part in await self._client._run(reader.next_parts()):
+                yield part
 
     async def cancel(self) -> bool:
         """Stop the job; see ``Job.cancel``."""
@@ -193,12 +194,12 @@ class AsyncDeadLetters:
     def __init__(self, client: AsyncEmbeddingClient) -> None:
         self._client = client
 
-    async def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
-        """Give the newest letters; see ``DeadLetters.list``."""
+    async def list(self, *, limit: int = 100) -> Letters:
+        """Return the newest letters; see ``DeadLetters.list``."""
         return await self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
 
     async def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter; see ``DeadLetters.get``."""
+        """Return one letter; see ``DeadLetters.get``."""
         return await self._client._run(dead_letters.read(self._client._calls.keys, letter_id))
 
     async def requeue(self, letter_id: str, text: str | None = None) -> AsyncJob:

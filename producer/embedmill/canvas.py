@@ -20,8 +20,8 @@ from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.model_spec import check_model_name
 from embedmill.protocol.chunks import unpack_rejected
 from embedmill.protocol.keys import Keyspace
-from embedmill.protocol.options import EmbedOptions
-from embedmill.protocol.vectors import Dtype, Vectors
+from embedmill.protocol.options import EmbedOptions, InputType
+from embedmill.protocol.vectors import Dtype, DtypeName, Vectors
 from embedmill.reply import Rejected, ReplyPart
 from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
 
@@ -43,9 +43,9 @@ def signature(
     texts: Sequence[str] | None = None,
     *,
     model: str | None = None,
-    input_type: str | None = None,
+    input_type: InputType | None = None,
     dimensions: int | None = None,
-    dtype: str = "float32",
+    dtype: DtypeName = "float32",
     truncate: bool = True,
     namespace: str | None = None,
 ) -> Signature[Any]:
@@ -64,7 +64,7 @@ def signature(
         RequestError: texts or options that cannot be served.
         SettingsError: a name that cannot be one.
     """
-    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate)
+    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
     args = () if texts is None else (_Texts(check_texts(texts)),)
     asked = {
         "model": None if model is None else check_model_name(model),

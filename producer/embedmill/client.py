@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Self
 
 from embedmill.errors import ClientClosedError
-from embedmill.jobs import dead_letters, listing, reading
+from embedmill.jobs import dead_letters, listing
+from embedmill.jobs.dead_letters import Letters
 from embedmill.jobs.listing import JobList
 from embedmill.jobs.operations import (
     CALL_TIMEOUT_S,
     LAST_MOMENT_S,
     JobOperations,
-    Progress,
-    SubmitOptions,
+    PartReader,
     accepted,
     shown,
 )
-from embedmill.jobs.request import check_job_id, check_seconds
-from embedmill.limits import MAX_JOB_TEXTS
+from embedmill.jobs.request import SubmitOptions, check_job_id, check_texts
 from embedmill.protocol.dead_letter import DeadLetter
-from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.keys import Lane
+from embedmill.protocol.options import EmbedOptions, InputType
 from embedmill.protocol.records import JobStatus
-from embedmill.protocol.vectors import Dtype, Vectors
+from embedmill.protocol.vectors import DtypeName, Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.settings import ClientSettings
+from embedmill.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from embedmill.transport.flow import Flow, T
 from embedmill.transport.sync import RedisTransport
 
@@ -38,18 +36,31 @@ class EmbeddingClient:
     ...     vectors = client.embed(["Selamat pagi", "good morning"])
     """
 
-    def __init__(self, redis_url: str | None = None, model: str | None = None, *, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        model: str | None = None,
+        *,
+        namespace: str | None = None,
+        max_queued_tokens: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
         """Read settings; connects on first use.
 
         Args:
             redis_url: None: ``EMBEDMILL_REDIS_URL``, else Redis on this machine.
             model: None: ``EMBEDMILL_MODEL``, else the only model that workers announce.
             namespace: None: ``EMBEDMILL_NAMESPACE``, else ``embedmill``.
+            max_queued_tokens: tokens that may wait in a lane before QueueFullError, 0: any number; None:
+                ``EMBEDMILL_MAX_QUEUED_TOKENS``, else 100 million.
+            timeout_s: seconds for calls that name none.
 
         Raises:
             SettingsError: a value that cannot work.
         """
-        self.settings = ClientSettings.from_env(redis_url, model, namespace)
+        self.settings = ClientSettings.from_env(
+            redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
+        )
         self._calls = JobOperations(self.settings)
         self._link = RedisTransport(self.settings)
 
@@ -59,15 +70,16 @@ class EmbeddingClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     @property
-    def dead(self) -> DeadLetters:
+    def dead_letters(self) -> DeadLetters:
         """The dead letters: texts that the workers gave up."""
         return DeadLetters(self)
+
+    #: The same, by its older name.
+    dead = dead_letters
 
     @property
     def jobs(self) -> Jobs:
@@ -83,12 +95,12 @@ class EmbeddingClient:
         texts: Sequence[str],
         *,
         model: str | None = None,
-        input_type: str | None = None,
+        input_type: InputType | None = None,
         dimensions: int | None = None,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         truncate: bool = True,
-        lane: str = "interactive",
-        timeout_s: float = 60.0,
+        lane: Lane = "interactive",
+        timeout_s: float | None = None,
         block: bool = False,
     ) -> Vectors:
         """Embed texts and wait for their vectors.
@@ -101,7 +113,7 @@ class EmbeddingClient:
             dtype: float32, float16, int8 or binary.
             truncate: False rejects texts longer than the model reads.
             lane: ``interactive`` or ``bulk``.
-            timeout_s: seconds for all of it; then the work is cancelled.
+            timeout_s: seconds for all of it, then the work is cancelled; None: the client's, 60 if nobody says.
             block: wait for room when the queue is full, instead of QueueFullError at once.
 
         Returns:
@@ -115,28 +127,26 @@ class EmbeddingClient:
             QueueFullError: there is no room for more work, and none came in time if ``block``.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        options = EmbedOptions(
-            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
-        )
-        timeout_s = check_seconds("timeout_s", timeout_s)
-        how = SubmitOptions(model=model, lane=lane, block_s=timeout_s if block else 0.0)
-        return accepted(self._run(self._calls.embed(texts, options, how, timeout_s), timeout_s))
+        options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
+        timeout_s = self._calls.seconds(timeout_s)
+        how = SubmitOptions(model=model, lane=lane, block=block)
+        return accepted(self._run(self._calls.embed(check_texts(texts), options, how, timeout_s), timeout_s))
 
     def submit(
         self,
         texts: Sequence[str],
         *,
         model: str | None = None,
-        input_type: str | None = None,
+        input_type: InputType | None = None,
         dimensions: int | None = None,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         truncate: bool = True,
-        lane: str = "bulk",
+        lane: Lane = "bulk",
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
         block: bool = False,
-        timeout_s: float = 60.0,
+        timeout_s: float | None = None,
     ) -> Job:
         """Store a job of up to 65,536 texts and return at once.
 
@@ -160,15 +170,14 @@ class EmbeddingClient:
             QueueFullError: there is no room for more work; nothing was submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        options = EmbedOptions(
-            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
-        )
-        block_s = check_seconds("timeout_s", timeout_s) if block else 0.0
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block_s=block_s)
-        return Job(self, self._run(self._calls.submit(texts, options, how), CALL_TIMEOUT_S + block_s))
+        options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
+        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
+        block_s = self._calls.seconds(timeout_s) if block else 0.0
+        flow = self._calls.submit(check_texts(texts), options, how, block_s)
+        return Job(self, self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> Job:
-        """Give the job of this id, submitted by any process; nothing is read until a method is called."""
+        """Return the job of this id, submitted by any process; nothing is read until a method is called."""
         if self._link.is_closed:
             raise ClientClosedError
         return Job(self, check_job_id(job_id))
@@ -189,7 +198,7 @@ class Job:
         return f"Job({self.id!r})"
 
     def status(self) -> JobStatus:
-        """Say how far the job is.
+        """Return how far the job is.
 
         Raises:
             ResultExpiredError: there is no such job.
@@ -197,7 +206,7 @@ class Job:
         """
         return self._client._run(self._calls.status(self.id))
 
-    def wait(self, timeout_s: float) -> JobStatus:
+    def wait(self, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is over.
 
         Raises:
@@ -206,9 +215,10 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(self._calls.wait(self.id, check_seconds("timeout_s", timeout_s)), timeout_s)
+        timeout_s = self._calls.seconds(timeout_s)
+        return self._client._run(self._calls.wait(self.id, timeout_s), timeout_s)
 
-    def result(self, timeout_s: float) -> EmbeddingReply:
+    def result(self, timeout_s: float | None = None) -> EmbeddingReply:
         """Wait until the job is over and give all its vectors; they stay in Redis until ``ttl_s`` or ``delete``.
 
         Raises:
@@ -217,33 +227,27 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(self._calls.result(self.id, check_seconds("timeout_s", timeout_s)), timeout_s)
+        timeout_s = self._calls.seconds(timeout_s)
+        return self._client._run(self._calls.result(self.id, timeout_s), timeout_s)
 
     def iter_results(self) -> Iterator[ReplyPart]:
-        """Give the chunks' vectors as they complete, each once, holding only a few in memory.
+        """Return the chunks' vectors as they complete, each once, holding only a few in memory.
 
         Raises:
             JobCancelledError: somebody cancelled it.
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer for half a minute.
         """
-        run, calls, progress = self._client._run, self._calls, Progress(self.id, n_chunks=MAX_JOB_TEXTS)
-        intake = run(calls.intake(self.id))
-        if refused := intake.refused():
-            yield refused
-        while not progress.is_over:
-            chunks = run(calls.next_chunks(progress))
-            for start in range(0, len(chunks), reading.FETCH_CHUNKS):
-                yield from run(calls.parts(self.id, chunks[start : start + reading.FETCH_CHUNKS], intake))
-        if lost := intake.lost():
-            yield lost
+        reader = PartReader(self._calls, self.id)
+        while not reader.is_over:
+            yield from self._client._run(reader.next_parts())
 
     def cancel(self) -> bool:
-        """Stop the job; waiters get JobCancelledError. Gives whether it is cancelled: a finished job stays finished."""
+        """Stop the job; waiters get JobCancelledError. Returns whether it is cancelled: a finished one stays so."""
         return self._client._run(self._calls.cancel(self.id))
 
     def delete(self) -> bool:
-        """Forget the job and its vectors. Gives whether there was one."""
+        """Forget the job and its vectors. Returns whether there was one."""
         return self._client._run(self._calls.delete(self.id))
 
 
@@ -253,8 +257,8 @@ class DeadLetters:
     def __init__(self, client: EmbeddingClient) -> None:
         self._client = client
 
-    def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
-        """Give the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
+    def list(self, *, limit: int = 100) -> Letters:
+        """Return the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
 
         Raises:
             BrokerUnavailableError: Redis did not answer in time.
@@ -262,7 +266,7 @@ class DeadLetters:
         return self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
 
     def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter.
+        """Return one letter.
 
         Raises:
             UnknownLetterError: there is none of this id.
@@ -287,11 +291,11 @@ class DeadLetters:
         return self._client.job(self._client._run(dead_letters.requeue(self._client._calls, letter_id, text)))
 
     def drop(self, letter_id: str) -> bool:
-        """Forget a letter. Gives whether there was one."""
+        """Forget a letter. Returns whether there was one."""
         return self._client._run(dead_letters.drop(self._client._calls.keys, letter_id))
 
     def drop_all(self) -> int:
-        """Forget all letters; gives their number."""
+        """Forget all letters; returns their number."""
         return self._client._run(dead_letters.drop_all(self._client._calls.keys))
 
 

@@ -15,7 +15,6 @@
     │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
     │   ├── KeyConflictError         something else has written under a key of embedmill's
     │   ├── QueueFullError           Redis has no room for more work
-    │   ├── NotReplicatedError       a job is stored on fewer replicas than asked for
     │   ├── ProtocolVersionError     live workers speak another protocol version
     │   └── MessageError             unreadable bytes, or another protocol version
     ├── ResultError                  the answer did not come
@@ -37,12 +36,14 @@ does an error survive pickling and Celery's JSON. No argument ever holds a user'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from embedmill.safe.printable import some
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from embedmill.reply import EmbeddingReply
+
+#: Names that one message lists.
+MAX_NAMES: Final = 20
 
 
 class EmbedError(Exception):
@@ -229,22 +230,6 @@ class QueueFullError(QueueError):
         return f"{self.queue} is full: {taken}; nothing was submitted. Try again{when}, or pass block=True."
 
 
-class NotReplicatedError(QueueError):
-    """A job is stored, but on fewer replicas than asked for. Arguments: job id, replicas that have it, wanted."""
-
-    def __init__(self, job_id: str, replicas: int, wanted: int) -> None:
-        super().__init__(job_id, replicas, wanted)
-        self.job_id = job_id
-        self.replicas = replicas
-        self.wanted = wanted
-
-    def __str__(self) -> str:
-        return (
-            f"job {self.job_id} is stored and will be done, but {self.replicas} of {self.wanted} replicas have it: it "
-            "is lost if Redis fails over now. Submitting it again under the same id is safe and asks again."
-        )
-
-
 class ProtocolVersionError(QueueError):
     """Live workers speak another protocol version. Arguments: model, version here, versions there."""
 
@@ -412,3 +397,10 @@ class SettingsError(EmbedError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.name}={self.value}: {self.reason}"
+
+
+def some(names: Iterable[Any]) -> str:
+    """Return a list of names for a message: the first ones, and how many more there are."""
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - MAX_NAMES} more" if len(shown) > MAX_NAMES else ""
+    return ", ".join(shown[:MAX_NAMES]) + more

@@ -23,6 +23,12 @@ DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 #: Prefix of every key and queue when nobody says otherwise.
 DEFAULT_NAMESPACE: Final = "embedmill"
 
+#: Seconds for calls when nobody says otherwise.
+DEFAULT_TIMEOUT_S: Final = 60.0
+
+#: Three centuries: in milliseconds, and since 1970, still a number that Lua and Redis count exactly.
+MAX_SECONDS: Final = 1e10
+
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -38,8 +44,8 @@ class ClientSettings:
     namespace: str = DEFAULT_NAMESPACE
     #: Tokens that may wait in one lane before more work for it is refused; 0: any number.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
-    #: Replicas that must have a job before ``submit`` returns.
-    wait_replicas: int = 0
+    #: Seconds for calls that name none.
+    timeout_s: float = DEFAULT_TIMEOUT_S
     #: What gave the URL, for errors: an argument, a variable or a file.
     url_name: str = field(default="redis_url", compare=False)
 
@@ -52,8 +58,8 @@ class ClientSettings:
         if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
             reason = "give a number of tokens, or 0 for any number"
             raise SettingsError("max_queued_tokens", kind(self.max_queued_tokens), reason)
-        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
-            raise SettingsError("wait_replicas", kind(self.wait_replicas), "give a number from 0")
+        if not is_seconds(self.timeout_s):
+            raise SettingsError("timeout_s", kind(self.timeout_s), "give a number of seconds above 0")
         if self.model is not None:
             check_model_name(self.model)
 
@@ -70,11 +76,14 @@ class ClientSettings:
         model: str | None = None,
         namespace: str | None = None,
         environ: Mapping[str, str] | None = None,
+        *,
+        max_queued_tokens: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> ClientSettings:
         """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
 
-        ``EMBEDMILL_MAX_QUEUED_TOKENS`` and ``EMBEDMILL_WAIT_REPLICAS`` are read, too. Where nothing gives a URL, it is
-        that of the ``embedmill up`` that runs in the same data folder, if one does; see ``whereabouts.py``.
+        ``EMBEDMILL_MAX_QUEUED_TOKENS`` is read, too. Where nothing gives a URL, it is that of the ``embedmill up`` that
+        runs in the same data folder, if one does; see ``whereabouts.py``.
 
         Raises:
             SettingsError: a value that cannot work, under the name of the argument or variable that gave it.
@@ -86,6 +95,8 @@ class ClientSettings:
         if not named_url and (found := find_up(env)):
             named_url, url_name = found.redis_url, FILE_NAME
             named_namespace = named_namespace or found.namespace
+        if max_queued_tokens is None:
+            max_queued_tokens = whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS)
         given = {name for name, value in (("model", model), ("namespace", namespace)) if value}
         with naming({name: variable for name, variable in _VARIABLES.items() if name not in given}):
             return cls(
@@ -93,18 +104,13 @@ class ClientSettings:
                 url_name=url_name,
                 model=named_model(model) if model else first_model(env.get("EMBEDMILL_MODEL", "")),
                 namespace=named_namespace or DEFAULT_NAMESPACE,
-                wait_replicas=whole_number(env, "EMBEDMILL_WAIT_REPLICAS", 0),
-                max_queued_tokens=whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS),
+                max_queued_tokens=max_queued_tokens,
+                timeout_s=timeout_s,
             )
 
 
 #: Fields of ``ClientSettings`` and the variables that may give them.
-_VARIABLES: Final = {
-    "model": "EMBEDMILL_MODEL",
-    "namespace": "EMBEDMILL_NAMESPACE",
-    "max_queued_tokens": "EMBEDMILL_MAX_QUEUED_TOKENS",
-    "wait_replicas": "EMBEDMILL_WAIT_REPLICAS",
-}
+_VARIABLES: Final = {"model": "EMBEDMILL_MODEL", "namespace": "EMBEDMILL_NAMESPACE"}
 
 
 @contextmanager
@@ -114,6 +120,11 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
         yield
     except SettingsError as error:
         raise SettingsError(names.get(error.name, error.name), error.value, error.reason) from None
+
+
+def is_seconds(value: object) -> bool:
+    """Return whether a value is a number of seconds above 0 that Redis can count."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS
 
 
 def is_namespace(value: object) -> bool:

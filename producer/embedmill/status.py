@@ -70,7 +70,7 @@ class QueueStatus:
     lanes: tuple[LaneStatus, ...]
 
     def serves(self, model: str | None) -> bool:
-        """Say whether a worker takes work for the model; None: for any."""
+        """Return whether a worker takes work for the model; None: for any."""
         return any(w.state == READY and model in (None, w.model) for w in self.workers)
 
 
@@ -98,12 +98,18 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
     )
 
 
-def read_status(settings: ClientSettings, *, timeout_s: float = LOOK_S) -> QueueStatus:
-    """Read the status of the mill that the settings name.
+def read_status(settings: ClientSettings | None = None, *, timeout_s: float = LOOK_S) -> QueueStatus:
+    """Read who serves which model, and what waits.
+
+    Args:
+        settings: as in ``client.settings``; None: those of the environment.
+        timeout_s: seconds for all of it.
 
     Raises:
         BrokerUnavailableError: Redis did not answer in time.
+        SettingsError: a value that cannot work.
     """
+    settings = settings or ClientSettings.from_env()
     link = RedisTransport(settings)
     try:
         return link.run(read(Keyspace(settings.namespace)), timeout_s=timeout_s, outage_s=0.0)
@@ -111,12 +117,20 @@ def read_status(settings: ClientSettings, *, timeout_s: float = LOOK_S) -> Queue
         link.close()
 
 
-def wait_for_worker(settings: ClientSettings, *, timeout_s: float) -> bool:
+def wait_for_worker(settings: ClientSettings | None = None, *, timeout_s: float = 60.0) -> bool:
     """Wait until a worker serves the settings' model (any, if they name none); Redis may come up meanwhile.
+
+    Args:
+        settings: as in ``client.settings``; None: those of the environment.
+        timeout_s: seconds to wait.
 
     Returns:
         Whether one does; False after ``timeout_s``.
+
+    Raises:
+        SettingsError: a value that cannot work.
     """
+    settings = settings or ClientSettings.from_env()
     deadline_s = time.monotonic() + timeout_s
     while True:
         left_s = deadline_s - time.monotonic()

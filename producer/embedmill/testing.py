@@ -9,32 +9,33 @@ Texts, options and limits are checked as ``EmbeddingClient`` checks them; a job 
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from embedmill.errors import ClientClosedError, JobConflictError, ResultExpiredError, UnknownLetterError
-from embedmill.jobs import assembly, dead_letters, request
+from embedmill.jobs import assembly, request
 from embedmill.jobs.assembly import Assembly, Intake
 from embedmill.jobs.chunking import split_into_jobs
-from embedmill.jobs.listing import JobList, check_limit, check_state
+from embedmill.jobs.dead_letters import Letters
+from embedmill.jobs.listing import JobList, check_state
 from embedmill.jobs.operations import accepted
-from embedmill.jobs.request import JobRequest
+from embedmill.jobs.request import JobRequest, SubmitOptions
+from embedmill.limits import MAX_DEAD_LETTERS, MAX_LISTED_JOBS
 from embedmill.protocol import dead_letter
 from embedmill.protocol import vectors as codec
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, ChunkReply, unpack_chunk
 from embedmill.protocol.dead_letter import DeadLetter
-from embedmill.protocol.options import EmbedOptions
+from embedmill.protocol.keys import Lane
+from embedmill.protocol.options import EmbedOptions, InputType
 from embedmill.protocol.records import JobState, JobStatus
-from embedmill.protocol.vectors import Dtype, Vectors
+from embedmill.protocol.vectors import DtypeName, Vectors
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 
 #: A token of the fake model is so many characters, and it reads so many of them.
@@ -54,7 +55,7 @@ class FakeEmbeddingClient:
 
     def __init__(self, dimension: int = 384, model: str = "fake", dead_letters: Iterable[DeadLetter] = ()) -> None:
         #: What stands in for texts that workers gave up: here every text is embedded.
-        self.dead = FakeDeadLetters(self, dead_letters)
+        self.dead_letters = self.dead = FakeDeadLetters(self, dead_letters)
         self.jobs = FakeJobs(self)
         self._card = ModelCard(
             name=model,
@@ -74,9 +75,7 @@ class FakeEmbeddingClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -93,31 +92,25 @@ class FakeEmbeddingClient:
         texts: Sequence[str],
         *,
         model: str | None = None,
-        input_type: str | None = None,
+        input_type: InputType | None = None,
         dimensions: int | None = None,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         truncate: bool = True,
-        lane: str = "interactive",
-        timeout_s: float = 60.0,
+        lane: Lane = "interactive",
+        timeout_s: float | None = None,
         block: bool = False,
     ) -> Vectors:
         """Embed texts; see ``EmbeddingClient.embed``."""
         self._check_open()
-        request.check_seconds("timeout_s", timeout_s)
+        _check_timeout(timeout_s)
         values = request.check_texts(texts)
+        options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
+        how = SubmitOptions(model=model, lane=lane, block=block)
         cuts = split_into_jobs(values)
         replies = []
         for start, stop in cuts:
-            job = self.submit(
-                values[start:stop],
-                model=model,
-                input_type=input_type,
-                dimensions=dimensions,
-                dtype=dtype,
-                truncate=truncate,
-                lane=lane,
-            )
-            replies.append(job.result(timeout_s))
+            job = self._submit(values[start:stop], options, how)
+            replies.append(job.result())
             job.delete()
         return accepted(assembly.concatenate(replies, [start for start, _ in cuts]))
 
@@ -126,33 +119,26 @@ class FakeEmbeddingClient:
         texts: Sequence[str],
         *,
         model: str | None = None,
-        input_type: str | None = None,
+        input_type: InputType | None = None,
         dimensions: int | None = None,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         truncate: bool = True,
-        lane: str = "bulk",
+        lane: Lane = "bulk",
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
         block: bool = False,
-        timeout_s: float = 60.0,
+        timeout_s: float | None = None,
     ) -> FakeJob:
         """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. There is always room, it never expires."""
+        options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
+        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
+        return self._submit(request.check_texts(texts), options, how)
+
+    def _submit(self, values: list[str], options: EmbedOptions, how: SubmitOptions) -> FakeJob:
         self._check_open()
-        options = EmbedOptions(
-            input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate
-        )
-        job = request.prepare(
-            texts,
-            options,
-            model=model or self._card.name,
-            card=self._card,
-            children=1,
-            lane=lane,
-            ttl_s=ttl_s,
-            deadline_s=deadline_s,
-            job_id=job_id,
-        )
+        name = how.model or self._card.name
+        job = request.prepare(values, options, how, model=name, card=self._card, children=1)
         known = self._jobs.get(job.job_id)
         if known and known.request.digest != job.digest:
             raise JobConflictError(job.job_id)
@@ -162,7 +148,7 @@ class FakeEmbeddingClient:
         return FakeJob(self, job.job_id)
 
     def job(self, job_id: str) -> FakeJob:
-        """Give the job of this id; see ``EmbeddingClient.job``."""
+        """Return the job of this id; see ``EmbeddingClient.job``."""
         self._check_open()
         return FakeJob(self, request.check_job_id(job_id))
 
@@ -196,8 +182,13 @@ class FakeEmbeddingClient:
         )
 
 
+def _check_timeout(timeout_s: float | None) -> None:
+    if timeout_s is not None:
+        request.check_seconds("timeout_s", timeout_s)
+
+
 def fake_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
-    """Give float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
+    """Return float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
     steps = np.frombuffer(hashlib.shake_256(text.encode()).digest(2 * dimension), dtype="<i2").astype(np.float64) + 0.5
     return np.asarray(steps / np.linalg.norm(steps), dtype=np.float32)
 
@@ -215,7 +206,7 @@ class FakeJobs:
         known = [self._client.job(job_id).status() for job_id in reversed(self._client._jobs)]
         found = [status for status in known if wanted in (None, status.state)]
         return JobList(
-            jobs=tuple(found[: check_limit(limit)]),
+            jobs=tuple(found[: request.check_limit(limit, MAX_LISTED_JOBS)]),
             n_found=len(found),
             n_unreadable=0,
             is_complete=True,
@@ -234,7 +225,7 @@ class FakeJob:
         return f"FakeJob({self.id!r})"
 
     def status(self) -> JobStatus:
-        """Say that the job is done; see ``Job.status``."""
+        """Return the status of a job that is done; see ``Job.status``."""
         done = self._done()
         return JobStatus(
             job_id=self.id,
@@ -249,30 +240,29 @@ class FakeJob:
             fingerprint=done.replies[0].fingerprint if done.replies else "",
         )
 
-    def wait(self, timeout_s: float) -> JobStatus:
+    def wait(self, timeout_s: float | None = None) -> JobStatus:
         """Return at once; see ``Job.wait``."""
-        request.check_seconds("timeout_s", timeout_s)
+        _check_timeout(timeout_s)
         return self.status()
 
-    def result(self, timeout_s: float) -> EmbeddingReply:
-        """Give all vectors; see ``Job.result``."""
-        request.check_seconds("timeout_s", timeout_s)
+    def result(self, timeout_s: float | None = None) -> EmbeddingReply:
+        """Return all vectors; see ``Job.result``."""
+        _check_timeout(timeout_s)
         done = self._done()
-        filled = Assembly(**self._form(done))
+        filled = Assembly(self._intake(done))
         for reply in done.replies:
             filled.add(reply)
         return filled.reply(done.request.model)
 
     def iter_results(self) -> Iterator[ReplyPart]:
-        """Give the chunks' vectors; see ``Job.iter_results``."""
+        """Return the chunks' vectors; see ``Job.iter_results``."""
         done = self._done()
-        intake = Intake(**self._form(done))
-        if refused := intake.refused():
-            yield refused
+        intake = self._intake(done)
+        yield from intake.refused()
         yield from map(intake.take, done.replies)
 
     def cancel(self) -> bool:
-        """Say False: the job is finished; see ``Job.cancel``."""
+        """Return False: the job is finished; see ``Job.cancel``."""
         self._done()
         return False
 
@@ -281,13 +271,9 @@ class FakeJob:
         self._client._check_open()
         return self._client._jobs.pop(self.id, None) is not None
 
-    def _form(self, done: _Done) -> dict[str, Any]:
-        return {
-            "n_texts": done.request.n_texts,
-            "options": done.request.options,
-            "rejected": done.request.rejected,
-            "dimension": self._client._card.dimension,
-        }
+    def _intake(self, done: _Done) -> Intake:
+        job, dimension = done.request, self._client._card.dimension
+        return Intake(n_texts=job.n_texts, options=job.options, rejected=job.rejected, dimension=dimension)
 
     def _done(self) -> _Done:
         self._client._check_open()
@@ -304,13 +290,13 @@ class FakeDeadLetters:
         self._client = client
         self._letters = {dead_letter.check_id(letter.id): letter for letter in letters}
 
-    def list(self, *, limit: int = 100) -> builtins.list[DeadLetter]:
-        """Give the newest letters; see ``DeadLetters.list``."""
+    def list(self, *, limit: int = 100) -> Letters:
+        """Return the newest letters; see ``DeadLetters.list``."""
         self._client._check_open()
-        return [*reversed(self._letters.values())][: dead_letters.check_limit(limit)]
+        return [*reversed(self._letters.values())][: request.check_limit(limit, MAX_DEAD_LETTERS)]
 
     def get(self, letter_id: str) -> DeadLetter:
-        """Give one letter; see ``DeadLetters.get``."""
+        """Return one letter; see ``DeadLetters.get``."""
         self._client._check_open()
         try:
             return self._letters[dead_letter.check_id(letter_id)]
@@ -320,17 +306,8 @@ class FakeDeadLetters:
     def requeue(self, letter_id: str, text: str | None = None) -> FakeJob:
         """Submit the text again; see ``DeadLetters.requeue``."""
         letter = self.get(letter_id)
-        options = letter.options
-        job = self._client.submit(
-            [dead_letter.text_to_requeue(letter, text)],
-            model=letter.model,
-            input_type=options.input_type,
-            dimensions=options.dimensions,
-            dtype=options.dtype,
-            truncate=options.truncate,
-            lane=letter.lane,
-            job_id=f"requeued-{letter_id}",
-        )
+        how = SubmitOptions(model=letter.model, lane=letter.lane, job_id=f"requeued-{letter_id}")
+        job = self._client._submit([dead_letter.text_to_requeue(letter, text)], letter.options, how)
         self.drop(letter_id)
         return job
 

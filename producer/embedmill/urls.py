@@ -33,7 +33,7 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5})
 
 
 def mask_url(url: str) -> str:
-    """Give the URL with its password, and those in its query, replaced by ``***``."""
+    """Return the URL with its password, and those in its query, replaced by ``***``."""
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     rest = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", rest)
     # Up to the last @: a password that is not percent-encoded may hold any other character.
@@ -75,7 +75,7 @@ class SentinelAddress:
 
 
 def is_sentinel(url: str) -> bool:
-    """Say whether a URL names sentinels."""
+    """Return whether a URL names sentinels."""
     return url.partition("://")[0].endswith("+sentinel")
 
 

@@ -24,9 +24,8 @@ USERS = REPOSITORY / "deploy" / "redis-users.conf"
 CELERY = {"ping", "multi", "exec", "brpop", "script|load", "setex", "publish", "subscribe"}
 CELERY |= {"unsubscribe"}
 
-#: What is called by none of the tests here: for another database than 0, for deliveries to be restored, and for
-#: EMBEDMILL_WAIT_REPLICAS.
-RARE = {"select", "watch", "unwatch", "zrevrangebyscore", "wait"}
+#: What is called by none of the tests here: for another database than 0, and for deliveries to be restored.
+RARE = {"select", "watch", "unwatch", "zrevrangebyscore"}
 
 #: Words in capitals that begin a tuple in our code and are no commands.
 NO_COMMANDS = {"SIGKILL", "CPU", "FILE", "DEBUG"}

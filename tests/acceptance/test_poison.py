@@ -16,7 +16,7 @@ import redis
 
 from embedmill import EmbeddingClient, Reason
 from embedmill.jobs import request
-from embedmill.jobs.operations import SubmitOptions
+from embedmill.jobs.request import SubmitOptions
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
 from embedmill.protocol import dead_letter
 from embedmill.protocol.keys import LANES, Keyspace

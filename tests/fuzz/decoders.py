@@ -128,7 +128,7 @@ def reply(data):
     for options in (EmbedOptions(), OPTIONS):
         form = {"n_texts": 3, "options": options, "rejected": []}
         part = assembly.Intake(**form).take(read)
-        filled = Assembly(**form)
+        filled = Assembly(assembly.Intake(**form))
         filled.add(read)
         filled.add(read)
         whole = filled.reply("m")

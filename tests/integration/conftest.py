@@ -73,10 +73,9 @@ class Bench:
 
     def prepare(self, texts, *, job_id="job", model=MODEL, lane="bulk", options=None, **how):
         """Makes a job of one text a chunk, if the texts are long."""
-        defaults = {"ttl_s": 60.0, "deadline_s": None, "children": 1, "card": self.card(model=model)}
-        return request.prepare(
-            texts, options or EmbedOptions(), model=model, lane=lane, job_id=job_id, **defaults | how
-        )
+        given = {"children": how.pop("children", 1), "card": how.pop("card", None) or self.card(model=model)}
+        told = request.SubmitOptions(**{"model": model, "lane": lane, "job_id": job_id, "ttl_s": 60.0} | how)
+        return request.prepare(texts, options or EmbedOptions(), told, model=model, **given)
 
     def submit(self, texts, **how):
         """Stores a job."""

@@ -322,8 +322,7 @@ def test_nobody_who_drains_is_no_time_to_try_again(bench):
 def test_live_workers_are_expected_to_work_as_their_card_says(bench):
     bench.announce(bench.card(tokens_per_s=50.0))
     bench.live(children=2)
-    with EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
-        client._calls._max_queued_tokens = 1
+    with EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace, max_queued_tokens=1) as client:
         client.submit(TEXTS)
         with pytest.raises(QueueFullError) as caught:
             client.submit(TEXTS)

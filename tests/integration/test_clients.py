@@ -25,6 +25,7 @@ from embedmill import (
     JobConflictError,
     Jobs,
     JobState,
+    KeyConflictError,
     MessageError,
     ResultExpiredError,
     ResultTimeoutError,
@@ -445,6 +446,23 @@ def test_bad_texts_are_refused_even_when_there_is_no_redis(make_client, tmp_path
             call(["fine", None])
         with pytest.raises(InvalidRequestError):
             call(["fine"], lane="express")
+
+
+def test_a_call_that_names_no_timeout_has_the_clients(bench):
+    with EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace, timeout_s=0.2) as client:
+        job = client.submit(TEXTS)
+        for call in (lambda: client.embed(TEXTS), job.wait, job.result):
+            with pytest.raises(ResultTimeoutError, match=r"after 0\.2 s"):
+                call()
+
+
+def test_a_caller_that_needs_no_flow_asks_in_one_round_trip(bench):
+    key = bench.keys.lanes
+    assert bench.link.ask([("SADD", key, "a b"), ("SMEMBERS", key)], timeout_s=5) == [1, [b"a b"]]
+    with pytest.raises(KeyConflictError):
+        bench.link.ask([("GET", key)], timeout_s=5)
+    refused, found = bench.link.ask([("GET", key), ("SCARD", key)], timeout_s=5, keeps_errors=True)
+    assert (type(refused).__name__, found) == ("ResponseError", 1)
 
 
 def test_without_a_worker_a_timeout_says_so_and_leaves_nothing(client, bench):

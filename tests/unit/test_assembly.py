@@ -40,7 +40,7 @@ def reply_of(positions, *, dtype=Dtype.FLOAT32, rejected=(), fingerprint="f", di
 
 
 def assembled(n_texts, replies, options=None, rejected=()):
-    whole = Assembly(n_texts=n_texts, options=options or EmbedOptions(), rejected=rejected)
+    whole = Assembly(intake(n_texts, options, rejected))
     for reply in replies:
         whole.add(reply)
     return whole.reply("m")
@@ -98,7 +98,7 @@ def test_a_chunk_that_never_came_is_rejected_row_by_row():
 
 
 def test_an_empty_job_has_an_empty_reply_of_the_announced_dimension():
-    reply = Assembly(n_texts=0, options=EmbedOptions(), rejected=(), dimension=DIMENSION).reply("m")
+    reply = Assembly(intake(0, dimension=DIMENSION)).reply("m")
     assert reply.vectors.shape == (0, DIMENSION)
     assert reply.rejected == ()
 
@@ -107,7 +107,7 @@ def test_an_empty_job_has_an_empty_reply_of_the_announced_dimension():
 def test_a_job_without_any_vector_has_the_form_that_was_asked_for(dtype):
     options = EmbedOptions(dtype=dtype, dimensions=16)
     rejected = [Rejected(index=0, reason=Reason.TOO_LARGE, detail="")]
-    reply = Assembly(n_texts=1, options=options, rejected=rejected, dimension=DIMENSION).reply("m")
+    reply = Assembly(intake(1, options, rejected, dimension=DIMENSION)).reply("m")
     assert reply.vectors.shape == (1, dtype.columns(16))
     assert reply.vectors.dtype == dtype.numpy
 
@@ -149,7 +149,7 @@ def test_a_part_gives_the_rows_of_its_chunk():
 
 def test_what_the_client_rejected_is_a_part_too():
     rejected = [Rejected(index=3, reason=Reason.TOO_LARGE, detail="")]
-    part = intake(options=EmbedOptions(dtype=Dtype.INT8), rejected=rejected, dimension=DIMENSION).refused()
+    part = intake(options=EmbedOptions(dtype=Dtype.INT8), rejected=rejected, dimension=DIMENSION).refused()[0]
     assert part.indices.tolist() == [3]
     assert part.vectors.tolist() == [[0] * DIMENSION]
 
@@ -188,7 +188,7 @@ def read_whole(n_texts, replies, options):
 
 def read_in_parts(n_texts, replies, options):
     taken = intake(n_texts, options)
-    parts = [*map(taken.take, replies), *filter(None, [taken.lost()])]
+    parts = [*map(taken.take, replies), *taken.lost()]
     reasons = {r.index: r.reason for part in parts for r in part.rejected}
     rows = [(i, row.tobytes()) for part in parts for i, row in zip(part.indices.tolist(), part.vectors, strict=True)]
     assert sorted(i for i, _ in rows) == list(range(n_texts)), "each row comes once"
@@ -242,6 +242,5 @@ def test_a_chunk_that_is_told_twice_comes_once():
 
 
 def test_a_record_that_rejects_a_text_it_has_not_got_is_refused():
-    for make in (Intake, Assembly):
-        with pytest.raises(MessageError, match="row 60000 of 2"):
-            make(n_texts=2, options=EmbedOptions(), rejected=[NONE])
+    with pytest.raises(MessageError, match="row 60000 of 2"):
+        intake(2, rejected=[NONE])

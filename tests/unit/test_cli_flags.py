@@ -127,7 +127,7 @@ def test_only_a_variable_with_the_commands_name_can_ask_for_what_deletes(monkeyp
         (["worker"], {"CACHE_URL": "http://h"}, "EMBEDMILL_CACHE_URL=http://h: "),
         (["worker", "--concurrency", "0"], {}, "--concurrency=0: "),
         (["up"], {"PRECISION": "fp8"}, "EMBEDMILL_PRECISION=fp8: "),
-        (["status"], {"WAIT_REPLICAS": "two"}, "EMBEDMILL_WAIT_REPLICAS=two: "),
+        (["status"], {"MAX_QUEUED_TOKENS": "two"}, "EMBEDMILL_MAX_QUEUED_TOKENS=two: "),
     ],
     ids=str,
 )

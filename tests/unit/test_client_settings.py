@@ -109,7 +109,6 @@ def test_the_first_model_named_is_the_default(spec, name):
         ({"model": 7}, {}, "model"),
         ({}, {"MODEL": "a b"}, "EMBEDMILL_MODEL"),
         ({}, {"MAX_QUEUED_TOKENS": "-1"}, "EMBEDMILL_MAX_QUEUED_TOKENS"),
-        ({}, {"WAIT_REPLICAS": "two"}, "EMBEDMILL_WAIT_REPLICAS"),
     ],
 )
 def test_an_error_names_the_argument_or_the_variable_that_gave_the_value(
@@ -122,12 +121,23 @@ def test_an_error_names_the_argument_or_the_variable_that_gave_the_value(
     assert caught.value.name == named
 
 
-@pytest.mark.parametrize("name", ["max_queued_tokens", "wait_replicas"])
-@pytest.mark.parametrize("value", [-1, 1.5, "2", True])
-def test_a_number_given_as_an_argument_is_named_so(name, value):
-    with pytest.raises(SettingsError) as caught:
-        ClientSettings(**{name: value})
-    assert caught.value.name == name
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("max_queued_tokens", [-1, 1.5, "2", True]), ("timeout_s", [0, -1, float("nan"), float("inf"), "2", True])],
+)
+def test_a_number_given_as_an_argument_is_named_so(name, values):
+    for value in values:
+        for make in (EmbeddingClient, AsyncEmbeddingClient, ClientSettings):
+            with pytest.raises(SettingsError) as caught:
+                make(**{name: value})
+            assert caught.value.name == name
+
+
+@pytest.mark.parametrize("client", [EmbeddingClient, AsyncEmbeddingClient])
+def test_an_argument_comes_before_its_variable(client, monkeypatch):
+    monkeypatch.setenv("EMBEDMILL_MAX_QUEUED_TOKENS", "no number")
+    made = client(max_queued_tokens=0, timeout_s=2.5)
+    assert (made.settings.max_queued_tokens, made.settings.timeout_s) == (0, 2.5)
 
 
 def test_settings_keep_their_secret_when_printed_and_survive_pickling():

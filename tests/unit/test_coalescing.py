@@ -163,7 +163,7 @@ def test_every_call_goes_out_once_in_order_and_nothing_waits_without_cause(event
             flying.append(batch)
             sent.extend(batch.calls)
         assert gathering.in_flight == len(flying) <= capacity.jobs
-        assert gathering.waiting == len(waiting)
+        assert len(gathering._waiting) == len(waiting)
         assert not waiting or len(flying) == capacity.jobs
         if not waiting and not flying and event is True:
             break

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_KEPT_TEXT_BYTES
 from embedmill.protocol import dead_letter
-from embedmill.protocol.codec import pack_values
+from embedmill.protocol.codec import pack
 from embedmill.protocol.dead_letter import DeadLetter
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
@@ -60,12 +60,12 @@ def test_a_field_that_no_worker_writes_is_a_message_error(place, value):
     packed = values()
     packed[place] = value
     with pytest.raises(MessageError):
-        dead_letter.unpack("1-0", pack_values(packed))
+        dead_letter.unpack("1-0", pack(packed))
 
 
 def test_a_bomb_is_not_inflated():
     with pytest.raises(MessageError, match="more than"):
-        dead_letter.unpack("1-0", pack_values(["x" * 1_000_000]))
+        dead_letter.unpack("1-0", pack(["x" * 1_000_000]))
 
 
 def test_no_text_stands_in_a_letter_s_repr():

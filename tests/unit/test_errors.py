@@ -53,8 +53,6 @@ VALUES = {
     "sink": "vectors/",
     "source": "corpus.jsonl",
     "differences": "dimension 384 and 128",
-    "replicas": 0,
-    "wanted": 1,
 }
 
 

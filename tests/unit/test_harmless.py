@@ -2,8 +2,8 @@
 
 import pytest
 
-from embedmill.errors import UnknownModelError
-from embedmill.safe.printable import kind, printable, some
+from embedmill.errors import UnknownModelError, some
+from embedmill.safe.printable import kind, printable
 
 CANARY = "canaryzebra"
 

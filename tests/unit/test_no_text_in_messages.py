@@ -12,9 +12,7 @@ from redis.exceptions import ResponseError
 import embedmill
 import embedmill_worker
 from embedmill.errors import EmbedError, InvalidRequestError, RequestError
-from embedmill.jobs.dead_letters import check_limit
-from embedmill.jobs.operations import SubmitOptions
-from embedmill.jobs.request import check_seconds
+from embedmill.jobs.request import SubmitOptions, check_limit, check_seconds
 from embedmill.model_spec import check_model_name
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
@@ -61,7 +59,7 @@ def test_no_value_shows_texts_in_its_repr(package):
         lambda: Dtype.parse(CANARY),
         lambda: Dtype.parse({CANARY: CANARY}),
         lambda: check_seconds("ttl_s", CANARY),
-        lambda: check_limit(CANARY),
+        lambda: check_limit(CANARY, 10),
         lambda: check_model_name(f"{CANARY} with blanks"),
         lambda: SubmitOptions(model=None, lane=CANARY),
         lambda: SubmitOptions(model=None, lane="bulk", job_id=f"{CANARY} "),
@@ -155,6 +153,7 @@ def test_whatever_an_engine_throws_is_named_by_its_type(error, monkeypatch):
             name, dimension, max_tokens, chars_per_token, tokens_per_s = "one", 8, 64, 4.0, 1_000.0
 
             fingerprint = "f"
+            check = staticmethod(lambda options: None)
 
     result = embed_task.embed(Engine(), embed_task.read_call([[CANARY]], {}, SERVED))
     assert [row[:2] for row in result["rejected"]] == [[0, "failed"]]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tracemalloc
 import zlib
+from typing import get_args
 
 import msgpack
 import numpy as np
@@ -27,7 +28,7 @@ from embedmill.protocol.chunks import (
     unpack_reply,
 )
 from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
-from embedmill.protocol.vectors import Dtype
+from embedmill.protocol.vectors import Dtype, DtypeName
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.reply import Reason, Rejected
 
@@ -290,11 +291,21 @@ def test_no_error_quotes_a_text():
         ("dimensions", MAX_DIMENSION + 1),
         ("truncate", 1),
         ("truncate", "no"),
+        ("dtype", "float64"),
+        ("dtype", None),
+        ("dtype", ["int8"]),
     ],
 )
 def test_options_that_cannot_be_served_do_not_exist(field, value):
     with pytest.raises(InvalidRequestError, match=field):
         EmbedOptions(**{field: value})
+
+
+def test_a_dtype_may_be_given_by_its_name():
+    assert get_args(DtypeName) == tuple(Dtype)
+    for name in get_args(DtypeName):
+        assert EmbedOptions(dtype=name) == EmbedOptions(dtype=Dtype(name))
+        assert type(EmbedOptions(dtype=name).dtype) is Dtype
 
 
 def encoded(values):

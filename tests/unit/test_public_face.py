@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import embedmill
 
 PACKAGE = Path(embedmill.__file__).parent
@@ -15,11 +17,12 @@ PUBLIC = {
     *("AsyncEmbeddingClient", "AsyncJob", "EmbeddingClient", "Job", "AsyncJobs", "JobList", "Jobs"),
     *("EmbeddingReply", "JobState", "JobStatus", "Reason", "Rejected", "ReplyPart"),
     *("ReindexReport", "reindex", "SinkError", "SinkMismatchError", "SourceError"),
+    *("read_status", "wait_for_worker"),
     *("rejected_of", "signature", "unpack_binary", "unpack_int8", "vectors_of"),
     *("BrokerUnavailableError", "ClientClosedError", "EmbedError", "EngineError", "InferenceError"),
     *("InvalidRequestError",),
     *("InvalidTextError", "JobCancelledError", "JobConflictError", "JobTooLargeError"),
-    *("KeyConflictError", "NotReplicatedError", "ProtocolVersionError"),
+    *("KeyConflictError", "ProtocolVersionError"),
     *("MessageError", "ModelLoadError"),
     *("QueueError", "QueueFullError", "RequestError", "ResultError", "ResultExpiredError", "ResultTimeoutError"),
     *("SettingsError", "TextsRejectedError", "TooManyTextsError", "UnknownModelError"),
@@ -59,6 +62,7 @@ import embedmill
 asked = [name for name in Watched.asked if b"EMBEDMILL" in name]
 assert not asked, asked
 assert "__version__" not in vars(embedmill)
+assert "embedmill.reindexing" not in sys.modules
 loaded = sorted(name for name in {HEAVY!r} if name in sys.modules)
 assert not loaded, loaded
 os.environ.get("EMBEDMILL_PROBE")
@@ -72,9 +76,11 @@ def test_the_public_names_are_the_promised_ones():
 
 
 def test_there_is_no_public_name_besides_them():
-    found = {name for name in vars(embedmill) if not name.startswith("_")}
-    modules = {path.stem for path in PACKAGE.iterdir()} | {"TYPE_CHECKING"}
+    found = {name for name in dir(embedmill) if not name.startswith("_")}
+    modules = {path.stem for path in PACKAGE.iterdir()} | {"TYPE_CHECKING", "Any"}
     assert found - modules == PUBLIC
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = embedmill.Nothing
 
 
 def test_importing_loads_no_model_library_reads_no_setting_and_connects_to_nothing():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTextsError, UnknownModelError
 from embedmill.jobs import request
 from embedmill.jobs.discovery import DirectorySnapshot, WorkerDirectory
-from embedmill.jobs.operations import SubmitOptions
+from embedmill.jobs.request import SubmitOptions
 from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import unpack_chunk
@@ -24,8 +24,9 @@ CARD = ModelCard(name="m", fingerprint="f", dimension=384, max_tokens=256, chars
 
 
 def prepare(texts, options=None, *, card=CARD, children=2, **how):
-    defaults = {"lane": "bulk", "ttl_s": 60.0, "deadline_s": None, "job_id": None}
-    return request.prepare(texts, options or EmbedOptions(), model="m", card=card, children=children, **defaults | how)
+    how = SubmitOptions(**{"model": None, "lane": "bulk", "ttl_s": 60.0} | how)
+    values = request.check_texts(texts)
+    return request.prepare(values, options or EmbedOptions(), how, model="m", card=card, children=children)
 
 
 @given(st.lists(st.text(max_size=300), max_size=60), st.integers(1, 8))

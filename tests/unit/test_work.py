@@ -233,7 +233,7 @@ def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
     reply = work_on(claimed(["a", "bb"], options)).committed
     assert reasons(reply) == {10: Reason.UNSUPPORTED, 11: Reason.UNSUPPORTED}
     with pytest.raises(InvalidRequestError):
-        processor.check_servable(options, PaperEngine())
+        PaperEngine().card.check(options)
 
 
 @pytest.mark.parametrize("claim", [claims.NotOurs("over"), claims.NotOurs("held"), claims.OtherVersion("99")])

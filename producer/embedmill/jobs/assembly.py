@@ -35,7 +35,8 @@ class Intake:
         Raises:
             MessageError: one of those texts is outside the job.
         """
-        self._options = options
+        self.n_texts = n_texts
+        self.options = options
         self._refused = tuple(rejected)
         #: Of the first vectors that came; until then 0.
         self._of_vectors = 0
@@ -49,7 +50,7 @@ class Intake:
     @property
     def dimension(self) -> int:
         """Length of a vector, cut as asked, as far as it is known; 0: it is not."""
-        return self._options.dimensions or self._of_vectors or self._dimension
+        return self.options.dimensions or self._of_vectors or self._dimension
 
     def take(self, reply: ChunkReply) -> ReplyPart:
         """Return a chunk's reply as a caller sees it: without rows that came before, blank where there is no vector.
@@ -73,12 +74,12 @@ class Intake:
         # After a failover Redis may tell of a chunk twice.
         return part if is_new.all() else _select(part, is_new)
 
-    def refused(self) -> ReplyPart | None:
-        """Return the part of the texts that never left the client, if there are any."""
+    def refused(self) -> list[ReplyPart]:
+        """Return a part of the texts that never left the client, if there are any."""
         return self._blank(self._refused)
 
-    def lost(self) -> ReplyPart | None:
-        """Return the part of the rows that no reply has brought, if there are any, once the job is done."""
+    def lost(self) -> list[ReplyPart]:
+        """Return a part of the rows that no reply has brought, if there are any, once the job is done."""
         detail = "its chunk could not be read by the worker"
         missing = np.flatnonzero(self._is_missing).tolist()
         return self._blank([Rejected(index=index, reason=Reason.FAILED, detail=detail) for index in missing])
@@ -92,28 +93,28 @@ class Intake:
             raise MessageError("a reply names a row twice")
         if reply.rejected and not {r.index for r in reply.rejected} <= set(indices.tolist()):
             raise MessageError("a reply rejects a text that is not in its chunk")
-        if reply.dtype is not self._options.dtype:
-            raise MessageError(f"a reply holds {reply.dtype}, asked for was {self._options.dtype}")
+        if reply.dtype is not self.options.dtype:
+            raise MessageError(f"a reply holds {reply.dtype}, asked for was {self.options.dtype}")
 
     def _check_rows(self, indices: npt.NDArray[np.uint32]) -> None:
-        last, n_texts = int(indices.max(initial=0)), len(self._is_missing)
-        if len(indices) and last >= n_texts:
-            raise MessageError(f"a reply names row {last} of {n_texts}")
+        last = int(indices.max(initial=0))
+        if len(indices) and last >= self.n_texts:
+            raise MessageError(f"a reply names row {last} of {self.n_texts}")
 
     def _check_dimension(self, dimension: int) -> None:
-        asked = self._options.dimensions or dimension
+        asked = self.options.dimensions or dimension
         if dimension != asked:
             raise MessageError(f"a reply holds vectors of {dimension} components, asked for were {asked}")
         if dimension != (self._of_vectors or dimension):
             raise MessageError(f"replies of {self._of_vectors} and of {dimension} components in one job")
         self._of_vectors = dimension
 
-    def _blank(self, rejected: Sequence[Rejected]) -> ReplyPart | None:
+    def _blank(self, rejected: Sequence[Rejected]) -> list[ReplyPart]:
         if not rejected:
-            return None
+            return []
         indices = np.array([r.index for r in rejected], dtype=np.uint32)
-        rows = codec.blank(len(rejected), self._options.dtype, self.dimension)
-        return ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))
+        rows = codec.blank(len(rejected), self.options.dtype, self.dimension)
+        return [ReplyPart(indices=indices, vectors=rows, rejected=tuple(rejected))]
 
 
 def part_of(indices: npt.NDArray[np.uint32], rows: Vectors, rejected: Sequence[Rejected]) -> ReplyPart:
@@ -142,17 +143,13 @@ def _select(part: ReplyPart, is_new: npt.NDArray[np.bool_]) -> ReplyPart:
 class Assembly:
     """One job's rows, filled as its chunks arrive."""
 
-    def __init__(
-        self, *, n_texts: int, options: EmbedOptions, rejected: Sequence[Rejected], dimension: int = 0
-    ) -> None:
-        """Start with every row empty; see ``Intake``."""
-        self._intake = Intake(n_texts=n_texts, options=options, rejected=rejected, dimension=dimension)
-        self._options = options
+    def __init__(self, intake: Intake) -> None:
+        """Start with every row empty."""
+        self._intake = intake
         self._rows: Vectors | None = None
-        self._n_texts = n_texts
-        self._token_counts: npt.NDArray[np.uint32] = np.zeros(n_texts, dtype=np.uint32)
-        self._truncated: npt.NDArray[np.bool_] = np.zeros(n_texts, dtype=np.bool_)
-        self._rejected = list(rejected)
+        self._token_counts: npt.NDArray[np.uint32] = np.zeros(intake.n_texts, dtype=np.uint32)
+        self._truncated: npt.NDArray[np.bool_] = np.zeros(intake.n_texts, dtype=np.bool_)
+        self._rejected = [rejected for part in intake.refused() for rejected in part.rejected]
         self._runtime = ""
         self._timings_ms = {"queue": 0.0, "tokenization": 0.0, "inference": 0.0}
 
@@ -165,7 +162,7 @@ class Assembly:
         part = self._intake.take(reply)
         if len(part.rejected) < len(part.indices):
             if self._rows is None:
-                self._rows = codec.blank(self._n_texts, reply.dtype, reply.dimension)
+                self._rows = codec.blank(self._intake.n_texts, reply.dtype, reply.dimension)
             self._rows[part.indices] = part.vectors
         self._rejected += part.rejected
         self._runtime = reply.runtime or self._runtime
@@ -177,15 +174,15 @@ class Assembly:
             self._timings_ms[stage] += reply.timings_ms.get(stage, 0.0)
 
     def reply(self, model: str) -> EmbeddingReply:
-        """Give the whole reply."""
-        rows, lost = self._rows, self._intake.lost()
+        """Return the whole reply."""
+        rows, lost = self._rows, [rejected for part in self._intake.lost() for rejected in part.rejected]
         if rows is None:
-            rows = codec.blank(self._n_texts, self._options.dtype, self._intake.dimension)
+            rows = codec.blank(self._intake.n_texts, self._intake.options.dtype, self._intake.dimension)
         return EmbeddingReply(
             vectors=rows,
             token_counts=self._token_counts,
             truncated=self._truncated,
-            rejected=tuple(sorted([*self._rejected, *(lost.rejected if lost else ())], key=lambda r: r.index)),
+            rejected=tuple(sorted([*self._rejected, *lost], key=lambda r: r.index)),
             model=model,
             fingerprint=self._intake.fingerprint,
             runtime=self._runtime,
@@ -194,7 +191,7 @@ class Assembly:
 
 
 def excerpt(reply: EmbeddingReply, start: int, stop: int) -> EmbeddingReply:
-    """Give the reply to the texts from ``start`` up to ``stop`` alone, with arrays of its own."""
+    """Return the reply to the texts from ``start`` up to ``stop`` alone, with arrays of its own."""
     return EmbeddingReply(
         vectors=reply.vectors[start:stop].copy(),
         token_counts=reply.token_counts[start:stop].copy(),

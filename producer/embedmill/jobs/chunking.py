@@ -29,7 +29,7 @@ MIN_CHUNK_SHARE: Final = 1 / 8
 def split_into_jobs(
     texts: Sequence[str], *, max_texts: int = MAX_JOB_TEXTS, max_chars: int = MAX_WINDOW_CHARS
 ) -> list[tuple[int, int]]:
-    """Give (start, stop) of each job's texts, in order; at least one, which may be empty.
+    """Return (start, stop) of each job's texts, in order; at least one, which may be empty.
 
     A text longer than ``max_chars`` stands alone: the client rejects it by itself.
     """
@@ -51,7 +51,7 @@ def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[n
 
 
 def chunk_budget(card: ModelCard) -> float:
-    """Give the tokens that one core embeds in ``CHUNK_TARGET_S``."""
+    """Return the tokens that one core embeds in ``CHUNK_TARGET_S``."""
     return max(card.tokens_per_s * CHUNK_TARGET_S, 16.0)
 
 

@@ -22,8 +22,8 @@ from embedmill.errors import (
 )
 from embedmill.jobs import chunking
 from embedmill.jobs.coalescing import Batch, BatchKey, Call, Capacity, PendingCalls
-from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations, SubmitOptions
-from embedmill.jobs.request import check_texts
+from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations
+from embedmill.jobs.request import SubmitOptions, check_texts
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
 from embedmill.transport.aio import AsyncRedisTransport
@@ -117,7 +117,7 @@ class Coalescer:
 
     async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
         desk = self._desk()
-        how = SubmitOptions(model=kind.model, lane=kind.lane, block_s=timeout_s if kind.block else 0.0)
+        how = SubmitOptions(model=kind.model, lane=kind.lane, block=kind.block)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
         desk.tasks.add(task)
         task.add_done_callback(desk.tasks.discard)
@@ -171,7 +171,7 @@ class Coalescer:
             lane=line.kind.lane,
             job_id=job.job_id,
             in_one_chunk=len(job.batch.calls) > 1,
-            block_s=last_s if line.kind.block else 0.0,
+            block=line.kind.block,
         )
         try:
             reply = await self._run(job.batch.texts, line.kind, how, last_s + AFTER_THE_LAST_S)
@@ -195,7 +195,7 @@ class Coalescer:
         return await self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
 
     async def _raise_late(self, line: _CallQueue, caller: _Caller, timeout_s: float) -> None:
-        """Say why a call is not done in time; nothing if it was done meanwhile."""
+        """Raise ResultTimeoutError with the reason why a call is late, unless it was done meanwhile."""
         job = caller.job
         if job is None:
             hint = self._calls.outlook.hint_unsent(line.kind.model, line.gathering.in_flight)
@@ -238,7 +238,7 @@ def _withdrawn(line: _CallQueue) -> list[_Caller]:
 
 
 def _fail(callers: Sequence[_Caller] | set[_Caller], error: Exception) -> None:
-    """Give each caller an error of its own: one that is raised in several tasks mixes up their tracebacks."""
+    """Set an error of its own for each caller: one that is raised in several tasks mixes up their tracebacks."""
     for caller in callers:
         if not caller.reply.done():
             caller.reply.set_exception(copy.copy(error) if isinstance(error, EmbedError) else error)

@@ -45,7 +45,7 @@ class Capacity:
 
     @classmethod
     def of(cls, card: ModelCard, children: int) -> Capacity:
-        """Give the capacity of the processes that serve a model."""
+        """Return the capacity of the processes that serve a model."""
         return cls(children=children, budget_tokens=chunking.chunk_budget(card))
 
     @property
@@ -54,7 +54,7 @@ class Capacity:
         return JOBS_A_CHILD * self.children
 
     def holds(self, call: Call) -> bool:
-        """Say whether a call is small enough to share a job."""
+        """Return whether a call is small enough to share a job."""
         return len(call.texts) <= MAX_CHUNK_TEXTS and call.tokens <= self.budget_tokens
 
 
@@ -84,7 +84,7 @@ class Batch:
         return [text for call in self.calls for text in call.texts]
 
     def share_out(self, reply: EmbeddingReply) -> list[EmbeddingReply]:
-        """Give each call, in order, its own rows of the job's reply; timings are the job's."""
+        """Return each call's own rows of the job's reply, in order; timings are the job's."""
         if len(self.calls) == 1:
             return [reply]
         shares, start = [], 0
@@ -103,11 +103,6 @@ class PendingCalls:
         #: Oldest first.
         self._waiting: dict[Call, None] = {}
         self._tokens = self._texts = self._chars = 0
-
-    @property
-    def waiting(self) -> int:
-        """Calls that have not gone out."""
-        return len(self._waiting)
 
     @property
     def is_idle(self) -> bool:
@@ -166,7 +161,7 @@ class PendingCalls:
         self._chars += sign * call.chars
 
     def _share_tokens(self, capacity: Capacity) -> float:
-        """Give the tokens of the next batch: an equal share of what waits for each free place, or for each child.
+        """Return the tokens of the next batch: an equal share of what waits for each free place, or for each child.
 
         While a child may be without work, calls spread; beyond that a batch below the smallest chunk does not pay.
         """

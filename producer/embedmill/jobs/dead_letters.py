@@ -1,17 +1,22 @@
-"""``client.dead``: what the workers gave up, to be listed, shown, tried again or dropped."""
+"""``client.dead_letters``: what the workers gave up, to be listed, shown, tried again or dropped."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from embedmill.errors import InvalidRequestError, MessageError, UnknownLetterError
-from embedmill.jobs.operations import JobOperations, SubmitOptions
+from embedmill.errors import MessageError, UnknownLetterError
+from embedmill.jobs.request import SubmitOptions, check_limit
 from embedmill.limits import MAX_DEAD_LETTERS
 from embedmill.protocol import dead_letter
 from embedmill.protocol.dead_letter import DeadLetter
 from embedmill.protocol.keys import Keyspace
-from embedmill.safe.printable import kind
 from embedmill.transport.flow import Flow, RoundTrip
+
+if TYPE_CHECKING:
+    from embedmill.jobs.operations import JobOperations
+
+#: For classes with a method ``list``, in which that word means the method.
+Letters = list[DeadLetter]
 
 #: Letters read in one round trip: at most 2.5 MB, if all of them hold texts.
 PAGE: Final = 100
@@ -20,25 +25,14 @@ PAGE: Final = 100
 REQUEUED_TTL_S: Final = 86_400.0
 
 
-def check_limit(limit: int) -> int:
-    """Give the limit back.
-
-    Raises:
-        InvalidRequestError: not a whole number from 1 to what is kept.
-    """
-    if type(limit) is not int or not 1 <= limit <= MAX_DEAD_LETTERS:
-        raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {MAX_DEAD_LETTERS}")
-    return limit
-
-
-def list_newest(keys: Keyspace, limit: int) -> Flow[list[DeadLetter]]:
+def list_newest(keys: Keyspace, limit: int) -> Flow[Letters]:
     """Read the newest letters, page by page.
 
     Raises:
         InvalidRequestError: no such limit.
     """
-    check_limit(limit)
-    letters: list[DeadLetter] = []
+    check_limit(limit, MAX_DEAD_LETTERS)
+    letters: Letters = []
     end = "+"
     while len(letters) < limit:
         count = min(PAGE, limit - len(letters))
@@ -65,7 +59,7 @@ def read(keys: Keyspace, letter_id: str) -> Flow[DeadLetter]:
 
 
 def requeue(calls: JobOperations, letter_id: str, text: str | None) -> Flow[str]:
-    """Submit a letter's text and drop the letter; gives the new job's id.
+    """Submit a letter's text and drop the letter; returns the new job's id.
 
     The id is made of the letter's: if the answer gets lost and this is done again, there is still one job.
     """

@@ -10,7 +10,14 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from embedmill.errors import InvalidRequestError, MessageError, ProtocolVersionError, SettingsError, UnknownModelError
+from embedmill.errors import (
+    InvalidRequestError,
+    MessageError,
+    ProtocolVersionError,
+    SettingsError,
+    UnknownModelError,
+    some,
+)
 from embedmill.limits import LIVENESS_TTL_S, MAX_CARDS, MAX_WORKERS
 from embedmill.model_spec import check_model_name
 from embedmill.protocol.cards import UNKNOWN_CARD, ModelCard
@@ -18,7 +25,6 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
-from embedmill.safe.printable import some
 from embedmill.transport.flow import Flow, RoundTrip, T, evalsha
 
 log = logging.getLogger(__name__)
@@ -35,7 +41,7 @@ class DirectorySnapshot:
     workers: tuple[WorkerInfo, ...]
 
     def children(self, model: str) -> int:
-        """Give the number of processes that serve a model, at least 1."""
+        """Return the number of processes that serve a model, at least 1."""
         return max(1, sum(w.children for w in self.workers if model in w.models))
 
 
@@ -53,7 +59,7 @@ def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[DirectorySnapsh
 
 
 def readable(read: Callable[[Any], T], packed: Iterable[Any], what: str) -> list[T]:
-    """Give what can be read of these; a warning names each kind of trouble once."""
+    """Return what can be read of these; a warning names each kind of trouble once."""
     values = []
     for data in packed:
         try:
@@ -78,7 +84,7 @@ class WorkerDirectory:
         self._read_at_s = float("-inf")
 
     def is_stale(self) -> bool:
-        """Say whether the cards should be read again."""
+        """Return whether the cards should be read again."""
         return time.monotonic() - self._read_at_s > FRESH_S
 
     def update(self, landscape: DirectorySnapshot) -> None:
@@ -89,7 +95,7 @@ class WorkerDirectory:
         self._read_at_s = time.monotonic() if is_whole else float("-inf")
 
     def choose(self, model: str | None) -> tuple[str, ModelCard, int]:
-        """Give the model's name, its card (or a guess, if none is announced) and the processes that serve it.
+        """Return the model's name, its card (or a guess, if none is announced) and the processes that serve it.
 
         Raises:
             UnknownModelError: none is named and not exactly one is announced.
@@ -108,7 +114,7 @@ class WorkerDirectory:
         return name, cards.get(name, UNKNOWN_CARD), self._landscape.children(name)
 
     def expect(self, model: str | None) -> tuple[ModelCard, int]:
-        """Give card and processes of a model as far as they are known now, to plan by.
+        """Return card and processes of a model as far as they are known now, to plan by.
 
         Raises:
             InvalidRequestError: no model can have this name.
@@ -126,18 +132,18 @@ class WorkerDirectory:
             raise ProtocolVersionError(model, PROTOCOL_VERSION, spoken)
 
     def tokens_per_s(self, model: str | None) -> float:
-        """Give what the live workers of a model should do; 0: there are none."""
+        """Return what the live workers of a model should do; 0: there are none."""
         name = model or self._default_model or ""
         card = self._landscape.cards.get(name)
         return card.tokens_per_s * self._landscape.children(name) if card and self._is_served(name) else 0.0
 
     def dimension(self, model: str) -> int:
-        """Give the announced dimension, 0 if there is none."""
+        """Return the announced dimension, 0 if there is none."""
         card = self._landscape.cards.get(model)
         return card.dimension if card else 0
 
     def hint(self, status: JobStatus) -> str:
-        """Say why a job may not be done."""
+        """Return why a job may not be done."""
         if status.state is JobState.QUEUED and not self._is_served(status.model):
             return f"No worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}."
         done = f"{status.chunks_done} of {status.chunks} chunks are done."
@@ -148,14 +154,14 @@ class WorkerDirectory:
         return done
 
     def hint_unsent(self, model: str | None, in_flight: int) -> str:
-        """Say why a call has not gone out behind so many jobs of this client."""
+        """Return why a call has not gone out behind so many jobs of this client."""
         name = model or self._default_model
         if name is not None and not self._is_served(name):
             return f"No worker serves {name}; start one with EMBEDMILL_MODEL={name}."
         return f"It waited in this client behind {in_flight} jobs; call less at a time, or start more workers."
 
     def _spoken(self, model: str) -> tuple[int, ...]:
-        """Give the protocol versions of the model's live workers."""
+        """Return the protocol versions of the model's live workers."""
         return tuple(sorted({worker.protocol for worker in self._landscape.workers if model in worker.models}))
 
     def _is_served(self, model: str) -> bool:

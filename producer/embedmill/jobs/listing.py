@@ -10,7 +10,7 @@ from typing import Any, Final, overload
 
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.jobs.discovery import readable
-from embedmill.jobs.request import is_job_id
+from embedmill.jobs.request import check_limit, is_job_id
 from embedmill.limits import MAX_LANES, MAX_LISTED_JOBS
 from embedmill.protocol import records
 from embedmill.protocol.codec import read_name
@@ -62,17 +62,6 @@ class JobList(Sequence[JobStatus]):
         return self.jobs[index]
 
 
-def check_limit(limit: int) -> int:
-    """Return the limit.
-
-    Raises:
-        InvalidRequestError: not a whole number from 1 to what is looked at.
-    """
-    if type(limit) is not int or not 1 <= limit <= MAX_LISTED_JOBS:
-        raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {MAX_LISTED_JOBS}")
-    return limit
-
-
 def check_state(state: str | None) -> JobState | None:
     """Return the state.
 
@@ -93,7 +82,7 @@ def find(keys: Keyspace, limit: int, state: str | None) -> Flow[JobList]:
         InvalidRequestError: no such state, or no such limit.
     """
     wanted = check_state(state)
-    seen = yield from _unfinished(keys, check_limit(limit))
+    seen = yield from _unfinished(keys, check_limit(limit, MAX_LISTED_JOBS))
     is_complete = yield from _scan(keys, seen.ids)
     best = _Best(limit=limit, state=wanted)
     ids = sorted(seen.ids)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from embedmill.errors import (
     JobCancelledError,
     JobTooLargeError,
     QueueError,
-    QueueFullError,
     ResultExpiredError,
     ResultTimeoutError,
     TextsRejectedError,
@@ -23,18 +21,16 @@ from embedmill.jobs.chunking import split_into_jobs
 from embedmill.jobs.discovery import WorkerDirectory
 from embedmill.jobs.request import (
     JobRequest,
+    SubmitOptions,
     check_count,
-    check_job_id,
-    check_lane,
     check_seconds,
-    check_texts,
     prepare,
 )
 from embedmill.jobs.submission import Admission
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions
-from embedmill.protocol.records import JobState, JobStatus
+from embedmill.protocol.records import JobRecord, JobState, JobStatus
 from embedmill.protocol.vectors import Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.settings import ClientSettings
@@ -50,37 +46,11 @@ LAST_MOMENT_S: Final = 0.25
 #: Seconds beyond a caller's timeout for saying why it was not enough, and for deleting the job of such an ``embed``.
 CLEAN_UP_S: Final = 1.0
 
-#: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
-EMBED_TTL_S: Final = 600.0
-
 #: How often ``embed`` submits a job again that Redis has lost.
 MAX_RESUBMISSIONS: Final = 5
 
 #: Characters up to which a job is prepared where it is asked for: that takes less time than handing it to a thread.
 BRIEF_CHARS: Final = 32_768
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitOptions:
-    """What ``submit`` is told besides texts and options."""
-
-    model: str | None
-    lane: str
-    job_id: str | None = None
-    ttl_s: float = EMBED_TTL_S
-    deadline_s: float | None = None
-    #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
-    in_one_chunk: bool = False
-    #: Seconds to wait for room when the queue is full; 0: none.
-    block_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_lane(self.lane)
-        check_seconds("ttl_s", self.ttl_s)
-        if self.job_id is not None:
-            check_job_id(self.job_id)
-        if self.deadline_s is not None:
-            check_seconds("deadline_s", self.deadline_s)
 
 
 class JobOperations:
@@ -90,126 +60,94 @@ class JobOperations:
         self.keys = Keyspace(settings.namespace)
         self.outlook = WorkerDirectory(settings.model)
         self._max_queued_tokens = settings.max_queued_tokens
-        self._wait_replicas = settings.wait_replicas
+        self._timeout_s = settings.timeout_s
 
-    def submit(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[str]:
-        """Store a job; gives its id."""
-        block_until_s = time.monotonic() + how.block_s
-        request = yield from self._prepare(texts, options, how)
-        yield from self._store(request, block_until_s, replicas=self._wait_replicas)
+    def seconds(self, timeout_s: float | None) -> float:
+        """Return a call's timeout; None: the client's.
+
+        Raises:
+            InvalidRequestError: it is no number of seconds.
+        """
+        return check_seconds("timeout_s", self._timeout_s if timeout_s is None else timeout_s)
+
+    def submit(self, values: list[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float = 0.0) -> Flow[str]:
+        """Store a job and return its id; ``timeout_s`` bounds how long it waits for room, if it does."""
+        check_count(values)
+        block_until_s = time.monotonic() + timeout_s if how.block else 0.0
+        request = yield from self._prepare(values, options, how)
+        yield from self._store(request, block_until_s)
         return request.job_id
 
-    def _store(self, request: JobRequest, block_until_s: float = 0.0, *, replicas: int = 0) -> Flow[None]:
+    def _store(self, request: JobRequest, block_until_s: float) -> Flow[None]:
         admission = Admission(
             max_queued_tokens=self._max_queued_tokens,
             expected_tokens_per_s=self.outlook.tokens_per_s(request.model),
-            replicas=replicas,
         )
         yield from submission.submit(self.keys, request, admission, block_until_s=block_until_s)
 
-    def _prepare(self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions) -> Flow[JobRequest]:
-        values = check_texts(texts)
-        check_count(values)
+    def _prepare(self, values: list[str], options: EmbedOptions, how: SubmitOptions) -> Flow[JobRequest]:
         if self.outlook.is_stale():
             self.outlook.update((yield from discovery.look_around(self.keys)))
         name, card, children = self.outlook.choose(how.model)
         self.outlook.check_protocol(name)
-
-        def make() -> JobRequest:
-            return prepare(
-                values,
-                options,
-                model=name,
-                card=card,
-                children=children,
-                lane=how.lane,
-                ttl_s=how.ttl_s,
-                deadline_s=how.deadline_s,
-                job_id=how.job_id,
-                in_one_chunk=how.in_one_chunk,
-            )
-
+        make = partial(prepare, values, options, how, model=name, card=card, children=children)
         if len(values) <= MAX_CHUNK_TEXTS and sum(map(len, values)) <= BRIEF_CHARS:
             return make()
         request: JobRequest = yield Offload(make)
         return request
 
     def embed(
-        self, texts: Sequence[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float
+        self, values: list[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float
     ) -> Flow[EmbeddingReply]:
-        """Embed texts in windows of one job each: one under work, the next queued behind it. Leaves nothing behind.
+        """Embed texts in windows of one job each, one after the other. Leaves nothing behind.
 
         A window that is too large for this Redis is halved.
         """
         deadline_s = time.monotonic() + timeout_s
-        block_until_s = deadline_s if how.block_s else 0.0
-        values = check_texts(texts)
-        cuts = deque(split_into_jobs(values))
+        cuts = split_into_jobs(values)[::-1]
         starts: list[int] = []
         replies: list[EmbeddingReply] = []
-        open_jobs: deque[JobRequest] = deque()
-        try:
-            while cuts or open_jobs:
-                if not cuts or len(open_jobs) == 2:
-                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
-                    continue
-                start, stop = cuts.popleft()
-                request = yield from self._prepare(values[start:stop], options, how)
-                open_jobs.append(request)
-                try:
-                    yield from self._store(request, block_until_s if len(open_jobs) == 1 else 0.0)
-                except QueueFullError:
-                    if len(open_jobs) == 1:
-                        raise
-                    # The job before it takes some of the room: it is fetched and deleted first.
-                    open_jobs.pop()
-                    cuts.appendleft((start, stop))
-                    replies.append((yield from self._collect(open_jobs, deadline_s, timeout_s, block_until_s)))
-                except JobTooLargeError:
-                    if stop - start < 2:
-                        raise
-                    open_jobs.pop()
-                    middle = (start + stop) // 2
-                    cuts.extendleft([(middle, stop), (start, middle)])
-                else:
-                    starts.append(start)
-        finally:
-            for request in open_jobs:
-                yield from self._discard(request)
+        while cuts:
+            start, stop = cuts.pop()
+            request = yield from self._prepare(values[start:stop], options, how)
+            try:
+                replies.append((yield from self._work(request, deadline_s, deadline_s if how.block else 0.0)))
+                starts.append(start)
+            except JobTooLargeError:
+                if stop - start < 2:
+                    raise
+                middle = (start + stop) // 2
+                cuts += [(middle, stop), (start, middle)]
+            except ResultTimeoutError as error:
+                raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None
         if len(replies) == 1:
             return replies[0]
         reply: EmbeddingReply = yield Offload(lambda: assembly.concatenate(replies, starts))
         return reply
 
-    def _collect(
-        self, open_jobs: deque[JobRequest], deadline_s: float, timeout_s: float, block_until_s: float
-    ) -> Flow[EmbeddingReply]:
-        """Wait for the first open job, take its reply and delete it."""
-        request = open_jobs[0]
+    def _work(self, request: JobRequest, deadline_s: float, block_until_s: float) -> Flow[EmbeddingReply]:
+        """Store a job, wait for its reply and delete it, however this ends."""
         losses = 0
         try:
             while True:
+                yield from self._store(request, block_until_s)
                 try:
-                    reply = yield from self._take(request, deadline_s)
-                    break
+                    return (yield from self._take(request, deadline_s))
                 except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
                     losses += 1
                     if losses > MAX_RESUBMISSIONS:
                         raise
-                    yield from self._store(request, block_until_s)
-        except ResultTimeoutError as error:
-            raise ResultTimeoutError(error.job_id, timeout_s, f"{error.hint} It was cancelled.") from None
-        open_jobs.popleft()
-        return reply
+        except BaseException:
+            yield from self._discard(request)
+            raise
 
     def _take(self, request: JobRequest, deadline_s: float) -> Flow[EmbeddingReply]:
         progress = Progress(request.job_id, max(deadline_s - time.monotonic(), 0.001), n_chunks=len(request.payloads))
-        filled = Assembly(
-            n_texts=request.n_texts,
-            options=request.options,
-            rejected=request.rejected,
-            dimension=self.outlook.dimension(request.model),
+        dimension = self.outlook.dimension(request.model)
+        intake = Intake(
+            n_texts=request.n_texts, options=request.options, rejected=request.rejected, dimension=dimension
         )
+        filled = Assembly(intake)
         chunks = yield from self.next_chunks(progress)
         while not progress.is_over or len(chunks) > reading.FETCH_CHUNKS:
             for part in (yield from reading.fetch(self.keys, request.job_id, chunks[: reading.FETCH_CHUNKS])):
@@ -226,10 +164,9 @@ class JobOperations:
         except QueueError:
             return
 
-    def status(self, job_id: str, *, grace_s: float = 0.0) -> Flow[JobStatus]:
+    def status(self, job_id: str) -> Flow[JobStatus]:
         """Read how far a job is."""
-        record = yield from reading.read_record(self.keys, job_id, grace_s=grace_s)
-        return record.status
+        return (yield from reading.read_record(self.keys, job_id)).status
 
     def wait(self, job_id: str, timeout_s: float) -> Flow[JobStatus]:
         """Wait until a job is over."""
@@ -242,12 +179,7 @@ class JobOperations:
         """Wait until a job is over and gather its reply."""
         progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
         record = yield from reading.read_record(self.keys, job_id)
-        filled = Assembly(
-            n_texts=record.status.n_texts,
-            options=record.options,
-            rejected=record.rejected,
-            dimension=self.outlook.dimension(record.status.model),
-        )
+        filled = Assembly(self._intake(record))
         while not progress.is_over:
             chunks = yield from self.next_chunks(progress)
             for start in range(0, len(chunks), reading.FETCH_CHUNKS):
@@ -273,7 +205,9 @@ class JobOperations:
 
     def intake(self, job_id: str) -> Flow[Intake]:
         """Read what a job's replies must fit."""
-        record = yield from reading.read_record(self.keys, job_id)
+        return self._intake((yield from reading.read_record(self.keys, job_id)))
+
+    def _intake(self, record: JobRecord) -> Intake:
         return Intake(
             n_texts=record.status.n_texts,
             options=record.options,
@@ -291,7 +225,7 @@ class JobOperations:
         return [intake.take(reply) for reply in replies]
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
-        """Wait a moment for finished chunks; gives their numbers, maybe none; at the end those without news, too.
+        """Wait a moment for finished chunks; returns their numbers, maybe none; at the end those without news, too.
 
         Raises:
             ResultTimeoutError: the progress's timeout is over.
@@ -316,7 +250,7 @@ class JobOperations:
         return [*events.chunks, *sorted(set(range(n_replies)) - progress.seen)]
 
     def why_late(self, job_id: str) -> Flow[str]:
-        """Say how far a job is and who could do it, after the deadline of the call that waits for it.
+        """Return how far a job is and who could do it, after the deadline of the call that waits for it.
 
         Raises:
             ResultExpiredError: there is no such job.
@@ -347,6 +281,36 @@ class Progress:
         self.is_over = False
 
 
+class PartReader:
+    """Reads a job's vectors part by part, as its chunks complete; both clients drive it."""
+
+    def __init__(self, calls: JobOperations, job_id: str) -> None:
+        self._calls = calls
+        self._progress = Progress(job_id, n_chunks=MAX_JOB_TEXTS)
+        self._intake: Intake | None = None
+        #: Chunks that are finished and not yet read.
+        self._chunks: Sequence[int] = ()
+        self.is_over = False
+
+    def next_parts(self) -> Flow[list[ReplyPart]]:
+        """Return the next parts, of a few chunks at most; maybe none yet.
+
+        Raises:
+            JobCancelledError: somebody cancelled the job.
+            ResultExpiredError: there is no such job.
+        """
+        job_id = self._progress.job_id
+        if self._intake is None:
+            self._intake = yield from self._calls.intake(job_id)
+            return self._intake.refused()
+        if not self._chunks and not self._progress.is_over:
+            self._chunks = yield from self._calls.next_chunks(self._progress)
+        now, self._chunks = self._chunks[: reading.FETCH_CHUNKS], self._chunks[reading.FETCH_CHUNKS :]
+        parts: list[ReplyPart] = yield from self._calls.parts(job_id, now, self._intake)
+        self.is_over = self._progress.is_over and not self._chunks
+        return [*parts, *self._intake.lost()] if self.is_over else parts
+
+
 def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
     """Return what a client's repr is: where it goes, and whether it still does."""
     where = f"redis_url={mask_url(settings.redis_url)!r}, model={settings.model!r}, namespace={settings.namespace!r}"
@@ -354,7 +318,7 @@ def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
 
 
 def accepted(reply: EmbeddingReply) -> Vectors:
-    """Give the vectors.
+    """Return the vectors.
 
     Raises:
         TextsRejectedError: not every text has one.

@@ -20,9 +20,10 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, digest, pack_chunk, pack_rejected
 from embedmill.protocol.keys import LANES
 from embedmill.protocol.options import EmbedOptions, pack_options
-from embedmill.protocol.vectors import Dtype, check_binary
 from embedmill.reply import Reason, Rejected
 from embedmill.safe.printable import kind
+from embedmill.safe.utf8 import surrogate_at
+from embedmill.settings import MAX_SECONDS, is_seconds
 
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -44,8 +45,32 @@ GUESSED_DIMENSION: Final = 1_024
 #: Columns of a frame that an error names.
 MAX_SHOWN_COLUMNS: Final = 10
 
-#: Three centuries: in milliseconds, and since 1970, still a number that Lua and Redis count exactly.
-MAX_SECONDS: Final = 1e10
+
+#: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
+EMBED_TTL_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions:
+    """What ``submit`` is told besides texts and options."""
+
+    model: str | None
+    lane: str
+    job_id: str | None = None
+    ttl_s: float = EMBED_TTL_S
+    deadline_s: float | None = None
+    #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
+    in_one_chunk: bool = False
+    #: Wait for room when the queue is full.
+    block: bool = False
+
+    def __post_init__(self) -> None:
+        check_lane(self.lane)
+        check_seconds("ttl_s", self.ttl_s)
+        if self.job_id is not None:
+            check_job_id(self.job_id)
+        if self.deadline_s is not None:
+            check_seconds("deadline_s", self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +103,7 @@ class JobRequest:
         return sum(map(len, self.payloads))
 
     def record(self) -> bytes:
-        """Give the fields of the job's hash, as ``lua/submit.lua`` reads them."""
+        """Return the fields of the job's hash, as ``lua/submit.lua`` reads them."""
         fields: dict[str, Any] = {
             "v": version.PROTOCOL_VERSION,
             "id": self.job_id,
@@ -103,7 +128,7 @@ class JobRequest:
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
-    """Give the texts as a list.
+    """Return the texts as a list.
 
     Raises:
         InvalidTextError: one is not a str.
@@ -163,7 +188,7 @@ def check_bytes(encoded: Sequence[bytes]) -> None:
 
 
 def check_lane(lane: str) -> str:
-    """Give the lane back.
+    """Return the lane.
 
     Raises:
         InvalidRequestError: there is no such lane.
@@ -174,7 +199,7 @@ def check_lane(lane: str) -> str:
 
 
 def check_job_id(job_id: str) -> str:
-    """Give the id back.
+    """Return the id.
 
     Raises:
         InvalidRequestError: it cannot be part of a Redis key.
@@ -189,45 +214,53 @@ def is_job_id(value: object) -> bool:
     return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
 
 
+def check_limit(limit: int, most: int) -> int:
+    """Return the limit.
+
+    Raises:
+        InvalidRequestError: it is not a whole number from 1 to ``most``.
+    """
+    if type(limit) is not int or not 1 <= limit <= most:
+        raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {most}")
+    return limit
+
+
 def check_seconds(option: str, value: float) -> float:
-    """Give the value back.
+    """Return the value.
 
     Raises:
         InvalidRequestError: not a positive number, or more than Redis can count.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
+    if not is_seconds(value):
         raise InvalidRequestError(option, f"{kind(value)} is not a number of seconds above 0, up to {MAX_SECONDS:.0e}")
     return float(value)
 
 
 def prepare(
-    texts: Sequence[str],
-    options: EmbedOptions,
-    *,
-    model: str,
-    card: ModelCard,
-    children: int,
-    lane: str,
-    ttl_s: float,
-    deadline_s: float | None,
-    job_id: str | None,
-    in_one_chunk: bool = False,
+    values: list[str], options: EmbedOptions, how: SubmitOptions, *, model: str, card: ModelCard, children: int
 ) -> JobRequest:
-    """Make a job of the texts: nothing has been sent when this raises.
+    """Make a job of texts, all of them str.
+
+    Args:
+        values: the texts.
+        options: how to embed them.
+        how: how to submit them; its model is not looked at.
+        model: the model that is meant.
+        card: of that model.
+        children: processes that serve it.
 
     Raises:
-        RequestError: a text or an option that cannot be served.
+        RequestError: more than one job holds, or a form that the model's vectors cannot take.
     """
-    values = check_texts(texts)
     check_count(values)
-    check_dimensions(options, card)
-    encoded, rejected = _encode(values)
+    card.check(options)
+    encoded = [text.encode("utf-8", "surrogatepass") for text in values]
+    faults = {index: fault for index, text in enumerate(values) if (fault := fault_of(text))}
     sha256 = digest(model, options, encoded)
-    bad = {r.index for r in rejected}
-    check_bytes([text for i, text in enumerate(encoded) if i not in bad])
-    positions = np.array([i for i in range(len(values)) if i not in bad], dtype=np.uint32)
+    check_bytes([data for index, data in enumerate(encoded) if index not in faults])
+    positions = np.array([index for index in range(len(values)) if index not in faults], dtype=np.uint32)
     costs = chunking.estimate_costs([len(values[i]) for i in positions], card)
-    if in_one_chunk and 0 < len(costs) <= MAX_CHUNK_TEXTS:
+    if how.in_one_chunk and 0 < len(costs) <= MAX_CHUNK_TEXTS:
         cuts = [np.arange(len(costs), dtype=np.uint32)]
     else:
         cuts = chunking.cut(costs, budget=chunking.chunk_budget(card), children=children)
@@ -238,52 +271,35 @@ def prepare(
     costliest = max((tokens for _, tokens in weights), default=0)
     overhead = JOB_OVERHEAD_BYTES + CHUNK_OVERHEAD_BYTES * len(payloads)
     return JobRequest(
-        job_id=uuid.uuid4().hex if job_id is None else check_job_id(job_id),
+        job_id=how.job_id or uuid.uuid4().hex,
         model=model,
-        lane=check_lane(lane),
+        lane=how.lane,
         n_texts=len(values),
         digest=sha256,
         options=options,
         payloads=payloads,
         weights=weights,
-        rejected=tuple(rejected),
-        ttl_s=check_seconds("ttl_s", ttl_s),
-        deadline_s=0.0 if deadline_s is None else check_seconds("deadline_s", deadline_s),
+        rejected=tuple(
+            Rejected(index=index, reason=reason, detail=detail) for index, (reason, detail) in faults.items()
+        ),
+        ttl_s=how.ttl_s,
+        deadline_s=how.deadline_s or 0.0,
         limit_s=TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s,
         row_bytes=row_bytes(options, card) + math.ceil(overhead / max(1, len(positions))),
     )
 
 
 def row_bytes(options: EmbedOptions, card: ModelCard) -> int:
-    """Give the bytes that the vector of one text will take in Redis."""
+    """Return the bytes that the vector of one text will take in Redis."""
     columns = options.dtype.columns(options.dimensions or card.dimension or GUESSED_DIMENSION)
     return columns * options.dtype.numpy.itemsize + REPLY_OVERHEAD_BYTES
 
 
-def check_dimensions(options: EmbedOptions, card: ModelCard) -> None:
-    """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
-    if not card.dimension:
-        return
-    if options.dimensions is not None and options.dimensions > card.dimension:
-        raise InvalidRequestError(
-            "dimensions", f"{options.dimensions} of {card.name}'s {card.dimension}; ask for at most {card.dimension}"
-        )
-    if options.dtype is Dtype.BINARY:
-        check_binary(options.dimensions or card.dimension)
-
-
-def _encode(values: list[str]) -> tuple[list[bytes], list[Rejected]]:
-    """Give the texts' bytes for the digest, and those that no worker could read."""
-    encoded, rejected = [], []
-    for index, text in enumerate(values):
-        if len(text) > MAX_TEXT_CHARS:
-            detail = f"{len(text)} characters, limit {MAX_TEXT_CHARS}; split it"
-            rejected.append(Rejected(index=index, reason=Reason.TOO_LARGE, detail=detail))
-        try:
-            encoded.append(text.encode())
-        except UnicodeEncodeError as error:
-            encoded.append(text.encode("utf-8", "surrogatepass"))
-            if len(text) <= MAX_TEXT_CHARS:
-                detail = f"lone surrogate at character {error.start}; decode with errors='replace'"
-                rejected.append(Rejected(index=index, reason=Reason.INVALID_UNICODE, detail=detail))
-    return encoded, rejected
+def fault_of(text: str) -> tuple[Reason, str] | None:
+    """Return why no worker can read a text, as a reason and its detail; None: it can be read."""
+    if len(text) > MAX_TEXT_CHARS:
+        return Reason.TOO_LARGE, f"{len(text)} characters, limit {MAX_TEXT_CHARS}; split it"
+    at = surrogate_at(text)
+    if at is not None:
+        return Reason.INVALID_UNICODE, f"lone surrogate at character {at}; decode with errors='replace'"
+    return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, NotReplicatedError, QueueFullError
+from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, QueueFullError
 from embedmill.jobs.request import JobRequest
 from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES, RING_WINDOW
 from embedmill.protocol.chunks import pack_weights
@@ -23,9 +23,6 @@ STAGED_TTL_S: Final = 600
 
 #: Packed bytes from which a job asks for room before it sends its texts.
 ASK_FIRST_BYTES: Final = 256 << 10
-
-#: Seconds that replicas have for a job.
-REPLICATION_S: Final = 2.0
 
 #: Shortest and longest pause between two tries of a job that waits for room.
 SHORTEST_PAUSE_S: Final = 0.05
@@ -46,8 +43,6 @@ class Admission:
     max_queued_tokens: int = MAX_QUEUED_TOKENS
     #: What the live workers should do by their model's card, until it has been measured; 0: there are none.
     expected_tokens_per_s: float = 0.0
-    #: Replicas that must have the job, too.
-    replicas: int = 0
 
 
 def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_until_s: float = 0.0) -> Flow[None]:
@@ -63,7 +58,6 @@ def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_u
         JobConflictError: the id is taken by other content.
         JobTooLargeError: Redis would not have room for it if it were empty.
         QueueFullError: there is no room now; nothing is left behind.
-        NotReplicatedError: it is stored, but on fewer replicas than asked for.
     """
     asks_first = request.n_bytes > ASK_FIRST_BYTES
     while True:
@@ -82,8 +76,7 @@ def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_f
     if asks_first:
         look = _evalsha(keys, request, admission, "none", unstaged_bytes=max(1, request.n_bytes))
         (outcome,) = yield RoundTrip([look])
-        # Whether replicas have it is asked on a connection that has written: the job is staged again for that.
-        if _is_settled(keys, request, admission, outcome) and not admission.replicas:
+        if _is_settled(keys, request, admission, outcome):
             return
     for _ in range(3):
         outcome = yield from _stage(keys, request, admission)
@@ -115,14 +108,7 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
             yield RoundTrip(commands)
             commands, size = [], 0
     commands.append(_evalsha(keys, request, admission, nonce, unstaged_bytes=0))
-    if not admission.replicas:
-        return (yield RoundTrip(commands))[-1]
-    # On the same connection: it is this connection's writes that are waited for.
-    commands.append(("WAIT", admission.replicas, round(REPLICATION_S * 1000)))
-    *_, outcome, copies = yield RoundTrip(commands)
-    if outcome in (b"submitted", b"same") and copies < admission.replicas:
-        raise NotReplicatedError(request.job_id, copies, admission.replicas)
-    return outcome
+    return (yield RoundTrip(commands))[-1]
 
 
 def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str, *, unstaged_bytes: int) -> Command:
@@ -133,7 +119,7 @@ def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: s
 
 
 def _is_settled(keys: Keyspace, request: JobRequest, admission: Admission, outcome: Any) -> bool:
-    """Say whether the job is in Redis; raise if it never will be, or not now."""
+    """Return whether the job is in Redis; raise if it never will be, or not now."""
     match outcome:
         case b"submitted" | b"same":
             return True

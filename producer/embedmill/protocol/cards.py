@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from embedmill.errors import MessageError
+from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_DIMENSION
 from embedmill.protocol.codec import check_entry_size, is_label
+from embedmill.protocol.vectors import Dtype, check_binary
+
+if TYPE_CHECKING:
+    from embedmill.protocol.options import EmbedOptions
 
 #: Rates that a card may name, a second or a token: estimates made of them stay numbers that Redis can count.
 SLOWEST: Final = 1e-3
@@ -36,8 +40,19 @@ class ModelCard:
     #: What was fetched from a hub, as "org/name@commit"; empty for files that were on the worker's disk.
     revision: str = ""
 
+    def check(self, options: EmbedOptions) -> None:
+        """Raise InvalidRequestError if the model's vectors cannot take the asked form; of an unknown model they can."""
+        asked = options.dimensions or self.dimension
+        if not self.dimension:
+            return
+        if asked > self.dimension:
+            reason = f"{asked} of {self.name}'s {self.dimension}; ask for at most {self.dimension}"
+            raise InvalidRequestError("dimensions", reason)
+        if options.dtype is Dtype.BINARY:
+            check_binary(asked)
+
     def to_json(self) -> str:
-        """Give the card as workers publish it."""
+        """Return the card as workers publish it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

@@ -22,7 +22,7 @@ from embedmill.limits import (
     MAX_REPLY_BYTES,
     MAX_TEXT_CHARS,
 )
-from embedmill.protocol.codec import check_types, is_label, pack, read_array, unpack
+from embedmill.protocol.codec import check_types, is_label, pack, read_array, unpack, unpack_list
 from embedmill.protocol.options import EmbedOptions, options_to_list
 from embedmill.protocol.vectors import Dtype
 from embedmill.protocol.version import PROTOCOL_VERSION
@@ -71,7 +71,7 @@ class ChunkReply:
 
 
 def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
-    """Give the sha256 of what is asked, however it is cut into chunks."""
+    """Return the sha256 of what is asked, however it is cut into chunks."""
     content = hashlib.sha256(msgpack.packb([PROTOCOL_VERSION, model, *options_to_list(options)]))
     for text in texts:
         content.update(struct.pack("<Q", len(text)))
@@ -90,7 +90,7 @@ def unpack_chunk(data: bytes) -> Chunk:
     Raises:
         MessageError: not readable, too large, or not a chunk.
     """
-    packed_indices, texts = check_types(unpack(data, MAX_CHUNK_BYTES), "a chunk", _CHUNK_TYPES)
+    packed_indices, texts = unpack_list(data, MAX_CHUNK_BYTES, "a chunk", _CHUNK_TYPES)
     if len(texts) > MAX_CHUNK_TEXTS or not all(type(text) is str for text in texts):
         raise MessageError(f"a chunk holds at most {MAX_CHUNK_TEXTS} texts, all of them str")
     longest = max(map(len, texts), default=0)
@@ -126,7 +126,7 @@ def unpack_reply(data: bytes) -> ChunkReply:
     Raises:
         MessageError: not readable, too large, or not a reply.
     """
-    values = check_types(unpack(data, MAX_REPLY_BYTES), "a reply", _REPLY_TYPES)
+    values = unpack_list(data, MAX_REPLY_BYTES, "a reply", _REPLY_TYPES)
     indices, rows, dtype_name, dimension, token_counts, truncated, rejected, fingerprint, runtime, timings_ms = values
     if dtype_name not in tuple(Dtype) or not 0 <= dimension <= MAX_DIMENSION:
         raise MessageError(f"a reply holds vectors of no known dtype, or of dimension {dimension}")

@@ -20,19 +20,15 @@ from embedmill.limits import MAX_ENTRY_BYTES, MAX_JOB_TEXTS
 #: Packed bytes from which compression pays; below it costs more than it saves.
 COMPRESS_FROM_BYTES: Final = 4_096
 
-#: Characters of a name that a worker announces.
-MAX_LABEL_CHARS: Final = 512
-
-
 #: Characters of a name.
-_MAX_NAME_CHARS: Final = 512
+MAX_LABEL_CHARS: Final = 512
 
 #: No time, and no rate, that Redis and Lua still count exactly is above.
 _MAX_MS: Final = float(1 << 53)
 
 
 def is_label(value: Any) -> bool:
-    """Say whether it is a str that may be shown on a terminal, not longer than any name."""
+    """Return whether it is a str that may be shown on a terminal, not longer than any name."""
     return type(value) is str and len(value) <= MAX_LABEL_CHARS and value.isprintable()
 
 
@@ -40,20 +36,6 @@ def check_entry_size(data: str | bytes) -> None:
     """Raise MessageError for more than a worker ever says of itself or of a model."""
     if len(data) > MAX_ENTRY_BYTES:
         raise MessageError(f"an entry has {len(data)} bytes, limit {MAX_ENTRY_BYTES}")
-
-
-def pack_values(values: Sequence[Any]) -> bytes:
-    """Pack a flat list; compressed when large."""
-    return pack(list(values))
-
-
-def unpack_values(data: bytes, limit: int, what: str, types: Sequence[tuple[type, ...]]) -> list[Any]:
-    """Read what ``pack_values`` packed, if it has at most ``limit`` bytes and exactly these types.
-
-    Raises:
-        MessageError: it has not.
-    """
-    return check_types(unpack(data, limit), what, types)
 
 
 def pack(value: Any) -> bytes:
@@ -84,6 +66,15 @@ def unpack(data: bytes, limit: int) -> Any:
         return msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=longest, max_map_len=64)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise MessageError(f"unreadable msgpack ({type(error).__name__})") from None
+
+
+def unpack_list(data: bytes, limit: int, what: str, types: Sequence[tuple[type, ...]]) -> list[Any]:
+    """Read a packed list of exactly these types.
+
+    Raises:
+        MessageError: it is another, has more than ``limit`` bytes, or cannot be read.
+    """
+    return check_types(unpack(data, limit), what, types)
 
 
 def _inflate(data: bytes, limit: int) -> bytes:
@@ -128,7 +119,7 @@ def read_name(value: Any) -> str:
     Raises:
         MessageError: it is missing, longer than any name, or not printable ASCII.
     """
-    if not isinstance(value, bytes) or len(value) > _MAX_NAME_CHARS:
+    if not isinstance(value, bytes) or len(value) > MAX_LABEL_CHARS:
         raise MessageError("a name is missing or too long")
     name = value.decode("ascii", "replace")
     if not (name.isascii() and name.isprintable()):

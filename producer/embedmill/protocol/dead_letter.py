@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_JOB_TEXTS, MAX_KEPT_TEXT_BYTES
-from embedmill.protocol.codec import is_label, pack_values, unpack_values
+from embedmill.protocol.codec import MAX_LABEL_CHARS, is_label, unpack_list
+from embedmill.protocol.codec import pack as pack_value
 from embedmill.protocol.keys import LANES
 from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
 from embedmill.safe.printable import printable
@@ -23,9 +24,6 @@ UNREADABLE: Final = "unreadable"
 #: Ids are those of a Redis stream: milliseconds since 1970 by Redis's clock, and a number within them.
 _ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-
-#: Characters of a name or a detail.
-_MAX_NAME_CHARS: Final = 512
 
 _NONE: Final = type(None)
 _TYPES: Final = (
@@ -93,7 +91,7 @@ def of_chunk(payload: bytes, **known: Any) -> DeadLetter:
 
 
 def check_id(letter_id: str) -> str:
-    """Give the id back.
+    """Return the id.
 
     Raises:
         InvalidRequestError: no letter has such an id.
@@ -106,7 +104,7 @@ def check_id(letter_id: str) -> str:
 
 def pack(letter: DeadLetter) -> bytes:
     """Pack a letter without its id, which Redis gives it."""
-    return pack_values(
+    return pack_value(
         [
             letter.job_id,
             letter.chunk,
@@ -114,9 +112,9 @@ def pack(letter: DeadLetter) -> bytes:
             letter.model,
             letter.lane,
             str(letter.reason),
-            printable(letter.detail, limit=_MAX_NAME_CHARS),
+            printable(letter.detail, limit=MAX_LABEL_CHARS),
             letter.attempts,
-            printable(letter.worker, limit=_MAX_NAME_CHARS),
+            printable(letter.worker, limit=MAX_LABEL_CHARS),
             letter.sha256,
             letter.n_chars,
             letter.n_bytes,
@@ -132,7 +130,7 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
     Raises:
         MessageError: not readable, too large, or nothing that a worker writes.
     """
-    values = unpack_values(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
+    values = unpack_list(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
     job_id, chunk, index, model, lane, reason, detail, attempts, worker, sha256, n_chars, n_bytes, options, text = (
         values
     )
@@ -167,7 +165,7 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
 
 
 def unreadable(letter_id: str, why: str) -> DeadLetter:
-    """Give what can be said of a letter that cannot be read, so that it hides no other and can be dropped."""
+    """Return what can be said of a letter that cannot be read, so that it hides no other and can be dropped."""
     return DeadLetter(
         id=letter_id,
         job_id="",
@@ -186,7 +184,7 @@ def unreadable(letter_id: str, why: str) -> DeadLetter:
 
 
 def text_to_requeue(letter: DeadLetter, text: str | None) -> str:
-    """Give the text that the letter is about: the kept one, or the caller's if it is the same.
+    """Return the text that the letter is about: the kept one, or the caller's if it is the same.
 
     Raises:
         InvalidRequestError: there is none, or another one.

@@ -44,16 +44,18 @@ Celery's own, all under the namespace as well:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from embedmill.protocol import version
 
 #: The lanes, in the order in which a worker serves them.
-LANES: Final = ("interactive", "bulk")
+Lane = Literal["interactive", "bulk"]
+
+LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 
 
 def _of_version() -> str:
-    """Give what tells the queues and the reconciler of this protocol version from those of the first."""
+    """Return what tells the queues and the reconciler of this protocol version from those of the first."""
     return "" if version.PROTOCOL_VERSION == 1 else f".v{version.PROTOCOL_VERSION}"
 
 
@@ -161,7 +163,7 @@ class Keyspace:
         return f"{self.namespace}:cache:{hash.hex()}"
 
     def of_job(self, job_id: str, model: str, lane: str) -> tuple[str, ...]:
-        """Give KEYS of every job script: the names in ``lua/prelude.lua`` stand in this order."""
+        """Return KEYS of every job script: the names in ``lua/prelude.lua`` stand in this order."""
         job = self.job(job_id)
         return (
             job,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from embedmill.errors import InvalidRequestError, MessageError
 from embedmill.limits import MAX_DIMENSION
-from embedmill.protocol.codec import check_types, pack, unpack
+from embedmill.protocol.codec import pack, unpack_list
 from embedmill.protocol.vectors import Dtype
 from embedmill.safe.printable import kind
 
-INPUT_TYPES: Final = ("query", "passage")
+#: For models that want a prefix, which is another one for each.
+InputType = Literal["query", "passage"]
+
+INPUT_TYPES: Final[tuple[InputType, ...]] = get_args(InputType)
 
 #: What each place of a packed list may hold.
 _NONE: Final = type(None)
@@ -23,15 +26,27 @@ _OPTIONS_TYPES: Final = ((str, _NONE), (int, _NONE), (str,), (bool,))
 class EmbedOptions:
     """How the texts of one job are embedded."""
 
-    #: "query" or "passage": the model's prefix for it; None: no prefix.
-    input_type: str | None = None
+    #: The model's prefix for it; None: no prefix.
+    input_type: InputType | None = None
     #: Components to keep; None: all.
     dimensions: int | None = None
     dtype: Dtype = Dtype.FLOAT32
     #: False: a text over the model's limit is rejected instead of cut.
     truncate: bool = True
 
+    if TYPE_CHECKING:  # what ``__post_init__`` takes besides
+
+        def __init__(
+            self,
+            *,
+            input_type: str | None = None,
+            dimensions: int | None = None,
+            dtype: str = "float32",
+            truncate: bool = True,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", Dtype.parse(self.dtype))
         if self.input_type is not None and self.input_type not in INPUT_TYPES:
             raise InvalidRequestError(
                 "input_type", f"{kind(self.input_type)} is none of {', '.join(INPUT_TYPES)}, None"
@@ -45,7 +60,7 @@ class EmbedOptions:
 
 
 def options_to_list(options: EmbedOptions) -> list[Any]:
-    """Give the options as a flat list for msgpack."""
+    """Return the options as a flat list for msgpack."""
     return [options.input_type, options.dimensions, str(options.dtype), options.truncate]
 
 
@@ -60,10 +75,8 @@ def unpack_options(data: bytes) -> EmbedOptions:
     Raises:
         MessageError: not readable, or not options.
     """
-    values = check_types(unpack(data, 4_096), "job options", _OPTIONS_TYPES)
+    values = unpack_list(data, 4_096, "job options", _OPTIONS_TYPES)
     try:
-        return EmbedOptions(
-            input_type=values[0], dimensions=values[1], dtype=Dtype.parse(values[2]), truncate=values[3]
-        )
+        return EmbedOptions(input_type=values[0], dimensions=values[1], dtype=values[2], truncate=values[3])
     except InvalidRequestError as error:
         raise MessageError(f"job options cannot be served: {error}") from None

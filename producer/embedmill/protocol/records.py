@@ -87,21 +87,21 @@ def read_record(job_id: str, values: Sequence[Any]) -> JobRecord:
         MessageError: one of them is missing, or has a value that no script writes.
     """
     rejected = read_rejected(values[11] or b"")
-    status = _read_status(job_id, values, len(rejected))
+    status = read_status(job_id, values, len(rejected))
     return JobRecord(status=status, options=unpack_options(values[10] or b""), rejected=rejected)
 
 
-def read_status(job_id: str, values: Sequence[Any]) -> JobStatus:
+def read_status(job_id: str, values: Sequence[Any], n_rejected: int | None = None) -> JobStatus:
     """Read the ``STATUS_FIELDS`` of a job.
+
+    Args:
+        job_id: whose.
+        values: the fields.
+        n_rejected: texts that never went out; None: those that are rows and not texts of the record.
 
     Raises:
         MessageError: one of them is missing, or has a value that no script writes.
     """
-    return _read_status(job_id, values, None)
-
-
-def _read_status(job_id: str, values: Sequence[Any], n_rejected: int | None) -> JobStatus:
-    """Read a status; n_rejected: texts that never went out, None: those that are rows and not texts of the record."""
     n_rows, n_texts, left_texts, chunks, done = (read_count(value, MAX_JOB_TEXTS) for value in values[3:8])
     state = JobState.RUNNING if done else JobState.QUEUED
     if values[0] != b"active":

@@ -12,7 +12,6 @@ from importlib.resources import files
 class Script:
     """A script's text and the sha1 by which Redis knows it."""
 
-    name: str
     text: str
     sha: str
 
@@ -22,7 +21,7 @@ def script(name: str) -> Script:
     """Read ``lua/{name}.lua`` with the prelude before it, once a process."""
     folder = files("embedmill.protocol") / "lua"
     text = folder.joinpath("prelude.lua").read_text("utf-8") + folder.joinpath(f"{name}.lua").read_text("utf-8")
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 #: Names of all scripts.
@@ -33,5 +32,5 @@ NAMES = (
 
 
 def text_of(sha: str) -> str:
-    """Give the text of the script with this sha1."""
+    """Return the text of the script with this sha1."""
     return next(script(name).text for name in NAMES if script(name).sha == sha)

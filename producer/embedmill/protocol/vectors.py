@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,10 @@ LONGEST_UNIT: Final = np.float32(1.001)
 _DIGITS: Final = {"f4": "%.9g", "f2": "%.5g", "i1": "%d", "u1": "%d"}
 
 
+#: The names in ``Dtype``, for callers.
+DtypeName = Literal["float32", "float16", "int8", "binary"]
+
+
 class Dtype(StrEnum):
     """How a vector's components are sent and stored."""
 
@@ -47,7 +51,7 @@ class Dtype(StrEnum):
 
     @classmethod
     def parse(cls, value: str) -> Dtype:
-        """Give the dtype of this name.
+        """Return the dtype of this name.
 
         Raises:
             InvalidRequestError: there is none.
@@ -111,7 +115,7 @@ def overflows(vectors: npt.NDArray[np.float32], dtype: Dtype) -> npt.NDArray[np.
 
 
 def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:
-    """Give a read-only view (n, columns) of the bytes that ``to_bytes`` made.
+    """Return a read-only view (n, columns) of the bytes that ``to_bytes`` made.
 
     Raises:
         MessageError: the length is not a whole number of rows.
@@ -124,7 +128,7 @@ def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:
 
 
 def blank(count: int, dtype: Dtype, dimension: int) -> Vectors:
-    """Give (count, columns) rows that mean «no vector»: NaN, or zeros for integer and binary dtypes."""
+    """Return (count, columns) rows that mean «no vector»: NaN, or zeros for integer and binary dtypes."""
     return np.full((count, dtype.columns(dimension)), blank_value(dtype.numpy), dtype=dtype.numpy)
 
 
@@ -141,7 +145,7 @@ def finite_rows(vectors: Vectors) -> npt.NDArray[np.bool_]:
 
 
 def row_format(vectors: Vectors) -> str:
-    """Give the %-format of a row's components, parted by commas, with digits that give each back to the bit."""
+    """Return the %-format of a row's components, parted by commas, with digits that give each back to the bit."""
     return ",".join([_DIGITS[vectors.dtype.str[1:]]] * vectors.shape[1])
 
 

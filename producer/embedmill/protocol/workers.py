@@ -32,7 +32,7 @@ class WorkerInfo:
     protocol: int = 1
 
     def to_json(self) -> str:
-        """Give the entry as the worker writes it."""
+        """Return the entry as the worker writes it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

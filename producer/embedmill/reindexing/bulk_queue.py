@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from embedmill.client import EmbeddingClient
 from embedmill.errors import MessageError, ResultExpiredError
 from embedmill.jobs import discovery, reading
 from embedmill.protocol import records
@@ -15,6 +14,11 @@ from embedmill.protocol.records import Events, JobStatus
 from embedmill.reindexing.index import Index
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.transport.flow import Flow, RoundTrip
+
+if TYPE_CHECKING:
+    from embedmill.client import EmbeddingClient
+    from embedmill.protocol.options import InputType
+    from embedmill.protocol.vectors import DtypeName
 
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
 TTL_S: Final = 86_400.0
@@ -80,9 +84,9 @@ class BulkQueue:
         self._client.submit(
             texts,
             model=index.model,
-            input_type=index.input_type,
+            input_type=cast("InputType | None", index.input_type),
             dimensions=dimensions,
-            dtype=index.dtype,
+            dtype=cast("DtypeName", index.dtype),
             truncate=index.truncate,
             lane=self.lane,
             job_id=job_id,

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from embedmill.errors import InvalidRequestError, SinkError, SinkMismatchError, UnknownModelError
-from embedmill.jobs.request import check_dimensions
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
-from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.planning.ledger import Ledger
@@ -56,8 +54,8 @@ def index_of(
     Raises:
         InvalidRequestError: an option that the model cannot serve.
     """
-    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=Dtype.parse(dtype), truncate=truncate)
-    check_dimensions(options, card)
+    options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
+    card.check(options)
     return Index(
         model=card.name,
         fingerprint=card.fingerprint,

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from embedmill.errors import some
 from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.pipeline import Pipeline, Stopped, WindowResult
@@ -20,7 +21,6 @@ from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Counts, Progress, ReindexReport
 from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.reindexing.sources.base import Source, notes_of
-from embedmill.safe.printable import some
 
 #: Ids deleted from the sink at a time.
 DELETE_IDS: Final = 1_000

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Sized
 from typing import Any, Final
-
-#: Names that one message lists.
-MAX_NAMES: Final = 20
 
 #: Digits of a number that is shown as it is.
 _MAX_DIGITS: Final = 20
@@ -23,13 +20,6 @@ def kind(value: Any) -> str:
     if isinstance(value, str):
         return f"a {name} of {len(value)} characters"
     return f"a {name} of {len(value)} items" if isinstance(value, Sized) else f"a {name}"
-
-
-def some(names: Iterable[Any]) -> str:
-    """Return a list of names for a message: the first ones, and how many more there are."""
-    shown = [str(name) for name in names]
-    more = f" and {len(shown) - MAX_NAMES} more" if len(shown) > MAX_NAMES else ""
-    return ", ".join(shown[:MAX_NAMES]) + more
 
 
 def printable(text: str, *, keep: str = "", limit: int | None = None) -> str:

@@ -160,7 +160,7 @@ class AsyncRedisTransport:
         return replies
 
     def _pool(self) -> _Pool:
-        """Give the pool of this event loop and process."""
+        """Return the pool of this event loop and process."""
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.pid != os.getpid():

@@ -37,12 +37,12 @@ def raise_first_error(replies: Sequence[Any]) -> None:
 
 
 def is_untrusted_certificate(error: BaseException) -> bool:
-    """Say whether a server's certificate was refused: trying again does not mend that."""
+    """Return whether a server's certificate was refused: trying again does not mend that."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
-    """Say that Redis did not answer."""
+    """Return the error for a Redis that did not answer."""
     if is_untrusted_certificate(error):
         reason = "its TLS certificate is not trusted or is made out to another name; name the authority by ssl_ca_certs"
         return BrokerUnavailableError(url_masked, reason)

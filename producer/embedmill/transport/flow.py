@@ -52,5 +52,5 @@ Flow = Generator[RoundTrip | Offload | Sleep, Any, T]
 
 
 def evalsha(name: str, keys: Sequence[str], *args: str | bytes | int | float) -> Command:
-    """Give the call of a script."""
+    """Return the call of a script."""
     return ("EVALSHA", script(name).sha, len(keys), *keys, *args)

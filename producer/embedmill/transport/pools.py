@@ -43,7 +43,7 @@ deadline: Final = _Deadline()
 
 
 def _in_time(base: type[Any]) -> type[Any]:
-    """Give a connection class that connects and reads within the deadline of the call that uses it."""
+    """Return a connection class that connects and reads within the deadline of the call that uses it."""
 
     def left_s(_: Any) -> float:
         return deadline.left_s(REPLY_S)
@@ -102,12 +102,12 @@ def _make_pool(url: str) -> ConnectionPool:
 
 
 def master_options(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a connection to the master is made with, whatever its address."""
+    """Return what a connection to the master is made with, whatever its address."""
     return {name: value for name, value in told.items() if name not in ("host", "port", "connection_class")}
 
 
 def sentinel_options(address: SentinelAddress, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a connection to a sentinel is made with: its own login, the master's TLS, and little patience."""
+    """Return what a connection to a sentinel is made with: its own login, the master's TLS, and little patience."""
     tls = {name: value for name, value in told.items() if name.startswith("ssl_")}
     timeouts = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
     once = {"retry": Retry(NoBackoff(), 0), "protocol": 2}

@@ -76,6 +76,18 @@ class RedisTransport:
             if self.is_closed:
                 self._pool.disconnect(inuse_connections=False)  # what this flow has used
 
+    def ask(
+        self,
+        commands: Sequence[Command],
+        *,
+        timeout_s: float,
+        outage_s: float = OUTAGE_S,
+        keeps_errors: bool = False,
+    ) -> list[Any]:
+        """Send commands in one round trip and return their replies, for callers that need no flow; see ``run``."""
+        step = RoundTrip(commands, keeps_errors=keeps_errors)
+        return self.run(_alone(step), timeout_s=timeout_s, outage_s=outage_s)
+
     def _drive(self, flow: Flow[T], deadline_s: float, outage_s: float) -> T:
         try:
             step = next(flow)
@@ -139,6 +151,11 @@ class RedisTransport:
         return replies
 
 
+def _alone(step: RoundTrip) -> Flow[list[Any]]:
+    replies: list[Any] = yield step
+    return replies
+
+
 def _send(connection: Any, commands: Sequence[Command]) -> list[Any]:
     connection.send_packed_command(connection.pack_commands(commands))
     return [_read(connection) for _ in commands]
@@ -158,5 +175,5 @@ def check_open(ask: RoundTrip, *, is_closed: bool) -> None:
 
 
 def with_text(command: Command) -> Command:
-    """Give the EVAL of a script that Redis does not know by its sha1."""
+    """Return the EVAL of a script that Redis does not know by its sha1."""
     return ("EVAL", text_of(str(command[1])), *command[2:])

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from embedmill.errors import InferenceError, InvalidRequestError, TooManyTextsError
 from embedmill.jobs import chunking
-from embedmill.jobs.request import check_texts
-from embedmill.limits import MAX_CHUNK_TEXTS, MAX_TEXT_CHARS
+from embedmill.jobs.request import check_texts, fault_of
+from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.protocol import vectors
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
@@ -21,7 +21,6 @@ from embedmill.safe.native import STOPS
 from embedmill.safe.printable import kind
 from embedmill_worker.engine.engine import Embedder
 from embedmill_worker.jobs import isolation
-from embedmill_worker.jobs.processor import check_servable
 
 #: What the task takes, by position or by name.
 ARGUMENTS: Final = ("texts", "model", "input_type", "dimensions", "dtype", "truncate")
@@ -58,7 +57,7 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], served: Sequence[s
         options = EmbedOptions(
             input_type=values.get("input_type"),
             dimensions=values.get("dimensions"),
-            dtype=Dtype.parse(values.get("dtype", Dtype.FLOAT32)),
+            dtype=values.get("dtype", Dtype.FLOAT32),
             truncate=values.get("truncate", True),
         )
     except InvalidRequestError as error:
@@ -104,7 +103,7 @@ def embed(engine: Embedder, call: EmbedCall) -> dict[str, Any]:
         InferenceError: it failed, and not on one of the texts; the message holds none.
     """
     values, options = call.texts, call.options
-    check_servable(options, engine)
+    engine.card.check(options)
     check_cost(engine, values)
     _check_texts(values)
     try:
@@ -140,10 +139,5 @@ def check_cost(engine: Embedder, texts: Sequence[str]) -> None:
 
 def _check_texts(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
-        if len(text) > MAX_TEXT_CHARS:
-            reason = f"{len(text)} characters, limit {MAX_TEXT_CHARS}; split it"
-            raise InvalidRequestError(f"texts[{index}]", reason)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(f"texts[{index}]", f"lone surrogate at character {error.start}") from None
+        if fault := fault_of(text):
+            raise InvalidRequestError(f"texts[{index}]", fault[1])

@@ -126,7 +126,7 @@ class ChunkProcessor:
         try:
             options = unpack_options(work.options)
             chunk = unpack_chunk(work.texts)
-            check_servable(options, engine)
+            engine.card.check(options)
         except (MessageError, InvalidRequestError) as error:
             return _reject_all(work.texts, work.options, engine, Reason.UNSUPPORTED, str(error))
         embeddings = None if work.is_suspect else isolation.embed_together(engine, chunk.texts, options)
@@ -149,14 +149,6 @@ class ChunkProcessor:
     def _is_served(self, model: str, fingerprint: str) -> bool:
         landscape = self.link.run(look_around(self.keys), timeout_s=REDIS_TIMEOUT_S)
         return any(worker.models.get(model) == fingerprint for worker in landscape.workers)
-
-
-def check_servable(options: EmbedOptions, engine: Embedder) -> None:
-    """Raise InvalidRequestError if the model's vectors cannot take the asked form."""
-    if options.dimensions is not None and options.dimensions > engine.card.dimension:
-        raise InvalidRequestError("dimensions", f"{options.dimensions} of {engine.card.name}'s {engine.card.dimension}")
-    if options.dtype is vectors.Dtype.BINARY:
-        vectors.check_binary(options.dimensions or engine.card.dimension)
 
 
 def _given_up(work: claims.Work, position: int) -> Rejected | None:

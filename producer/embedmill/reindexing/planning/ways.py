@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from embedmill.errors import InvalidRequestError
+from embedmill.errors import InvalidRequestError, some
 from embedmill.reindexing.planning.ledger import Ledger
 from embedmill.reindexing.sources.base import Source
-from embedmill.safe.printable import printable, some
+from embedmill.safe.printable import printable
 
 #: Names of what there is of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}. The kinds of
 #: a folder that cannot be read whole are left out.
