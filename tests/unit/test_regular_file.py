@@ -114,14 +114,14 @@ def test_a_sink_s_state_that_is_a_pipe_is_refused(tmp_path, place):
     (state / place).unlink(missing_ok=True)
     os.mkfifo(state / place)
     with pytest.raises(SinkError, match="no regular file"):
-        open_sink(str(tmp_path / "v.jsonl")).filled_by()
+        open_sink(str(tmp_path / "v.jsonl")).read_index()
 
 
 def test_a_sink_s_version_is_no_path(tmp_path):
     (tmp_path / "v.jsonl.embedmill").mkdir()
     (tmp_path / "v.jsonl.embedmill" / "current").write_text("../../etc\x1b[2J")
     with pytest.raises(SinkError, match="names no version"):
-        open_sink(str(tmp_path / "v.jsonl")).filled_by()
+        open_sink(str(tmp_path / "v.jsonl")).read_index()
 
 
 def test_a_ledger_a_list_of_rejects_and_a_tokenizer_that_are_pipes_are_refused(pipe):

@@ -27,7 +27,7 @@ def docs(tmp_path):
 def ledger(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", "sink") as ledger:
         ledger.set_index(Index(model="m", fingerprint="f", dimension=8))
-        ledger.commit(1, [Entry(number=1, id="a.md", parent="", digest=b"d", place=1)], "")
+        ledger.commit(1, [Entry(number=1, id="a.md", parent="", digest=b"d", write_id=1)], "")
         yield ledger
 
 

@@ -98,7 +98,7 @@ def test_postgresql_s_table_is_ours_and_the_rest_is_libpq_s():
 def test_a_server_that_is_away_is_an_error_of_ours(name):
     sink = open_sink(name)
     with pytest.raises(SinkError, match="is it running") as caught:
-        sink.filled_by()
+        sink.read_index()
     assert "s3cret" not in str(caught.value)
     sink.close()
 

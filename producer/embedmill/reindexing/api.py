@@ -129,7 +129,7 @@ def reindex(
             note_ways(records, ledger)
         rows = ledger.count()
         ledger.close()  # it may lie in a folder that is renamed now
-        if is_whole and (note := sink.switch()):
+        if is_whole and (note := sink.activate()):
             run.notes.append(note)
         return run.report(named.name, is_whole=is_whole, rows=rows)
 

@@ -179,7 +179,7 @@ class Backlog:
 
 
 def wants_more(n_open: int, backlog: Backlog) -> bool:
-    """Say whether another window should be submitted behind those that are open."""
+    """Return whether another window should be submitted behind those that are open."""
     if n_open < MIN_WINDOWS:
         return True
     return n_open < MAX_WINDOWS and backlog.seconds < HORIZON_S

@@ -56,7 +56,7 @@ class Index:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.compare}
 
     def to_json(self) -> str:
-        """Give it as one line."""
+        """Return it as one line."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

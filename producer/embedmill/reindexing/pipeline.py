@@ -120,7 +120,7 @@ class Pipeline:
         return self._open[0].job_id
 
     def wants_more(self) -> bool:
-        """Say whether another window should be submitted before the oldest one is collected."""
+        """Return whether another window should be submitted before the oldest one is collected."""
         if len(self._open) > 1 and sum(item.window.carried for item in self._open) > OPEN_CARRIED:
             return False
         return wants_more(len(self._open), self._insist(self._queue.backlog))
@@ -174,7 +174,7 @@ class Pipeline:
         self._insist(partial(self._queue.delete, item.job_id))
 
     def harvest(self) -> Iterator[WindowResult]:
-        """Give what is finished of each open window; what is not is stopped when the next one is asked for."""
+        """Return what is finished of each open window; what is not is stopped when the next one is asked for."""
         while self._open:
             item = self._open[0]
             yield self._part(item)

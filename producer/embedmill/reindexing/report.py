@@ -83,7 +83,7 @@ class ReindexReport:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as JSON holds it."""
+        """Return it as JSON holds it."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "notes"} | {
             "notes": list(self.notes)
         }

@@ -63,7 +63,7 @@ class Run:
             self.counts,
             self._reject,
             row_bytes=index.row_bytes,
-            can_restamp=sink.can_restamp,
+            can_update_metadata=sink.can_update_metadata,
             retry_rejected=retry_rejected,
         )
         self._began_s = time.monotonic()
@@ -71,7 +71,7 @@ class Run:
         self._source: Source | None = None
 
     def execute(self, source: Source) -> bool:
-        """Do it. Gives whether it came to its end; False: it was stopped.
+        """Do it. Return whether it came to its end; False: it was stopped.
 
         Raises:
             EmbedError: it cannot go on; what is committed stays, and the next run goes on from there.
@@ -80,7 +80,7 @@ class Run:
         try:
             for window in self._planner.windows(source, self.look):
                 if window.keeps_vectors:
-                    self._restamp(window)
+                    self._update_metadata(window)
                 else:
                     self._submit(window)
             self.pipeline.drop_left_overs()
@@ -95,7 +95,7 @@ class Run:
         return True
 
     def report(self, sink: str, *, is_whole: bool, rows: int) -> ReindexReport:
-        """Say what has been done."""
+        """Return what has been done."""
         counts = self.counts
         return ReindexReport(
             sink=sink,
@@ -157,21 +157,21 @@ class Run:
         self.pipeline.close()
         self.look()
 
-    def _restamp(self, window: Window) -> None:
-        """Give rows whose metadata alone have changed the new ones."""
+    def _update_metadata(self, window: Window) -> None:
+        """Return rows whose metadata alone have changed the new ones."""
         nothing = np.empty((len(window.pending), 0), dtype=self._index.dtype.numpy)
-        places = [p.old_place for p in window.pending if p.old_place is not None]
-        self._sink.restamp(self._rows(window.place, window.pending, nothing), places)
+        write_ids = [p.old_write_id for p in window.pending if p.old_write_id is not None]
+        self._sink.update_metadata(self._rows(window.write_id, window.pending, nothing), write_ids)
         done = WindowResult(window=window, vectors=nothing, rejected={})
-        entries = [_entry(done, i, window.place) for i in range(len(window.pending))]
-        self._ledger.commit(window.place, entries, "", self._planner.whole_by(window.pending, ()))
+        entries = [_entry(done, i, window.write_id) for i in range(len(window.pending))]
+        self._ledger.commit(window.write_id, entries, "", self._planner.whole_by(window.pending, ()))
         self._planner.committed(window)
         self.counts.updated += len(window.pending)
         self.look()
 
-    def _rows(self, place: int, pending: Sequence[Pending], vectors: Vectors) -> Rows:
+    def _rows(self, write_id: int, pending: Sequence[Pending], vectors: Vectors) -> Rows:
         return Rows(
-            place=place,
+            write_id=write_id,
             ids=[p.record.id for p in pending],
             vectors=vectors,
             metadata=[p.metadata for p in pending],
@@ -184,18 +184,20 @@ class Run:
         pending = [window.pending[i] for i in chosen.tolist()]
         if pending:
             vectors = finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen]
-            self._sink.write(self._rows(window.place, pending, vectors))
+            self._sink.write(self._rows(window.write_id, pending, vectors))
         lost = {i: why for i, why in finished.rejected.items() if i not in finished.missing}
-        outdated = [window.pending[i].record.id for i in lost if window.pending[i].old_place is not None]
+        outdated = [window.pending[i].record.id for i in lost if window.pending[i].old_write_id is not None]
         if outdated:  # the text that the old vector belongs to is gone
             self._sink.delete(outdated)
-        entries = [_entry(finished, i, window.place) for i in range(len(window.pending)) if i not in finished.missing]
+        entries = [
+            _entry(finished, i, window.write_id) for i in range(len(window.pending)) if i not in finished.missing
+        ]
         documents = self._planner.whole_by(pending, [window.pending[i] for i in lost])
-        self._ledger.commit(window.place, entries, "" if finished.missing else self.pipeline.oldest_job, documents)
+        self._ledger.commit(window.write_id, entries, "" if finished.missing else self.pipeline.oldest_job, documents)
         self._planner.committed(window)
         for i, (reason, detail) in sorted(lost.items()):
             self._reject(window.pending[i].record.id, reason, detail)
-        updated = sum(p.old_place is not None for p in pending)
+        updated = sum(p.old_write_id is not None for p in pending)
         self.counts.updated += updated
         self.counts.added += len(pending) - updated
         self.counts.deleted += len(outdated)
@@ -242,7 +244,7 @@ class Run:
         self._rejects.add(id, reason, detail)
 
     def _fraction(self) -> float | None:
-        """Give the share of the source that is done with: what has been read, less what is under work."""
+        """Return the share of the source that is done with: what has been read, less what is under work."""
         read = self._source.fraction() if self._source else None
         if read is None or not self.counts.read:
             return read
@@ -259,7 +261,7 @@ class Run:
         return (now_s - began_s) * (1 - fraction) / (fraction - began_at)
 
 
-def _entry(finished: WindowResult, position: int, place: int) -> Entry:
+def _entry(finished: WindowResult, position: int, write_id: int) -> Entry:
     pending = finished.window.pending[position]
     reason, detail = finished.rejected.get(position, ("", ""))
     return Entry(
@@ -267,7 +269,7 @@ def _entry(finished: WindowResult, position: int, place: int) -> Entry:
         id=pending.record.id,
         parent=pending.record.parent,
         digest=pending.digest,
-        place=None if reason else place,
+        write_id=None if reason else write_id,
         reason=reason,
         detail=detail,
     )

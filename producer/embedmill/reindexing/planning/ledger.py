@@ -5,9 +5,9 @@ has kept out of it are written once more.
 
     about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``origins.py``; ``reading``, how its
                sources were read
-    rows       a row an id: number, never used again; parent of a part; digest; place of the write that put it into
-               the sink, or none and the reason why it has no vector
-    segments   place → rows written there that have not been removed
+    rows       a row an id: number, never used again; parent of a part; digest; place, the number of the write that put
+               it into the sink, or none and the reason why it has no vector
+    segments   place → rows of that write that have not been removed
     jobs       ids of jobs in Redis that are not committed here
     documents  a document whose parts are all in the sink: its digest, and how many they are
 """
@@ -76,8 +76,8 @@ class Entry:
     id: str
     parent: str
     digest: bytes
-    #: Of the write that put it into the sink; None: it has no vector.
-    place: int | None
+    #: The write that put it into the sink; None: it has no vector.
+    write_id: int | None
     #: Why it has none.
     reason: str = ""
     detail: str = ""
@@ -154,7 +154,7 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def index(self) -> Index | None:
-        """Give what the sink's rows are made with; None: there have been none."""
+        """Return what the sink's rows are made with; None: there have been none."""
         with self._mapped():
             found = self._db.execute("SELECT value FROM about WHERE key = 'index'").fetchone()
         try:
@@ -180,20 +180,20 @@ class Ledger:
             self._db.execute("INSERT OR REPLACE INTO about VALUES ('origins', ?)", (json.dumps(origins),))
 
     def next_number(self) -> int:
-        """Give a number above all that were ever used."""
+        """Return a number of a row above all that were ever used."""
         return self._above("SELECT max(number) FROM rows")
 
-    def next_place(self) -> int:
-        """Give a place above all that were ever used."""
+    def next_write_id(self) -> int:
+        """Return a number of a write above all that were ever used."""
         return self._above("SELECT max(place) FROM segments")
 
     def count(self) -> int:
-        """Give the number of rows that have a vector."""
+        """Return the number of rows that have a vector."""
         with self._mapped():
             return int(self._db.execute("SELECT count(place) FROM rows").fetchone()[0])
 
     def look_up(self, ids: Iterable[str]) -> dict[str, tuple[int, bytes, int | None, str, str]]:
-        """Give (number, digest, place, reason, detail) of those ids that are known."""
+        """Return (number, digest, place, reason, detail) of those ids that are known."""
         known = {}
         with self._mapped():
             execute = self._db.execute
@@ -243,7 +243,7 @@ class Ledger:
         values = [(document.id, document.digest, document.n_parts) for document in documents]
         self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", values)
 
-    def commit(self, place: int, entries: Sequence[Entry], job_id: str, documents: Sequence[Document] = ()) -> None:
+    def commit(self, write_id: int, entries: Sequence[Entry], job_id: str, documents: Sequence[Document] = ()) -> None:
         """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over.
 
         Documents of which it holds parts are no longer known, but for those that are whole by it.
@@ -253,27 +253,29 @@ class Ledger:
             self._db.executemany("DELETE FROM documents WHERE id = ?", parents)
             self._put_documents(documents)
             values = [
-                (e.number, e.id, e.parent or None, e.digest, e.place, e.reason or None, e.detail) for e in entries
+                (e.number, e.id, e.parent or None, e.digest, e.write_id, e.reason or None, e.detail) for e in entries
             ]
             self._db.executemany(_PUT, values)
-            n_rows = sum(e.place is not None for e in entries)
-            self._db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?)", (place, n_rows))
+            n_rows = sum(e.write_id is not None for e in entries)
+            self._db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?)", (write_id, n_rows))
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
-    def adopt(self, known: Iterable[Sequence[tuple[str, bytes, str]]]) -> None:
-        """Put what the sink says it holds in the place of all rows; what was rejected stays so."""
-        number, place = self.next_number(), self.next_place()
+    def restore(self, found: Iterable[Sequence[tuple[str, bytes, str]]]) -> None:
+        """Replace all rows by what the sink says it holds; what was rejected stays so."""
+        number, write_id = self.next_number(), self.next_write_id()
         put = "INSERT OR REPLACE INTO rows (number, id, digest, parent, place) VALUES (?, ?, ?, ?, ?)"
         with self._transaction():
             self._db.execute("DELETE FROM rows WHERE place IS NOT NULL")
             self._db.execute("DELETE FROM documents")
-            for batch in known:
-                rows = [(number + i, id, digest, parent or None, place) for i, (id, digest, parent) in enumerate(batch)]
+            for batch in found:
+                rows = [
+                    (number + i, id, digest, parent or None, write_id) for i, (id, digest, parent) in enumerate(batch)
+                ]
                 self._db.executemany(put, rows)
                 number += len(rows)
             self._db.execute("UPDATE segments SET n_rows = 0")
             count = "SELECT ?, count(*) FROM rows WHERE place IS NOT NULL HAVING count(*) > 0"
-            self._db.execute(f"INSERT INTO segments {count}", (place,))
+            self._db.execute(f"INSERT INTO segments {count}", (write_id,))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Note that rows are no longer in the sink."""
@@ -281,7 +283,7 @@ class Ledger:
             self._db.executemany("DELETE FROM rows WHERE id = ?", [(id,) for id in ids])
 
     def jobs(self) -> set[str]:
-        """Give the ids of jobs that an earlier run has left in Redis."""
+        """Return the ids of jobs that an earlier run has left in Redis."""
         with self._mapped():
             return {id for (id,) in self._db.execute("SELECT id FROM jobs")}
 
@@ -296,13 +298,13 @@ class Ledger:
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     def all_rows(self) -> Iterator[tuple[int, str, str]]:
-        """Give (number, id, parent) of everything, the parts of a document together."""
+        """Return (number, id, parent) of everything, the parts of a document together."""
         with self._mapped():
             for number, id, parent in self._db.execute("SELECT number, id, parent FROM rows ORDER BY parent, number"):
                 yield number, id, parent or ""
 
     def segments(self) -> list[tuple[int, int, int]]:
-        """See ``sink.Live``."""
+        """See ``base.LiveRows``."""
         with self._mapped():
             query = """
             SELECT place, n_rows, coalesce(n_live, 0) FROM segments
@@ -311,15 +313,15 @@ class Ledger:
             """
             return list(self._db.execute(query))
 
-    def ids(self, place: int) -> Set[str]:
-        """See ``sink.Live``."""
+    def ids(self, write_id: int) -> Set[str]:
+        """See ``base.LiveRows``."""
         with self._mapped():
-            return {id for (id,) in self._db.execute("SELECT id FROM rows WHERE place = ?", (place,))}
+            return {id for (id,) in self._db.execute("SELECT id FROM rows WHERE place = ?", (write_id,))}
 
-    def settle(self, place: int, rows: int) -> None:
-        """See ``sink.Live``. The last place stays known, so that it is not used again."""
+    def set_row_count(self, write_id: int, rows: int) -> None:
+        """See ``base.LiveRows``. The last write stays known, so that its number is not used again."""
         with self._transaction():
-            self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, place))
+            self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, write_id))
 
     def _above(self, query: str) -> int:
         with self._mapped():

@@ -58,14 +58,14 @@ class Pending:
     metadata: str = field(repr=False)
     digest: bytes
     #: Of the write that put the sink's older row of this id; None: it has none.
-    old_place: int | None
+    old_write_id: int | None
 
 
 @dataclass(slots=True, kw_only=True)
 class Window:
     """Texts that become one job."""
 
-    place: int
+    write_id: int
     #: Only their metadata have changed: they keep their vectors.
     keeps_vectors: bool = False
     pending: list[Pending] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Planner:
         reject: Callable[[str, str, str], None],
         *,
         row_bytes: int,
-        can_restamp: bool = False,
+        can_update_metadata: bool = False,
         retry_rejected: bool = False,
     ) -> None:
         """Get ready.
@@ -112,7 +112,7 @@ class Planner:
             counts: counted up here: ``read``, ``skipped``.
             reject: takes id, reason and detail of what has no vector.
             row_bytes: of one vector.
-            can_restamp: the sink gives rows new metadata without their vectors.
+            can_update_metadata: the sink gives rows new metadata without their vectors.
             retry_rejected: embed again what was rejected before, though it is unchanged.
         """
         self.seen = SeenRows()
@@ -125,18 +125,18 @@ class Planner:
         self._ledger = ledger
         self._counts = counts
         self._reject = reject
-        self._can_restamp = can_restamp
+        self._can_restamp = can_update_metadata
         self._retries = retry_rejected
         self._window_texts = max(1, min(WINDOW_TEXTS, WINDOW_BYTES // row_bytes))
         self._next_number = ledger.next_number()
-        self._next_place = ledger.next_place()
+        self._next_write_id = ledger.next_write_id()
         #: Numbers of ids that were not in the ledger when they were looked up.
         self._new: dict[str, int] = {}
         self._committed: list[str] = []
         self._documents = OpenDocuments()
 
     def windows(self, source: Source, tick: Callable[[], None]) -> Iterator[Window]:
-        """Give the windows of what is to be written; tick: called before every thousand records."""
+        """Return the windows of what is to be written; tick: called before every thousand records."""
         filling: dict[bool, Window] = {}
         for batch in self._batches(source):
             tick()
@@ -163,8 +163,8 @@ class Planner:
         self._committed.extend(pending.record.id for pending in window.pending)
 
     def _window(self, *, keeps_vectors: bool) -> Window:
-        self._next_place += 1
-        return Window(place=self._next_place - 1, keeps_vectors=keeps_vectors)
+        self._next_write_id += 1
+        return Window(write_id=self._next_write_id - 1, keeps_vectors=keeps_vectors)
 
     def _is_full(self, window: Window, pending: Pending) -> bool:
         return (
@@ -225,13 +225,13 @@ class Planner:
             if found and found[1] == hashed and not (found[3] and self._retries):
                 self._pass_over(item, found[3], found[4])
                 continue
-            old_place = found[2] if found else None
+            old_write_id = found[2] if found else None
             keeps_vector = bool(
-                self._can_restamp and found and old_place is not None and has_same_text(found[1], hashed)
+                self._can_restamp and found and old_write_id is not None and has_same_text(found[1], hashed)
             )
             if len(metadata) > TWICE_CHARS:  # else a copy without them takes longer than it saves
                 item = Record(id=item.id, text=item.text, parent=item.parent)  # noqa: PLW2901
-            yield Pending(number, item, metadata, hashed, old_place), keeps_vector
+            yield Pending(number, item, metadata, hashed, old_write_id), keeps_vector
 
     def _number(self, id: str) -> int:
         number = self._new.get(id)

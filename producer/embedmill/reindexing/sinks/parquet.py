@@ -56,7 +56,7 @@ def read(path: Path, index: Index) -> Iterator[Rows]:
             ids = batch.column("id").to_pylist()
             flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
             yield Rows(
-                place=0,
+                write_id=0,
                 ids=ids,
                 vectors=np.asarray(flat, dtype=index.dtype.numpy).reshape(-1, index.columns),
                 metadata=batch.column("metadata").to_pylist(),
@@ -75,7 +75,7 @@ def is_ours(path: Path) -> bool:
 
 
 def schema(index: Index) -> pa.Schema:
-    """Give the columns of an index."""
+    """Return the columns of an index."""
     item = pa.from_numpy_dtype(index.dtype.numpy)
     fields: list[Any] = [
         pa.field("id", pa.string(), nullable=False),
@@ -88,7 +88,7 @@ def schema(index: Index) -> pa.Schema:
 
 
 def to_batch(rows: Rows, index: Index, table_schema: pa.Schema) -> pa.RecordBatch:
-    """Give rows as Arrow holds them, the vectors without a copy."""
+    """Return rows as Arrow holds them, the vectors without a copy."""
     vector_field = table_schema.field("vector")
     flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1), memory_pool=_POOL)
     columns: list[Any] = [

@@ -61,14 +61,14 @@ class ParquetFolder(SegmentedSink):
         return state_of(self._folder)
 
     @property
-    def written(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """The folder, and that of state."""
         return (self._folder, state_of(self._folder))
 
-    def filled_by(self) -> Index | None:
+    def read_index(self) -> Index | None:
         """Read it from the folder of state."""
         with self.mapped():
-            found = self.read_index(state_of(self._folder))
+            found = self.index_in(state_of(self._folder))
             if found is None:
                 self.refuse_foreign()
         return found
@@ -97,14 +97,14 @@ class ParquetFolder(SegmentedSink):
         """Read one file."""
         return parquet.read(path, index)
 
-    def beside(self, index: Index) -> Sink:
+    def new_version(self, index: Index) -> Sink:
         """Build in a folder with the version's tag in its name."""
         folder = self._folder
         built = ParquetFolder(folder.with_name(f"{folder.name}.rebuild-{index.tag}"), target=folder)
-        built.filled_by()  # what lies there may be another program's
+        built.read_index()  # what lies there may be another program's
         return built
 
-    def switch(self) -> str:
+    def activate(self) -> str:
         """Put the folder in the place of the one before it, which is kept under another name."""
         if self._target is None:
             return ""
@@ -129,7 +129,7 @@ class ParquetFolder(SegmentedSink):
         return state
 
     def _free_name(self, target: Path) -> Path:
-        old = self.read_index(state_of(target))
+        old = self.index_in(state_of(target))
         stem = f"{target.name}.before-{old.tag if old else 'unknown'}"
         names = (target.with_name(stem if i == 0 else f"{stem}-{i}") for i in count())
         return next(name for name in names if not any(map(os.path.lexists, (name, state_of(name)))))

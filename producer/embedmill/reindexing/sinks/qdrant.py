@@ -53,7 +53,7 @@ class QdrantSink(Sink):
     """A collection and its versions."""
 
     has_versions = True
-    can_restamp = True
+    can_update_metadata = True
 
     def __init__(self, name: str | Address, *, client: QdrantClient | None = None) -> None:
         """Name it; ``client``: of a version of the same collection."""
@@ -70,12 +70,12 @@ class QdrantSink(Sink):
         return _state_of(folder) / f"{self._address.collection}-{index.tag}.sqlite"
 
     @property
-    def written(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """The client's own files, and the folder of state beside them."""
         folder = self._address.folder
         return () if folder is None else (folder, _state_of(folder))
 
-    def filled_by(self) -> Index | None:
+    def read_index(self) -> Index | None:
         """Follow the alias and read the collection's metadata."""
         with self._mapped():
             if self._address.folder is not None and not self._holds_files(self._address.folder):
@@ -116,7 +116,7 @@ class QdrantSink(Sink):
                 )
                 self._quietly(self._client.upsert, self._collection, points=points, wait=True)
 
-    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+    def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
         """Overwrite the payloads."""
         with self._mapped():
             for start in range(0, len(rows), BATCH_POINTS):
@@ -141,7 +141,7 @@ class QdrantSink(Sink):
         with self._mapped():
             return int(self._client.count(self._collection, exact=True).count)
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+    def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
         """Read ids and digests of all points."""
         offset: Any = None
         while True:
@@ -156,11 +156,11 @@ class QdrantSink(Sink):
             if offset is None:
                 return
 
-    def beside(self, index: Index) -> Sink:
+    def new_version(self, index: Index) -> Sink:
         """Fill another collection; the alias stays where it is."""
         return QdrantSink(self._address, client=self._client)
 
-    def switch(self) -> str:
+    def activate(self) -> str:
         """Move the alias."""
         with self._mapped():
             before = self._in_use()

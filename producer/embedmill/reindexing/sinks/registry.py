@@ -26,7 +26,7 @@ _OF_FOLDER: Final = "parquet_folder:ParquetFolder"
 
 
 def open_sink(name: str) -> Sink:
-    """Give the sink of this name; nothing is written yet.
+    """Return the sink of this name; nothing is written yet.
 
     Raises:
         InvalidRequestError: there is no sink of such a name.

@@ -221,7 +221,7 @@ class Split:
         return [{**way, "split": parts} for way in ways_of(self._source)]
 
     def fraction(self) -> float | None:
-        """Say how much of the source has been read."""
+        """Return how much of the source has been read."""
         return self._source.fraction()
 
     def parts(self, record: Record) -> Iterator[Record | BadRecord]:

@@ -67,7 +67,7 @@ class Bulk:
                 job.delete()
 
     def run(self, windows: Iterable[Window]) -> Iterator[tuple[Window, EmbeddingReply]]:
-        """Give the windows' replies in order."""
+        """Return the windows' replies in order."""
         for window in windows:
             while not self._submit(window):  # what is open takes some of the room: it is fetched and deleted first
                 yield self._collect()

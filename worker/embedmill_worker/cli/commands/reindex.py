@@ -263,7 +263,7 @@ def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """Give the command that was called, for the user to call again, without passwords."""
+    """Return the command that was called, for the user to call again, without passwords."""
     from embedmill.urls import mask_url
 
     return shlex.join(["embedmill", *(mask_url(word) if "://" in word else word for word in args.given)])

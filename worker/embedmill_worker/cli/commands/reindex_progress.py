@@ -25,7 +25,7 @@ EVENT_S: Final = 1.0
 
 @contextmanager
 def shown(*, as_json: bool) -> Iterator[Show]:
-    """Give the callback that shows progress."""
+    """Return the callback that shows progress."""
     if as_json:
         yield _Seldom(EVENT_S, _event)
     elif is_rich(sys.stderr):
@@ -36,7 +36,7 @@ def shown(*, as_json: bool) -> Iterator[Show]:
 
 
 def line(progress: Progress) -> str:
-    """Give one line for people."""
+    """Return one line for people."""
     counts = progress.counts
     parts = [f"{progress.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s", f"{counts.tokens:,} tokens"]
     parts += [f"{counts.skipped:,} unchanged"] if counts.skipped else []
@@ -47,7 +47,7 @@ def line(progress: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Give seconds for people, as in ``2 h 5 min``."""
+    """Return seconds for people, as in ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
