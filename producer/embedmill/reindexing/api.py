@@ -83,7 +83,8 @@ def reindex(
             switch over when it is whole.
         rejects: file that lists what has no vector; None: ``NAME.rejects.jsonl`` beside the sink.
         on_progress: called now and then with how far the run is, and why nothing moves if nothing does.
-        should_stop: asked now and then; True keeps what is finished, stops the rest and returns.
+        should_stop: asked now and then; True stops what no worker has begun, leaves the rest to the
+            next run and returns.
 
     Raises:
         RequestError: an option, a name or a sink that cannot be served; SinkMismatchError if it was filled otherwise.

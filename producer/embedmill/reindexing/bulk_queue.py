@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embedmill.client import EmbeddingClient
-from embedmill.errors import MessageError, ResultExpiredError
+from embedmill.errors import MessageError
 from embedmill.jobs import discovery, reading
-from embedmill.protocol import records
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.codec import read_ms
 from embedmill.protocol.records import Events, JobStatus
 from embedmill.reindexing.index import Index
-from embedmill.reply import EmbeddingReply, ReplyPart
+from embedmill.reply import EmbeddingReply
 from embedmill.transport.flow import Flow, RoundTrip
 
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
@@ -111,13 +110,6 @@ class BulkQueue:
         """Read the vectors of a job that is done."""
         return self._client.job(job_id).result(FETCH_S)
 
-    def finished_parts(self, job_id: str) -> list[ReplyPart]:
-        """Read what is finished of a job that may not be done."""
-        try:
-            return self._client._run(self._finished_parts(job_id))
-        except ResultExpiredError:
-            return []
-
     def delete(self, job_id: str) -> None:
         """Forget a job."""
         self._client.job(job_id).delete()
@@ -132,16 +124,6 @@ class BulkQueue:
         if 0 <= int(now_s) * 1000 + 999 - _number(counted_ms) < RATE_TTL_MS:
             measured = _number(rate)
         return Backlog(tokens=int(_number(tokens)), tokens_per_s=max(measured, self._tokens_per_s))
-
-    def _finished_parts(self, job_id: str) -> Flow[list[ReplyPart]]:
-        keys = self._calls.keys
-        (entries,) = yield RoundTrip([("XRANGE", keys.events(job_id), "-", "+")])
-        chunks = records.read_news(entries).chunks if entries else ()
-        intake = yield from self._calls.intake(job_id)
-        parts: list[ReplyPart] = []
-        for start in range(0, len(chunks), reading.FETCH_CHUNKS):
-            parts += yield from self._calls.parts(job_id, chunks[start : start + reading.FETCH_CHUNKS], intake)
-        return parts
 
 
 def _number(value: Any) -> float:

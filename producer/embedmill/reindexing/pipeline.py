@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -20,7 +21,7 @@ from embedmill.errors import (
     SinkMismatchError,
 )
 from embedmill.protocol.records import JobState
-from embedmill.protocol.vectors import Vectors, blank
+from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.bulk_queue import BulkQueue, wants_more
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.planning.ledger import Ledger
@@ -173,14 +174,20 @@ class Pipeline:
         item = self._open.popleft()
         self._insist(partial(self._queue.delete, item.job_id))
 
-    def harvest(self) -> Iterator[WindowResult]:
-        """Return what is finished of each open window; what is not is stopped when the next one is asked for."""
-        while self._open:
-            item = self._open[0]
-            yield self._part(item)
-            self._open.popleft()
-            self._queue.delete(item.job_id)
-            self._ledger.drop_job(item.job_id)
+    def leave(self) -> None:
+        """Leave the windows that workers have begun to the next run, which finds them done; stop the others."""
+        with suppress(BrokerUnavailableError):  # then the next run finds them all
+            for item in self._open:
+                if self._is_begun(item.job_id):
+                    continue
+                self._queue.delete(item.job_id)
+                self._ledger.drop_job(item.job_id)
+
+    def _is_begun(self, job_id: str) -> bool:
+        try:
+            return self._queue.status(job_id).state is not JobState.QUEUED
+        except ResultExpiredError:
+            return False
 
     def _store(self, item: _Open, *, waits: bool) -> bool:
         block_s = ROOM_S if waits else 0.0
@@ -254,23 +261,6 @@ class Pipeline:
             truncated=int(reply.truncated.sum()),
         )
 
-    def _part(self, item: _Open) -> WindowResult:
-        count = len(item.window.pending)
-        vectors = blank(count, self._index.dtype, self._index.dimension)
-        missing, rejected = set(range(count)), dict[int, tuple[str, str]]()
-        if self._is_ours(item.job_id):
-            for part in self._queue.finished_parts(item.job_id):
-                vectors[part.indices] = part.vectors
-                missing.difference_update(part.indices.tolist())
-                rejected |= {r.index: (r.reason, r.detail) for r in part.rejected}
-        return WindowResult(window=item.window, vectors=vectors, rejected=rejected, missing=frozenset(missing))
-
-    def _is_ours(self, job_id: str) -> bool:
-        try:
-            return self._queue.status(job_id).fingerprint == self._index.fingerprint
-        except ResultExpiredError:
-            return False
-
     def _insist(self, call: Callable[[], T]) -> T:
         """Call, and call again while Redis is away."""
         give_up_s = time.monotonic() + OUTAGE_S
@@ -286,15 +276,13 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowResult:
-    """Of a window: positions that are done, their vectors, and those that have none."""
+    """A window that is done: its vectors, and the texts that have none."""
 
     window: Window
     #: (n, columns), row i for ``window.pending[i]``; blank where there is none.
     vectors: Vectors
     #: Position → reason, detail.
     rejected: dict[int, tuple[str, str]]
-    #: Positions that are not done: only after a stop.
-    missing: frozenset[int] = frozenset()
     tokens: int = 0
     #: Texts that were cut at the model's limit.
     truncated: int = 0
@@ -302,5 +290,4 @@ class WindowResult:
     @property
     def positions(self) -> npt.NDArray[np.intp]:
         """Positions that have a vector, (n,)."""
-        count = len(self.window.pending)
-        return np.array([i for i in range(count) if i not in self.missing and i not in self.rejected], np.intp)
+        return np.array([i for i in range(len(self.window.pending)) if i not in self.rejected], np.intp)

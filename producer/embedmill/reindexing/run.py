@@ -88,7 +88,7 @@ class Run:
                 self._collect()
             self._sweep()
         except Stopped:
-            self._stop()
+            self.pipeline.leave()
             return False
         self._sink.finish(self._ledger)
         self.look()
@@ -185,17 +185,16 @@ class Run:
         if pending:
             vectors = finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen]
             self._sink.write(self._rows(window.write_id, pending, vectors))
-        lost = {i: why for i, why in finished.rejected.items() if i not in finished.missing}
-        outdated = [window.pending[i].record.id for i in lost if window.pending[i].old_write_id is not None]
+        outdated = [
+            window.pending[i].record.id for i in finished.rejected if window.pending[i].old_write_id is not None
+        ]
         if outdated:  # the text that the old vector belongs to is gone
             self._sink.delete(outdated)
-        entries = [
-            _entry(finished, i, window.write_id) for i in range(len(window.pending)) if i not in finished.missing
-        ]
-        documents = self._planner.whole_by(pending, [window.pending[i] for i in lost])
-        self._ledger.commit(window.write_id, entries, "" if finished.missing else self.pipeline.oldest_job, documents)
+        entries = [_entry(finished, i, window.write_id) for i in range(len(window.pending))]
+        documents = self._planner.whole_by(pending, [window.pending[i] for i in finished.rejected])
+        self._ledger.commit(window.write_id, entries, self.pipeline.oldest_job, documents)
         self._planner.committed(window)
-        for i, (reason, detail) in sorted(lost.items()):
+        for i, (reason, detail) in sorted(finished.rejected.items()):
             self._reject(window.pending[i].record.id, reason, detail)
         updated = sum(p.old_write_id is not None for p in pending)
         self.counts.updated += updated
@@ -232,11 +231,6 @@ class Run:
             self._ledger.forget(ids)
             self.counts.deleted += len(ids)
             self.look()
-
-    def _stop(self) -> None:
-        """Keep what is finished, stop what is not."""
-        for finished in self.pipeline.harvest():
-            self._commit(finished)
 
     def _reject(self, id: str, reason: str, detail: str) -> None:
         self.counts.rejected += 1
