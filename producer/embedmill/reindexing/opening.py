@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from embedmill.errors import InvalidRequestError, SinkError, SinkMismatchError, UnknownModelError
 from embedmill.jobs.request import check_dimensions
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
-from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.planning.ledger import Ledger
 from embedmill.reindexing.planning.ways import SOURCE, ways_of
@@ -27,6 +26,9 @@ from embedmill.reindexing.sources.base import Fields, Source, Values
 from embedmill.reindexing.sources.registry import open_source
 from embedmill.safe.printable import printable
 from embedmill.settings import data_dir
+
+if TYPE_CHECKING:
+    from embedmill.reindexing.bulk_queue import BulkQueue, Served
 
 #: Seconds to wait for a worker that says what a model is.
 CARD_S: Final = 60.0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,14 @@ from embedmill.errors import (
 )
 from embedmill.protocol.records import JobState
 from embedmill.protocol.vectors import Vectors
-from embedmill.reindexing.bulk_queue import BulkQueue, wants_more
-from embedmill.reindexing.index import Index
-from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.planning.planner import Window
+from embedmill.reindexing.report import ProgressMeter
 from embedmill.reply import EmbeddingReply, Reason
+
+if TYPE_CHECKING:
+    from embedmill.reindexing.bulk_queue import BulkQueue
+    from embedmill.reindexing.index import Index
+    from embedmill.reindexing.planning.ledger import Ledger
+    from embedmill.reindexing.planning.planner import Window
 
 T = TypeVar("T")
 
@@ -35,9 +38,6 @@ LOOK_S: Final = 0.5
 
 #: Seconds between two tries to reach Redis.
 RETRY_S: Final = 0.5
-
-#: Seconds of one wait for room in a full queue.
-ROOM_S: Final = 5.0
 
 #: Seconds that a Redis which does not answer is tried again; after that the run ends, to be gone on with.
 OUTAGE_S: Final = 60.0
@@ -53,10 +53,6 @@ MAX_RESUBMISSIONS: Final = 20
 
 #: The way out when the model has changed under a run.
 CHANGED: Final = "Go on with workers of the model that began it, or rebuild with the new one (rebuild)."
-
-
-class Stopped(Exception):
-    """The caller wants the run to end."""
 
 
 @dataclass(slots=True)
@@ -76,10 +72,10 @@ class Pipeline:
         queue: BulkQueue,
         ledger: Ledger,
         index: Index,
+        meter: ProgressMeter,
         *,
         sink: str,
         dimensions: int | None,
-        look: Callable[[str], None],
     ) -> None:
         """Get ready.
 
@@ -87,16 +83,16 @@ class Pipeline:
             queue: where windows go.
             ledger: where the ids of their jobs are noted.
             index: what their vectors must be of.
+            meter: told how much is under work, and while waiting why nothing moves; it may raise Stopped.
             sink: its name.
             dimensions: components to keep; None: all.
-            look: called while waiting, with why nothing moves; may raise Stopped.
         """
         self._queue = queue
         self._ledger = ledger
         self._index = index
+        self._meter = meter
         self._sink = sink
         self._dimensions = dimensions
-        self._look = look
         self._open: deque[_Open] = deque()
         self._left_over = ledger.jobs()
         #: Windows to be submitted before what is left over then is nobody's.
@@ -104,16 +100,6 @@ class Pipeline:
 
     def __len__(self) -> int:
         return len(self._open)
-
-    @property
-    def texts(self) -> int:
-        """Texts under work."""
-        return sum(len(item.window.pending) for item in self._open)
-
-    @property
-    def texts_done(self) -> int:
-        """Texts under work that are done, those counted in that turn out to be rejected."""
-        return sum(item.texts_done for item in self._open)
 
     @property
     def oldest_job(self) -> str:
@@ -124,7 +110,7 @@ class Pipeline:
         """Return whether another window should be submitted before the oldest one is collected."""
         if len(self._open) > 1 and sum(item.window.carried for item in self._open) > OPEN_CARRIED:
             return False
-        return wants_more(len(self._open), self._insist(self._queue.backlog))
+        return self._insist(self._queue.backlog).wants_more(len(self._open))
 
     def submit(self, window: Window) -> bool:
         """Store a window's job. False: there is no room, and collecting the open windows makes some."""
@@ -136,6 +122,7 @@ class Pipeline:
         if not self._store(item, waits=not self._open):
             return False
         self._open.append(item)
+        self._count()
         self._expected -= 1
         if self._expected <= 0:
             self.drop_left_overs()
@@ -165,6 +152,7 @@ class Pipeline:
             except ResultExpiredError:  # Redis lost it; its texts are still here
                 item.losses += 1
                 item.texts_done = 0
+                self._count()
                 if item.losses > MAX_RESUBMISSIONS:
                     raise
                 self._store(item, waits=True)
@@ -172,6 +160,7 @@ class Pipeline:
     def close(self) -> None:
         """Forget the oldest window, which is committed."""
         item = self._open.popleft()
+        self._count()
         self._insist(partial(self._queue.delete, item.job_id))
 
     def leave(self) -> None:
@@ -190,14 +179,13 @@ class Pipeline:
             return False
 
     def _store(self, item: _Open, *, waits: bool) -> bool:
-        block_s = ROOM_S if waits else 0.0
         store = partial(
             self._queue.submit,
             item.job_id,
             item.window.texts,
             self._index,
             dimensions=self._dimensions,
-            block_s=block_s,
+            waits=waits,
         )
         while True:
             try:
@@ -205,7 +193,7 @@ class Pipeline:
             except QueueFullError as error:
                 if not waits:
                     return False
-                self._look(f"waiting for room: {error.queue} is full")
+                self._meter.look(f"waiting for room: {error.queue} is full")
             else:
                 return True
 
@@ -225,11 +213,17 @@ class Pipeline:
                 continue
             if not is_begun and not warning and time.monotonic() - began_s > LONELY_S:
                 warning = self._loneliness()
-            self._count_done()
-            self._look("" if is_begun else warning)
+            self._look_at_jobs()
+            self._count()
+            self._meter.look("" if is_begun else warning)
             looked_s = time.monotonic()
 
-    def _count_done(self) -> None:
+    def _count(self) -> None:
+        self._meter.windows = len(self._open)
+        self._meter.texts = sum(len(item.window.pending) for item in self._open)
+        self._meter.texts_done = sum(item.texts_done for item in self._open)
+
+    def _look_at_jobs(self) -> None:
         """Read how far the open windows are, from the oldest one on to the first of which nothing is done."""
         for item in self._open:
             if item.texts_done < len(item.window.pending):
@@ -270,7 +264,7 @@ class Pipeline:
             except BrokerUnavailableError as error:
                 if time.monotonic() > give_up_s:
                     raise
-                self._look(f"waiting for Redis: {error.reason}")
+                self._meter.look(f"waiting for Redis: {error.reason}")
                 time.sleep(RETRY_S)
 
 

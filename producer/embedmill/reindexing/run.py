@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
@@ -11,13 +10,13 @@ import numpy as np
 
 from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.pipeline import Pipeline, Stopped, WindowResult
+from embedmill.reindexing.pipeline import Pipeline, WindowResult
 from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.missing import vanished
 from embedmill.reindexing.planning.planner import Pending, Planner, Window
 from embedmill.reindexing.planning.ways import Deletes, hidden, ways_of
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.report import Counts, Progress, ReindexReport
+from embedmill.reindexing.report import ProgressMeter, ReindexReport, Stopped
 from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.reindexing.sources.base import Source, notes_of
 from embedmill.safe.printable import some
@@ -30,73 +29,69 @@ VANISHED_IDS: Final = 100_000
 
 
 class Run:
-    """A run over one source. ``pipeline`` is set before ``execute``."""
-
-    pipeline: Pipeline
+    """A run over one source."""
 
     def __init__(
         self,
+        *,
+        source: Source,
         sink: Sink,
         ledger: Ledger,
         index: Index,
         rejects: Rejects,
-        *,
-        on_progress: Callable[[Progress, str], None],
-        should_stop: Callable[[], bool],
+        pipeline: Pipeline,
+        meter: ProgressMeter,
         retry_rejected: bool,
         delete_missing: Deletes,
     ) -> None:
-        self.counts = Counts()
         self.notes: list[str] = []
         self._first_reject = ""
+        self._source = source
         self._sink = sink
         self._ledger = ledger
         self._index = index
         self._rejects = rejects
-        self._on_progress = on_progress
-        self._should_stop = should_stop
+        self._pipeline = pipeline
+        self._meter = meter
+        self._counts = meter.counts
         self._deletes_missing = delete_missing
         #: What the source has not is deleted: from now on it is how the sink's rows are read.
         self.has_deleted_missing = False
         self._planner = Planner(
             ledger,
-            self.counts,
+            meter.counts,
             self._reject,
             row_bytes=index.row_bytes,
             can_update_metadata=sink.can_update_metadata,
             retry_rejected=retry_rejected,
         )
-        self._began_s = time.monotonic()
-        self._first_submit: tuple[float, float] | None = None
-        self._source: Source | None = None
 
-    def execute(self, source: Source) -> bool:
-        """Do it. Return whether it came to its end; False: it was stopped.
+    def execute(self) -> bool:
+        """Bring the sink up to date; return whether that came to its end, and was not stopped.
 
         Raises:
             EmbedError: it cannot go on; what is committed stays, and the next run goes on from there.
         """
-        self._source = source
         try:
-            for window in self._planner.windows(source, self.look):
+            for window in self._planner.windows(self._source, self._meter.look):
                 if window.keeps_vectors:
                     self._update_metadata(window)
                 else:
                     self._submit(window)
-            self.pipeline.drop_left_overs()
-            while len(self.pipeline):
+            self._pipeline.drop_left_overs()
+            while len(self._pipeline):
                 self._collect()
             self._sweep()
         except Stopped:
-            self.pipeline.leave()
+            self._pipeline.leave()
             return False
         self._sink.finish(self._ledger)
-        self.look()
+        self._meter.look()
         return True
 
     def report(self, sink: str, *, is_whole: bool, rows: int) -> ReindexReport:
         """Return what has been done."""
-        counts = self.counts
+        counts = self._counts
         return ReindexReport(
             sink=sink,
             model=self._index.model,
@@ -111,51 +106,26 @@ class Run:
             truncated=counts.truncated,
             unread=counts.unread,
             tokens=counts.tokens,
-            elapsed_s=round(time.monotonic() - self._began_s, 3),
+            elapsed_s=round(self._meter.elapsed_s, 3),
             rows=rows,
             rejects=str(self._rejects.path) if counts.rejected else "",
             first_reject=self._first_reject,
-            notes=(*self._planner.unread, *self.notes, *(notes_of(self._source) if self._source else ())),
+            notes=(*self._planner.unread, *self.notes, *notes_of(self._source)),
         )
-
-    def look(self, warning: str = "") -> None:
-        """Say how far the run is.
-
-        Raises:
-            Stopped: the caller wants no more.
-        """
-        now_s = time.monotonic()
-        elapsed_s = now_s - self._began_s
-        fraction = self._fraction()
-        embedded = self.counts.embedded + self.pipeline.texts_done
-        progress = Progress(
-            counts=self.counts,
-            elapsed_s=elapsed_s,
-            embedded=embedded,
-            texts_per_s=embedded / elapsed_s if elapsed_s > 0 else 0.0,
-            fraction=fraction,
-            eta_s=self._eta_s(now_s, fraction),
-            texts_in_flight=self.pipeline.texts - self.pipeline.texts_done,
-            windows_in_flight=len(self.pipeline),
-        )
-        self._on_progress(progress, warning)
-        if self._should_stop():
-            raise Stopped
 
     def _submit(self, window: Window) -> None:
-        self.look()
-        if self._first_submit is None:
-            self._first_submit = (time.monotonic(), self._fraction() or 0.0)
-        while not self.pipeline.submit(window):
+        self._meter.look()
+        self._meter.begin()
+        while not self._pipeline.submit(window):
             self._collect()
-        while not self.pipeline.wants_more():
+        while not self._pipeline.wants_more():
             self._collect()
 
     def _collect(self) -> None:
-        finished = self.pipeline.collect()
+        finished = self._pipeline.collect()
         self._commit(finished)
-        self.pipeline.close()
-        self.look()
+        self._pipeline.close()
+        self._meter.look()
 
     def _update_metadata(self, window: Window) -> None:
         """Return rows whose metadata alone have changed the new ones."""
@@ -166,8 +136,8 @@ class Run:
         entries = [_entry(done, i, window.write_id) for i in range(len(window.pending))]
         self._ledger.commit(window.write_id, entries, "", self._planner.whole_by(window.pending, ()))
         self._planner.committed(window)
-        self.counts.updated += len(window.pending)
-        self.look()
+        self._counts.updated += len(window.pending)
+        self._meter.look()
 
     def _rows(self, write_id: int, pending: Sequence[Pending], vectors: Vectors) -> Rows:
         return Rows(
@@ -192,16 +162,16 @@ class Run:
             self._sink.delete(outdated)
         entries = [_entry(finished, i, window.write_id) for i in range(len(window.pending))]
         documents = self._planner.whole_by(pending, [window.pending[i] for i in finished.rejected])
-        self._ledger.commit(window.write_id, entries, self.pipeline.oldest_job, documents)
+        self._ledger.commit(window.write_id, entries, self._pipeline.oldest_job, documents)
         self._planner.committed(window)
         for i, (reason, detail) in sorted(finished.rejected.items()):
             self._reject(window.pending[i].record.id, reason, detail)
         updated = sum(p.old_write_id is not None for p in pending)
-        self.counts.updated += updated
-        self.counts.added += len(pending) - updated
-        self.counts.deleted += len(outdated)
-        self.counts.tokens += finished.tokens
-        self.counts.truncated += finished.truncated
+        self._counts.updated += updated
+        self._counts.added += len(pending) - updated
+        self._counts.deleted += len(outdated)
+        self._counts.tokens += finished.tokens
+        self._counts.truncated += finished.truncated
         self._rejects.flush()
 
     def _sweep(self) -> None:
@@ -210,10 +180,10 @@ class Run:
         if deletes_missing and self._planner.has_unreadable:
             self.notes.append("some records could not be read, so nothing was taken for missing")
             deletes_missing = False
-        if deletes_missing and not self.counts.read:
+        if deletes_missing and not self._counts.read:
             self.notes.append("the source holds no record at all, so nothing was taken for missing")
             deletes_missing = False
-        before, now = self._ledger.reading(), ways_of(self._source) if self._source else []
+        before, now = self._ledger.reading(), ways_of(self._source)
         if self._deletes_missing is True and (tables := hidden(before, now)):
             self.notes.append(f"{some(tables)}: read before, and without a text now, so nothing was taken for missing")
             deletes_missing = False
@@ -229,30 +199,13 @@ class Run:
             ids = gone[start : start + DELETE_IDS]
             self._sink.delete(ids)
             self._ledger.forget(ids)
-            self.counts.deleted += len(ids)
-            self.look()
+            self._counts.deleted += len(ids)
+            self._meter.look()
 
     def _reject(self, id: str, reason: str, detail: str) -> None:
-        self.counts.rejected += 1
+        self._counts.rejected += 1
         self._first_reject = self._first_reject or detail
         self._rejects.add(id, reason, detail)
-
-    def _fraction(self) -> float | None:
-        """Return the share of the source that is done with: what has been read, less what is under work."""
-        read = self._source.fraction() if self._source else None
-        if read is None or not self.counts.read:
-            return read
-        counts = self.counts
-        done = counts.embedded + counts.skipped + counts.rejected + self.pipeline.texts_done
-        return read * min(1.0, done / counts.read)
-
-    def _eta_s(self, now_s: float, fraction: float | None) -> float | None:
-        if fraction is None or self._first_submit is None:
-            return None
-        began_s, began_at = self._first_submit
-        if fraction <= began_at or now_s <= began_s:
-            return None
-        return (now_s - began_s) * (1 - fraction) / (fraction - began_at)
 
 
 def _entry(finished: WindowResult, position: int, write_id: int) -> Entry:

@@ -18,11 +18,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from embedmill.errors import MessageError, SinkError
 from embedmill.reindexing.index import Index
@@ -55,7 +54,7 @@ _DOCUMENTS: Final = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, digest BLOB NOT NULL, n_parts INTEGER NOT NULL) WITHOUT ROWID
 """
 
-_LOOK_UP: Final = "SELECT id, number, digest, place, reason, detail FROM rows WHERE id = ?"
+_LOOK_UP: Final = "SELECT number, digest, place, reason, detail FROM rows WHERE id = ?"
 
 _PUT: Final = """
 INSERT INTO rows (number, id, parent, digest, place, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -81,6 +80,18 @@ class Entry:
     #: Why it has none.
     reason: str = ""
     detail: str = ""
+
+
+class Known(NamedTuple):
+    """What ``look_up`` finds of an id: a tuple, as there are ten thousands a second."""
+
+    number: int
+    digest: bytes
+    #: The write that put it into the sink; None: it has no vector.
+    write_id: int | None
+    #: Why it has none.
+    reason: str | None
+    detail: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +137,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -192,15 +201,11 @@ class Ledger:
         with self._mapped():
             return int(self._db.execute("SELECT count(place) FROM rows").fetchone()[0])
 
-    def look_up(self, ids: Iterable[str]) -> dict[str, tuple[int, bytes, int | None, str, str]]:
-        """Return (number, digest, place, reason, detail) of those ids that are known."""
-        known = {}
+    def look_up(self, ids: Iterable[str]) -> dict[str, Known]:
+        """Return what is known of those ids of which anything is."""
         with self._mapped():
             execute = self._db.execute
-            for id in ids:
-                for found, *entry in execute(_LOOK_UP, (id,)):
-                    known[found] = tuple(entry)
-        return known
+            return {id: Known(*row) for id in ids for row in execute(_LOOK_UP, (id,))}
 
     def reading(self) -> list[dict[str, str]]:
         """Return every way in which sources of this sink have been read."""
@@ -327,66 +332,39 @@ class Ledger:
         with self._mapped():
             return int(self._db.execute(query).fetchone()[0] or 0) + 1
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db, self._mapped())
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Do all of it or nothing."""
+        with self._mapped():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
 
-    def _mapped(self) -> _Mapped:
-        return _Mapped(self._sink, self.path)
-
-
-class _Mapped:
-    """Turns SQLite's errors into ``SinkError``."""
-
-    def __init__(self, sink: str, path: Path) -> None:
-        self._sink = sink
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, sqlite3.Error):
-            return
-        if "locked" in str(error):
-            raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
-        if refused := self._refused(error):
-            raise SinkError(self._sink, refused) from None
-        # SQLite names tables and files, never values.
-        reason = f"its ledger {self._path} cannot be used ({error}); if it is damaged, rebuild into another sink"
-        raise SinkError(self._sink, reason) from None
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turn SQLite's errors into SinkError; they name tables and files, never values."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
+            reason = f"its ledger {self.path} cannot be used ({error}); if it is damaged, rebuild into another sink"
+            raise SinkError(self._sink, self._refused(error) or reason) from None
 
     def _refused(self, error: sqlite3.Error) -> str:
         """Return what the system does not allow; "": nothing of that kind."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            return f"no room is left for its ledger {self._path}; make room and run the same command again"
-        if code in _REFUSALS or any(map(_is_closed, (self._path, self._path.parent))):
-            return f"its ledger {self._path} cannot be written ({error}); {_OTHER_PLACE}"
+            return f"no room is left for its ledger {self.path}; make room and run the same command again"
+        if code in _REFUSALS or any(map(_is_closed, (self.path, self.path.parent))):
+            return f"its ledger {self.path} cannot be written ({error}); {_OTHER_PLACE}"
         return ""
 
 
 def _is_closed(path: Path) -> bool:
     return os.access(path, os.F_OK) and not os.access(path, os.R_OK | os.W_OK)
-
-
-class _Transaction:
-    def __init__(self, db: sqlite3.Connection, mapped: _Mapped) -> None:
-        self._db = db
-        self._mapped = mapped
-
-    def __enter__(self) -> None:
-        with self._mapped:
-            self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            with self._mapped:
-                self._db.execute("COMMIT")
-            return
-        with suppress(sqlite3.Error):
-            self._db.execute("ROLLBACK")
-        self._mapped.__exit__(kind, error, trace)

@@ -12,7 +12,7 @@ from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.planning.documents import OpenDocuments, SplitSource, document_of
-from embedmill.reindexing.planning.ledger import Document, Ledger
+from embedmill.reindexing.planning.ledger import Document, Known, Ledger
 from embedmill.reindexing.planning.missing import SeenRows
 from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text
 from embedmill.reindexing.report import Counts
@@ -125,7 +125,7 @@ class Planner:
         self._ledger = ledger
         self._counts = counts
         self._reject = reject
-        self._can_restamp = can_update_metadata
+        self._can_update_metadata = can_update_metadata
         self._retries = retry_rejected
         self._window_texts = max(1, min(WINDOW_TEXTS, WINDOW_BYTES // row_bytes))
         self._next_number = ledger.next_number()
@@ -216,18 +216,18 @@ class Planner:
                 self._note_bad(item)
                 continue
             found = known.get(item.id)
-            number = found[0] if found else self._number(item.id)
+            number = found.number if found else self._number(item.id)
             if not self.seen.add(number):
                 self._documents.drop(item.parent)
                 self._reject(item.id, DUPLICATE_ID, DUPLICATE)
                 continue
             hashed = digest(item.text, metadata)
-            if found and found[1] == hashed and not (found[3] and self._retries):
-                self._pass_over(item, found[3], found[4])
+            if found and found.digest == hashed and not (found.reason and self._retries):
+                self._pass_over(item, found)
                 continue
-            old_write_id = found[2] if found else None
+            old_write_id = found.write_id if found else None
             keeps_vector = bool(
-                self._can_restamp and found and old_write_id is not None and has_same_text(found[1], hashed)
+                self._can_update_metadata and found and old_write_id is not None and has_same_text(found.digest, hashed)
             )
             if len(metadata) > TWICE_CHARS:  # else a copy without them takes longer than it saves
                 item = Record(id=item.id, text=item.text, parent=item.parent)  # noqa: PLW2901
@@ -240,10 +240,10 @@ class Planner:
             self._next_number += 1
         return number
 
-    def _pass_over(self, record: Record, reason: str, detail: str) -> None:
-        if reason:
+    def _pass_over(self, record: Record, known: Known) -> None:
+        if known.reason:
             self._documents.drop(record.parent)
-            self._reject(record.id, reason, detail)
+            self._reject(record.id, known.reason, known.detail or "")
         else:
             if record.parent:
                 self._documents.done([record.parent])
@@ -296,6 +296,6 @@ def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]
     """Count the records, of this metadata as JSON, that a run would pass over."""
     known = ledger.look_up(record.id for record in records)
     return sum(
-        record.id in known and known[record.id][1] == digest(record.text, carried)
+        record.id in known and known[record.id].digest == digest(record.text, carried)
         for record, carried in zip(records, metadata, strict=True)
     )
