@@ -22,7 +22,7 @@ from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.planner import Planner
 from embedmill.reindexing.report import Counts
 from embedmill.reindexing.sources.base import Source
-from embedmill.reindexing.splitting.splitter import Split, Splitter
+from embedmill.reindexing.splitting import Split, Splitter
 from embedmill_worker.cli.measure import corpus
 
 #: Tokens of a part.

@@ -12,7 +12,7 @@ from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.sinks.registry import open_sink
 from embedmill.reindexing.sources.registry import open_source
-from embedmill.reindexing.splitting.splitter import Splitter
+from embedmill.reindexing.splitting import Splitter
 from embedmill.safe.regular_file import check_regular, open_regular, read_regular
 from embedmill_worker import health
 from embedmill_worker.models import resolve

@@ -24,9 +24,8 @@ from embedmill.reindexing.opening import (
 )
 from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.planning.origins import check_origins
 from embedmill.reindexing.planning.planner import unchanged
-from embedmill.reindexing.planning.ways import ALL, Deletes, check_ways, note_ways
+from embedmill.reindexing.planning.ways import ALL, Deletes, check_origins, check_ways, note_ways
 from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import Progress, ProgressMeter, ReindexReport

@@ -18,11 +18,11 @@ from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.planning.ways import SOURCE, ways_of
+from embedmill.reindexing.planning.ways import SOURCE
 from embedmill.reindexing.report import NOTHING_YET, Progress
 from embedmill.reindexing.sinks.base import Sink
 from embedmill.reindexing.sinks.registry import open_sink
-from embedmill.reindexing.sources.base import Fields, Source, Values
+from embedmill.reindexing.sources.base import Fields, Source, Values, ways_of
 from embedmill.reindexing.sources.registry import open_source
 from embedmill.safe.printable import printable
 from embedmill.settings import data_dir

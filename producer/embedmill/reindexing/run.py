@@ -14,11 +14,11 @@ from embedmill.reindexing.pipeline import Pipeline, WindowResult
 from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.missing import vanished
 from embedmill.reindexing.planning.planner import Pending, Planner, Window
-from embedmill.reindexing.planning.ways import Deletes, hidden, ways_of
+from embedmill.reindexing.planning.ways import Deletes, hidden
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import ProgressMeter, ReindexReport, Stopped
 from embedmill.reindexing.sinks.base import Rows, Sink
-from embedmill.reindexing.sources.base import Source, notes_of
+from embedmill.reindexing.sources.base import Source, notes_of, ways_of
 from embedmill.safe.printable import some
 
 #: Ids deleted from the sink at a time.

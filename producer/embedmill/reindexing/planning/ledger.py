@@ -3,7 +3,7 @@
 A commit here comes after the sink's own. So the ledger never names a row that the sink has not got; rows that a crash
 has kept out of it are written once more.
 
-    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``origins.py``; ``reading``, how its
+    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``ways.py``; ``reading``, how its
                sources were read
     rows       a row an id: number, never used again; parent of a part; digest; place, the number of the write that put
                it into the sink, or none and the reason why it has no vector

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import to_json
-from embedmill.reindexing.planning.documents import OpenDocuments, SplitSource, document_of
 from embedmill.reindexing.planning.ledger import Document, Known, Ledger
 from embedmill.reindexing.planning.missing import SeenRows
 from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text
 from embedmill.reindexing.report import Counts
-from embedmill.reindexing.sources.base import UNFIT, UNREADABLE, Source
+from embedmill.reindexing.sources.base import UNFIT, UNREADABLE, Source, batches
 
 #: Most texts and characters of a window, which is one job, one write to the sink and one commit. They do not change
 #: from run to run: a run that goes on cuts the same windows and so finds the jobs of the run before it.
@@ -265,18 +263,12 @@ class Planner:
 
 def _batches(source: Iterable[Record | BadRecord]) -> Iterator[Batch]:
     """Read some records at a time, with their metadata as JSON: by its length a batch is bounded, too."""
-    records = _with_metadata(source)
-    while True:
-        batch: Batch = []
-        chars = 0
-        for item, metadata in islice(records, BATCH_RECORDS):
-            batch.append((item, metadata))
-            chars += len(metadata) + (len(item.text) if isinstance(item, Record) else 0)
-            if chars > BATCH_CHARS:
-                break
-        if not batch:
-            return
-        yield batch
+    return batches(_with_metadata(source), _chars, most=BATCH_RECORDS, most_size=BATCH_CHARS)
+
+
+def _chars(entry: tuple[Record | BadRecord, str]) -> int:
+    item, metadata = entry
+    return len(metadata) + (len(item.text) if isinstance(item, Record) else 0)
 
 
 def _with_metadata(source: Iterable[Record | BadRecord]) -> Iterator[tuple[Record | BadRecord, str]]:
@@ -299,3 +291,68 @@ def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]
         record.id in known and known[record.id].digest == digest(record.text, carried)
         for record, carried in zip(records, metadata, strict=True)
     )
+
+
+@runtime_checkable
+class SplitSource(Protocol):
+    """A source whose records are cut into parts."""
+
+    @property
+    def documents(self) -> Source:
+        """The source of what is cut."""
+        ...
+
+    @property
+    def settings(self) -> str:
+        """What parts depend on besides their documents."""
+        ...
+
+    def parts(self, record: Record) -> Iterator[Record | BadRecord]:
+        """Cut one record."""
+        ...
+
+
+def document_of(record: Record, metadata_json: str, settings: str) -> Document:
+    """Return what a ledger knows a record by."""
+    hashed = hashlib.blake2b(digest(record.text, metadata_json), digest_size=16)
+    hashed.update(settings.encode())
+    return Document(id=record.id, digest=hashed.digest(), n_parts=0)
+
+
+@dataclass(slots=True)
+class _Open:
+    document: Document
+    left: int
+
+
+class OpenDocuments:
+    """Documents of which some parts are not in the sink yet."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Open] = {}
+        self._whole: list[Document] = []
+
+    def begin(self, document: Document) -> None:
+        """Wait for all parts of a document."""
+        self._open[document.id] = _Open(document, document.n_parts)
+
+    def drop(self, parent: str) -> None:
+        """Know a document no longer: one of its parts has no vector, and the next run has to see it again."""
+        self._open.pop(parent, None)
+
+    def done(self, parents: Iterable[str]) -> None:
+        """Count a part of each of these documents as being in the sink."""
+        if not self._open:
+            return
+        for parent in parents:
+            found = self._open.get(parent)
+            if found is None:
+                continue
+            found.left -= 1
+            if not found.left:
+                self._whole.append(self._open.pop(parent).document)
+
+    def take_whole(self) -> list[Document]:
+        """Return the documents that have become whole since the last call."""
+        whole, self._whole = self._whole, []
+        return whole

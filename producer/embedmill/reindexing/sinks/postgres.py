@@ -23,6 +23,7 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.sinks.base import Rows, Sink
+from embedmill.safe.utf8 import storable
 from embedmill.urls import mask_url
 
 T = TypeVar("T")
@@ -266,13 +267,9 @@ def parse(name: str) -> tuple[str, str]:
 
 def _others(rows: Rows, i: int) -> tuple[str, str | None, bytes]:
     """Return metadata, text and digest as PostgreSQL can hold them."""
-    text = None if rows.texts is None else _storable(rows.texts[i])
+    text = None if rows.texts is None else storable(rows.texts[i]).replace("\0", "\ufffd")
     return rows.metadata[i].replace("\\u0000", "\\ufffd"), text, rows.digests[i]
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
-
-
-def _storable(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -22,7 +22,7 @@ _OF_SCHEME: Final = {
 
 _OF_FILE: Final = {".parquet": "parquet:ParquetFile", ".npy": "single_file:NpyFile", ".jsonl": "single_file:JsonlFile"}
 
-_OF_FOLDER: Final = "parquet_folder:ParquetFolder"
+_OF_FOLDER: Final = "parquet:ParquetFolder"
 
 
 def open_sink(name: str) -> Sink:

@@ -20,13 +20,13 @@ import msgpack
 import numpy as np
 
 from embedmill.errors import SinkError
-from embedmill.protocol.vectors import row_format
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.metadata import in_one_line
 from embedmill.reindexing.sinks.base import LiveRows, Rows, Sink
+from embedmill.reindexing.sinks.row_formats import json_line, json_rows, write_npy_header, write_npy_rows
 from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, STATE_SUFFIX, SegmentedSink, refuse_others
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import open_regular, read_regular
+from embedmill.safe.utf8 import storable
 
 #: Holds the tag of the version in use.
 CURRENT: Final = "current"
@@ -171,7 +171,7 @@ def _pack(rows: Rows, index: Index) -> bytes:
         {
             "ids": list(rows.ids),
             "metadata": list(rows.metadata),
-            "texts": None if rows.texts is None else [t.encode("utf-8", "replace").decode() for t in rows.texts],
+            "texts": None if rows.texts is None else list(map(storable, rows.texts)),
             "vectors": np.ascontiguousarray(rows.vectors, dtype=index.dtype.numpy).tobytes(),
         }
     )
@@ -196,13 +196,8 @@ class JsonlFile(SingleFile):
         """Write the lines."""
         with replacing(self.path) as stream:
             for some in rows:
-                form = row_format(some.vectors)
-                for i, id in enumerate(some.ids):
-                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
-                    row = form % tuple(some.vectors[i].tolist())
-                    metadata = in_one_line(some.metadata[i])
-                    line = f'{{"id": {json.dumps(id)}, "metadata": {metadata}{text}, "embedding": [{row}]}}\n'
-                    stream.write(line.encode())
+                for i, row in enumerate(json_rows(some.vectors)):
+                    stream.write(json_line({**_fields(some, i), "embedding": row}).encode())
 
 
 class NpyFile(SingleFile):
@@ -220,13 +215,15 @@ class NpyFile(SingleFile):
 
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
         """Write both files."""
-        header = {"descr": index.dtype.numpy.str, "fortran_order": False, "shape": (n_rows, index.columns)}
         with replacing(self.ids_path) as ids, replacing(self.path) as array:
-            np.lib.format.write_array_header_1_0(array, header)
+            write_npy_header(array, index.dtype, n_rows, index.columns)
             for some in rows:
-                array.write(np.ascontiguousarray(some.vectors, dtype=index.dtype.numpy).data)
-                for i, id in enumerate(some.ids):
-                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
-                    ids.write(
-                        f'{{"id": {json.dumps(id)}, "metadata": {in_one_line(some.metadata[i])}{text}}}\n'.encode()
-                    )
+                write_npy_rows(array, index.dtype, some.vectors)
+                for i in range(len(some)):
+                    ids.write(json_line(_fields(some, i)).encode())
+
+
+def _fields(rows: Rows, i: int) -> dict[str, str]:
+    """Return what a line says of a row besides its vector."""
+    text = {} if rows.texts is None else {"text": json.dumps(rows.texts[i])}
+    return {"id": json.dumps(rows.ids[i]), "metadata": rows.metadata[i], **text}

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.commands.embed_inputs import FORMATS, Texts, windows
+from embedmill_worker.cli.commands import reindex
 from embedmill_worker.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from embedmill_worker.cli.commands.embed_outputs import Output
+    from embedmill_worker.cli.commands.embed_files import Output, Texts
     from embedmill_worker.cli.commands.embed_queue import Bulk
+
+#: As in ``reindex``, but for folders.
+FORMATS: Final = tuple(form for form in reindex.FORMATS if form != "folder")
 
 _EPILOG: Final = """\
   # a vector for every line
@@ -93,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _embed_all(bulk: Bulk, texts: Texts, output: Output, rejected: Counter[str]) -> int:
+    from embedmill_worker.cli.commands.embed_files import windows
+
     count = 0
     for window, reply in bulk.run(windows(texts)):
         output.write(window.start, window.texts, reply.vectors, reply.rejected)
@@ -103,6 +108,7 @@ def _embed_all(bulk: Bulk, texts: Texts, output: Output, rejected: Counter[str])
 
 def _texts(args: argparse.Namespace) -> Texts:
     from embedmill.errors import InvalidRequestError
+    from embedmill_worker.cli.commands.embed_files import Texts
 
     paths: Sequence[str] = args.files or ["-"]
     for path in paths:
@@ -129,7 +135,7 @@ def _output(args: argparse.Namespace, stack: ExitStack) -> Output:
 
     from embedmill.errors import InvalidRequestError
     from embedmill.protocol.vectors import Dtype
-    from embedmill_worker.cli.commands.embed_outputs import JsonLines, NpyFile, replacing
+    from embedmill_worker.cli.commands.embed_files import JsonLines, NpyFile, replacing
 
     if args.output is None:
         return JsonLines(sys.stdout, with_text=args.with_text)

@@ -231,7 +231,7 @@ def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) ->
     from embedmill.errors import InvalidRequestError
     from embedmill.reindexing.bulk_queue import BulkQueue
     from embedmill.reindexing.opening import await_card
-    from embedmill.reindexing.splitting.splitter import Split, Splitter
+    from embedmill.reindexing.splitting import Split, Splitter
 
     card = await_card(BulkQueue(client, client.settings.model)).card
     if args.split > card.max_tokens:
