@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from embedmill.errors import (
     BrokerUnavailableError,
     JobCancelledError,
@@ -21,7 +18,6 @@ from embedmill.errors import (
     SinkMismatchError,
 )
 from embedmill.protocol.records import JobState
-from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.report import ProgressMeter
 from embedmill.reply import EmbeddingReply, Reason
 
@@ -135,8 +131,8 @@ class Pipeline:
             self._insist(partial(self._queue.delete, job_id))
             self._ledger.drop_job(job_id)
 
-    def collect(self) -> WindowResult:
-        """Wait for the oldest window. It stays open until ``close``.
+    def collect(self) -> tuple[Window, EmbeddingReply]:
+        """Wait for the oldest window, and return it with its vectors. It stays open until ``close``.
 
         Raises:
             SinkMismatchError: its vectors are of another model by now.
@@ -148,7 +144,8 @@ class Pipeline:
             try:
                 self._wait(item)
                 reply = self._insist(partial(self._queue.reply, item.job_id))
-                return self._checked(item.window, reply)
+                self._check(reply)
+                return item.window, reply
             except ResultExpiredError:  # Redis lost it; its texts are still here
                 item.losses += 1
                 item.texts_done = 0
@@ -243,17 +240,10 @@ class Pipeline:
             return ""
         return f"waiting: no worker serves {served.model}; start one with EMBEDMILL_MODEL={served.model}"
 
-    def _checked(self, window: Window, reply: EmbeddingReply) -> WindowResult:
+    def _check(self, reply: EmbeddingReply) -> None:
         ours, theirs = self._index.fingerprint, reply.fingerprint
         if any(r.reason == Reason.MODEL_CHANGED for r in reply.rejected) or theirs not in ("", ours):
             raise SinkMismatchError(self._sink, f"fingerprint {ours} and now {theirs}", CHANGED)
-        return WindowResult(
-            window=window,
-            vectors=reply.vectors,
-            rejected={r.index: (r.reason, r.detail) for r in reply.rejected},
-            tokens=int(reply.token_counts.sum()),
-            truncated=int(reply.truncated.sum()),
-        )
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Call, and call again while Redis is away."""
@@ -266,22 +256,3 @@ class Pipeline:
                     raise
                 self._meter.look(f"waiting for Redis: {error.reason}")
                 time.sleep(RETRY_S)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowResult:
-    """A window that is done: its vectors, and the texts that have none."""
-
-    window: Window
-    #: (n, columns), row i for ``window.pending[i]``; blank where there is none.
-    vectors: Vectors
-    #: Position → reason, detail.
-    rejected: dict[int, tuple[str, str]]
-    tokens: int = 0
-    #: Texts that were cut at the model's limit.
-    truncated: int = 0
-
-    @property
-    def positions(self) -> npt.NDArray[np.intp]:
-        """Positions that have a vector, (n,)."""
-        return np.array([i for i in range(len(self.window.pending)) if i not in self.rejected], np.intp)

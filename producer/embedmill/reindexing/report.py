@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from embedmill.reindexing.sources.base import Source
@@ -161,6 +161,4 @@ class ReindexReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "notes"} | {
-            "notes": list(self.notes)
-        }
+        return asdict(self) | {"notes": list(self.notes)}

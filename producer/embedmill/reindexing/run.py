@@ -10,7 +10,7 @@ import numpy as np
 
 from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.pipeline import Pipeline, WindowResult
+from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.missing import vanished
 from embedmill.reindexing.planning.planner import Pending, Planner, Window
@@ -19,6 +19,7 @@ from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.report import ProgressMeter, ReindexReport, Stopped
 from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.reindexing.sources.base import Source, notes_of, ways_of
+from embedmill.reply import EmbeddingReply, Rejected
 from embedmill.safe.printable import some
 
 #: Ids deleted from the sink at a time.
@@ -122,18 +123,16 @@ class Run:
             self._collect()
 
     def _collect(self) -> None:
-        finished = self._pipeline.collect()
-        self._commit(finished)
+        self._commit(*self._pipeline.collect())
         self._pipeline.close()
         self._meter.look()
 
     def _update_metadata(self, window: Window) -> None:
-        """Return rows whose metadata alone have changed the new ones."""
+        """Write the new metadata of rows that keep their vectors."""
         nothing = np.empty((len(window.pending), 0), dtype=self._index.dtype.numpy)
         write_ids = [p.old_write_id for p in window.pending if p.old_write_id is not None]
         self._sink.update_metadata(self._rows(window.write_id, window.pending, nothing), write_ids)
-        done = WindowResult(window=window, vectors=nothing, rejected={})
-        entries = [_entry(done, i, window.write_id) for i in range(len(window.pending))]
+        entries = [_entry(p, window.write_id) for p in window.pending]
         self._ledger.commit(window.write_id, entries, "", self._planner.whole_by(window.pending, ()))
         self._planner.committed(window)
         self._counts.updated += len(window.pending)
@@ -149,29 +148,27 @@ class Run:
             texts=[p.record.text for p in pending] if self._index.with_text else None,
         )
 
-    def _commit(self, finished: WindowResult) -> None:
-        window, chosen = finished.window, finished.positions
-        pending = [window.pending[i] for i in chosen.tolist()]
+    def _commit(self, window: Window, reply: EmbeddingReply) -> None:
+        why = {r.index: r for r in reply.rejected}
+        kept = [i for i in range(len(window.pending)) if i not in why]
+        pending, lost = [window.pending[i] for i in kept], [window.pending[i] for i in why]
         if pending:
-            vectors = finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen]
+            vectors = reply.vectors[kept] if lost else reply.vectors
             self._sink.write(self._rows(window.write_id, pending, vectors))
-        outdated = [
-            window.pending[i].record.id for i in finished.rejected if window.pending[i].old_write_id is not None
-        ]
+        outdated = [p.record.id for p in lost if p.old_write_id is not None]
         if outdated:  # the text that the old vector belongs to is gone
             self._sink.delete(outdated)
-        entries = [_entry(finished, i, window.write_id) for i in range(len(window.pending))]
-        documents = self._planner.whole_by(pending, [window.pending[i] for i in finished.rejected])
-        self._ledger.commit(window.write_id, entries, self._pipeline.oldest_job, documents)
+        entries = [_entry(p, window.write_id, why.get(i)) for i, p in enumerate(window.pending)]
+        self._ledger.commit(window.write_id, entries, self._pipeline.oldest_job, self._planner.whole_by(pending, lost))
         self._planner.committed(window)
-        for i, (reason, detail) in sorted(finished.rejected.items()):
-            self._reject(window.pending[i].record.id, reason, detail)
+        for i, rejected in sorted(why.items()):
+            self._reject(window.pending[i].record.id, rejected.reason, rejected.detail)
         updated = sum(p.old_write_id is not None for p in pending)
         self._counts.updated += updated
         self._counts.added += len(pending) - updated
         self._counts.deleted += len(outdated)
-        self._counts.tokens += finished.tokens
-        self._counts.truncated += finished.truncated
+        self._counts.tokens += int(reply.token_counts.sum())
+        self._counts.truncated += int(reply.truncated.sum())
         self._rejects.flush()
 
     def _sweep(self) -> None:
@@ -208,15 +205,13 @@ class Run:
         self._rejects.add(id, reason, detail)
 
 
-def _entry(finished: WindowResult, position: int, write_id: int) -> Entry:
-    pending = finished.window.pending[position]
-    reason, detail = finished.rejected.get(position, ("", ""))
+def _entry(pending: Pending, write_id: int, rejected: Rejected | None = None) -> Entry:
     return Entry(
         number=pending.number,
         id=pending.record.id,
         parent=pending.record.parent,
         digest=pending.digest,
-        write_id=None if reason else write_id,
-        reason=reason,
-        detail=detail,
+        write_id=None if rejected else write_id,
+        reason=rejected.reason if rejected else "",
+        detail=rejected.detail if rejected else "",
     )

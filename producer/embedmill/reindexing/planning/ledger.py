@@ -30,9 +30,6 @@ from embedmill.safe.regular_file import check_regular
 #: Of the tables; a ledger of another version is refused.
 VERSION: Final = 2
 
-#: Ids given at a time.
-BATCH_IDS: Final = 1_000
-
 #: KiB of pages that SQLite keeps in memory.
 CACHE_KIB: Final = 8_192
 
@@ -164,29 +161,24 @@ class Ledger:
 
     def index(self) -> Index | None:
         """Return what the sink's rows are made with; None: there have been none."""
-        with self._mapped():
-            found = self._db.execute("SELECT value FROM about WHERE key = 'index'").fetchone()
+        found = self._about("index")
         try:
-            return Index.from_json(found[0]) if found else None
+            return Index.from_json(found) if found else None
         except MessageError as error:
             raise SinkError(self._sink, f"{self.path}: {error}") from None
 
     def set_index(self, index: Index) -> None:
         """Note what the sink's rows are made with."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('index', ?)", (index.to_json(),))
+        self._set_about("index", index.to_json())
 
     def origins(self) -> dict[str, str]:
         """Return what ids begin with → the path that it stands for, as ``set_origins`` has it."""
-        with self._mapped():
-            found = self._db.execute("SELECT value FROM about WHERE key = 'origins'").fetchone()
-        origins: dict[str, str] = json.loads(found[0]) if found else {}
+        origins: dict[str, str] = json.loads(self._about("origins") or "{}")
         return origins
 
     def set_origins(self, origins: Mapping[str, str]) -> None:
         """Note what ids begin with, and the paths that it stands for."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('origins', ?)", (json.dumps(origins),))
+        self._set_about("origins", json.dumps(origins))
 
     def next_number(self) -> int:
         """Return a number of a row above all that were ever used."""
@@ -209,18 +201,14 @@ class Ledger:
 
     def reading(self) -> list[dict[str, str]]:
         """Return every way in which sources of this sink have been read."""
-        with self._mapped():
-            found = self._db.execute("SELECT value FROM about WHERE key = 'reading'").fetchone()
         try:
-            return [dict(way) for way in json.loads(found[0])] if found else []
+            return [dict(way) for way in json.loads(self._about("reading") or "[]")]
         except (ValueError, TypeError, RecursionError):
             raise SinkError(self._sink, f"{self.path}: how sources were read cannot be understood") from None
 
     def set_reading(self, ways: Sequence[Mapping[str, str]]) -> None:
         """Note every way in which sources of this sink have been read."""
-        with self._transaction():
-            value = json.dumps([dict(way) for way in ways], sort_keys=True)
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('reading', ?)", (value,))
+        self._set_about("reading", json.dumps([dict(way) for way in ways], sort_keys=True))
 
     def rows_under(self, id: str) -> list[tuple[int, str]]:
         """Return (number, id) of a record and of its parts."""
@@ -327,6 +315,16 @@ class Ledger:
         """See ``base.LiveRows``. The last write stays known, so that its number is not used again."""
         with self._transaction():
             self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, write_id))
+
+    def _about(self, key: str) -> str:
+        """Return a value of ``about``; "": there is none."""
+        with self._mapped():
+            found = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else ""
+
+    def _set_about(self, key: str, value: str) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
     def _above(self, query: str) -> int:
         with self._mapped():

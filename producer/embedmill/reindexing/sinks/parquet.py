@@ -73,7 +73,7 @@ def write_file(path: Path, index: Index, rows: Iterable[Rows], *, folder: Path |
     ):
         for some in rows:
             if len(some):
-                writer.write_batch(to_batch(some, index, table_schema))
+                writer.write_batch(to_batch(some, table_schema))
 
 
 def read_file(path: Path, index: Index) -> Iterator[Rows]:
@@ -115,7 +115,7 @@ def schema(index: Index) -> pa.Schema:
     return pa.schema(fields, metadata={INDEX_KEY: index.to_json().encode()})
 
 
-def to_batch(rows: Rows, index: Index, table_schema: pa.Schema) -> pa.RecordBatch:
+def to_batch(rows: Rows, table_schema: pa.Schema) -> pa.RecordBatch:
     """Return rows as Arrow holds them, the vectors without a copy."""
     vector_field = table_schema.field("vector")
     flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1), memory_pool=_POOL)

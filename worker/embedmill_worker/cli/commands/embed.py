@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     flags.client_flags(parser)
 
     def flag(name: str, metavar: str, text: str, **options: Any) -> None:
-        flags.flag(parser, name, "EMBEDMILL_" + name[2:].replace("-", "_").upper(), metavar, text, **options)
+        flags.flag(parser, name, reindex.variable(name), metavar, text, **options)
 
     flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
     text = "field that holds the text, or its path as in doc.body; default text"
