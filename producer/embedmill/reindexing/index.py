@@ -78,6 +78,6 @@ class Index:
         return index
 
     def differences(self, other: Index) -> str:
-        """Name what differs, for people, as in ``dimension 384 and 128``."""
+        """Return what differs, for people, as in ``dimension 384 and 128``."""
         ours, theirs = self._compared, other._compared
         return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name])

@@ -73,7 +73,7 @@ class Pipeline:
         sink: str,
         dimensions: int | None,
     ) -> None:
-        """Get ready.
+        """Read what an earlier run has left.
 
         Args:
             queue: where windows go.

@@ -43,7 +43,7 @@ class BadRecord:
     id: str
     #: A word for programs, as in ``unreadable``.
     reason: str
-    #: For people.
+    #: The reason for people.
     detail: str
     #: ``id`` is only a place: which record of an earlier run it may be, nobody knows.
     is_anonymous: bool = True

@@ -154,7 +154,7 @@ class ReindexReport:
     rows: int
     #: Where the rejected ones are listed; "": there are none.
     rejects: str
-    #: Of the first one, the reason for people; "": there are none.
+    #: Why the first one was, for people; "": there are none.
     first_reject: str = ""
     #: What people should know besides: where the version before this one is kept, why nothing was deleted.
     notes: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ BLOCK_CHARS: Final = 65_536
 #: Characters before the latest piece in which the next one is looked for first: parts may overlap.
 BEHIND: Final = 4_096
 
-#: Of the way parts are cut; another one cuts unchanged documents anew.
+#: Version of the way parts are cut; another one cuts unchanged documents anew.
 VERSION: Final = 2
 
 #: A heading leaves at least one in so many of a part's tokens to what follows it, or stands alone.
@@ -50,7 +50,7 @@ MAX_DOCUMENT_CHARS: Final = 16_000_000
 #: Endings of ids that name Markdown.
 MARKDOWN: Final = (".md", ".markdown", ".mdx")
 
-#: Of the metadata of a part: its number, and where in its document it begins.
+#: Fields in the metadata of a part: its number, and where in its document it begins.
 PART: Final = "part"
 START: Final = "start"
 

@@ -27,7 +27,7 @@ from embedmill.errors import MessageError, SinkError
 from embedmill.reindexing.index import Index
 from embedmill.safe.regular_file import check_regular
 
-#: Of the tables; a ledger of another version is refused.
+#: Version of the tables; a ledger of another one is refused.
 VERSION: Final = 2
 
 #: KiB of pages that SQLite keeps in memory.
@@ -46,7 +46,7 @@ CREATE TABLE segments (place INTEGER PRIMARY KEY, n_rows INTEGER NOT NULL);
 CREATE TABLE jobs (id TEXT PRIMARY KEY) WITHOUT ROWID
 """
 
-#: Of version 2.
+#: Added in version 2.
 _DOCUMENTS: Final = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, digest BLOB NOT NULL, n_parts INTEGER NOT NULL) WITHOUT ROWID
 """
@@ -96,7 +96,7 @@ class Document:
     """A text that was split, and whose parts are all in the sink."""
 
     id: str
-    #: Of its text, its metadata and the way it was split.
+    #: Made of its text, its metadata and the way it was split.
     digest: bytes
     n_parts: int
 

@@ -55,7 +55,7 @@ class Pending:
     record: Record
     metadata: str = field(repr=False)
     digest: bytes
-    #: Of the write that put the sink's older row of this id; None: it has none.
+    #: The write that put the sink's older row of this id; None: it has none.
     old_write_id: int | None
 
 
@@ -83,7 +83,7 @@ class Window:
         return [p.record.text for p in self.pending]
 
     def job_id(self, index: Index, sink: str) -> str:
-        """Name its job: the same for the same window of the same sink."""
+        """Return its job's id: the same for the same window of the same sink."""
         hashed = hashlib.blake2b(f"{sink}\n{index.identity}\n".encode(), digest_size=16)
         for p in self.pending:
             hashed.update(p.digest + p.record.id.encode() + b"\n")
@@ -103,7 +103,7 @@ class Planner:
         can_update_metadata: bool = False,
         retry_rejected: bool = False,
     ) -> None:
-        """Get ready.
+        """Prepare to read a source.
 
         Args:
             ledger: what the sink holds.
@@ -157,7 +157,7 @@ class Planner:
         return self._documents.take_whole()
 
     def committed(self, window: Window) -> None:
-        """Learn that a window's ids are in the ledger now."""
+        """Forget the numbers of a window's new ids, which are in the ledger now."""
         self._committed.extend(pending.record.id for pending in window.pending)
 
     def _window(self, *, keeps_vectors: bool) -> Window:
@@ -337,7 +337,7 @@ class OpenDocuments:
         self._open[document.id] = _Open(document, document.n_parts)
 
     def drop(self, parent: str) -> None:
-        """Know a document no longer: one of its parts has no vector, and the next run has to see it again."""
+        """Forget a document: one of its parts has no vector, and the next run has to see it again."""
         self._open.pop(parent, None)
 
     def done(self, parents: Iterable[str]) -> None:

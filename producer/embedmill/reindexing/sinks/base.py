@@ -38,12 +38,12 @@ class Sink(ABC):
     work must outlast a crash. What was written just before a crash is written once more, with the same bits.
     """
 
-    #: For people, without a password.
+    #: Shown to people; holds no password.
     name: str
 
     @abstractmethod
     def open(self, index: Index) -> None:
-        """Get ready for rows of this index; called once, before everything but ``read_index`` and ``new_version``.
+        """Prepare for rows of this index; called once, before everything but ``read_index`` and ``new_version``.
 
         Raises:
             SinkError: it cannot be.
@@ -84,7 +84,7 @@ class Sink(ABC):
         raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027  most sinks hold nothing open
-        """Let go of connections and files."""
+        """Close connections and files."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -145,7 +145,7 @@ class Rows:
     vectors: Vectors
     #: JSON objects.
     metadata: Sequence[str] = field(repr=False)
-    #: Of the records, 24 bytes each; see ``record.digest``.
+    #: Digests of the records, 24 bytes each; see ``record.digest``.
     digests: Sequence[bytes]
     #: None: the sink does not carry texts.
     texts: Sequence[str] | None = field(repr=False)

@@ -34,8 +34,8 @@ from embedmill.safe.atomic_file import replacing, sync_folder
 from embedmill.safe.regular_file import check_regular, read_regular
 from embedmill.safe.utf8 import storable
 
-#: In the folder of state of a version that is whole: it takes the place of the one before it. Holds what is put behind
-#: the name of that one.
+#: File in the folder of state of a version that is whole and takes the place of the one before it. Holds what is put
+#: behind the name of that one.
 SWITCH: Final = "switch"
 
 _BEFORE: Final = re.compile(r"\.before-[0-9a-z]+(-\d+)?")
@@ -154,11 +154,11 @@ class ParquetFolder(SegmentedSink):
                 self._take_up_switch()
 
     def segments(self, index: Index) -> Path:
-        """They lie in the folder itself."""
+        """Return the folder itself."""
         return self._folder
 
     def state(self, index: Index) -> Path:
-        """It lies beside the folder, which so holds nothing but Parquet files."""
+        """Return a folder beside it, so that it holds nothing but Parquet files."""
         return state_of(self._folder)
 
     @property

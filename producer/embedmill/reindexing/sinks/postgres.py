@@ -28,7 +28,7 @@ from embedmill.urls import mask_url
 
 T = TypeVar("T")
 
-#: Of a sink that names no table.
+#: Table of a sink that names none.
 DEFAULT_TABLE: Final = "documents"
 
 #: Seconds to connect in.
@@ -52,7 +52,7 @@ class PostgresSink(Sink):
     can_update_metadata = True
 
     def __init__(self, name: str, *, is_new_version: bool = False) -> None:
-        """Name it: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
+        """Read the name: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
 
         Raises:
             InvalidRequestError: no table can have this name.
@@ -142,7 +142,7 @@ class PostgresSink(Sink):
         self._run(remove)
 
     def count(self) -> int:
-        """Ask PostgreSQL."""
+        """Return the number of rows in the table."""
         query = sql.SQL("SELECT count(*) FROM {}").format(self._version)
 
         def ask(connection: psycopg.Connection) -> int:

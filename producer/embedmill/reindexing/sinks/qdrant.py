@@ -34,10 +34,10 @@ from embedmill.safe.utf8 import storable
 #: Variable that holds the key of a server.
 KEY_VARIABLE: Final = "EMBEDMILL_QDRANT_API_KEY"
 
-#: Of a collection that no name says.
+#: Default collection.
 DEFAULT_COLLECTION: Final = "documents"
 
-#: Where a server listens unless its name says.
+#: Default port of a server.
 DEFAULT_PORT: Final = 6333
 
 _COLLECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -57,7 +57,7 @@ TIMEOUT_S: Final = 120
 #: What the system says of a disk, a quota or a file that takes no more.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-#: In every folder of the client's own files.
+#: File in every folder of the client's own files.
 META: Final = "meta.json"
 
 _DATATYPES: Final = {Dtype.FLOAT32: models.Datatype.FLOAT32, Dtype.FLOAT16: models.Datatype.FLOAT16}
@@ -70,14 +70,14 @@ class QdrantSink(Sink):
     can_update_metadata = True
 
     def __init__(self, name: str | Address, *, client: QdrantClient | None = None) -> None:
-        """Name it; ``client``: of a version of the same collection."""
+        """Read the name; ``client``: of a version of the same collection."""
         self._address = name if isinstance(name, Address) else parse(name)
         self.name = self._address.name
         self._opened: QdrantClient | None = client
         self._index: Index | None = None
 
     def ledger_path(self, index: Index) -> Path | None:
-        """Beside the folder of the client's own files; for a server in the user's data directory."""
+        """Return a path beside the client's own files; None for a server."""
         folder = self._address.folder
         if folder is None:
             return None
@@ -151,7 +151,7 @@ class QdrantSink(Sink):
                 self._client.delete(self._collection, points_selector=selector, wait=True)
 
     def count(self) -> int:
-        """Ask Qdrant."""
+        """Return the number of points in the collection."""
         with self._mapped():
             return int(self._client.count(self._collection, exact=True).count)
 
@@ -291,7 +291,7 @@ def _payload(rows: Rows, i: int) -> dict[str, Any]:
 
 
 def _reason(error: Exception, folder: Path | None) -> str:
-    """Say what has failed, and what to do; folder: of the client's own files, None: a server."""
+    """Return what has failed, and what to do; folder: of the client's own files, None: a server."""
     kind = type(error).__name__
     if folder is None:
         return f"Qdrant failed ({kind}{_status(error)}); is it running, and is the key right?"
@@ -327,7 +327,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for people, without the key."""
         if self.folder is not None:
             return f"qdrant+file:{self.folder}#{self.collection}"
         return f"{self.url.replace('http', 'qdrant', 1)}/{self.collection}"

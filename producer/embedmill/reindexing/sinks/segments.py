@@ -23,11 +23,11 @@ from embedmill.reindexing.sinks.base import LiveRows, Rows, Sink
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import read_regular
 
-#: In the folder of state: the ledger, and what all rows have in common.
+#: Files in the folder of state: the ledger, and what all rows have in common.
 LEDGER: Final = "ledger.sqlite"
 INDEX: Final = "index.json"
 
-#: Of the name of what is kept beside a sink.
+#: Ending of the name of what is kept beside a sink.
 STATE_SUFFIX: Final = ".embedmill"
 
 #: Bytes of a file of state other than the ledger.
@@ -40,7 +40,7 @@ class SegmentedSink(Sink):
     has_versions = True
     can_update_metadata = True
 
-    #: Of segments' file names.
+    #: Ending of segments' file names.
     suffix: str
 
     def __init__(self, name: str) -> None:

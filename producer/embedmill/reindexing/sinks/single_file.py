@@ -60,11 +60,11 @@ class SingleFile(SegmentedSink):
         """Write the file, or files, anew."""
 
     def segments(self, index: Index) -> Path:
-        """They lie in the version's folder."""
+        """Return the version's folder."""
         return self._versions / index.tag
 
     def state(self, index: Index) -> Path:
-        """It lies there, too."""
+        """Return the version's folder, too."""
         return self._versions / index.tag
 
     def read_index(self) -> Index | None:

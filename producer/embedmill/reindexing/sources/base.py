@@ -36,7 +36,7 @@ class Source(Protocol):
     It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over.
     """
 
-    #: For people.
+    #: Shown to people.
     name: str
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
@@ -107,7 +107,7 @@ class Reading:
     fields: Fields = field(default_factory=Fields)
     #: Between the fields of a row of CSV; "": a comma, or in ``.tsv`` a tab.
     delimiter: str = ""
-    #: Of files without a byte order mark.
+    #: Encoding of files without a byte order mark.
     encoding: str = "utf-8"
     #: Carried along with every record: what the folders of a partitioned data set say.
     partition: Mapping[str, Any] = field(default_factory=dict)
@@ -262,7 +262,7 @@ class Values:
     name = "values"
 
     def __init__(self, values: Iterable[Any], fields: Fields | None = None) -> None:
-        """Get ready.
+        """Check that these can be records.
 
         Raises:
             InvalidRequestError: it is something whose items are no records: a frame, a mapping, an open file.

@@ -26,7 +26,7 @@ _read: Final = json.JSONDecoder().raw_decode
 #: Bytes of a line; a text of a million characters, each of 12 bytes in JSON, has room five times over.
 MAX_LINE_BYTES: Final = 64 << 20
 
-#: Of a line that is skipped over.
+#: Why a line is skipped over.
 TOO_LONG: Final = f"is longer than {MAX_LINE_BYTES >> 20} MiB"
 
 #: The byte order mark, which begins a file, and lines in the middle where files were put together.
