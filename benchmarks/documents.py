@@ -22,7 +22,7 @@ from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.planner import Planner
 from embedmill.reindexing.report import Counts
 from embedmill.reindexing.sources.base import Source
-from embedmill.reindexing.splitting.splitter import Split, Splitter
+from embedmill.reindexing.splitting import Split, Splitter
 from embedmill_worker.cli.measure import corpus
 
 #: Tokens of a part.
@@ -131,13 +131,13 @@ def read_s(source: Source, path: Path) -> float:
                     id=p.record.id,
                     parent=p.record.parent,
                     digest=p.digest,
-                    place=window.place,
+                    write_id=window.write_id,
                     reason="",
                     detail="",
                 )
                 for p in window.pending
             ]
-            ledger.commit(window.place, entries, "", planner.whole_by(window.pending, ()))
+            ledger.commit(window.write_id, entries, "", planner.whole_by(window.pending, ()))
             planner.committed(window)
     return time.perf_counter() - began_s
 

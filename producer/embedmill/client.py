@@ -62,10 +62,11 @@ class EmbeddingClient:
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
         self._calls = JobOperations(self.settings)
-        self._link = RedisTransport(self.settings)
+        #: Drives flows of this package's own modules, for what has no method here.
+        self.transport = RedisTransport(self.settings)
 
     def __repr__(self) -> str:
-        return shown(self, self.settings, is_closed=self._link.is_closed)
+        return shown(self, self.settings, is_closed=self.transport.is_closed)
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +89,7 @@ class EmbeddingClient:
 
     def close(self) -> None:
         """Close the connections; from then on, and while one waits, every call raises ClientClosedError."""
-        self._link.close()
+        self.transport.close()
 
     def embed(
         self,
@@ -178,12 +179,12 @@ class EmbeddingClient:
 
     def job(self, job_id: str) -> Job:
         """Return the job of this id, submitted by any process; nothing is read until a method is called."""
-        if self._link.is_closed:
+        if self.transport.is_closed:
             raise ClientClosedError
         return Job(self, check_job_id(job_id))
 
     def _run(self, flow: Flow[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
-        return self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
+        return self.transport.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
 
 
 class Job:

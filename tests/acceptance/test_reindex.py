@@ -16,6 +16,7 @@ import embedmill
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill.reindexing import Rows, Sink
+from embedmill.reindexing.planning import planner
 from embedmill_worker.cli.measure import corpus
 from waiting import wait_until
 
@@ -173,7 +174,9 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, c
     kept = rows(tmp_path / "stopped")
     assert 256 <= len(kept) < len(texts)
     with redis.Redis.from_url(mill.redis_url) as server:
-        assert not list(server.scan_iter(f"{mill.namespace}:job:reindex-*")), "nothing is left under work"
+        wait_until(
+            lambda: not list(server.scan_iter(f"{mill.namespace}:job:reindex-*:texts")), "what was begun is done"
+        )
 
     count = len(kept) + 100
     write_jsonl(source, texts[:count])
@@ -183,6 +186,25 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, c
     assert report["added"] == count - sum(f"d{i}" in kept for i in range(count))
     assert [found[f"d{i}"][0] for i in range(count)] == [row.tobytes() for row in wanted]
     assert {id: found[id] for id in kept} == kept
+
+
+def test_what_was_under_work_at_a_stop_is_not_embedded_again(client, mill, tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "WINDOW_TEXTS", 512)
+    texts = [(f"d{i}", f"{i} {text}") for i, text in enumerate(corpus.short(1_024))]
+    embedded, tokens = [0], drained(mill)
+
+    def watch(progress, warning):
+        embedded.append(progress.embedded)
+
+    sink = tmp_path / "vectors"
+    first = embedmill.reindex(texts, sink, client=client, on_progress=watch, should_stop=lambda: embedded[-1] > 0)
+    assert (first.is_whole, first.rows < 1_024) == (False, True)
+    with redis.Redis.from_url(mill.redis_url) as server:
+        wait_until(lambda: not list(server.scan_iter(f"{mill.namespace}:job:reindex-*:texts")))
+    assert drained(mill) > tokens
+    second = embedmill.reindex(texts, sink, client=client)
+    assert (first.added + second.added, second.rows) == (1_024, 1_024)
+    assert drained(mill) - tokens < 1.2 * (first.tokens + second.tokens), "the lane counts by estimate"
 
 
 def test_texts_count_as_soon_as_they_are_done_and_not_when_their_window_is(client, tmp_path):
@@ -437,15 +459,18 @@ def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):
                 raise embedmill.SinkError(self.name, "the disk is full")
             super().write(rows)
 
-    sink, records, tokens = Failing(), [(f"d{i}", text) for i, text in enumerate(TEXTS)], drained(mill)
+    def jobs() -> set[bytes]:
+        with redis.Redis.from_url(mill.redis_url) as server:
+            return set(server.scan_iter(f"{mill.namespace}:job:reindex-*"))
+
+    sink, records, tokens, before = Failing(), [(f"d{i}", text) for i, text in enumerate(TEXTS)], drained(mill), jobs()
     with pytest.raises(embedmill.SinkError, match="the disk is full"):
         embedmill.reindex(records, sink, client=client)
     spent = drained(mill) - tokens
     sink.fails = False
     assert embedmill.reindex(records, sink, client=client).added == 150
     assert drained(mill) - tokens == spent, "the vectors were still in Redis"
-    with redis.Redis.from_url(mill.redis_url) as server:
-        assert not list(server.scan_iter(f"{mill.namespace}:job:reindex-*"))
+    assert jobs() <= before
 
 
 def test_the_environment_gives_what_flags_do_not(reindexer, tmp_path):

@@ -36,10 +36,10 @@ from embedmill.protocol.options import EmbedOptions, pack_options, unpack_option
 from embedmill.protocol.vectors import Dtype, from_bytes
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.reindexing import Index
-from embedmill.reindexing.sources.files import FileSource, Reading
+from embedmill.reindexing.sources.base import Reading
+from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.formats.csv_file import Csv
-from embedmill.reindexing.sources.formats.json_values import JsonValues
-from embedmill.reindexing.sources.formats.jsonl import Jsonl, Lines
+from embedmill.reindexing.sources.formats.jsonl import Jsonl, JsonValues, Lines
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 from embedmill.reply import Rejected
 from embedmill.transport.flow import RoundTrip

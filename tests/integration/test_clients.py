@@ -37,7 +37,6 @@ from embedmill import (
 from embedmill.jobs.chunking import split_into_jobs
 from embedmill.protocol.chunks import Chunk, pack_chunk, pack_reply, unpack_chunk
 from embedmill.protocol.vectors import Dtype, from_bytes
-from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reply import Reason, Rejected
 from embedmill.transport.aio import AsyncRedisTransport
 from embedmill.transport.sync import RedisTransport
@@ -392,9 +391,6 @@ def test_what_one_way_of_reading_refuses_all_do(client, bench, changes, said):
         with pytest.raises(MessageError) as caught:
             read()
         assert str(caught.value) == said
-    other = EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace)
-    with other, pytest.raises(MessageError, match=said):
-        BulkQueue(other, "paper").finished_parts(job.id)
 
 
 def without_row(chunk, row):

@@ -290,7 +290,7 @@ def filled(name):
     sink = open_sink(name)
     index = Index(model="m", fingerprint="f", dimension=4)
     try:
-        sink.filled_by()
+        sink.read_index()
         sink.open(index)
     finally:
         sink.close()

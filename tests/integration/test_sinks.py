@@ -84,14 +84,14 @@ class Book:
         try:
             self.sink.open(index)
             self.ledger.set_index(index)
-            self.sink.recover({place for place, n, _ in self.ledger.segments() if n})
+            self.sink.recover({write_id for write_id, n, _ in self.ledger.segments() if n})
         except BaseException:
             self.close()
             raise
 
     def put(self, ids, seed=0) -> Rows:
         """Writes rows whose vectors follow from ids and seed."""
-        rows = make_rows(ids, self.index, place=self.ledger.next_place(), seed=seed)
+        rows = make_rows(ids, self.index, write_id=self.ledger.next_write_id(), seed=seed)
         self.sink.write(rows)
         self.note(rows)
         return rows
@@ -105,8 +105,8 @@ class Book:
                 n = known[id][0]
             else:
                 n, number = number, number + 1
-            entries.append(Entry(number=n, id=id, parent="", digest=rows.digests[i], place=rows.place))
-        self.ledger.commit(rows.place, entries, "")
+            entries.append(Entry(number=n, id=id, parent="", digest=rows.digests[i], write_id=rows.write_id))
+        self.ledger.commit(rows.write_id, entries, "")
 
     def delete(self, ids) -> None:
         self.sink.delete(ids)
@@ -115,21 +115,21 @@ class Book:
     def finish(self) -> str:
         self.sink.finish(self.ledger)
         self.ledger.close()
-        return self.sink.switch()
+        return self.sink.activate()
 
     def close(self) -> None:
         self.ledger.close()
         self.sink.close()
 
 
-def make_rows(ids, index, place=1, seed=0) -> Rows:
+def make_rows(ids, index, write_id=1, seed=0) -> Rows:
     vectors = np.empty((len(ids), index.dimension), dtype=np.float32)
     for i, id in enumerate(ids):
         entropy = int.from_bytes(hashlib.sha256(f"{id}{seed}".encode()).digest()[:8])
         row = np.random.default_rng(entropy).normal(size=index.dimension).astype(np.float32)
         vectors[i] = row / np.linalg.norm(row)
     return Rows(
-        place=place,
+        write_id=write_id,
         ids=ids,
         vectors=vectors.astype(index.dtype.numpy),
         metadata=[json.dumps({"n": i, "seed": seed, "of": id}, ensure_ascii=False) for i, id in enumerate(ids)],
@@ -255,7 +255,7 @@ def test_deleted_rows_are_gone_and_deleting_twice_is_no_error(kind, make, tmp_pa
 def test_a_write_that_a_crash_kept_out_of_the_ledger_is_written_again(kind, make, tmp_path):
     book = make()
     first = book.put(IDS[:2])
-    lost = make_rows(IDS[2:], book.index, place=book.ledger.next_place())
+    lost = make_rows(IDS[2:], book.index, write_id=book.ledger.next_write_id())
     book.sink.write(lost)  # and then the process dies
     book.close()
     again = make()
@@ -268,14 +268,14 @@ def test_a_write_that_a_crash_kept_out_of_the_ledger_is_written_again(kind, make
 
 def test_it_says_what_it_was_filled_with(kind, make, tmp_path):
     new = open_sink(NAMES[kind](tmp_path))
-    assert new.filled_by() is None
+    assert new.read_index() is None
     new.close()
     book = make()
     book.put(IDS)
     book.finish()
     book.close()
     again = open_sink(NAMES[kind](tmp_path))
-    assert again.filled_by() == an_index()
+    assert again.read_index() == an_index()
     again.close()
 
 
@@ -287,8 +287,8 @@ def test_a_rebuild_leaves_the_old_version_in_use_until_it_is_whole(kind, make, t
 
     newer = an_index(fingerprint="f2", dimension=16)
     current = open_sink(NAMES[kind](tmp_path))
-    assert current.filled_by() == an_index()
-    rebuilt = make(newer, current.beside(newer))
+    assert current.read_index() == an_index()
+    rebuilt = make(newer, current.new_version(newer))
     new = rebuilt.put(IDS[:3], seed=2)
     if kind != "qdrant":  # its files take one process at a time
         expect(kind, tmp_path, old)
@@ -298,7 +298,7 @@ def test_a_rebuild_leaves_the_old_version_in_use_until_it_is_whole(kind, make, t
     expect(kind, tmp_path, new)
 
     again = open_sink(NAMES[kind](tmp_path))
-    assert again.filled_by() == newer
+    assert again.read_index() == newer
     again.close()
     # And it goes on as the version in use.
     later = make(newer)
@@ -311,8 +311,8 @@ def test_a_rebuild_leaves_the_old_version_in_use_until_it_is_whole(kind, make, t
 def test_new_metadata_leave_the_vectors_as_they_are(kind, make, tmp_path):
     book = make()
     rows = book.put(IDS)
-    newer = make_rows(IDS[1:4], book.index, place=book.ledger.next_place(), seed=7)
-    book.sink.restamp(replace(newer, vectors=np.empty((3, 0), np.float32)), [rows.place] * 3)
+    newer = make_rows(IDS[1:4], book.index, write_id=book.ledger.next_write_id(), seed=7)
+    book.sink.update_metadata(replace(newer, vectors=np.empty((3, 0), np.float32)), [rows.write_id] * 3)
     book.note(newer)
     book.finish()
     book.close()
@@ -346,7 +346,7 @@ def test_files_hold_every_dtype_bit_for_bit(kind, make, tmp_path, dtype):
     book = make(an_index(dtype=dtype))
     vectors = np.arange(2 * book.index.columns, dtype=np.uint8).astype(dtype.numpy).reshape(2, -1)
     rows = Rows(
-        place=1, ids=["a", "b"], vectors=vectors, metadata=["{}"] * 2, digests=[b"d" * 16] * 2, texts=["x", "y"]
+        write_id=1, ids=["a", "b"], vectors=vectors, metadata=["{}"] * 2, digests=[b"d" * 16] * 2, texts=["x", "y"]
     )
     book.sink.write(rows)
     book.note(rows)
@@ -361,15 +361,15 @@ def test_a_lost_ledger_is_made_anew_from_the_sink(kind, make, tmp_path):
     book = make()
     rows = book.put(IDS)
     parts = replace(
-        make_rows(["guide.md#0", "guide.md#1"], book.index, place=2), metadata=['{"part": 0}', '{"part": 1}']
+        make_rows(["guide.md#0", "guide.md#1"], book.index, write_id=2), metadata=['{"part": 0}', '{"part": 1}']
     )
     book.sink.write(parts)
     assert book.sink.count() == 7
-    known = {id: (digest, parent) for batch in book.sink.known() for id, digest, parent in batch}
+    known = {id: (digest, parent) for batch in book.sink.read_digests() for id, digest, parent in batch}
     assert known == {id: (digest, "") for id, digest in zip(rows.ids, rows.digests, strict=True)} | {
         id: (digest, "guide.md") for id, digest in zip(parts.ids, parts.digests, strict=True)
     }
-    book.ledger.adopt(book.sink.known())
+    book.ledger.restore(book.sink.read_digests())
     assert book.ledger.count() == 7
     assert {parent for _, id, parent in book.ledger.all_rows() if id.startswith("guide.md")} == {"guide.md"}
 
@@ -380,7 +380,7 @@ def test_postgresql_is_connected_to_again_and_takes_what_it_cannot_hold_in_anoth
     book.put(IDS[:2])
     with psycopg.connect(postgres.parse(NAMES[kind](tmp_path))[0], autocommit=True) as admin:
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-    odd = make_rows(["nul"], book.index, place=book.ledger.next_place())
+    odd = make_rows(["nul"], book.index, write_id=book.ledger.next_write_id())
     odd = replace(odd, texts=["a\0b"], metadata=['{"x":"a\\u0000b"}'])
     book.sink.write(odd)
     book.note(odd)
@@ -403,7 +403,7 @@ def test_what_another_program_has_under_the_name_is_left_alone(kind, make, tmp_p
         client.close()
     sink = open_sink(NAMES[kind](tmp_path))
     with pytest.raises(SinkError, match=r"another program.*name another"):
-        sink.filled_by()
+        sink.read_index()
     sink.close()
 
 
@@ -457,7 +457,7 @@ def test_a_folder_of_something_else_is_not_made_qdrant_s(kind, make, tmp_path):
     (folder / "letter.txt").write_text("theirs")
     sink = open_sink(NAMES[kind](tmp_path))
     with pytest.raises(SinkError, match=r"holds no files of Qdrant's, but others; name a new folder"):
-        sink.filled_by()
+        sink.read_index()
     sink.close()
     assert [path.name for path in folder.iterdir()] == ["letter.txt"]
     (folder / "letter.txt").unlink()
@@ -471,7 +471,7 @@ def test_qdrant_s_files_are_open_in_one_program_at_a_time(kind, make, tmp_path):
     make()
     other = open_sink(NAMES[kind](tmp_path))
     with pytest.raises(SinkError, match="another program has the folder open"):
-        other.filled_by()
+        other.read_index()
     gc.collect()
 
 
@@ -484,7 +484,7 @@ def test_a_switch_that_a_crash_interrupted_is_finished_at_the_next_look(kind, ma
     book.close()
     newer = an_index(fingerprint="f2")
     folder = Path(NAMES[kind](tmp_path))
-    rebuilt = make(newer, open_sink(str(folder)).beside(newer))
+    rebuilt = make(newer, open_sink(str(folder)).new_version(newer))
     rows = rebuilt.put(IDS[:2])
     rebuilt.sink.finish(rebuilt.ledger)
     rebuilt.close()
@@ -499,13 +499,13 @@ def test_a_switch_that_a_crash_interrupted_is_finished_at_the_next_look(kind, ma
 
     monkeypatch.setattr(Path, "rename", dies)
     with pytest.raises(KeyboardInterrupt) if renames < 4 else nullcontext():
-        rebuilt.sink.switch()
+        rebuilt.sink.activate()
     monkeypatch.undo()
-    assert open_sink(str(folder)).filled_by() == newer
+    assert open_sink(str(folder)).read_index() == newer
     expect(kind, tmp_path, rows)
     before = tmp_path / f"vectors.before-{an_index().tag}"
     assert pq.read_table(before).num_rows == len(IDS)
-    assert open_sink(str(before)).filled_by() == an_index(), "the older version is a sink as before"
+    assert open_sink(str(before)).read_index() == an_index(), "the older version is a sink as before"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         name + suffix for name in ("vectors", before.name) for suffix in ("", ".embedmill")
     )
@@ -523,9 +523,9 @@ def test_a_folder_holds_parquet_files_alone_and_its_older_layout_is_named(kind, 
     state = folder.with_name("vectors.embedmill")
     state.rename(folder / ".embedmill")
     with pytest.raises(SinkError, match=r"move .*vectors/\.embedmill to .*vectors\.embedmill, and it goes on"):
-        open_sink(str(folder)).filled_by()
+        open_sink(str(folder)).read_index()
     (folder / ".embedmill").rename(state)
-    assert open_sink(str(folder)).filled_by() == book.index
+    assert open_sink(str(folder)).read_index() == book.index
 
 
 @pytest.mark.parametrize("kind", ["parquet folder"], indirect=True)
@@ -587,7 +587,7 @@ def test_what_lies_in_the_place_of_its_state_is_left_alone(kind, tmp_path, is_fo
     theirs.parent.mkdir(exist_ok=True)
     theirs.write_text("theirs")
     with pytest.raises(SinkError, match=r"is something else; name another sink|Not a directory"):
-        open_sink(name).filled_by()
+        open_sink(name).read_index()
     assert theirs.read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == [state.name]
 
@@ -597,7 +597,7 @@ def test_the_file_of_ids_of_another_program_is_left_alone(kind, tmp_path):
     ids = tmp_path / "vectors.ids.jsonl"
     ids.write_text("theirs")
     with pytest.raises(SinkError, match=r"vectors\.ids\.jsonl: was not written by reindex, and would be replaced"):
-        open_sink(NAMES[kind](tmp_path)).filled_by()
+        open_sink(NAMES[kind](tmp_path)).read_index()
     assert [path.name for path in tmp_path.iterdir()] == [ids.name]
 
 
@@ -606,7 +606,7 @@ def test_a_line_of_jsonl_is_one_line_for_every_program(kind, make, tmp_path):
     book = make()
     ends = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\r\n"
     rows = replace(
-        make_rows([f"{i} \u2028 \x85" for i in range(3)], book.index, place=1),
+        make_rows([f"{i} \u2028 \x85" for i in range(3)], book.index, write_id=1),
         metadata=[json.dumps({ends: ends}, ensure_ascii=False)] * 3,
         texts=[ends] * 3,
     )

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill import InvalidRequestError, SourceError
-from embedmill_worker.cli.commands import embed_inputs
-from embedmill_worker.cli.commands.embed_inputs import Texts, Unreadable, windows
+from embedmill_worker.cli.commands import embed_files
+from embedmill_worker.cli.commands.embed_files import Texts, Unreadable, windows
 
 
 class Stdin:
@@ -104,12 +104,12 @@ def test_a_line_without_a_text_says_why_and_not_what(texts):
 
 @given(st.lists(st.one_of(st.text(max_size=6), st.builds(Unreadable, st.just("is bad"))), max_size=50))
 def test_windows_hold_every_text_once_and_in_order(given_texts):
-    inputs_before = embed_inputs.WINDOW_TEXTS, embed_inputs.WINDOW_CHARS
-    embed_inputs.WINDOW_TEXTS, embed_inputs.WINDOW_CHARS = 7, 20
+    inputs_before = embed_files.WINDOW_TEXTS, embed_files.WINDOW_CHARS
+    embed_files.WINDOW_TEXTS, embed_files.WINDOW_CHARS = 7, 20
     try:
         cut = list(windows(given_texts))
     finally:
-        embed_inputs.WINDOW_TEXTS, embed_inputs.WINDOW_CHARS = inputs_before
+        embed_files.WINDOW_TEXTS, embed_files.WINDOW_CHARS = inputs_before
     again = [
         Unreadable(window.problems[i]) if i in window.problems else text
         for window in cut

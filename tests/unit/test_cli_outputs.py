@@ -9,7 +9,7 @@ import pytest
 from embedmill.errors import InvalidRequestError
 from embedmill.protocol.vectors import Dtype, blank
 from embedmill.reply import Rejected
-from embedmill_worker.cli.commands.embed_outputs import JsonLines, NpyFile, replacing
+from embedmill_worker.cli.commands.embed_files import JsonLines, NpyFile, replacing
 
 
 def rows(count, dtype=np.float32, columns=5):

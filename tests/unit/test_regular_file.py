@@ -12,7 +12,7 @@ from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
 from embedmill.reindexing.sinks.registry import open_sink
 from embedmill.reindexing.sources.registry import open_source
-from embedmill.reindexing.splitting.splitter import Splitter
+from embedmill.reindexing.splitting import Splitter
 from embedmill.safe.regular_file import check_regular, open_regular, read_regular
 from embedmill_worker import health
 from embedmill_worker.models import resolve
@@ -114,14 +114,14 @@ def test_a_sink_s_state_that_is_a_pipe_is_refused(tmp_path, place):
     (state / place).unlink(missing_ok=True)
     os.mkfifo(state / place)
     with pytest.raises(SinkError, match="no regular file"):
-        open_sink(str(tmp_path / "v.jsonl")).filled_by()
+        open_sink(str(tmp_path / "v.jsonl")).read_index()
 
 
 def test_a_sink_s_version_is_no_path(tmp_path):
     (tmp_path / "v.jsonl.embedmill").mkdir()
     (tmp_path / "v.jsonl.embedmill" / "current").write_text("../../etc\x1b[2J")
     with pytest.raises(SinkError, match="names no version"):
-        open_sink(str(tmp_path / "v.jsonl")).filled_by()
+        open_sink(str(tmp_path / "v.jsonl")).read_index()
 
 
 def test_a_ledger_a_list_of_rejects_and_a_tokenizer_that_are_pipes_are_refused(pipe):

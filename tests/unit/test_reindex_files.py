@@ -20,7 +20,7 @@ from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.opening import check_apart, to_source
 from embedmill.reindexing.sinks.registry import open_sink
 from embedmill.reindexing.sources.base import notes_of
-from embedmill.reindexing.sources.formats import csv_file, json_values
+from embedmill.reindexing.sources.formats import csv_file, jsonl
 from embedmill.reindexing.sources.registry import labels
 from waiting import join
 
@@ -371,7 +371,7 @@ def test_columns_without_a_name_are_named_by_their_number(tmp_path):
 
 
 def test_an_array_is_read_in_pieces_and_what_follows_a_fault_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_values, "STEP_CHARS", 7)
+    monkeypatch.setattr(jsonl, "STEP_CHARS", 7)
     values = [{"id": str(n), "text": f'"{n}" \\ é', "deep": [n, {"x": None}]} for n in range(50)]
     for indent in (None, 1):
         path = write(tmp_path / "a.json", json.dumps(values, indent=indent))

@@ -27,7 +27,7 @@ class Bench:
         self.rejected: list[tuple[str, str]] = []
         self.counts = Counts()
         self.keeps: list[bool] = []
-        self.can_restamp = False
+        self.can_update_metadata = False
 
     def run(
         self, records, *, commit=True, retry_rejected=False, reject=frozenset(), stop_after=None
@@ -41,7 +41,7 @@ class Bench:
                 self.counts,
                 lambda id, reason, _: self.rejected.append((id, reason)),
                 row_bytes=INDEX.row_bytes,
-                can_restamp=self.can_restamp,
+                can_update_metadata=self.can_update_metadata,
                 retry_rejected=retry_rejected,
             )
             for window in self.planner.windows(Values(records), lambda: None):
@@ -49,21 +49,21 @@ class Bench:
                 self.keeps.append(window.keeps_vectors)
                 self.job_ids = [*getattr(self, "job_ids", []), window.job_id(INDEX, "sink")]
                 if commit:
-                    ledger.commit(window.place, [entry(p, window.place, reject) for p in window.pending], "")
+                    ledger.commit(window.write_id, [entry(p, window.write_id, reject) for p in window.pending], "")
                     self.planner.committed(window)
                 if stop_after is not None and len(windows) == stop_after:
                     break
         return windows
 
 
-def entry(pending, place, reject) -> Entry:
+def entry(pending, write_id, reject) -> Entry:
     is_rejected = pending.record.id in reject
     return Entry(
         number=pending.number,
         id=pending.record.id,
         parent=pending.record.parent,
         digest=pending.digest,
-        place=None if is_rejected else place,
+        write_id=None if is_rejected else write_id,
         reason="too_long" if is_rejected else "",
     )
 
@@ -96,7 +96,7 @@ def test_unchanged_records_are_passed_over_and_changed_ones_are_not(bench):
 def test_what_has_new_metadata_alone_keeps_its_vector_where_the_sink_can(bench):
     bench.run(records(*"abcd"))
     changed = [Record(id=f"d{i}", text=text, metadata={"n": i}) for i, text in enumerate("abXd")]
-    bench.can_restamp = True
+    bench.can_update_metadata = True
     assert bench.run([*changed, Record(id="new", text="e")]) == [["d0", "d1", "d3"], ["d2", "new"]]
     assert bench.keeps == [True, False]
     assert bench.run([*changed, Record(id="new", text="e")]) == []
@@ -203,8 +203,8 @@ def test_a_damaged_ledger_and_one_of_another_version_are_refused(tmp_path):
 
 def test_a_commit_that_fails_in_the_middle_leaves_nothing(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", "sink") as ledger:
-        good = Entry(number=1, id="a", parent="", digest=b"d", place=1)
-        clash = Entry(number=2, id="a", parent="", digest=b"d", place=1)
+        good = Entry(number=1, id="a", parent="", digest=b"d", write_id=1)
+        clash = Entry(number=2, id="a", parent="", digest=b"d", write_id=1)
         with pytest.raises(SinkError):
             ledger.commit(1, [good, clash], "")
         assert ledger.count() == 0
@@ -215,9 +215,9 @@ def test_a_commit_that_fails_in_the_middle_leaves_nothing(tmp_path):
 
 def test_places_and_numbers_are_never_used_again(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", "sink") as ledger:
-        ledger.commit(5, [Entry(number=9, id="a", parent="", digest=b"d", place=5)], "")
-        ledger.settle(5, 0)
-        assert (ledger.next_place(), ledger.next_number()) == (6, 10)
+        ledger.commit(5, [Entry(number=9, id="a", parent="", digest=b"d", write_id=5)], "")
+        ledger.set_row_count(5, 0)
+        assert (ledger.next_write_id(), ledger.next_number()) == (6, 10)
 
 
 def test_jobs_are_noted_until_they_are_committed_or_dropped(tmp_path):
@@ -261,8 +261,8 @@ def plan(path, source):
     with Ledger(path, "sink") as ledger:
         plan = Planner(ledger, counts, lambda *_: None, row_bytes=16)
         for window in plan.windows(source, lambda: None):
-            entries = [entry(p, window.place, ()) for p in window.pending]
-            ledger.commit(window.place, entries, "", plan.whole_by(window.pending, ()))
+            entries = [entry(p, window.write_id, ()) for p in window.pending]
+            ledger.commit(window.write_id, entries, "", plan.whole_by(window.pending, ()))
             plan.committed(window)
     return counts
 

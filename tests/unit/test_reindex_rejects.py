@@ -132,7 +132,7 @@ def test_source_sink_and_list_lie_apart(tmp_path):
 def test_the_list_is_no_file_of_the_sink(tmp_path, monkeypatch, sink):
     monkeypatch.chdir(tmp_path)
     Path("a.md").write_text("one")
-    files = [path for path in open_sink(sink).written if path.suffix]
+    files = [path for path in open_sink(sink).paths if path.suffix]
     ledger = [Path(f"{sink.removeprefix('qdrant+file:')}.embedmill") / "x" / "ledger.sqlite"]
     for path in files + ledger:
         with pytest.raises(InvalidRequestError, match="is written by the sink"):

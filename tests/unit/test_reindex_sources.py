@@ -20,8 +20,7 @@ from embedmill.reindexing.sources.base import Values
 from embedmill.reindexing.sources.files import Reading
 from embedmill.reindexing.sources.formats import jsonl as lines_module
 from embedmill.reindexing.sources.formats.csv_file import Csv
-from embedmill.reindexing.sources.formats.json_values import JsonValues
-from embedmill.reindexing.sources.formats.jsonl import Jsonl, Lines
+from embedmill.reindexing.sources.formats.jsonl import Jsonl, JsonValues, Lines
 from embedmill.reindexing.sources.registry import open_source
 
 

@@ -8,8 +8,7 @@ from tokenizers import Tokenizer
 from embedmill import InvalidRequestError, SourceError
 from embedmill.reindexing import BadRecord, Record
 from embedmill.reindexing.sources.base import Values
-from embedmill.reindexing.splitting.headings import is_heading
-from embedmill.reindexing.splitting.splitter import Split, Splitter
+from embedmill.reindexing.splitting import Split, Splitter, is_heading
 from embedmill_worker.cli.measure import corpus
 from embedmill_worker.models import resolve
 from embedmill_worker.settings import DEFAULT_MODEL

@@ -9,7 +9,7 @@ from embedmill import InvalidRequestError
 from embedmill.reindexing import Fields, Index, open_source
 from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.ways import changes, check_ways, merged, note_ways, ways_of
-from embedmill.reindexing.sources import folder, listing
+from embedmill.reindexing.sources import listing, registry
 from embedmill.reindexing.sources.base import Values
 
 
@@ -27,7 +27,7 @@ def docs(tmp_path):
 def ledger(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", "sink") as ledger:
         ledger.set_index(Index(model="m", fingerprint="f", dimension=8))
-        ledger.commit(1, [Entry(number=1, id="a.md", parent="", digest=b"d", place=1)], "")
+        ledger.commit(1, [Entry(number=1, id="a.md", parent="", digest=b"d", write_id=1)], "")
         yield ledger
 
 
@@ -76,7 +76,7 @@ def test_of_a_folder_that_cannot_be_read_whole_nobody_knows_the_kinds(docs, monk
     before = ways(docs)
     (docs / "a.md").unlink()
     real = listing.list_folder
-    monkeypatch.setattr(folder, "list_folder", lambda *args: replace(real(*args), broken={"x": "no permission"}))
+    monkeypatch.setattr(registry, "list_folder", lambda *args: replace(real(*args), broken={"x": "no permission"}))
     assert changes(before, ways(docs)) == [], "the run says that itself, and deletes nothing"
 
 

@@ -9,9 +9,8 @@ from embedmill import InvalidRequestError, SinkError
 from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing import Index, open_sink
 from embedmill.reindexing.opening import rejects_path
-from embedmill.reindexing.sinks import postgres, qdrant, qdrant_address
-from embedmill.reindexing.sinks.parquet import ParquetFile
-from embedmill.reindexing.sinks.parquet_folder import ParquetFolder
+from embedmill.reindexing.sinks import postgres, qdrant
+from embedmill.reindexing.sinks.parquet import ParquetFile, ParquetFolder
 from embedmill.reindexing.sinks.single_file import JsonlFile, NpyFile
 
 INDEX = Index(model="m", fingerprint="f", dimension=8)
@@ -60,23 +59,23 @@ def test_what_is_no_sink_is_refused_with_what_is_one(name):
     ],
 )
 def test_qdrant_s_servers(name, url, collection, monkeypatch):
-    monkeypatch.delenv(qdrant_address.KEY_VARIABLE, raising=False)
-    address = qdrant_address.parse(name)
+    monkeypatch.delenv(qdrant.KEY_VARIABLE, raising=False)
+    address = qdrant.parse(name)
     assert (address.url, address.collection) == (url, collection)
     assert address.api_key == ("s3cret" if "s3cret" in name else None)
     assert "s3cret" not in address.name + repr(address)
 
 
 def test_qdrant_s_key_may_come_from_the_environment(monkeypatch):
-    monkeypatch.setenv(qdrant_address.KEY_VARIABLE, "from-the-environment")
-    assert qdrant_address.parse("qdrant://host/docs").api_key == "from-the-environment"
+    monkeypatch.setenv(qdrant.KEY_VARIABLE, "from-the-environment")
+    assert qdrant.parse("qdrant://host/docs").api_key == "from-the-environment"
 
 
 def test_qdrant_s_own_files():
-    assert qdrant_address.parse("qdrant+file:a/b").folder == Path("a/b")
-    assert qdrant_address.parse("qdrant+file:a/b#docs").collection == "docs"
+    assert qdrant.parse("qdrant+file:a/b").folder == Path("a/b")
+    assert qdrant.parse("qdrant+file:a/b#docs").collection == "docs"
     with pytest.raises(InvalidRequestError, match="a collection's name"):
-        qdrant_address.parse("qdrant+file:a/b#no/slash")
+        qdrant.parse("qdrant+file:a/b#no/slash")
     assert qdrant.QdrantSink("qdrant+file:a/b#docs").ledger_path(INDEX) == Path(
         f"a/b.embedmill/docs-{INDEX.tag}.sqlite"
     )
@@ -98,7 +97,7 @@ def test_postgresql_s_table_is_ours_and_the_rest_is_libpq_s():
 def test_a_server_that_is_away_is_an_error_of_ours(name):
     sink = open_sink(name)
     with pytest.raises(SinkError, match="is it running") as caught:
-        sink.filled_by()
+        sink.read_index()
     assert "s3cret" not in str(caught.value)
     sink.close()
 

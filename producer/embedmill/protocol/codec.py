@@ -24,7 +24,7 @@ COMPRESS_FROM_BYTES: Final = 4_096
 MAX_LABEL_CHARS: Final = 512
 
 #: No time, and no rate, that Redis and Lua still count exactly is above.
-_MAX_MS: Final = float(1 << 53)
+_MAX_NUMBER: Final = float(1 << 53)
 
 
 def is_label(value: Any) -> bool:
@@ -145,10 +145,19 @@ def read_ms(value: Any) -> float:
     Raises:
         MessageError: it is none.
     """
+    return read_number(value, "a time")
+
+
+def read_number(value: Any, what: str = "a rate") -> float:
+    """Read a number that Redis or a script has counted.
+
+    Raises:
+        MessageError: it is none, below zero, or above what they count exactly.
+    """
     try:
-        ms = float(read_name(value))
+        number = float(read_name(value))
     except ValueError as error:
-        raise MessageError(f"a time is no number ({type(error).__name__})") from None
-    if not (math.isfinite(ms) and 0 <= ms <= _MAX_MS):
-        raise MessageError("a time is no number of milliseconds")
-    return ms
+        raise MessageError(f"{what} is no number ({type(error).__name__})") from None
+    if not (math.isfinite(number) and 0 <= number <= _MAX_NUMBER):
+        raise MessageError(f"{what} is no number from 0 to {_MAX_NUMBER:.0f}")
+    return number

@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from embedmill.client import EmbeddingClient
 from embedmill.reindexing.bulk_queue import BulkQueue
 from embedmill.reindexing.estimate import Estimate, estimate
 from embedmill.reindexing.opening import (
@@ -25,15 +24,17 @@ from embedmill.reindexing.opening import (
 )
 from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.planning.origins import check_origins
 from embedmill.reindexing.planning.planner import unchanged
-from embedmill.reindexing.planning.ways import ALL, Deletes, check_ways, note_ways
+from embedmill.reindexing.planning.ways import ALL, Deletes, check_origins, check_ways, note_ways
 from embedmill.reindexing.record import Record
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.report import Progress, ReindexReport
+from embedmill.reindexing.report import Progress, ProgressMeter, ReindexReport
 from embedmill.reindexing.run import Run
 from embedmill.reindexing.sinks.base import Sink
 from embedmill.reindexing.sources.base import Fields, Source
+
+if TYPE_CHECKING:
+    from embedmill.client import EmbeddingClient
 
 
 def reindex(
@@ -83,7 +84,8 @@ def reindex(
             switch over when it is whole.
         rejects: file that lists what has no vector; None: ``NAME.rejects.jsonl`` beside the sink.
         on_progress: called now and then with how far the run is, and why nothing moves if nothing does.
-        should_stop: asked now and then; True keeps what is finished, stops the rest and returns.
+        should_stop: asked now and then; True stops what no worker has begun, leaves the rest to the
+            next run and returns.
 
     Raises:
         RequestError: an option, a name or a sink that cannot be served; SinkMismatchError if it was filled otherwise.
@@ -99,7 +101,7 @@ def reindex(
         stack.callback(side.close)
         check_apart(records, named, side.path)
         if client is None:
-            client = stack.enter_context(EmbeddingClient())
+            client = stack.enter_context(_new_client())
         queue = BulkQueue(client, model or client.settings.model)
         card = await_card(queue, on_progress, should_stop).card
         index = index_of(card, input_type, dimensions, dtype, truncate=truncate, with_text=with_text)
@@ -110,18 +112,19 @@ def reindex(
         check_ways(records, ledger, named.name, deletes=delete_missing)
         check_origins(records, ledger, named.name, replaces=delete_missing == ALL)
         note_ways(records, ledger)
+        meter = ProgressMeter(records, on_progress, should_stop)
         run = Run(
-            sink,
-            ledger,
-            index,
-            side,
-            on_progress=on_progress or _ignore,
-            should_stop=should_stop or _never,
+            source=records,
+            sink=sink,
+            ledger=ledger,
+            index=index,
+            rejects=side,
+            pipeline=Pipeline(queue, ledger, index, meter, sink=sink.name, dimensions=dimensions),
+            meter=meter,
             retry_rejected=retry_rejected,
             delete_missing=delete_missing,
         )
-        run.pipeline = Pipeline(queue, ledger, index, sink=sink.name, dimensions=dimensions, look=run.look)
-        is_whole = run.execute(records)
+        is_whole = run.execute()
         if is_whole:
             side.finish()
             if run.has_deleted_missing:
@@ -129,7 +132,7 @@ def reindex(
             note_ways(records, ledger)
         rows = ledger.count()
         ledger.close()  # it may lie in a folder that is renamed now
-        if is_whole and (note := sink.switch()):
+        if is_whole and (note := sink.activate()):
             run.notes.append(note)
         return run.report(named.name, is_whole=is_whole, rows=rows)
 
@@ -174,9 +177,7 @@ def preview(
         return estimate(records, index, served.card, tokens_per_s=rate, count_unchanged=count_unchanged)
 
 
-def _ignore(progress: Progress, warning: str) -> None:
-    pass
+def _new_client() -> EmbeddingClient:
+    from embedmill.client import EmbeddingClient  # noqa: PLC0415 (who gives a client has loaded it)
 
-
-def _never() -> bool:
-    return False
+    return EmbeddingClient()

@@ -5,23 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from embedmill.errors import MessageError, ResultExpiredError
-from embedmill.jobs import discovery, reading
-from embedmill.protocol import records
+from embedmill.errors import MessageError
+from embedmill.jobs.discovery import WorkerDirectory, look_around
+from embedmill.jobs.reading import read_events
 from embedmill.protocol.cards import ModelCard
-from embedmill.protocol.codec import read_ms
+from embedmill.protocol.codec import read_number
+from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.records import Events, JobStatus
 from embedmill.reindexing.index import Index
-from embedmill.reply import EmbeddingReply, ReplyPart
-from embedmill.transport.flow import Flow, RoundTrip
+from embedmill.reply import EmbeddingReply
+from embedmill.transport.flow import Flow, RoundTrip, T
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
     from embedmill.protocol.options import InputType
     from embedmill.protocol.vectors import DtypeName
 
+if TYPE_CHECKING:
+    from embedmill.client import EmbeddingClient
+
 #: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
 TTL_S: Final = 86_400.0
+
+#: Seconds of one wait for room in a full queue.
+ROOM_S: Final = 5.0
+
+#: Seconds for whatever reads or writes Redis and waits for no worker.
+CALL_S: Final = 30.0
 
 #: Seconds for reading the vectors of a job that is done.
 FETCH_S: Final = 120.0
@@ -31,6 +41,16 @@ NEWS_S: Final = 0.5
 
 #: A drain rate that no reconciler has measured for so long is past.
 RATE_TTL_MS: Final = 30_000
+
+#: Windows that are under work whatever else waits: one of them, and one behind it.
+MIN_WINDOWS: Final = 2
+
+#: Windows under work at most: their texts are in this process, their vectors in Redis.
+MAX_WINDOWS: Final = 32
+
+#: Seconds of work that the lane should hold, everybody's counted: so the workers of a large mill never run dry, and
+#: several reindexers, who all count the same tokens, share what there is.
+HORIZON_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,128 +63,6 @@ class Served:
     is_live: bool
     #: What the live workers should do together, by the card; 0: there are none.
     tokens_per_s: float
-
-
-class BulkQueue:
-    """The queue as a reindexer sees it: one model, the bulk lane."""
-
-    lane: Final = "bulk"
-
-    def __init__(self, client: EmbeddingClient, model: str | None) -> None:
-        self._client = client
-        self._calls = client._calls
-        self._model = model
-        self._tokens_per_s = 0.0
-
-    def served(self) -> Served:
-        """Read which model is meant and who serves it.
-
-        Raises:
-            UnknownModelError: none is named and not exactly one is announced.
-            BrokerUnavailableError: Redis did not answer in time.
-        """
-        landscape = self._client._run(discovery.look_around(self._calls.keys))
-        outlook = self._calls.outlook
-        outlook.update(landscape)
-        name, card, _ = outlook.choose(self._model)
-        self._model, self._tokens_per_s = name, outlook.tokens_per_s(name)
-        is_live = any(name in worker.models for worker in landscape.workers)
-        return Served(model=name, card=card, is_live=is_live, tokens_per_s=self._tokens_per_s)
-
-    def backlog(self) -> Backlog:
-        """Read what waits in the lane, and how fast it drains."""
-        return self._client._run(self._backlog())
-
-    def submit(self, job_id: str, texts: list[str], index: Index, *, dimensions: int | None, block_s: float) -> None:
-        """Store a job; block_s: seconds to wait for room, 0: none.
-
-        Raises:
-            QueueFullError: there is no room.
-        """
-        self._client.submit(
-            texts,
-            model=index.model,
-            input_type=cast("InputType | None", index.input_type),
-            dimensions=dimensions,
-            dtype=cast("DtypeName", index.dtype),
-            truncate=index.truncate,
-            lane=self.lane,
-            job_id=job_id,
-            ttl_s=TTL_S,
-            block=block_s > 0,
-            timeout_s=block_s or 1.0,
-        )
-
-    def news(self, job_id: str, cursor: str) -> Events:
-        """Wait a moment for news of a job since ``cursor``, at first ``0-0``.
-
-        Raises:
-            ResultExpiredError: Redis does not have it.
-        """
-        return self._client._run(reading.read_events(self._calls.keys, job_id, cursor, NEWS_S))
-
-    def status(self, job_id: str) -> JobStatus:
-        """Read how far a job is.
-
-        Raises:
-            ResultExpiredError: Redis does not have it.
-        """
-        return self._client.job(job_id).status()
-
-    def reply(self, job_id: str) -> EmbeddingReply:
-        """Read the vectors of a job that is done."""
-        return self._client.job(job_id).result(FETCH_S)
-
-    def finished_parts(self, job_id: str) -> list[ReplyPart]:
-        """Read what is finished of a job that may not be done."""
-        try:
-            return self._client._run(self._finished_parts(job_id))
-        except ResultExpiredError:
-            return []
-
-    def delete(self, job_id: str) -> None:
-        """Forget a job."""
-        self._client.job(job_id).delete()
-
-    def _backlog(self) -> Flow[Backlog]:
-        keys = self._calls.keys
-        model = self._model or ""
-        lane, drain = keys.lane(model, self.lane), keys.drain(model, self.lane)
-        ask = [("HGET", lane, "tokens"), ("HMGET", drain, "rate", "counted_ms"), ("TIME",)]
-        tokens, (rate, counted_ms), (now_s, _) = yield RoundTrip(ask)
-        measured = 0.0
-        if 0 <= int(now_s) * 1000 + 999 - _number(counted_ms) < RATE_TTL_MS:
-            measured = _number(rate)
-        return Backlog(tokens=int(_number(tokens)), tokens_per_s=max(measured, self._tokens_per_s))
-
-    def _finished_parts(self, job_id: str) -> Flow[list[ReplyPart]]:
-        keys = self._calls.keys
-        (entries,) = yield RoundTrip([("XRANGE", keys.events(job_id), "-", "+")])
-        chunks = records.read_news(entries).chunks if entries else ()
-        intake = yield from self._calls.intake(job_id)
-        parts: list[ReplyPart] = []
-        for start in range(0, len(chunks), reading.FETCH_CHUNKS):
-            parts += yield from self._calls.parts(job_id, chunks[start : start + reading.FETCH_CHUNKS], intake)
-        return parts
-
-
-def _number(value: Any) -> float:
-    """Read what a script has counted; what cannot be read counts nothing."""
-    try:
-        return read_ms(value or b"0")
-    except MessageError:
-        return 0.0
-
-
-#: Windows that are under work whatever else waits: one of them, and one behind it.
-MIN_WINDOWS: Final = 2
-
-#: Windows under work at most: their texts are in this process, their vectors in Redis.
-MAX_WINDOWS: Final = 32
-
-#: Seconds of work that the lane should hold, everybody's counted: so the workers of a large mill never run dry, and
-#: several reindexers, who all count the same tokens, share what there is.
-HORIZON_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,9 +79,102 @@ class Backlog:
         """How long it takes."""
         return self.tokens / self.tokens_per_s if self.tokens_per_s > 0 else float("inf")
 
+    def wants_more(self, n_open: int) -> bool:
+        """Return whether another window should be submitted behind those that are open."""
+        return n_open < MIN_WINDOWS or (n_open < MAX_WINDOWS and self.seconds < HORIZON_S)
 
-def wants_more(n_open: int, backlog: Backlog) -> bool:
-    """Say whether another window should be submitted behind those that are open."""
-    if n_open < MIN_WINDOWS:
-        return True
-    return n_open < MAX_WINDOWS and backlog.seconds < HORIZON_S
+
+class BulkQueue:
+    """The queue as a reindexer sees it: one model, the bulk lane."""
+
+    lane: Final = "bulk"
+
+    def __init__(self, client: EmbeddingClient, model: str | None) -> None:
+        self._client = client
+        self._keys = Keyspace(client.settings.namespace)
+        self._model = model
+        self._tokens_per_s = 0.0
+
+    def served(self) -> Served:
+        """Read which model is meant and who serves it.
+
+        Raises:
+            UnknownModelError: none is named and not exactly one is announced.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
+        snapshot = self._run(look_around(self._keys))
+        directory = WorkerDirectory(self._client.settings.model)
+        directory.update(snapshot)
+        name, card, _ = directory.choose(self._model)
+        self._model, self._tokens_per_s = name, directory.tokens_per_s(name)
+        is_live = any(name in worker.models for worker in snapshot.workers)
+        return Served(model=name, card=card, is_live=is_live, tokens_per_s=self._tokens_per_s)
+
+    def backlog(self) -> Backlog:
+        """Read what waits in the lane, and how fast it drains."""
+        return self._run(self._backlog())
+
+    def submit(self, job_id: str, texts: list[str], index: Index, *, dimensions: int | None, waits: bool) -> None:
+        """Store a job; waits: a while for room, if there is none.
+
+        Raises:
+            QueueFullError: there is no room.
+        """
+        self._client.submit(
+            texts,
+            model=index.model,
+            input_type=cast("InputType | None", index.input_type),
+            dimensions=dimensions,
+            dtype=cast("DtypeName", index.dtype),
+            truncate=index.truncate,
+            lane=self.lane,
+            job_id=job_id,
+            ttl_s=TTL_S,
+            block=waits,
+            timeout_s=ROOM_S,
+        )
+
+    def news(self, job_id: str, cursor: str) -> Events:
+        """Wait a moment for news of a job since ``cursor``, at first ``0-0``.
+
+        Raises:
+            ResultExpiredError: Redis does not have it.
+        """
+        return self._run(read_events(self._keys, job_id, cursor, NEWS_S))
+
+    def status(self, job_id: str) -> JobStatus:
+        """Read how far a job is.
+
+        Raises:
+            ResultExpiredError: Redis does not have it.
+        """
+        return self._client.job(job_id).status()
+
+    def reply(self, job_id: str) -> EmbeddingReply:
+        """Read the vectors of a job that is done."""
+        return self._client.job(job_id).result(FETCH_S)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job."""
+        self._client.job(job_id).delete()
+
+    def _run(self, flow: Flow[T]) -> T:
+        return self._client.transport.run(flow, timeout_s=CALL_S)
+
+    def _backlog(self) -> Flow[Backlog]:
+        model = self._model or ""
+        lane, drain = self._keys.lane(model, self.lane), self._keys.drain(model, self.lane)
+        ask = [("HGET", lane, "tokens"), ("HMGET", drain, "rate", "counted_ms"), ("TIME",)]
+        tokens, (rate, counted_ms), (now_s, _) = yield RoundTrip(ask)
+        measured = 0.0
+        if 0 <= int(now_s) * 1000 + 999 - _number(counted_ms) < RATE_TTL_MS:
+            measured = _number(rate)
+        return Backlog(tokens=int(_number(tokens)), tokens_per_s=max(measured, self._tokens_per_s))
+
+
+def _number(value: Any) -> float:
+    """Read what a script has counted; what cannot be read counts nothing."""
+    try:
+        return read_number(value or b"0")
+    except MessageError:
+        return 0.0

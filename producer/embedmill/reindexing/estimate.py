@@ -23,7 +23,7 @@ SAMPLE_CHARS: Final = 32_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Of the whole source, unless ``is_whole`` is False and ``fraction`` None: then of the sample alone."""
+    """Estimated cost of a run. Totals are of the whole source, or of the sample alone if ``fraction`` is None."""
 
     #: Records looked at.
     sampled: int
@@ -32,7 +32,7 @@ class Estimate:
     #: How much of the source the sample is; None: nobody knows.
     fraction: float | None
     texts: int
-    #: Of the sample: unreadable.
+    #: Records of the sample that cannot be read.
     unreadable: int
     #: Texts that the sink has already.
     unchanged: int

@@ -56,7 +56,7 @@ class Index:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.compare}
 
     def to_json(self) -> str:
-        """Give it as one line."""
+        """Return it as one line."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -78,6 +78,6 @@ class Index:
         return index
 
     def differences(self, other: Index) -> str:
-        """Name what differs, for people, as in ``dimension 384 and 128``."""
+        """Return what differs, for people, as in ``dimension 384 and 128``."""
         ours, theirs = self._compared, other._compared
         return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name])

@@ -9,22 +9,24 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from embedmill.errors import InvalidRequestError, SinkError, SinkMismatchError, UnknownModelError
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
-from embedmill.reindexing.bulk_queue import BulkQueue, Served
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.planning.ways import SOURCE, ways_of
+from embedmill.reindexing.planning.ways import SOURCE
 from embedmill.reindexing.report import NOTHING_YET, Progress
 from embedmill.reindexing.sinks.base import Sink
 from embedmill.reindexing.sinks.registry import open_sink
-from embedmill.reindexing.sources.base import Fields, Source, Values
+from embedmill.reindexing.sources.base import Fields, Source, Values, ways_of
 from embedmill.reindexing.sources.registry import open_source
 from embedmill.safe.printable import printable
 from embedmill.settings import data_dir
+
+if TYPE_CHECKING:
+    from embedmill.reindexing.bulk_queue import BulkQueue, Served
 
 #: Seconds to wait for a worker that says what a model is.
 CARD_S: Final = 60.0
@@ -36,7 +38,7 @@ REBUILD: Final = "To build a new version beside it and switch over when it is wh
 
 
 def to_sink(to: Sink | str | os.PathLike[str]) -> Sink:
-    """Give the sink that the caller named."""
+    """Return the sink that the caller named."""
     return to if isinstance(to, Sink) else open_sink(os.fspath(to))
 
 
@@ -49,7 +51,7 @@ def index_of(
     truncate: bool,
     with_text: bool,
 ) -> Index:
-    """Give what all rows will have in common.
+    """Return what all rows will have in common.
 
     Raises:
         InvalidRequestError: an option that the model cannot serve.
@@ -98,7 +100,7 @@ def check_apart(source: Source, sink: Sink, rejects: Path | None = None) -> None
         InvalidRequestError: the source, the sink or the list lie in each other's place.
     """
     read = [path for path in (Path(way[SOURCE]) for way in ways_of(source)) if path.is_absolute() and path.exists()]
-    written = [Path(os.path.realpath(path)) for path in sink.written]
+    written = [Path(os.path.realpath(path)) for path in sink.paths]
     for path in read:
         if any(path.is_relative_to(other) or _is_same(path, other) for other in written):
             reason = f"{printable(sink.name)} is the source itself, or holds it; name another file or folder"
@@ -152,17 +154,17 @@ def await_card(
 
 
 def version_of(sink: Sink, index: Index, *, rebuild: bool) -> Sink:
-    """Give the sink for this index: itself, or the version beside it.
+    """Return the sink for this index: itself, or the version beside it.
 
     Raises:
         SinkMismatchError: it was filled otherwise and is not to be rebuilt.
     """
-    filled = sink.filled_by()
+    filled = sink.read_index()
     if filled is None or filled == index:
         return sink
     if not rebuild:
         raise SinkMismatchError(sink.name, filled.differences(index), REBUILD)
-    return sink.beside(index)
+    return sink.new_version(index)
 
 
 def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
@@ -178,13 +180,13 @@ def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
     sink.open(index)
     count = sink.count()
     if recorded is None or count not in (None, ledger.count()):  # the ledger is lost, or somebody else has written
-        ledger.adopt(sink.known())
+        ledger.restore(sink.read_digests())
         ledger.set_index(index)
-    sink.recover({place for place, n_rows, _ in ledger.segments() if n_rows})
+    sink.recover({write_id for write_id, n_rows, _ in ledger.segments() if n_rows})
 
 
 def ledger_path(sink: Sink, index: Index) -> Path:
-    """Give where the ledger lies."""
+    """Return where the ledger lies."""
     named = sink.ledger_path(index)
     if named is not None:
         return named
@@ -194,7 +196,7 @@ def ledger_path(sink: Sink, index: Index) -> Path:
 
 
 def is_there(path: Path, sink: Sink) -> bool:
-    """Tell whether there is a ledger.
+    """Return whether there is a ledger.
 
     Raises:
         SinkError: the system does not let this user look.
@@ -209,7 +211,7 @@ def is_there(path: Path, sink: Sink) -> bool:
 
 
 def rejects_path(sink: Sink) -> Path:
-    """Give where rejects are listed unless the caller says."""
+    """Return where rejects are listed unless the caller says."""
     if "://" not in sink.name and not sink.name.startswith("qdrant+file:"):
         path = Path(sink.name)
         return path.with_name(f"{path.name}.rejects.jsonl") if path.name else Path("reindex.rejects.jsonl")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from embedmill.errors import (
     BrokerUnavailableError,
@@ -20,12 +18,14 @@ from embedmill.errors import (
     SinkMismatchError,
 )
 from embedmill.protocol.records import JobState
-from embedmill.protocol.vectors import Vectors, blank
-from embedmill.reindexing.bulk_queue import BulkQueue, wants_more
-from embedmill.reindexing.index import Index
-from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.planning.planner import Window
+from embedmill.reindexing.report import ProgressMeter
 from embedmill.reply import EmbeddingReply, Reason
+
+if TYPE_CHECKING:
+    from embedmill.reindexing.bulk_queue import BulkQueue
+    from embedmill.reindexing.index import Index
+    from embedmill.reindexing.planning.ledger import Ledger
+    from embedmill.reindexing.planning.planner import Window
 
 T = TypeVar("T")
 
@@ -34,9 +34,6 @@ LOOK_S: Final = 0.5
 
 #: Seconds between two tries to reach Redis.
 RETRY_S: Final = 0.5
-
-#: Seconds of one wait for room in a full queue.
-ROOM_S: Final = 5.0
 
 #: Seconds that a Redis which does not answer is tried again; after that the run ends, to be gone on with.
 OUTAGE_S: Final = 60.0
@@ -52,10 +49,6 @@ MAX_RESUBMISSIONS: Final = 20
 
 #: The way out when the model has changed under a run.
 CHANGED: Final = "Go on with workers of the model that began it, or rebuild with the new one (rebuild)."
-
-
-class Stopped(Exception):
-    """The caller wants the run to end."""
 
 
 @dataclass(slots=True)
@@ -75,27 +68,27 @@ class Pipeline:
         queue: BulkQueue,
         ledger: Ledger,
         index: Index,
+        meter: ProgressMeter,
         *,
         sink: str,
         dimensions: int | None,
-        look: Callable[[str], None],
     ) -> None:
-        """Get ready.
+        """Read what an earlier run has left.
 
         Args:
             queue: where windows go.
             ledger: where the ids of their jobs are noted.
             index: what their vectors must be of.
+            meter: told how much is under work, and while waiting why nothing moves; it may raise Stopped.
             sink: its name.
             dimensions: components to keep; None: all.
-            look: called while waiting, with why nothing moves; may raise Stopped.
         """
         self._queue = queue
         self._ledger = ledger
         self._index = index
+        self._meter = meter
         self._sink = sink
         self._dimensions = dimensions
-        self._look = look
         self._open: deque[_Open] = deque()
         self._left_over = ledger.jobs()
         #: Windows to be submitted before what is left over then is nobody's.
@@ -105,25 +98,15 @@ class Pipeline:
         return len(self._open)
 
     @property
-    def texts(self) -> int:
-        """Texts under work."""
-        return sum(len(item.window.pending) for item in self._open)
-
-    @property
-    def texts_done(self) -> int:
-        """Texts under work that are done, those counted in that turn out to be rejected."""
-        return sum(item.texts_done for item in self._open)
-
-    @property
     def oldest_job(self) -> str:
         """Id of the oldest window's job."""
         return self._open[0].job_id
 
     def wants_more(self) -> bool:
-        """Say whether another window should be submitted before the oldest one is collected."""
+        """Return whether another window should be submitted before the oldest one is collected."""
         if len(self._open) > 1 and sum(item.window.carried for item in self._open) > OPEN_CARRIED:
             return False
-        return wants_more(len(self._open), self._insist(self._queue.backlog))
+        return self._insist(self._queue.backlog).wants_more(len(self._open))
 
     def submit(self, window: Window) -> bool:
         """Store a window's job. False: there is no room, and collecting the open windows makes some."""
@@ -135,6 +118,7 @@ class Pipeline:
         if not self._store(item, waits=not self._open):
             return False
         self._open.append(item)
+        self._count()
         self._expected -= 1
         if self._expected <= 0:
             self.drop_left_overs()
@@ -147,8 +131,8 @@ class Pipeline:
             self._insist(partial(self._queue.delete, job_id))
             self._ledger.drop_job(job_id)
 
-    def collect(self) -> WindowResult:
-        """Wait for the oldest window. It stays open until ``close``.
+    def collect(self) -> tuple[Window, EmbeddingReply]:
+        """Wait for the oldest window, and return it with its vectors. It stays open until ``close``.
 
         Raises:
             SinkMismatchError: its vectors are of another model by now.
@@ -160,10 +144,12 @@ class Pipeline:
             try:
                 self._wait(item)
                 reply = self._insist(partial(self._queue.reply, item.job_id))
-                return self._checked(item.window, reply)
+                self._check(reply)
+                return item.window, reply
             except ResultExpiredError:  # Redis lost it; its texts are still here
                 item.losses += 1
                 item.texts_done = 0
+                self._count()
                 if item.losses > MAX_RESUBMISSIONS:
                     raise
                 self._store(item, waits=True)
@@ -171,26 +157,32 @@ class Pipeline:
     def close(self) -> None:
         """Forget the oldest window, which is committed."""
         item = self._open.popleft()
+        self._count()
         self._insist(partial(self._queue.delete, item.job_id))
 
-    def harvest(self) -> Iterator[WindowResult]:
-        """Give what is finished of each open window; what is not is stopped when the next one is asked for."""
-        while self._open:
-            item = self._open[0]
-            yield self._part(item)
-            self._open.popleft()
-            self._queue.delete(item.job_id)
-            self._ledger.drop_job(item.job_id)
+    def leave(self) -> None:
+        """Leave the windows that workers have begun to the next run, which finds them done; stop the others."""
+        with suppress(BrokerUnavailableError):  # then the next run finds them all
+            for item in self._open:
+                if self._is_begun(item.job_id):
+                    continue
+                self._queue.delete(item.job_id)
+                self._ledger.drop_job(item.job_id)
+
+    def _is_begun(self, job_id: str) -> bool:
+        try:
+            return self._queue.status(job_id).state is not JobState.QUEUED
+        except ResultExpiredError:
+            return False
 
     def _store(self, item: _Open, *, waits: bool) -> bool:
-        block_s = ROOM_S if waits else 0.0
         store = partial(
             self._queue.submit,
             item.job_id,
             item.window.texts,
             self._index,
             dimensions=self._dimensions,
-            block_s=block_s,
+            waits=waits,
         )
         while True:
             try:
@@ -198,7 +190,7 @@ class Pipeline:
             except QueueFullError as error:
                 if not waits:
                     return False
-                self._look(f"waiting for room: {error.queue} is full")
+                self._meter.look(f"waiting for room: {error.queue} is full")
             else:
                 return True
 
@@ -218,11 +210,17 @@ class Pipeline:
                 continue
             if not is_begun and not warning and time.monotonic() - began_s > LONELY_S:
                 warning = self._loneliness()
-            self._count_done()
-            self._look("" if is_begun else warning)
+            self._look_at_jobs()
+            self._count()
+            self._meter.look("" if is_begun else warning)
             looked_s = time.monotonic()
 
-    def _count_done(self) -> None:
+    def _count(self) -> None:
+        self._meter.windows = len(self._open)
+        self._meter.texts = sum(len(item.window.pending) for item in self._open)
+        self._meter.texts_done = sum(item.texts_done for item in self._open)
+
+    def _look_at_jobs(self) -> None:
         """Read how far the open windows are, from the oldest one on to the first of which nothing is done."""
         for item in self._open:
             if item.texts_done < len(item.window.pending):
@@ -242,34 +240,10 @@ class Pipeline:
             return ""
         return f"waiting: no worker serves {served.model}; start one with EMBEDMILL_MODEL={served.model}"
 
-    def _checked(self, window: Window, reply: EmbeddingReply) -> WindowResult:
+    def _check(self, reply: EmbeddingReply) -> None:
         ours, theirs = self._index.fingerprint, reply.fingerprint
         if any(r.reason == Reason.MODEL_CHANGED for r in reply.rejected) or theirs not in ("", ours):
             raise SinkMismatchError(self._sink, f"fingerprint {ours} and now {theirs}", CHANGED)
-        return WindowResult(
-            window=window,
-            vectors=reply.vectors,
-            rejected={r.index: (r.reason, r.detail) for r in reply.rejected},
-            tokens=int(reply.token_counts.sum()),
-            truncated=int(reply.truncated.sum()),
-        )
-
-    def _part(self, item: _Open) -> WindowResult:
-        count = len(item.window.pending)
-        vectors = blank(count, self._index.dtype, self._index.dimension)
-        missing, rejected = set(range(count)), dict[int, tuple[str, str]]()
-        if self._is_ours(item.job_id):
-            for part in self._queue.finished_parts(item.job_id):
-                vectors[part.indices] = part.vectors
-                missing.difference_update(part.indices.tolist())
-                rejected |= {r.index: (r.reason, r.detail) for r in part.rejected}
-        return WindowResult(window=item.window, vectors=vectors, rejected=rejected, missing=frozenset(missing))
-
-    def _is_ours(self, job_id: str) -> bool:
-        try:
-            return self._queue.status(job_id).fingerprint == self._index.fingerprint
-        except ResultExpiredError:
-            return False
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Call, and call again while Redis is away."""
@@ -280,27 +254,5 @@ class Pipeline:
             except BrokerUnavailableError as error:
                 if time.monotonic() > give_up_s:
                     raise
-                self._look(f"waiting for Redis: {error.reason}")
+                self._meter.look(f"waiting for Redis: {error.reason}")
                 time.sleep(RETRY_S)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowResult:
-    """Of a window: positions that are done, their vectors, and those that have none."""
-
-    window: Window
-    #: (n, columns), row i for ``window.pending[i]``; blank where there is none.
-    vectors: Vectors
-    #: Position → reason, detail.
-    rejected: dict[int, tuple[str, str]]
-    #: Positions that are not done: only after a stop.
-    missing: frozenset[int] = frozenset()
-    tokens: int = 0
-    #: Texts that were cut at the model's limit.
-    truncated: int = 0
-
-    @property
-    def positions(self) -> npt.NDArray[np.intp]:
-        """Positions that have a vector, (n,)."""
-        count = len(self.window.pending)
-        return np.array([i for i in range(count) if i not in self.missing and i not in self.rejected], np.intp)

@@ -43,7 +43,7 @@ class BadRecord:
     id: str
     #: A word for programs, as in ``unreadable``.
     reason: str
-    #: For people.
+    #: The reason for people.
     detail: str
     #: ``id`` is only a place: which record of an earlier run it may be, nobody knows.
     is_anonymous: bool = True
@@ -52,13 +52,13 @@ class BadRecord:
 
 
 def parent_of(id: str, part: object) -> str:
-    """Give the document that a row is a part of, by its id and what its metadata say of ``part``; "": of none."""
+    """Return the document that a row is a part of, by its id and what its metadata say of ``part``; "": of none."""
     stem, separator, number = id.rpartition("#")
     return stem if separator and isinstance(part, int) and number == str(part) else ""
 
 
 def check_id(value: str) -> str:
-    """Give the id back.
+    """Return the id.
 
     Raises:
         InvalidRequestError: it cannot be an id.
@@ -71,12 +71,12 @@ def check_id(value: str) -> str:
 
 
 def digest(text: str, metadata_json: str) -> bytes:
-    """Give what tells a changed record from an unchanged one: 16 bytes of the text, 8 of the metadata (BLAKE2b)."""
+    """Return what tells a changed record from an unchanged one: 16 bytes of the text, 8 of the metadata (BLAKE2b)."""
     of_text = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=TEXT_BYTES)
     of_metadata = hashlib.blake2b(metadata_json.encode("utf-8", "surrogatepass"), digest_size=METADATA_BYTES)
     return of_text.digest() + of_metadata.digest()
 
 
 def has_same_text(one: bytes, other: bytes) -> bool:
-    """Say whether two digests are of the same text."""
+    """Return whether two digests are of the same text."""
     return one[:TEXT_BYTES] == other[:TEXT_BYTES]

@@ -52,7 +52,7 @@ class Rejects:
             self._stream.write(f"{line}\n")
 
     def flush(self) -> None:
-        """Let readers see what has been written.
+        """Flush what has been written, so that readers see it.
 
         Raises:
             SinkError: it cannot be written.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
@@ -12,15 +11,16 @@ import numpy as np
 from embedmill.errors import some
 from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.pipeline import Pipeline, Stopped, WindowResult
+from embedmill.reindexing.pipeline import Pipeline
 from embedmill.reindexing.planning.ledger import Entry, Ledger
 from embedmill.reindexing.planning.missing import vanished
 from embedmill.reindexing.planning.planner import Pending, Planner, Window
-from embedmill.reindexing.planning.ways import Deletes, hidden, ways_of
+from embedmill.reindexing.planning.ways import Deletes, hidden
 from embedmill.reindexing.rejects import Rejects
-from embedmill.reindexing.report import Counts, Progress, ReindexReport
+from embedmill.reindexing.report import ProgressMeter, ReindexReport, Stopped
 from embedmill.reindexing.sinks.base import Rows, Sink
-from embedmill.reindexing.sources.base import Source, notes_of
+from embedmill.reindexing.sources.base import Source, notes_of, ways_of
+from embedmill.reply import EmbeddingReply, Rejected
 
 #: Ids deleted from the sink at a time.
 DELETE_IDS: Final = 1_000
@@ -30,73 +30,69 @@ VANISHED_IDS: Final = 100_000
 
 
 class Run:
-    """A run over one source. ``pipeline`` is set before ``execute``."""
-
-    pipeline: Pipeline
+    """A run over one source."""
 
     def __init__(
         self,
+        *,
+        source: Source,
         sink: Sink,
         ledger: Ledger,
         index: Index,
         rejects: Rejects,
-        *,
-        on_progress: Callable[[Progress, str], None],
-        should_stop: Callable[[], bool],
+        pipeline: Pipeline,
+        meter: ProgressMeter,
         retry_rejected: bool,
         delete_missing: Deletes,
     ) -> None:
-        self.counts = Counts()
         self.notes: list[str] = []
         self._first_reject = ""
+        self._source = source
         self._sink = sink
         self._ledger = ledger
         self._index = index
         self._rejects = rejects
-        self._on_progress = on_progress
-        self._should_stop = should_stop
+        self._pipeline = pipeline
+        self._meter = meter
+        self._counts = meter.counts
         self._deletes_missing = delete_missing
         #: What the source has not is deleted: from now on it is how the sink's rows are read.
         self.has_deleted_missing = False
         self._planner = Planner(
             ledger,
-            self.counts,
+            meter.counts,
             self._reject,
             row_bytes=index.row_bytes,
-            can_restamp=sink.can_restamp,
+            can_update_metadata=sink.can_update_metadata,
             retry_rejected=retry_rejected,
         )
-        self._began_s = time.monotonic()
-        self._first_submit: tuple[float, float] | None = None
-        self._source: Source | None = None
 
-    def execute(self, source: Source) -> bool:
-        """Do it. Gives whether it came to its end; False: it was stopped.
+    def execute(self) -> bool:
+        """Bring the sink up to date; return whether that came to its end, and was not stopped.
 
         Raises:
             EmbedError: it cannot go on; what is committed stays, and the next run goes on from there.
         """
-        self._source = source
         try:
-            for window in self._planner.windows(source, self.look):
+            for window in self._planner.windows(self._source, self._meter.look):
                 if window.keeps_vectors:
-                    self._restamp(window)
+                    self._update_metadata(window)
                 else:
                     self._submit(window)
-            self.pipeline.drop_left_overs()
-            while len(self.pipeline):
+            self._pipeline.drop_left_overs()
+            while len(self._pipeline):
                 self._collect()
             self._sweep()
         except Stopped:
-            self._stop()
+            self._pipeline.leave()
             return False
         self._sink.finish(self._ledger)
-        self.look()
+        self._meter.look()
         return True
 
     def report(self, sink: str, *, is_whole: bool, rows: int) -> ReindexReport:
-        """Say what has been done."""
-        counts = self.counts
+        """Return what has been done."""
+        counts = self._counts
         return ReindexReport(
             sink=sink,
             model=self._index.model,
@@ -111,67 +107,40 @@ class Run:
             truncated=counts.truncated,
             unread=counts.unread,
             tokens=counts.tokens,
-            elapsed_s=round(time.monotonic() - self._began_s, 3),
+            elapsed_s=round(self._meter.elapsed_s, 3),
             rows=rows,
             rejects=str(self._rejects.path) if counts.rejected else "",
             first_reject=self._first_reject,
-            notes=(*self._planner.unread, *self.notes, *(notes_of(self._source) if self._source else ())),
+            notes=(*self._planner.unread, *self.notes, *notes_of(self._source)),
         )
-
-    def look(self, warning: str = "") -> None:
-        """Say how far the run is.
-
-        Raises:
-            Stopped: the caller wants no more.
-        """
-        now_s = time.monotonic()
-        elapsed_s = now_s - self._began_s
-        fraction = self._fraction()
-        embedded = self.counts.embedded + self.pipeline.texts_done
-        progress = Progress(
-            counts=self.counts,
-            elapsed_s=elapsed_s,
-            embedded=embedded,
-            texts_per_s=embedded / elapsed_s if elapsed_s > 0 else 0.0,
-            fraction=fraction,
-            eta_s=self._eta_s(now_s, fraction),
-            texts_in_flight=self.pipeline.texts - self.pipeline.texts_done,
-            windows_in_flight=len(self.pipeline),
-        )
-        self._on_progress(progress, warning)
-        if self._should_stop():
-            raise Stopped
 
     def _submit(self, window: Window) -> None:
-        self.look()
-        if self._first_submit is None:
-            self._first_submit = (time.monotonic(), self._fraction() or 0.0)
-        while not self.pipeline.submit(window):
+        self._meter.look()
+        self._meter.begin()
+        while not self._pipeline.submit(window):
             self._collect()
-        while not self.pipeline.wants_more():
+        while not self._pipeline.wants_more():
             self._collect()
 
     def _collect(self) -> None:
-        finished = self.pipeline.collect()
-        self._commit(finished)
-        self.pipeline.close()
-        self.look()
+        self._commit(*self._pipeline.collect())
+        self._pipeline.close()
+        self._meter.look()
 
-    def _restamp(self, window: Window) -> None:
-        """Give rows whose metadata alone have changed the new ones."""
+    def _update_metadata(self, window: Window) -> None:
+        """Write the new metadata of rows that keep their vectors."""
         nothing = np.empty((len(window.pending), 0), dtype=self._index.dtype.numpy)
-        places = [p.old_place for p in window.pending if p.old_place is not None]
-        self._sink.restamp(self._rows(window.place, window.pending, nothing), places)
-        done = WindowResult(window=window, vectors=nothing, rejected={})
-        entries = [_entry(done, i, window.place) for i in range(len(window.pending))]
-        self._ledger.commit(window.place, entries, "", self._planner.whole_by(window.pending, ()))
+        write_ids = [p.old_write_id for p in window.pending if p.old_write_id is not None]
+        self._sink.update_metadata(self._rows(window.write_id, window.pending, nothing), write_ids)
+        entries = [_entry(p, window.write_id) for p in window.pending]
+        self._ledger.commit(window.write_id, entries, "", self._planner.whole_by(window.pending, ()))
         self._planner.committed(window)
-        self.counts.updated += len(window.pending)
-        self.look()
+        self._counts.updated += len(window.pending)
+        self._meter.look()
 
-    def _rows(self, place: int, pending: Sequence[Pending], vectors: Vectors) -> Rows:
+    def _rows(self, write_id: int, pending: Sequence[Pending], vectors: Vectors) -> Rows:
         return Rows(
-            place=place,
+            write_id=write_id,
             ids=[p.record.id for p in pending],
             vectors=vectors,
             metadata=[p.metadata for p in pending],
@@ -179,28 +148,27 @@ class Run:
             texts=[p.record.text for p in pending] if self._index.with_text else None,
         )
 
-    def _commit(self, finished: WindowResult) -> None:
-        window, chosen = finished.window, finished.positions
-        pending = [window.pending[i] for i in chosen.tolist()]
+    def _commit(self, window: Window, reply: EmbeddingReply) -> None:
+        why = {r.index: r for r in reply.rejected}
+        kept = [i for i in range(len(window.pending)) if i not in why]
+        pending, lost = [window.pending[i] for i in kept], [window.pending[i] for i in why]
         if pending:
-            vectors = finished.vectors if len(pending) == len(window.pending) else finished.vectors[chosen]
-            self._sink.write(self._rows(window.place, pending, vectors))
-        lost = {i: why for i, why in finished.rejected.items() if i not in finished.missing}
-        outdated = [window.pending[i].record.id for i in lost if window.pending[i].old_place is not None]
+            vectors = reply.vectors[kept] if lost else reply.vectors
+            self._sink.write(self._rows(window.write_id, pending, vectors))
+        outdated = [p.record.id for p in lost if p.old_write_id is not None]
         if outdated:  # the text that the old vector belongs to is gone
             self._sink.delete(outdated)
-        entries = [_entry(finished, i, window.place) for i in range(len(window.pending)) if i not in finished.missing]
-        documents = self._planner.whole_by(pending, [window.pending[i] for i in lost])
-        self._ledger.commit(window.place, entries, "" if finished.missing else self.pipeline.oldest_job, documents)
+        entries = [_entry(p, window.write_id, why.get(i)) for i, p in enumerate(window.pending)]
+        self._ledger.commit(window.write_id, entries, self._pipeline.oldest_job, self._planner.whole_by(pending, lost))
         self._planner.committed(window)
-        for i, (reason, detail) in sorted(lost.items()):
-            self._reject(window.pending[i].record.id, reason, detail)
-        updated = sum(p.old_place is not None for p in pending)
-        self.counts.updated += updated
-        self.counts.added += len(pending) - updated
-        self.counts.deleted += len(outdated)
-        self.counts.tokens += finished.tokens
-        self.counts.truncated += finished.truncated
+        for i, rejected in sorted(why.items()):
+            self._reject(window.pending[i].record.id, rejected.reason, rejected.detail)
+        updated = sum(p.old_write_id is not None for p in pending)
+        self._counts.updated += updated
+        self._counts.added += len(pending) - updated
+        self._counts.deleted += len(outdated)
+        self._counts.tokens += int(reply.token_counts.sum())
+        self._counts.truncated += int(reply.truncated.sum())
         self._rejects.flush()
 
     def _sweep(self) -> None:
@@ -209,10 +177,10 @@ class Run:
         if deletes_missing and self._planner.has_unreadable:
             self.notes.append("some records could not be read, so nothing was taken for missing")
             deletes_missing = False
-        if deletes_missing and not self.counts.read:
+        if deletes_missing and not self._counts.read:
             self.notes.append("the source holds no record at all, so nothing was taken for missing")
             deletes_missing = False
-        before, now = self._ledger.reading(), ways_of(self._source) if self._source else []
+        before, now = self._ledger.reading(), ways_of(self._source)
         if self._deletes_missing is True and (tables := hidden(before, now)):
             self.notes.append(f"{some(tables)}: read before, and without a text now, so nothing was taken for missing")
             deletes_missing = False
@@ -228,46 +196,22 @@ class Run:
             ids = gone[start : start + DELETE_IDS]
             self._sink.delete(ids)
             self._ledger.forget(ids)
-            self.counts.deleted += len(ids)
-            self.look()
-
-    def _stop(self) -> None:
-        """Keep what is finished, stop what is not."""
-        for finished in self.pipeline.harvest():
-            self._commit(finished)
+            self._counts.deleted += len(ids)
+            self._meter.look()
 
     def _reject(self, id: str, reason: str, detail: str) -> None:
-        self.counts.rejected += 1
+        self._counts.rejected += 1
         self._first_reject = self._first_reject or detail
         self._rejects.add(id, reason, detail)
 
-    def _fraction(self) -> float | None:
-        """Give the share of the source that is done with: what has been read, less what is under work."""
-        read = self._source.fraction() if self._source else None
-        if read is None or not self.counts.read:
-            return read
-        counts = self.counts
-        done = counts.embedded + counts.skipped + counts.rejected + self.pipeline.texts_done
-        return read * min(1.0, done / counts.read)
 
-    def _eta_s(self, now_s: float, fraction: float | None) -> float | None:
-        if fraction is None or self._first_submit is None:
-            return None
-        began_s, began_at = self._first_submit
-        if fraction <= began_at or now_s <= began_s:
-            return None
-        return (now_s - began_s) * (1 - fraction) / (fraction - began_at)
-
-
-def _entry(finished: WindowResult, position: int, place: int) -> Entry:
-    pending = finished.window.pending[position]
-    reason, detail = finished.rejected.get(position, ("", ""))
+def _entry(pending: Pending, write_id: int, rejected: Rejected | None = None) -> Entry:
     return Entry(
         number=pending.number,
         id=pending.record.id,
         parent=pending.record.parent,
         digest=pending.digest,
-        place=None if reason else place,
-        reason=reason,
-        detail=detail,
+        write_id=None if rejected else write_id,
+        reason=rejected.reason if rejected else "",
+        detail=rejected.detail if rejected else "",
     )

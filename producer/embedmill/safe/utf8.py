@@ -17,3 +17,8 @@ def surrogate_at(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
+
+
+def storable(text: str) -> str:
+    """Return a text with a question mark for each lone surrogate."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -3,11 +3,11 @@
 A commit here comes after the sink's own. So the ledger never names a row that the sink has not got; rows that a crash
 has kept out of it are written once more.
 
-    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``origins.py``; ``reading``, how its
+    about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``ways.py``; ``reading``, how its
                sources were read
-    rows       a row an id: number, never used again; parent of a part; digest; place of the write that put it into
-               the sink, or none and the reason why it has no vector
-    segments   place → rows written there that have not been removed
+    rows       a row an id: number, never used again; parent of a part; digest; place, the number of the write that put
+               it into the sink, or none and the reason why it has no vector
+    segments   place → rows of that write that have not been removed
     jobs       ids of jobs in Redis that are not committed here
     documents  a document whose parts are all in the sink: its digest, and how many they are
 """
@@ -18,21 +18,17 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from embedmill.errors import MessageError, SinkError
 from embedmill.reindexing.index import Index
 from embedmill.safe.regular_file import check_regular
 
-#: Of the tables; a ledger of another version is refused.
+#: Version of the tables; a ledger of another one is refused.
 VERSION: Final = 2
-
-#: Ids given at a time.
-BATCH_IDS: Final = 1_000
 
 #: KiB of pages that SQLite keeps in memory.
 CACHE_KIB: Final = 8_192
@@ -50,12 +46,12 @@ CREATE TABLE segments (place INTEGER PRIMARY KEY, n_rows INTEGER NOT NULL);
 CREATE TABLE jobs (id TEXT PRIMARY KEY) WITHOUT ROWID
 """
 
-#: Of version 2.
+#: Added in version 2.
 _DOCUMENTS: Final = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, digest BLOB NOT NULL, n_parts INTEGER NOT NULL) WITHOUT ROWID
 """
 
-_LOOK_UP: Final = "SELECT id, number, digest, place, reason, detail FROM rows WHERE id = ?"
+_LOOK_UP: Final = "SELECT number, digest, place, reason, detail FROM rows WHERE id = ?"
 
 _PUT: Final = """
 INSERT INTO rows (number, id, parent, digest, place, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -76,11 +72,23 @@ class Entry:
     id: str
     parent: str
     digest: bytes
-    #: Of the write that put it into the sink; None: it has no vector.
-    place: int | None
+    #: The write that put it into the sink; None: it has no vector.
+    write_id: int | None
     #: Why it has none.
     reason: str = ""
     detail: str = ""
+
+
+class Known(NamedTuple):
+    """What ``look_up`` finds of an id: a tuple, as there are ten thousands a second."""
+
+    number: int
+    digest: bytes
+    #: The write that put it into the sink; None: it has no vector.
+    write_id: int | None
+    #: Why it has none.
+    reason: str | None
+    detail: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +96,7 @@ class Document:
     """A text that was split, and whose parts are all in the sink."""
 
     id: str
-    #: Of its text, its metadata and the way it was split.
+    #: Made of its text, its metadata and the way it was split.
     digest: bytes
     n_parts: int
 
@@ -126,9 +134,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -154,68 +160,55 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def index(self) -> Index | None:
-        """Give what the sink's rows are made with; None: there have been none."""
-        with self._mapped():
-            found = self._db.execute("SELECT value FROM about WHERE key = 'index'").fetchone()
+        """Return what the sink's rows are made with; None: there have been none."""
+        found = self._about("index")
         try:
-            return Index.from_json(found[0]) if found else None
+            return Index.from_json(found) if found else None
         except MessageError as error:
             raise SinkError(self._sink, f"{self.path}: {error}") from None
 
     def set_index(self, index: Index) -> None:
         """Note what the sink's rows are made with."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('index', ?)", (index.to_json(),))
+        self._set_about("index", index.to_json())
 
     def origins(self) -> dict[str, str]:
         """Return what ids begin with → the path that it stands for, as ``set_origins`` has it."""
-        with self._mapped():
-            found = self._db.execute("SELECT value FROM about WHERE key = 'origins'").fetchone()
-        origins: dict[str, str] = json.loads(found[0]) if found else {}
+        origins: dict[str, str] = json.loads(self._about("origins") or "{}")
         return origins
 
     def set_origins(self, origins: Mapping[str, str]) -> None:
         """Note what ids begin with, and the paths that it stands for."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('origins', ?)", (json.dumps(origins),))
+        self._set_about("origins", json.dumps(origins))
 
     def next_number(self) -> int:
-        """Give a number above all that were ever used."""
+        """Return a number of a row above all that were ever used."""
         return self._above("SELECT max(number) FROM rows")
 
-    def next_place(self) -> int:
-        """Give a place above all that were ever used."""
+    def next_write_id(self) -> int:
+        """Return a number of a write above all that were ever used."""
         return self._above("SELECT max(place) FROM segments")
 
     def count(self) -> int:
-        """Give the number of rows that have a vector."""
+        """Return the number of rows that have a vector."""
         with self._mapped():
             return int(self._db.execute("SELECT count(place) FROM rows").fetchone()[0])
 
-    def look_up(self, ids: Iterable[str]) -> dict[str, tuple[int, bytes, int | None, str, str]]:
-        """Give (number, digest, place, reason, detail) of those ids that are known."""
-        known = {}
+    def look_up(self, ids: Iterable[str]) -> dict[str, Known]:
+        """Return what is known of those ids of which anything is."""
         with self._mapped():
             execute = self._db.execute
-            for id in ids:
-                for found, *entry in execute(_LOOK_UP, (id,)):
-                    known[found] = tuple(entry)
-        return known
+            return {id: Known(*row) for id in ids for row in execute(_LOOK_UP, (id,))}
 
     def reading(self) -> list[dict[str, str]]:
         """Return every way in which sources of this sink have been read."""
-        with self._mapped():
-            found = self._db.execute("SELECT value FROM about WHERE key = 'reading'").fetchone()
         try:
-            return [dict(way) for way in json.loads(found[0])] if found else []
+            return [dict(way) for way in json.loads(self._about("reading") or "[]")]
         except (ValueError, TypeError, RecursionError):
             raise SinkError(self._sink, f"{self.path}: how sources were read cannot be understood") from None
 
     def set_reading(self, ways: Sequence[Mapping[str, str]]) -> None:
         """Note every way in which sources of this sink have been read."""
-        with self._transaction():
-            value = json.dumps([dict(way) for way in ways], sort_keys=True)
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('reading', ?)", (value,))
+        self._set_about("reading", json.dumps([dict(way) for way in ways], sort_keys=True))
 
     def rows_under(self, id: str) -> list[tuple[int, str]]:
         """Return (number, id) of a record and of its parts."""
@@ -243,7 +236,7 @@ class Ledger:
         values = [(document.id, document.digest, document.n_parts) for document in documents]
         self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", values)
 
-    def commit(self, place: int, entries: Sequence[Entry], job_id: str, documents: Sequence[Document] = ()) -> None:
+    def commit(self, write_id: int, entries: Sequence[Entry], job_id: str, documents: Sequence[Document] = ()) -> None:
         """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over.
 
         Documents of which it holds parts are no longer known, but for those that are whole by it.
@@ -253,27 +246,29 @@ class Ledger:
             self._db.executemany("DELETE FROM documents WHERE id = ?", parents)
             self._put_documents(documents)
             values = [
-                (e.number, e.id, e.parent or None, e.digest, e.place, e.reason or None, e.detail) for e in entries
+                (e.number, e.id, e.parent or None, e.digest, e.write_id, e.reason or None, e.detail) for e in entries
             ]
             self._db.executemany(_PUT, values)
-            n_rows = sum(e.place is not None for e in entries)
-            self._db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?)", (place, n_rows))
+            n_rows = sum(e.write_id is not None for e in entries)
+            self._db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?)", (write_id, n_rows))
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
-    def adopt(self, known: Iterable[Sequence[tuple[str, bytes, str]]]) -> None:
-        """Put what the sink says it holds in the place of all rows; what was rejected stays so."""
-        number, place = self.next_number(), self.next_place()
+    def restore(self, found: Iterable[Sequence[tuple[str, bytes, str]]]) -> None:
+        """Replace all rows by what the sink says it holds; what was rejected stays so."""
+        number, write_id = self.next_number(), self.next_write_id()
         put = "INSERT OR REPLACE INTO rows (number, id, digest, parent, place) VALUES (?, ?, ?, ?, ?)"
         with self._transaction():
             self._db.execute("DELETE FROM rows WHERE place IS NOT NULL")
             self._db.execute("DELETE FROM documents")
-            for batch in known:
-                rows = [(number + i, id, digest, parent or None, place) for i, (id, digest, parent) in enumerate(batch)]
+            for batch in found:
+                rows = [
+                    (number + i, id, digest, parent or None, write_id) for i, (id, digest, parent) in enumerate(batch)
+                ]
                 self._db.executemany(put, rows)
                 number += len(rows)
             self._db.execute("UPDATE segments SET n_rows = 0")
             count = "SELECT ?, count(*) FROM rows WHERE place IS NOT NULL HAVING count(*) > 0"
-            self._db.execute(f"INSERT INTO segments {count}", (place,))
+            self._db.execute(f"INSERT INTO segments {count}", (write_id,))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Note that rows are no longer in the sink."""
@@ -281,7 +276,7 @@ class Ledger:
             self._db.executemany("DELETE FROM rows WHERE id = ?", [(id,) for id in ids])
 
     def jobs(self) -> set[str]:
-        """Give the ids of jobs that an earlier run has left in Redis."""
+        """Return the ids of jobs that an earlier run has left in Redis."""
         with self._mapped():
             return {id for (id,) in self._db.execute("SELECT id FROM jobs")}
 
@@ -296,13 +291,13 @@ class Ledger:
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     def all_rows(self) -> Iterator[tuple[int, str, str]]:
-        """Give (number, id, parent) of everything, the parts of a document together."""
+        """Return (number, id, parent) of everything, the parts of a document together."""
         with self._mapped():
             for number, id, parent in self._db.execute("SELECT number, id, parent FROM rows ORDER BY parent, number"):
                 yield number, id, parent or ""
 
     def segments(self) -> list[tuple[int, int, int]]:
-        """See ``sink.Live``."""
+        """See ``base.LiveRows``."""
         with self._mapped():
             query = """
             SELECT place, n_rows, coalesce(n_live, 0) FROM segments
@@ -311,80 +306,63 @@ class Ledger:
             """
             return list(self._db.execute(query))
 
-    def ids(self, place: int) -> Set[str]:
-        """See ``sink.Live``."""
+    def ids(self, write_id: int) -> Set[str]:
+        """See ``base.LiveRows``."""
         with self._mapped():
-            return {id for (id,) in self._db.execute("SELECT id FROM rows WHERE place = ?", (place,))}
+            return {id for (id,) in self._db.execute("SELECT id FROM rows WHERE place = ?", (write_id,))}
 
-    def settle(self, place: int, rows: int) -> None:
-        """See ``sink.Live``. The last place stays known, so that it is not used again."""
+    def set_row_count(self, write_id: int, rows: int) -> None:
+        """See ``base.LiveRows``. The last write stays known, so that its number is not used again."""
         with self._transaction():
-            self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, place))
+            self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, write_id))
+
+    def _about(self, key: str) -> str:
+        """Return a value of ``about``; "": there is none."""
+        with self._mapped():
+            found = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else ""
+
+    def _set_about(self, key: str, value: str) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
     def _above(self, query: str) -> int:
         with self._mapped():
             return int(self._db.execute(query).fetchone()[0] or 0) + 1
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db, self._mapped())
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Do all of it or nothing."""
+        with self._mapped():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
 
-    def _mapped(self) -> _Mapped:
-        return _Mapped(self._sink, self.path)
-
-
-class _Mapped:
-    """Turns SQLite's errors into ``SinkError``."""
-
-    def __init__(self, sink: str, path: Path) -> None:
-        self._sink = sink
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, sqlite3.Error):
-            return
-        if "locked" in str(error):
-            raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
-        if refused := self._refused(error):
-            raise SinkError(self._sink, refused) from None
-        # SQLite names tables and files, never values.
-        reason = f"its ledger {self._path} cannot be used ({error}); if it is damaged, rebuild into another sink"
-        raise SinkError(self._sink, reason) from None
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turn SQLite's errors into SinkError; they name tables and files, never values."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
+            reason = f"its ledger {self.path} cannot be used ({error}); if it is damaged, rebuild into another sink"
+            raise SinkError(self._sink, self._refused(error) or reason) from None
 
     def _refused(self, error: sqlite3.Error) -> str:
         """Return what the system does not allow; "": nothing of that kind."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            return f"no room is left for its ledger {self._path}; make room and run the same command again"
-        if code in _REFUSALS or any(map(_is_closed, (self._path, self._path.parent))):
-            return f"its ledger {self._path} cannot be written ({error}); {_OTHER_PLACE}"
+            return f"no room is left for its ledger {self.path}; make room and run the same command again"
+        if code in _REFUSALS or any(map(_is_closed, (self.path, self.path.parent))):
+            return f"its ledger {self.path} cannot be written ({error}); {_OTHER_PLACE}"
         return ""
 
 
 def _is_closed(path: Path) -> bool:
     return os.access(path, os.F_OK) and not os.access(path, os.R_OK | os.W_OK)
-
-
-class _Transaction:
-    def __init__(self, db: sqlite3.Connection, mapped: _Mapped) -> None:
-        self._db = db
-        self._mapped = mapped
-
-    def __enter__(self) -> None:
-        with self._mapped:
-            self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            with self._mapped:
-                self._db.execute("COMMIT")
-            return
-        with suppress(sqlite3.Error):
-            self._db.execute("ROLLBACK")
-        self._mapped.__exit__(kind, error, trace)

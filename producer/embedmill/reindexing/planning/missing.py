@@ -16,7 +16,7 @@ class SeenRows:
         self._bits = bytearray()
 
     def add(self, number: int) -> bool:
-        """Put a number in. Gives whether it was not there before."""
+        """Put a number in. Return whether it was not there before."""
         byte, mask = number >> 3, 1 << (number & 7)
         if byte >= len(self._bits):
             self._bits.extend(bytes(byte - len(self._bits) + _STEP))
@@ -31,7 +31,7 @@ class SeenRows:
 
 
 def vanished(rows: Iterable[tuple[int, str, str]], seen: SeenRows, *, all_missing: bool) -> Iterator[str]:
-    """Give the ids of parts that their documents no longer have and, if ``all_missing``, of all that was not met.
+    """Return the ids of parts that their documents no longer have and, if ``all_missing``, of all that was not met.
 
     Args:
         rows: (number, id, parent or "") of every row, the parts of a document together.

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.metadata import to_json
-from embedmill.reindexing.planning.documents import OpenDocuments, SplitSource, document_of
-from embedmill.reindexing.planning.ledger import Document, Ledger
+from embedmill.reindexing.planning.ledger import Document, Known, Ledger
 from embedmill.reindexing.planning.missing import SeenRows
 from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text
 from embedmill.reindexing.report import Counts
-from embedmill.reindexing.sources.base import UNFIT, UNREADABLE, Source
+from embedmill.reindexing.sources.base import UNFIT, UNREADABLE, Source, batches
 
 #: Most texts and characters of a window, which is one job, one write to the sink and one commit. They do not change
 #: from run to run: a run that goes on cuts the same windows and so finds the jobs of the run before it.
@@ -57,15 +55,15 @@ class Pending:
     record: Record
     metadata: str = field(repr=False)
     digest: bytes
-    #: Of the write that put the sink's older row of this id; None: it has none.
-    old_place: int | None
+    #: The write that put the sink's older row of this id; None: it has none.
+    old_write_id: int | None
 
 
 @dataclass(slots=True, kw_only=True)
 class Window:
     """Texts that become one job."""
 
-    place: int
+    write_id: int
     #: Only their metadata have changed: they keep their vectors.
     keeps_vectors: bool = False
     pending: list[Pending] = field(default_factory=list)
@@ -85,7 +83,7 @@ class Window:
         return [p.record.text for p in self.pending]
 
     def job_id(self, index: Index, sink: str) -> str:
-        """Name its job: the same for the same window of the same sink."""
+        """Return its job's id: the same for the same window of the same sink."""
         hashed = hashlib.blake2b(f"{sink}\n{index.identity}\n".encode(), digest_size=16)
         for p in self.pending:
             hashed.update(p.digest + p.record.id.encode() + b"\n")
@@ -102,17 +100,17 @@ class Planner:
         reject: Callable[[str, str, str], None],
         *,
         row_bytes: int,
-        can_restamp: bool = False,
+        can_update_metadata: bool = False,
         retry_rejected: bool = False,
     ) -> None:
-        """Get ready.
+        """Prepare to read a source.
 
         Args:
             ledger: what the sink holds.
             counts: counted up here: ``read``, ``skipped``.
             reject: takes id, reason and detail of what has no vector.
             row_bytes: of one vector.
-            can_restamp: the sink gives rows new metadata without their vectors.
+            can_update_metadata: the sink gives rows new metadata without their vectors.
             retry_rejected: embed again what was rejected before, though it is unchanged.
         """
         self.seen = SeenRows()
@@ -125,18 +123,18 @@ class Planner:
         self._ledger = ledger
         self._counts = counts
         self._reject = reject
-        self._can_restamp = can_restamp
+        self._can_update_metadata = can_update_metadata
         self._retries = retry_rejected
         self._window_texts = max(1, min(WINDOW_TEXTS, WINDOW_BYTES // row_bytes))
         self._next_number = ledger.next_number()
-        self._next_place = ledger.next_place()
+        self._next_write_id = ledger.next_write_id()
         #: Numbers of ids that were not in the ledger when they were looked up.
         self._new: dict[str, int] = {}
         self._committed: list[str] = []
         self._documents = OpenDocuments()
 
     def windows(self, source: Source, tick: Callable[[], None]) -> Iterator[Window]:
-        """Give the windows of what is to be written; tick: called before every thousand records."""
+        """Return the windows of what is to be written; tick: called before every thousand records."""
         filling: dict[bool, Window] = {}
         for batch in self._batches(source):
             tick()
@@ -159,12 +157,12 @@ class Planner:
         return self._documents.take_whole()
 
     def committed(self, window: Window) -> None:
-        """Learn that a window's ids are in the ledger now."""
+        """Forget the numbers of a window's new ids, which are in the ledger now."""
         self._committed.extend(pending.record.id for pending in window.pending)
 
     def _window(self, *, keeps_vectors: bool) -> Window:
-        self._next_place += 1
-        return Window(place=self._next_place - 1, keeps_vectors=keeps_vectors)
+        self._next_write_id += 1
+        return Window(write_id=self._next_write_id - 1, keeps_vectors=keeps_vectors)
 
     def _is_full(self, window: Window, pending: Pending) -> bool:
         return (
@@ -216,22 +214,22 @@ class Planner:
                 self._note_bad(item)
                 continue
             found = known.get(item.id)
-            number = found[0] if found else self._number(item.id)
+            number = found.number if found else self._number(item.id)
             if not self.seen.add(number):
                 self._documents.drop(item.parent)
                 self._reject(item.id, DUPLICATE_ID, DUPLICATE)
                 continue
             hashed = digest(item.text, metadata)
-            if found and found[1] == hashed and not (found[3] and self._retries):
-                self._pass_over(item, found[3], found[4])
+            if found and found.digest == hashed and not (found.reason and self._retries):
+                self._pass_over(item, found)
                 continue
-            old_place = found[2] if found else None
+            old_write_id = found.write_id if found else None
             keeps_vector = bool(
-                self._can_restamp and found and old_place is not None and has_same_text(found[1], hashed)
+                self._can_update_metadata and found and old_write_id is not None and has_same_text(found.digest, hashed)
             )
             if len(metadata) > TWICE_CHARS:  # else a copy without them takes longer than it saves
                 item = Record(id=item.id, text=item.text, parent=item.parent)  # noqa: PLW2901
-            yield Pending(number, item, metadata, hashed, old_place), keeps_vector
+            yield Pending(number, item, metadata, hashed, old_write_id), keeps_vector
 
     def _number(self, id: str) -> int:
         number = self._new.get(id)
@@ -240,10 +238,10 @@ class Planner:
             self._next_number += 1
         return number
 
-    def _pass_over(self, record: Record, reason: str, detail: str) -> None:
-        if reason:
+    def _pass_over(self, record: Record, known: Known) -> None:
+        if known.reason:
             self._documents.drop(record.parent)
-            self._reject(record.id, reason, detail)
+            self._reject(record.id, known.reason, known.detail or "")
         else:
             if record.parent:
                 self._documents.done([record.parent])
@@ -265,18 +263,12 @@ class Planner:
 
 def _batches(source: Iterable[Record | BadRecord]) -> Iterator[Batch]:
     """Read some records at a time, with their metadata as JSON: by its length a batch is bounded, too."""
-    records = _with_metadata(source)
-    while True:
-        batch: Batch = []
-        chars = 0
-        for item, metadata in islice(records, BATCH_RECORDS):
-            batch.append((item, metadata))
-            chars += len(metadata) + (len(item.text) if isinstance(item, Record) else 0)
-            if chars > BATCH_CHARS:
-                break
-        if not batch:
-            return
-        yield batch
+    return batches(_with_metadata(source), _chars, most=BATCH_RECORDS, most_size=BATCH_CHARS)
+
+
+def _chars(entry: tuple[Record | BadRecord, str]) -> int:
+    item, metadata = entry
+    return len(metadata) + (len(item.text) if isinstance(item, Record) else 0)
 
 
 def _with_metadata(source: Iterable[Record | BadRecord]) -> Iterator[tuple[Record | BadRecord, str]]:
@@ -296,6 +288,71 @@ def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]
     """Count the records, of this metadata as JSON, that a run would pass over."""
     known = ledger.look_up(record.id for record in records)
     return sum(
-        record.id in known and known[record.id][1] == digest(record.text, carried)
+        record.id in known and known[record.id].digest == digest(record.text, carried)
         for record, carried in zip(records, metadata, strict=True)
     )
+
+
+@runtime_checkable
+class SplitSource(Protocol):
+    """A source whose records are cut into parts."""
+
+    @property
+    def documents(self) -> Source:
+        """The source of what is cut."""
+        ...
+
+    @property
+    def settings(self) -> str:
+        """What parts depend on besides their documents."""
+        ...
+
+    def parts(self, record: Record) -> Iterator[Record | BadRecord]:
+        """Cut one record."""
+        ...
+
+
+def document_of(record: Record, metadata_json: str, settings: str) -> Document:
+    """Return what a ledger knows a record by."""
+    hashed = hashlib.blake2b(digest(record.text, metadata_json), digest_size=16)
+    hashed.update(settings.encode())
+    return Document(id=record.id, digest=hashed.digest(), n_parts=0)
+
+
+@dataclass(slots=True)
+class _Open:
+    document: Document
+    left: int
+
+
+class OpenDocuments:
+    """Documents of which some parts are not in the sink yet."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Open] = {}
+        self._whole: list[Document] = []
+
+    def begin(self, document: Document) -> None:
+        """Wait for all parts of a document."""
+        self._open[document.id] = _Open(document, document.n_parts)
+
+    def drop(self, parent: str) -> None:
+        """Forget a document: one of its parts has no vector, and the next run has to see it again."""
+        self._open.pop(parent, None)
+
+    def done(self, parents: Iterable[str]) -> None:
+        """Count a part of each of these documents as being in the sink."""
+        if not self._open:
+            return
+        for parent in parents:
+            found = self._open.get(parent)
+            if found is None:
+                continue
+            found.left -= 1
+            if not found.left:
+                self._whole.append(self._open.pop(parent).document)
+
+    def take_whole(self) -> list[Document]:
+        """Return the documents that have become whole since the last call."""
+        whole, self._whole = self._whole, []
+        return whole

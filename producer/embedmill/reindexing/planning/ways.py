@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from embedmill.errors import InvalidRequestError, some
 from embedmill.reindexing.planning.ledger import Ledger
-from embedmill.reindexing.sources.base import Source
+from embedmill.reindexing.sources.base import Source, origins_of, ways_of
 from embedmill.safe.printable import printable
 
 #: Names of what there is of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}. The kinds of
@@ -29,12 +29,6 @@ ALL: Final = "all"
 
 #: Whether rows whose ids the source no longer has are deleted.
 Deletes = bool | Literal["all"]
-
-
-def ways_of(source: Source) -> list[Mapping[str, str]]:
-    """Return how each part of a source is read: where it is, its format, its fields, the kinds of its files."""
-    ways: list[Mapping[str, str]] = getattr(source, "ways", [])
-    return ways or [{SOURCE: type(source).__name__}]
 
 
 def changes(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> list[str]:
@@ -107,3 +101,23 @@ def note_ways(source: Source, ledger: Ledger) -> None:
     before = ledger.reading()
     if (together := merged(before, ways_of(source))) != before:
         ledger.set_reading(together)
+
+
+def check_origins(source: Source, ledger: Ledger, sink: str, *, replaces: bool) -> None:
+    """Note where ids come from; replaces: this source takes the place of another one.
+
+    Raises:
+        InvalidRequestError: the sink holds such ids of another file, which is still there.
+    """
+    known, origins = ledger.origins(), origins_of(source)
+    for label, path in origins.items():
+        before = known.get(label, path)
+        if before != path and not replaces and Path(before).exists():
+            raise InvalidRequestError(
+                "source",
+                f"{printable(sink)} holds records of {printable(before)} under the same ids. Name both in one call, or "
+                "files from a folder above them by their relative paths, or give records an id (--id-field); to put "
+                "this one in the place of the other, delete what is missing (--delete-missing=all)",
+            )
+    if any(known.get(label) != path for label, path in origins.items()):
+        ledger.set_origins({**known, **origins})

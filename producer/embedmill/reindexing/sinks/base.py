@@ -16,18 +16,18 @@ from embedmill.protocol.vectors import Vectors
 from embedmill.reindexing.index import Index
 
 
-class Live(Protocol):
+class LiveRows(Protocol):
     """Which of the rows ever written still count, as the ledger knows."""
 
     def segments(self) -> Sequence[tuple[int, int, int]]:
-        """Give (place, rows written, rows that still count) of every write, by place."""
+        """Return (write_id, rows written, rows that still count) of every write, by write_id."""
         ...
 
-    def ids(self, place: int) -> Set[str]:
-        """Give the ids whose newest row was written there."""
+    def ids(self, write_id: int) -> Set[str]:
+        """Return the ids whose newest row is of that write."""
         ...
 
-    def settle(self, place: int, rows: int) -> None:
+    def set_row_count(self, write_id: int, rows: int) -> None:
         """Note that only so many rows are left of that write; 0: it is gone."""
 
 
@@ -38,12 +38,12 @@ class Sink(ABC):
     work must outlast a crash. What was written just before a crash is written once more, with the same bits.
     """
 
-    #: For people, without a password.
+    #: Shown to people; holds no password.
     name: str
 
     @abstractmethod
     def open(self, index: Index) -> None:
-        """Get ready for rows of this index; called once, before everything but ``filled_by`` and ``beside``.
+        """Prepare for rows of this index; called once, before everything but ``read_index`` and ``new_version``.
 
         Raises:
             SinkError: it cannot be.
@@ -65,18 +65,18 @@ class Sink(ABC):
             SinkError: they were not removed, or only some.
         """
 
-    #: Whether ``beside`` and ``switch`` are there: each version has a ledger of its own.
+    #: Whether ``new_version`` and ``activate`` are there: each version has a ledger of its own.
     has_versions: ClassVar[bool] = False
 
-    #: Whether ``restamp`` is there.
-    can_restamp: ClassVar[bool] = False
+    #: Whether ``update_metadata`` is there.
+    can_update_metadata: ClassVar[bool] = False
 
-    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
-        """Give rows new metadata and keep their vectors; asked for only if ``can_restamp``.
+    def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
+        """Give rows new metadata and keep their vectors; asked for only if ``can_update_metadata``.
 
         Args:
             rows: as in ``write``, but with vectors of no columns.
-            places: of the writes that put their vectors here, (n,).
+            write_ids: the writes that put their vectors here, (n,).
 
         Raises:
             SinkError: it was not done, or only in part.
@@ -84,49 +84,49 @@ class Sink(ABC):
         raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027  most sinks hold nothing open
-        """Let go of connections and files."""
+        """Close connections and files."""
 
     @property
-    def written(self) -> tuple[Path, ...]:
-        """Files and folders that it writes, by which it is told from what is read; empty: it is no file."""
+    def paths(self) -> tuple[Path, ...]:
+        """Files and folders that it writes, none of which may be a source; empty: it is no file."""
         return ()
 
-    def filled_by(self) -> Index | None:
-        """Give what the sink itself says its rows are made with; None: it is new, or cannot say."""
+    def read_index(self) -> Index | None:
+        """Return the index that the sink itself keeps of its rows; None: it is new, or keeps none."""
         return None
 
     def ledger_path(self, index: Index) -> Path | None:
-        """Say where the ledger of this version belongs; None: into the user's data directory, by ``name``."""
+        """Return where the ledger of this version belongs; None: into the user's data directory, by ``name``."""
         return None
 
     def count(self) -> int | None:
-        """Give the number of rows; None: the ledger knows it best. Called after ``open``."""
+        """Return the number of rows; None: the ledger knows it best. Called after ``open``."""
         return None
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
-        """Give (id, digest, parent or "") of all rows, some at a time, from which a lost ledger is made anew.
+    def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+        """Return (id, digest, parent or "") of all rows, some at a time, from which a lost ledger is restored.
 
         Raises:
             SinkError: the sink cannot say, and it holds rows.
         """
         return iter(())
 
-    def recover(self, places: Set[int]) -> None:  # noqa: B027  only files have to
+    def recover(self, write_ids: Set[int]) -> None:  # noqa: B027  only files have to
         """Remove what a crash has left of writes other than these; called after ``open``."""
 
-    def finish(self, live: Live) -> None:  # noqa: B027  only files have to
+    def finish(self, live: LiveRows) -> None:  # noqa: B027  only files have to
         """Bring everything into its last form; called at the end of a whole run."""
 
-    def beside(self, index: Index) -> Sink:
-        """Give the sink in which another index is built while this one stays in use.
+    def new_version(self, index: Index) -> Sink:
+        """Return the sink for another version, of this index, while the one in use stays as it is.
 
         Raises:
             InvalidRequestError: this kind of sink has no versions.
         """
         raise InvalidRequestError("rebuild", f"{self.name} has no versions; name another sink for {index.model}")
 
-    def switch(self) -> str:
-        """Put this version into use under the sink's name; called at the end of a whole rebuild.
+    def activate(self) -> str:
+        """Make this version the one in use under the sink's name; called at the end of every whole run.
 
         Returns:
             A sentence for people: where the version before it is kept. Empty: there is none, or it was in use already.
@@ -136,16 +136,16 @@ class Sink(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Some rows of one write; everything but ``place`` has length n."""
+    """Some rows of one write; everything but ``write_id`` has length n."""
 
     #: Number of this write, growing and never used again; the same after a crash for the same rows.
-    place: int
+    write_id: int
     ids: Sequence[str]
     #: (n, columns)
     vectors: Vectors
     #: JSON objects.
     metadata: Sequence[str] = field(repr=False)
-    #: Of the records, 24 bytes each; see ``record.digest``.
+    #: Digests of the records, 24 bytes each; see ``record.digest``.
     digests: Sequence[bytes]
     #: None: the sink does not carry texts.
     texts: Sequence[str] | None = field(repr=False)
@@ -161,10 +161,10 @@ class Rows:
         return len(self.ids)
 
     def select(self, positions: npt.NDArray[np.intp]) -> Rows:
-        """Give the rows at these positions."""
+        """Return the rows at these positions."""
         chosen: list[int] = positions.tolist()
         return Rows(
-            place=self.place,
+            write_id=self.write_id,
             ids=[self.ids[i] for i in chosen],
             vectors=self.vectors[positions],
             metadata=[self.metadata[i] for i in chosen],

@@ -23,11 +23,12 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.sinks.base import Rows, Sink
+from embedmill.safe.utf8 import storable
 from embedmill.urls import mask_url
 
 T = TypeVar("T")
 
-#: Of a sink that names no table.
+#: Table of a sink that names none.
 DEFAULT_TABLE: Final = "documents"
 
 #: Seconds to connect in.
@@ -48,10 +49,10 @@ class PostgresSink(Sink):
     """A view and its versions."""
 
     has_versions = True
-    can_restamp = True
+    can_update_metadata = True
 
-    def __init__(self, name: str, *, is_beside: bool = False) -> None:
-        """Name it: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
+    def __init__(self, name: str, *, is_new_version: bool = False) -> None:
+        """Read the name: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
 
         Raises:
             InvalidRequestError: no table can have this name.
@@ -59,11 +60,11 @@ class PostgresSink(Sink):
         self._given = name
         self._url, self._table = parse(name)
         self.name = mask_url(name)
-        self._is_beside = is_beside
+        self._is_new_version = is_new_version
         self._index: Index | None = None
         self._connection: psycopg.Connection | None = None
 
-    def filled_by(self) -> Index | None:
+    def read_index(self) -> Index | None:
         """Read the view's comment."""
         kind_and_comment = "SELECT relkind, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = to_regclass(%s)"
 
@@ -86,7 +87,7 @@ class PostgresSink(Sink):
             known = ", ".join(_TYPES)
             raise InvalidRequestError("dtype", f"pgvector holds {known}, not {index.dtype}")
         self._index = index
-        is_new = self.filled_by() is None
+        is_new = self.read_index() is None
         kind = _TYPES[index.dtype][0]
         create = sql.SQL(
             "CREATE TABLE IF NOT EXISTS {} (id text PRIMARY KEY, vector {}({}) NOT NULL, metadata jsonb NOT NULL, "
@@ -119,7 +120,7 @@ class PostgresSink(Sink):
 
         self._run(put)
 
-    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+    def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
         """Update everything but the vectors in one transaction."""
         values = [(*_others(rows, i), rows.ids[i]) for i in range(len(rows))]
         update = sql.SQL("UPDATE {} SET metadata = %s::jsonb, text = %s, digest = %s WHERE id = %s")
@@ -141,7 +142,7 @@ class PostgresSink(Sink):
         self._run(remove)
 
     def count(self) -> int:
-        """Ask PostgreSQL."""
+        """Return the number of rows in the table."""
         query = sql.SQL("SELECT count(*) FROM {}").format(self._version)
 
         def ask(connection: psycopg.Connection) -> int:
@@ -150,7 +151,7 @@ class PostgresSink(Sink):
 
         return self._run(ask)
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+    def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
         """Read ids and digests, page by page."""
         page = sql.SQL("SELECT id, digest, metadata->'part' FROM {} WHERE id > %s ORDER BY id LIMIT %s")
         page_of_version = page.format(self._version)
@@ -167,14 +168,14 @@ class PostgresSink(Sink):
             yield batch
             last = batch[-1][0]
 
-    def beside(self, index: Index) -> Sink:
+    def new_version(self, index: Index) -> Sink:
         """Fill another table; the view stays as it is."""
-        return PostgresSink(self._given, is_beside=True)
+        return PostgresSink(self._given, is_new_version=True)
 
-    def switch(self) -> str:
+    def activate(self) -> str:
         """Replace the view."""
-        before = self.filled_by()
-        if not self._is_beside or before == self._opened:
+        before = self.read_index()
+        if not self._is_new_version or before == self._opened:
             return ""
 
         def replace(connection: psycopg.Connection) -> None:
@@ -245,7 +246,7 @@ class PostgresSink(Sink):
 
 
 def parse(name: str) -> tuple[str, str]:
-    """Give libpq's URL and the table's name.
+    """Return libpq's URL and the table's name.
 
     Raises:
         InvalidRequestError: no table can have this name.
@@ -265,14 +266,10 @@ def parse(name: str) -> tuple[str, str]:
 
 
 def _others(rows: Rows, i: int) -> tuple[str, str | None, bytes]:
-    """Give metadata, text and digest as PostgreSQL can hold them."""
-    text = None if rows.texts is None else _storable(rows.texts[i])
+    """Return metadata, text and digest as PostgreSQL can hold them."""
+    text = None if rows.texts is None else storable(rows.texts[i]).replace("\0", "\ufffd")
     return rows.metadata[i].replace("\\u0000", "\\ufffd"), text, rows.digests[i]
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
-
-
-def _storable(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -10,13 +10,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sqlite3
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
@@ -26,7 +29,18 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.reindexing.index import Index
 from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.sinks.base import Rows, Sink
-from embedmill.reindexing.sinks.qdrant_address import Address, parse
+from embedmill.safe.utf8 import storable
+
+#: Variable that holds the key of a server.
+KEY_VARIABLE: Final = "EMBEDMILL_QDRANT_API_KEY"
+
+#: Default collection.
+DEFAULT_COLLECTION: Final = "documents"
+
+#: Default port of a server.
+DEFAULT_PORT: Final = 6333
+
+_COLLECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 
 #: A point's id is made of the record's, since Qdrant takes UUIDs and numbers only.
 ID_SPACE: Final = uuid.UUID("5f0c3c1e-6f0a-4a52-9d0e-3c6b7a1f2e11")
@@ -43,7 +57,7 @@ TIMEOUT_S: Final = 120
 #: What the system says of a disk, a quota or a file that takes no more.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-#: In every folder of the client's own files.
+#: File in every folder of the client's own files.
 META: Final = "meta.json"
 
 _DATATYPES: Final = {Dtype.FLOAT32: models.Datatype.FLOAT32, Dtype.FLOAT16: models.Datatype.FLOAT16}
@@ -53,29 +67,29 @@ class QdrantSink(Sink):
     """A collection and its versions."""
 
     has_versions = True
-    can_restamp = True
+    can_update_metadata = True
 
     def __init__(self, name: str | Address, *, client: QdrantClient | None = None) -> None:
-        """Name it; ``client``: of a version of the same collection."""
+        """Read the name; ``client``: of a version of the same collection."""
         self._address = name if isinstance(name, Address) else parse(name)
         self.name = self._address.name
         self._opened: QdrantClient | None = client
         self._index: Index | None = None
 
     def ledger_path(self, index: Index) -> Path | None:
-        """Beside the folder of the client's own files; for a server in the user's data directory."""
+        """Return a path beside the client's own files; None for a server."""
         folder = self._address.folder
         if folder is None:
             return None
         return _state_of(folder) / f"{self._address.collection}-{index.tag}.sqlite"
 
     @property
-    def written(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """The client's own files, and the folder of state beside them."""
         folder = self._address.folder
         return () if folder is None else (folder, _state_of(folder))
 
-    def filled_by(self) -> Index | None:
+    def read_index(self) -> Index | None:
         """Follow the alias and read the collection's metadata."""
         with self._mapped():
             if self._address.folder is not None and not self._holds_files(self._address.folder):
@@ -116,7 +130,7 @@ class QdrantSink(Sink):
                 )
                 self._quietly(self._client.upsert, self._collection, points=points, wait=True)
 
-    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+    def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
         """Overwrite the payloads."""
         with self._mapped():
             for start in range(0, len(rows), BATCH_POINTS):
@@ -137,11 +151,11 @@ class QdrantSink(Sink):
                 self._client.delete(self._collection, points_selector=selector, wait=True)
 
     def count(self) -> int:
-        """Ask Qdrant."""
+        """Return the number of points in the collection."""
         with self._mapped():
             return int(self._client.count(self._collection, exact=True).count)
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+    def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
         """Read ids and digests of all points."""
         offset: Any = None
         while True:
@@ -156,11 +170,11 @@ class QdrantSink(Sink):
             if offset is None:
                 return
 
-    def beside(self, index: Index) -> Sink:
+    def new_version(self, index: Index) -> Sink:
         """Fill another collection; the alias stays where it is."""
         return QdrantSink(self._address, client=self._client)
 
-    def switch(self) -> str:
+    def activate(self) -> str:
         """Move the alias."""
         with self._mapped():
             before = self._in_use()
@@ -272,12 +286,12 @@ def _point_id(id: str) -> str:
 def _payload(rows: Rows, i: int) -> dict[str, Any]:
     payload = {"id": rows.ids[i], "metadata": json.loads(rows.metadata[i]), OURS: {"digest": rows.digests[i].hex()}}
     if rows.texts is not None:
-        payload["text"] = rows.texts[i].encode("utf-8", "replace").decode()
+        payload["text"] = storable(rows.texts[i])
     return payload
 
 
 def _reason(error: Exception, folder: Path | None) -> str:
-    """Say what has failed, and what to do; folder: of the client's own files, None: a server."""
+    """Return what has failed, and what to do; folder: of the client's own files, None: a server."""
     kind = type(error).__name__
     if folder is None:
         return f"Qdrant failed ({kind}{_status(error)}); is it running, and is the key right?"
@@ -299,3 +313,56 @@ def _is_full(error: Exception) -> bool:
 def _status(error: Exception) -> str:
     code = getattr(error, "status_code", None)
     return f", status {code}" if code else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a collection is."""
+
+    collection: str
+    #: Folder of the client's own files; None: a server.
+    folder: Path | None = None
+    url: str = ""
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name for people, without the key."""
+        if self.folder is not None:
+            return f"qdrant+file:{self.folder}#{self.collection}"
+        return f"{self.url.replace('http', 'qdrant', 1)}/{self.collection}"
+
+
+def parse(name: str) -> Address:
+    """Read ``qdrant://HOST[:PORT]/COLLECTION``, ``qdrants://…`` (TLS) or ``qdrant+file:FOLDER[#COLLECTION]``.
+
+    A server's key is the URL's password, or ``EMBEDMILL_QDRANT_API_KEY``.
+
+    Raises:
+        InvalidRequestError: it is none of these.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "qdrant+file":
+        folder, _, collection = rest.partition("#")
+        if Path(folder).name in ("", ".."):
+            raise InvalidRequestError("to", "qdrant+file:FOLDER names a folder of its own, as in qdrant+file:vectors")
+        return Address(collection=_checked(collection or DEFAULT_COLLECTION), folder=Path(folder))
+    try:
+        parts = urlsplit(name)
+        port = parts.port or DEFAULT_PORT
+    except ValueError:
+        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION has no such port") from None
+    if not parts.hostname:
+        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION names the host")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Address(
+        collection=_checked(unquote(parts.path.strip("/")) or DEFAULT_COLLECTION),
+        url=f"{'https' if scheme == 'qdrants' else 'http'}://{host}:{port}",
+        api_key=unquote(parts.password) if parts.password else os.environ.get(KEY_VARIABLE) or None,
+    )
+
+
+def _checked(collection: str) -> str:
+    if not _COLLECTION.fullmatch(collection):
+        raise InvalidRequestError("to", f"a collection's name matches {_COLLECTION.pattern}")
+    return collection

@@ -22,11 +22,11 @@ _OF_SCHEME: Final = {
 
 _OF_FILE: Final = {".parquet": "parquet:ParquetFile", ".npy": "single_file:NpyFile", ".jsonl": "single_file:JsonlFile"}
 
-_OF_FOLDER: Final = "parquet_folder:ParquetFolder"
+_OF_FOLDER: Final = "parquet:ParquetFolder"
 
 
 def open_sink(name: str) -> Sink:
-    """Give the sink of this name; nothing is written yet.
+    """Return the sink of this name; nothing is written yet.
 
     Raises:
         InvalidRequestError: there is no sink of such a name.

@@ -19,15 +19,15 @@ import numpy as np
 
 from embedmill.errors import MessageError, SinkError
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.sinks.base import Live, Rows, Sink
+from embedmill.reindexing.sinks.base import LiveRows, Rows, Sink
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import read_regular
 
-#: In the folder of state: the ledger, and what all rows have in common.
+#: Files in the folder of state: the ledger, and what all rows have in common.
 LEDGER: Final = "ledger.sqlite"
 INDEX: Final = "index.json"
 
-#: Of the name of what is kept beside a sink.
+#: Ending of the name of what is kept beside a sink.
 STATE_SUFFIX: Final = ".embedmill"
 
 #: Bytes of a file of state other than the ledger.
@@ -38,9 +38,9 @@ class SegmentedSink(Sink):
     """A folder of segments, and a folder of state."""
 
     has_versions = True
-    can_restamp = True
+    can_update_metadata = True
 
-    #: Of segments' file names.
+    #: Ending of segments' file names.
     suffix: str
 
     def __init__(self, name: str) -> None:
@@ -49,11 +49,11 @@ class SegmentedSink(Sink):
 
     @abstractmethod
     def segments(self, index: Index) -> Path:
-        """Give the folder of the segments."""
+        """Return the folder of the segments."""
 
     @abstractmethod
     def state(self, index: Index) -> Path:
-        """Give the folder of state."""
+        """Return the folder of state."""
 
     @abstractmethod
     def refuse_foreign(self) -> None:
@@ -75,7 +75,7 @@ class SegmentedSink(Sink):
         """The ledger lies in the folder of state."""
         return self.state(index) / LEDGER
 
-    def read_index(self, state: Path) -> Index | None:
+    def index_in(self, state: Path) -> Index | None:
         """Read what all rows have in common from a folder of state."""
         try:
             return Index.from_json(read_regular(state / INDEX, MAX_NOTE_BYTES))
@@ -101,17 +101,17 @@ class SegmentedSink(Sink):
     def write(self, rows: Rows) -> None:
         """Write a segment."""
         with self.mapped():
-            self.put(self._path(rows.place), self.opened, [rows])
+            self.put(self._path(rows.write_id), self.opened, [rows])
 
-    def restamp(self, rows: Rows, places: Sequence[int]) -> None:
+    def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
         """Write a segment with the vectors of the older ones, each of which is read once."""
         index = self.opened
         vectors = np.empty((len(rows), index.columns), dtype=index.dtype.numpy)
         at = {id: i for i, id in enumerate(rows.ids)}
         with self.mapped():
-            for place in sorted(set(places)):
-                wanted = {id for id, old in zip(rows.ids, places, strict=True) if old == place}
-                for some in self.read(self._path(place), index):
+            for write_id in sorted(set(write_ids)):
+                wanted = {id for id, old in zip(rows.ids, write_ids, strict=True) if old == write_id}
+                for some in self.read(self._path(write_id), index):
                     for row, id in enumerate(some.ids):
                         if id in wanted:
                             vectors[at.pop(id)] = some.vectors[row]
@@ -122,7 +122,7 @@ class SegmentedSink(Sink):
     def delete(self, ids: Sequence[str]) -> None:
         """Do nothing: rows that the ledger no longer knows are dropped by ``finish``."""
 
-    def known(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
+    def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
         """Raise SinkError if there are rows: files do not say enough to make a ledger anew."""
         with self.mapped():
             if any(self.segments(self.opened).glob(f"part-*{self.suffix}")):
@@ -130,13 +130,13 @@ class SegmentedSink(Sink):
                 raise SinkError(self.name, f"its ledger {path} is missing; restore it, or name another sink")
         return iter(())
 
-    def recover(self, places: Set[int]) -> None:
+    def recover(self, write_ids: Set[int]) -> None:
         """Remove segments that the ledger does not know, and what was never whole.
 
         Raises:
             SinkError: one is missing, or another program's lies there under such a name.
         """
-        kept = {self._path(place).name for place in places}
+        kept = {self._path(write_id).name for write_id in write_ids}
         suffix = re.escape(self.suffix)
         whole, broken = re.compile(rf"part-\d{{8,}}{suffix}"), re.compile(rf"\.part-\d{{8,}}{suffix}\.\w+\.tmp")
         with self.mapped():
@@ -150,17 +150,17 @@ class SegmentedSink(Sink):
             for path in (*torn, *(path for path in found if whole.fullmatch(path.name) and path.name not in kept)):
                 path.unlink(missing_ok=True)
 
-    def finish(self, live: Live) -> None:
+    def finish(self, live: LiveRows) -> None:
         """Drop the rows that count no more."""
         with self.mapped():
-            for place, n_rows, n_live in live.segments():
-                path = self._path(place)
+            for write_id, n_rows, n_live in live.segments():
+                path = self._path(write_id)
                 if n_rows and not n_live:
                     path.unlink(missing_ok=True)
                 elif n_live < n_rows:
-                    self.put(path, self.opened, self._live_rows(path, live.ids(place)))
+                    self.put(path, self.opened, self._live_rows(path, live.ids(write_id)))
                 if n_live < n_rows:
-                    live.settle(place, n_live)
+                    live.set_row_count(write_id, n_live)
 
     @property
     def opened(self) -> Index:
@@ -169,8 +169,8 @@ class SegmentedSink(Sink):
             raise RuntimeError("a sink is opened before it is used")
         return self._index
 
-    def _path(self, place: int) -> Path:
-        return self.segments(self.opened) / f"part-{place:08d}{self.suffix}"
+    def _path(self, write_id: int) -> Path:
+        return self.segments(self.opened) / f"part-{write_id:08d}{self.suffix}"
 
     def _live_rows(self, path: Path, ids: Set[str]) -> Iterator[Rows]:
         for rows in self.read(path, self.opened):

@@ -20,13 +20,13 @@ import msgpack
 import numpy as np
 
 from embedmill.errors import SinkError
-from embedmill.protocol.vectors import row_format
 from embedmill.reindexing.index import Index
-from embedmill.reindexing.metadata import in_one_line
-from embedmill.reindexing.sinks.base import Live, Rows, Sink
+from embedmill.reindexing.sinks.base import LiveRows, Rows, Sink
+from embedmill.reindexing.sinks.row_formats import json_line, json_rows, write_npy_header, write_npy_rows
 from embedmill.reindexing.sinks.segments import MAX_NOTE_BYTES, STATE_SUFFIX, SegmentedSink, refuse_others
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import open_regular, read_regular
+from embedmill.safe.utf8 import storable
 
 #: Holds the tag of the version in use.
 CURRENT: Final = "current"
@@ -49,35 +49,35 @@ class SingleFile(SegmentedSink):
 
     suffix = ".msgpack"
 
-    def __init__(self, path: Path, *, is_beside: bool = False) -> None:
+    def __init__(self, path: Path, *, is_new_version: bool = False) -> None:
         super().__init__(str(path))
         self.path = path
         self._versions = path.with_name(path.name + STATE_SUFFIX)
-        self._is_beside = is_beside
+        self._is_new_version = is_new_version
 
     @abstractmethod
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
         """Write the file, or files, anew."""
 
     def segments(self, index: Index) -> Path:
-        """They lie in the version's folder."""
+        """Return the version's folder."""
         return self._versions / index.tag
 
     def state(self, index: Index) -> Path:
-        """It lies there, too."""
+        """Return the version's folder, too."""
         return self._versions / index.tag
 
-    def filled_by(self) -> Index | None:
+    def read_index(self) -> Index | None:
         """Read it from the folder of the version in use."""
         tag = self._current()
         if not tag:
             with self.mapped():
                 self.refuse_foreign()
             return None
-        return self.read_index(self._versions / tag)
+        return self.index_in(self._versions / tag)
 
     @property
-    def written(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """The files that are put together, and the folder of versions."""
         return (*self.files, self._versions)
 
@@ -100,7 +100,7 @@ class SingleFile(SegmentedSink):
         with self.mapped():
             self.path.parent.mkdir(parents=True, exist_ok=True)
         super().open(index)
-        if not self._is_beside:
+        if not self._is_new_version:
             self._use(index.tag)
 
     def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
@@ -115,36 +115,38 @@ class SingleFile(SegmentedSink):
             for fields in msgpack.Unpacker(stream, max_buffer_size=MAX_PIECE_BYTES):
                 yield _unpack(fields, index)
 
-    def beside(self, index: Index) -> Sink:
+    def new_version(self, index: Index) -> Sink:
         """Build in a folder of its own; the file itself is replaced at the end."""
-        return type(self)(self.path, is_beside=True)
+        return type(self)(self.path, is_new_version=True)
 
-    def finish(self, live: Live) -> None:
+    def finish(self, live: LiveRows) -> None:
         """Drop the rows that count no more, and put the file together if anything has changed."""
         super().finish(live)
-        segments = [(place, n_rows) for place, n_rows, _ in live.segments() if n_rows]
+        segments = [(write_id, n_rows) for write_id, n_rows, _ in live.segments() if n_rows]
         signature = hashlib.sha256(json.dumps(segments).encode()).hexdigest().encode()
         with self.mapped():
             whole = self.state(self.opened) / WHOLE
             if self.path.exists() and whole.exists() and read_regular(whole, MAX_NOTE_BYTES) == signature:
                 return
-            self.assemble(self.opened, sum(n for _, n in segments), self._all_rows([place for place, _ in segments]))
+            self.assemble(
+                self.opened, sum(n for _, n in segments), self._all_rows([write_id for write_id, _ in segments])
+            )
             with replacing(whole) as stream:
                 stream.write(signature)
 
-    def switch(self) -> str:
+    def activate(self) -> str:
         """Name this version the one in use and remove the segments of the one before it."""
         before = self._current()
-        if not self._is_beside or before == self.opened.tag:
+        if not self._is_new_version or before == self.opened.tag:
             return ""
         self._use(self.opened.tag)
         if before:
             shutil.rmtree(self._versions / before, ignore_errors=True)
         return f"{self.path} holds the new vectors in the place of those before them"
 
-    def _all_rows(self, places: Sequence[int]) -> Iterator[Rows]:
-        for place in places:
-            yield from self.read(self._path(place), self.opened)
+    def _all_rows(self, write_ids: Sequence[int]) -> Iterator[Rows]:
+        for write_id in write_ids:
+            yield from self.read(self._path(write_id), self.opened)
 
     def _current(self) -> str:
         try:
@@ -169,7 +171,7 @@ def _pack(rows: Rows, index: Index) -> bytes:
         {
             "ids": list(rows.ids),
             "metadata": list(rows.metadata),
-            "texts": None if rows.texts is None else [t.encode("utf-8", "replace").decode() for t in rows.texts],
+            "texts": None if rows.texts is None else list(map(storable, rows.texts)),
             "vectors": np.ascontiguousarray(rows.vectors, dtype=index.dtype.numpy).tobytes(),
         }
     )
@@ -178,7 +180,7 @@ def _pack(rows: Rows, index: Index) -> bytes:
 
 def _unpack(fields: dict[str, Any], index: Index) -> Rows:
     return Rows(
-        place=0,
+        write_id=0,
         ids=fields["ids"],
         vectors=np.frombuffer(fields["vectors"], dtype=index.dtype.numpy).reshape(-1, index.columns),
         metadata=fields["metadata"],
@@ -194,13 +196,8 @@ class JsonlFile(SingleFile):
         """Write the lines."""
         with replacing(self.path) as stream:
             for some in rows:
-                form = row_format(some.vectors)
-                for i, id in enumerate(some.ids):
-                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
-                    row = form % tuple(some.vectors[i].tolist())
-                    metadata = in_one_line(some.metadata[i])
-                    line = f'{{"id": {json.dumps(id)}, "metadata": {metadata}{text}, "embedding": [{row}]}}\n'
-                    stream.write(line.encode())
+                for i, row in enumerate(json_rows(some.vectors)):
+                    stream.write(json_line({**_fields(some, i), "embedding": row}).encode())
 
 
 class NpyFile(SingleFile):
@@ -218,13 +215,15 @@ class NpyFile(SingleFile):
 
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
         """Write both files."""
-        header = {"descr": index.dtype.numpy.str, "fortran_order": False, "shape": (n_rows, index.columns)}
         with replacing(self.ids_path) as ids, replacing(self.path) as array:
-            np.lib.format.write_array_header_1_0(array, header)
+            write_npy_header(array, index.dtype, n_rows, index.columns)
             for some in rows:
-                array.write(np.ascontiguousarray(some.vectors, dtype=index.dtype.numpy).data)
-                for i, id in enumerate(some.ids):
-                    text = "" if some.texts is None else f', "text": {json.dumps(some.texts[i])}'
-                    ids.write(
-                        f'{{"id": {json.dumps(id)}, "metadata": {in_one_line(some.metadata[i])}{text}}}\n'.encode()
-                    )
+                write_npy_rows(array, index.dtype, some.vectors)
+                for i in range(len(some)):
+                    ids.write(json_line(_fields(some, i)).encode())
+
+
+def _fields(rows: Rows, i: int) -> dict[str, str]:
+    """Return what a line says of a row besides its vector."""
+    text = {} if rows.texts is None else {"text": json.dumps(rows.texts[i])}
+    return {"id": json.dumps(rows.ids[i]), "metadata": rows.metadata[i], **text}

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import numbers
+import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reply import Reason
+
+T = TypeVar("T")
+
+#: Stands for standard input.
+STDIN: Final = "-"
 
 #: Reason of something that holds no text.
 UNREADABLE: Final = "unreadable"
@@ -30,7 +36,7 @@ class Source(Protocol):
     It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over.
     """
 
-    #: For people.
+    #: Shown to people.
     name: str
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
@@ -92,6 +98,29 @@ class Fields:
         if self.metadata is None:
             return True
         return any(name == column or name.startswith(f"{column}.") for name in (self.text, self.id, *self.metadata))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How files are read."""
+
+    fields: Fields = field(default_factory=Fields)
+    #: Between the fields of a row of CSV; "": a comma, or in ``.tsv`` a tab.
+    delimiter: str = ""
+    #: Encoding of files without a byte order mark.
+    encoding: str = "utf-8"
+    #: Carried along with every record: what the folders of a partitioned data set say.
+    partition: Mapping[str, Any] = field(default_factory=dict)
+
+    def way(self, path: str, form: str, kinds: Iterable[str] | None = ()) -> Mapping[str, str]:
+        """Return how a file or folder is read, None: of nobody knows which kinds; see ``ways.py``."""
+        return {
+            **self.fields.way("standard input" if path == STDIN else os.path.realpath(path)),
+            "format": form,
+            **({} if kinds is None else {"kinds": " ".join(sorted(kinds))}),
+            "delimiter": self.delimiter,
+            "encoding": self.encoding,
+        }
 
 
 def find(fields: Mapping[str, Any], path: str) -> Any:
@@ -197,13 +226,43 @@ def notes_of(source: Source) -> list[str]:
     return notes
 
 
+def ways_of(source: Source) -> list[Mapping[str, str]]:
+    """Return how each part of a source is read: where it is, its format, its fields, the kinds of its files."""
+    ways: list[Mapping[str, str]] = getattr(source, "ways", [])
+    return ways or [{"source": type(source).__name__}]
+
+
+def origins_of(source: Source) -> Mapping[str, str]:
+    """Return what ids that are made of places begin with, and the path of the file or folder that it stands for."""
+    found: Mapping[str, str] = getattr(source, "origins", {})
+    return found
+
+
+def batches(items: Iterable[T], size: Callable[[T], int], *, most: int, most_size: int) -> Iterator[list[T]]:
+    """Cut items into lists of at most so many items and so much size; what is larger is alone in one."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        added = size(item)
+        if batch and total + added > most_size:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += added
+        if len(batch) == most:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
 class Values:
     """Records from a program: ``Record``, ``(id, text)``, ``(id, text, metadata)``, or a mapping of fields."""
 
     name = "values"
 
     def __init__(self, values: Iterable[Any], fields: Fields | None = None) -> None:
-        """Get ready.
+        """Check that these can be records.
 
         Raises:
             InvalidRequestError: it is something whose items are no records: a frame, a mapping, an open file.

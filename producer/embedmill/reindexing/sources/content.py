@@ -73,7 +73,7 @@ _BINARY_WITH_NULS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"ID3", "an MP3"),
 )
 
-#: Of these, what holds rows.
+#: Those of them that hold rows.
 _ROWS: Final = frozenset({"Avro", "an Arrow (Feather) file", "a stream of Arrow", "a Feather file", "ORC", "HDF5"})
 
 #: Control characters that are not of texts, and of how many bytes one may be one.

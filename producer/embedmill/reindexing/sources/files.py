@@ -6,43 +6,16 @@ import io
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO
 
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import Fields, rest_lost
+from embedmill.reindexing.sources.base import STDIN, Reading, rest_lost
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
 from embedmill.safe.regular_file import open_regular
-
-#: Stands for standard input.
-STDIN: Final = "-"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How files are read."""
-
-    fields: Fields = field(default_factory=Fields)
-    #: Between the fields of a row of CSV; "": a comma, or in ``.tsv`` a tab.
-    delimiter: str = ""
-    #: Of files without a byte order mark.
-    encoding: str = "utf-8"
-    #: Carried along with every record: what the folders of a partitioned data set say.
-    partition: Mapping[str, Any] = field(default_factory=dict)
-
-    def way(self, path: str, form: str, kinds: Iterable[str] | None = ()) -> Mapping[str, str]:
-        """Return how a file or folder is read, None: of nobody knows which kinds; see ``ways.py``."""
-        return {
-            **self.fields.way("standard input" if path == STDIN else os.path.realpath(path)),
-            "format": form,
-            **({} if kinds is None else {"kinds": " ".join(sorted(kinds))}),
-            "delimiter": self.delimiter,
-            "encoding": self.encoding,
-        }
 
 
 class FileSource(ABC):

@@ -10,12 +10,11 @@ from typing import Final, cast
 
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import Source
+from embedmill.reindexing.sources.base import STDIN, Reading, Source
 from embedmill.reindexing.sources.content import ENCRYPTED_PARQUET, PARQUET, is_parquet, json_of, markup_of
-from embedmill.reindexing.sources.files import STDIN, FileSource, Reading, mapped
+from embedmill.reindexing.sources.files import FileSource, mapped
 from embedmill.reindexing.sources.formats.csv_file import Csv
-from embedmill.reindexing.sources.formats.json_values import JsonValues
-from embedmill.reindexing.sources.formats.jsonl import Jsonl, Lines
+from embedmill.reindexing.sources.formats.jsonl import Jsonl, JsonValues, Lines
 from embedmill.reindexing.sources.streams import decompressed, head_of, utf8
 from embedmill.reindexing.sources.suffixes import DOCUMENTS, MARKUP, TABLES, suffix_of
 from embedmill.safe.regular_file import open_regular
@@ -54,7 +53,7 @@ def open_file(path: str, name: str, form: str, reading: Reading) -> Source:
             return StandardInput(path, name, reading)
         form = form_of(path, name, reading)
     if form == "parquet":
-        module = import_module("embedmill.reindexing.sources.formats.parquet")
+        module = import_module("embedmill.reindexing.sources.formats.arrow")
         return cast(Source, module.Parquet(path, name, reading))
     return _READERS[form](path, name, reading)
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.commands.embed_inputs import FORMATS, Texts, windows
+from embedmill_worker.cli.commands import reindex
 from embedmill_worker.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from embedmill_worker.cli.commands.embed_outputs import Output
+    from embedmill_worker.cli.commands.embed_files import Output, Texts
     from embedmill_worker.cli.commands.embed_queue import Bulk
+
+#: As in ``reindex``, but for folders.
+FORMATS: Final = tuple(form for form in reindex.FORMATS if form != "folder")
 
 _EPILOG: Final = """\
   # a vector for every line
@@ -40,7 +43,7 @@ def add(commands: Any) -> None:
     flags.client_flags(parser)
 
     def flag(name: str, metavar: str, text: str, **options: Any) -> None:
-        flags.flag(parser, name, "EMBEDMILL_" + name[2:].replace("-", "_").upper(), metavar, text, **options)
+        flags.flag(parser, name, reindex.variable(name), metavar, text, **options)
 
     flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
     text = "field that holds the text, or its path as in doc.body; default text"
@@ -93,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _embed_all(bulk: Bulk, texts: Texts, output: Output, rejected: Counter[str]) -> int:
+    from embedmill_worker.cli.commands.embed_files import windows
+
     count = 0
     for window, reply in bulk.run(windows(texts)):
         output.write(window.start, window.texts, reply.vectors, reply.rejected)
@@ -103,6 +108,7 @@ def _embed_all(bulk: Bulk, texts: Texts, output: Output, rejected: Counter[str])
 
 def _texts(args: argparse.Namespace) -> Texts:
     from embedmill.errors import InvalidRequestError
+    from embedmill_worker.cli.commands.embed_files import Texts
 
     paths: Sequence[str] = args.files or ["-"]
     for path in paths:
@@ -129,7 +135,7 @@ def _output(args: argparse.Namespace, stack: ExitStack) -> Output:
 
     from embedmill.errors import InvalidRequestError
     from embedmill.protocol.vectors import Dtype
-    from embedmill_worker.cli.commands.embed_outputs import JsonLines, NpyFile, replacing
+    from embedmill_worker.cli.commands.embed_files import JsonLines, NpyFile, replacing
 
     if args.output is None:
         return JsonLines(sys.stdout, with_text=args.with_text)

@@ -8,29 +8,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Final, Self
 
 from embedmill.client import EmbeddingClient, Job
 from embedmill.errors import BrokerUnavailableError, EmbedError, QueueFullError, ResultTimeoutError
 from embedmill.protocol.records import JobState
+from embedmill.reindexing.bulk_queue import FETCH_S, ROOM_S
+from embedmill.reindexing.pipeline import LONELY_S
 from embedmill.reply import EmbeddingReply
 from embedmill.status import read_status
-from embedmill_worker.cli.commands.embed_inputs import Window
+from embedmill_worker.cli.commands.embed_files import Window
 from embedmill_worker.cli.terminal import Progress, say
 
 #: Seconds between two looks at a job, doubling.
 FIRST_PAUSE_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.5
-
-#: Seconds of one wait for room in a full queue.
-ROOM_S: Final = 10.0
-
-#: Seconds after which a job that nobody has begun is worth a look at the workers.
-LONELY_S: Final = 3.0
-
-#: Seconds for reading the vectors of a window that is done.
-FETCH_S: Final = 120.0
 
 #: Seconds that a reply outlives this process, should it be killed.
 TTL_S: Final = 600.0
@@ -57,9 +49,7 @@ class Bulk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # A Redis that is away forgets them after TTL_S; trying again would only keep the user waiting.
         while self._open and not isinstance(error, BrokerUnavailableError):
             _, job = self._open.popleft()
@@ -67,7 +57,7 @@ class Bulk:
                 job.delete()
 
     def run(self, windows: Iterable[Window]) -> Iterator[tuple[Window, EmbeddingReply]]:
-        """Give the windows' replies in order."""
+        """Return the windows' replies in order."""
         for window in windows:
             while not self._submit(window):  # what is open takes some of the room: it is fetched and deleted first
                 yield self._collect()

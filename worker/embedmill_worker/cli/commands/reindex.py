@@ -1,4 +1,4 @@
-"""``embedmill reindex``."""
+"""``embedmill reindex``, and how far it is: a bar on a terminal, a line now and then in a log, or JSON events."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import argparse
 import json
 import os
 import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedmill.model_spec import ModelSpec
+from embedmill.safe.printable import printable
 from embedmill_worker.cli import flags
-from embedmill_worker.cli.terminal import say
+from embedmill_worker.cli.terminal import is_rich, say
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
-    from embedmill.reindexing import Estimate, ReindexReport, Source
+    from embedmill.reindexing import Estimate, Progress, ReindexReport, Source
+
+Show = Callable[["Progress", str], None]
 
 FORMATS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
+
+#: Seconds between two lines, and between two events.
+LINE_S: Final = 10.0
+EVENT_S: Final = 1.0
 
 _EPILOG: Final = """\
   # a corpus into Parquet files; the same command later embeds only what has changed
@@ -47,10 +59,10 @@ def add(commands: Any) -> None:
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="files or folders to read, - for stdin")
 
     def flag(name: str, metavar: str, text: str, **options: Any) -> None:
-        flags.flag(parser, name, _variable(name), metavar, text, **options)
+        flags.flag(parser, name, variable(name), metavar, text, **options)
 
     def switch(name: str, text: str) -> None:
-        flags.switch(parser, name, _variable(name), text)
+        flags.switch(parser, name, variable(name), text)
 
     flags.flag(parser, "--to", "EMBEDMILL_SINK", "SINK", "where the vectors go (needed)")
     flags.client_flags(parser, model=flags.model_spec)
@@ -83,7 +95,7 @@ def add(commands: Any) -> None:
         help="the same, though the source is read otherwise than before; variable: all "
         "[EMBEDMILL_REINDEX_DELETE_MISSING]",
     )
-    if os.environ.get(_variable("--delete-missing")) == "all":
+    if os.environ.get(variable("--delete-missing")) == "all":
         parser.set_defaults(delete_missing="all")
     switch("--retry-rejected", "embed again what was rejected before")
     switch("--rebuild", "if the sink was filled otherwise, build a new version and switch over")
@@ -115,8 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
     from embedmill.errors import EmbedError, SinkMismatchError
     from embedmill.reindexing import reindex
-    from embedmill.reindexing.report import NOTHING_YET, Progress
-    from embedmill_worker.cli.commands.reindex_progress import shown
+    from embedmill.reindexing.report import NOTHING_YET
     from embedmill_worker.cli.terminal import Stopping
 
     latest = NOTHING_YET
@@ -177,8 +188,6 @@ def _close(args: argparse.Namespace, report: ReindexReport) -> int:
 
 
 def _preview(args: argparse.Namespace, client: EmbeddingClient) -> int:
-    from dataclasses import asdict
-
     from embedmill.reindexing import preview
 
     found = preview(_source(args, client), args.to, client=client, rebuild=args.rebuild, **_options(args))
@@ -190,8 +199,6 @@ def _preview(args: argparse.Namespace, client: EmbeddingClient) -> int:
 
 
 def _tell(found: Estimate) -> None:
-    from embedmill_worker.cli.commands.reindex_progress import duration
-
     if found.is_whole:
         print(f"all {found.sampled:,} records looked at")
     elif found.fraction:
@@ -235,7 +242,7 @@ def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) ->
     from embedmill.errors import InvalidRequestError
     from embedmill.reindexing.bulk_queue import BulkQueue
     from embedmill.reindexing.opening import await_card
-    from embedmill.reindexing.splitting.splitter import Split, Splitter
+    from embedmill.reindexing.splitting import Split, Splitter
 
     card = await_card(BulkQueue(client, client.settings.model)).card
     if args.split > card.max_tokens:
@@ -267,7 +274,7 @@ def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """Give the command that was called, for the user to call again, without passwords."""
+    """Return the command that was called, for the user to call again, without passwords."""
     from embedmill.urls import mask_url
 
     return shlex.join(["embedmill", *(mask_url(word) if "://" in word else word for word in args.given)])
@@ -277,6 +284,88 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """Return the environment variable of a flag."""
     command = "REINDEX_" if name in _DELETING else ""
     return f"EMBEDMILL_{command}{name[2:].replace('-', '_').upper()}"
+
+
+@contextmanager
+def shown(*, as_json: bool) -> Iterator[Show]:
+    """Return the callback that shows progress."""
+    if as_json:
+        yield _Seldom(EVENT_S, _event)
+    elif is_rich(sys.stderr):
+        with _bar() as show:
+            yield show
+    else:
+        yield _Seldom(LINE_S, _line)
+
+
+def line(progress: Progress) -> str:
+    """Return one line for people."""
+    counts = progress.counts
+    parts = [f"{progress.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s", f"{counts.tokens:,} tokens"]
+    parts += [f"{counts.skipped:,} unchanged"] if counts.skipped else []
+    parts += [f"{counts.rejected:,} rejected"] if counts.rejected else []
+    parts += [f"{progress.texts_in_flight:,} under work"] if progress.texts_in_flight else []
+    parts += [f"{duration(progress.eta_s)} left"] if progress.eta_s is not None else []
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people, as in ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3_600:,} h {whole % 3_600 // 60} min"
+
+
+class _Seldom:
+    """Shows what it is given, but not more often than every so many seconds, and each warning once."""
+
+    def __init__(self, period_s: float, show: Show) -> None:
+        self._period_s = period_s
+        self._show = show
+        self._shown_s = time.monotonic()
+        self._warning = ""
+
+    def __call__(self, progress: Progress, warning: str) -> None:
+        is_news = warning not in ("", self._warning)
+        if is_news or time.monotonic() - self._shown_s >= self._period_s:
+            self._shown_s = time.monotonic()
+            self._warning = warning or self._warning
+            self._show(progress, warning)
+
+
+def _line(progress: Progress, warning: str) -> None:
+    say(warning or line(progress))
+
+
+def _event(progress: Progress, warning: str) -> None:
+    fields = {name: value for name, value in asdict(progress).items() if name != "counts"}
+    event = {"event": "progress", **asdict(progress.counts), **fields}
+    print(json.dumps(event | {"warning": warning} if warning else event), flush=True)
+
+
+@contextmanager
+def _bar() -> Iterator[Show]:
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (bars.BarColumn(bar_width=24), bars.TextColumn("{task.description}"), bars.TimeElapsedColumn())
+    console = Console(stderr=True)
+    with bars.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        warnings: set[str] = set()
+
+        def show(progress: Progress, warning: str) -> None:
+            if warning and warning not in warnings:
+                warnings.add(warning)
+                console.print(f"embedmill: {printable(warning)}", markup=False, highlight=False)
+            total = None if progress.fraction is None else 1.0
+            bar.update(task, description=line(progress), total=total, completed=progress.fraction)
+
+        yield show

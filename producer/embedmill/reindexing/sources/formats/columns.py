@@ -9,8 +9,7 @@ from typing import Any, Final
 from embedmill.errors import InvalidRequestError
 from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import Fields, find, is_absent
-from embedmill.reindexing.sources.files import Reading
+from embedmill.reindexing.sources.base import Fields, Reading, find, is_absent
 
 #: Names of fields that a message lists.
 SHOWN_NAMES: Final = 10

@@ -1,17 +1,45 @@
-"""JSONL: an object a line."""
+"""A record an object or a line: JSONL, JSON values, and lines of text."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
+from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.sources.base import bad, undecodable
 from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.formats.columns import Carried, check_first, check_objects
+from embedmill.safe.utf8 import is_unicode
+
+#: Stand for a line that is not JSON, and for one that only begins as JSON does.
+_NONE: Final = object()
+_SEVERAL: Final = object()
+
+#: Reads what a text begins with: quicker than ``loads`` by what that looks at besides.
+_read: Final = json.JSONDecoder().raw_decode
+
+#: Bytes of a line; a text of a million characters, each of 12 bytes in JSON, has room five times over.
+MAX_LINE_BYTES: Final = 64 << 20
+
+#: Why a line is skipped over.
+TOO_LONG: Final = f"is longer than {MAX_LINE_BYTES >> 20} MiB"
+
+#: The byte order mark, which begins a file, and lines in the middle where files were put together.
+BOM: Final = b"\xef\xbb\xbf"
+
+#: Characters of one object, and those that are read at a time.
+MAX_OBJECT_CHARS: Final = 64 << 20
+STEP_CHARS: Final = 1 << 20
+
+#: Characters before the end of what was read in which a fault may be only that more is to come.
+_CUT_CHARS: Final = 16
+
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class Jsonl(FileSource):
@@ -63,14 +91,6 @@ class Jsonl(FileSource):
         return self.reading.fields.record(value, place)
 
 
-#: Stand for a line that is not JSON, and for one that only begins as JSON does.
-_NONE: Final = object()
-_SEVERAL: Final = object()
-
-#: Reads what a text begins with: quicker than ``loads`` by what that looks at besides.
-_read: Final = json.JSONDecoder().raw_decode
-
-
 def integer(digits: str) -> int | str:
     """Return an integer, as text if it has more digits than Python reads."""
     try:
@@ -85,16 +105,6 @@ def _value(line: bytes, otherwise: Any = _NONE) -> Any:
         return json.loads(line.decode("utf-8", "surrogateescape").lstrip("\ufeff"), parse_int=integer)
     except (ValueError, RecursionError):
         return otherwise
-
-
-#: Bytes of a line; a text of a million characters, each of 12 bytes in JSON, has room five times over.
-MAX_LINE_BYTES: Final = 64 << 20
-
-#: Of a line that is skipped over.
-TOO_LONG: Final = f"is longer than {MAX_LINE_BYTES >> 20} MiB"
-
-#: The byte order mark, which begins a file, and lines in the middle where files were put together.
-BOM: Final = b"\xef\xbb\xbf"
 
 
 class Lines(FileSource):
@@ -124,3 +134,113 @@ def numbered(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
             yield number, None
             continue
         yield number, line.rstrip(b"\r\n") if line.endswith(b"\n") else line
+
+
+class JsonValues(FileSource):
+    """A record an object, named by its number if it names itself by no id."""
+
+    def check(self, stream: io.BufferedReader) -> None:
+        """Look for the fields in the first object."""
+        first = next(_Values(stream, self.name).read(), None)
+        check_objects(self.name, [first[0]] if first else [])
+        objects = [first[0]] if first and isinstance(first[0], dict) else []
+        self.has_ids = check_first(self.name, objects, self.reading, self.notes)
+
+    def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
+        """Read object by object."""
+        carried = Carried(self.name, self.reading, self.notes)
+        for number, (value, is_text) in enumerate(_Values(stream, self.name).read(), start=1):
+            place = f"{self.name}:{number}"
+            if not isinstance(value, Mapping):
+                yield bad(place, "is not a JSON object")
+                continue
+            item = carried.seen(self.reading.fields.record({**self.reading.partition, **value}, place))
+            yield item if is_text else undecodable(item, place, self.encoding)
+        carried.close()
+
+
+class _Values:
+    """The values of a stream, one after the other."""
+
+    def __init__(self, stream: io.BufferedReader, name: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+        self._name = name
+        self._decoder = json.JSONDecoder(parse_int=integer)
+        self._buffer = ""
+        self._at = 0
+        self._lines = 1
+        self._is_whole = False
+
+    def read(self) -> Iterator[tuple[Any, bool]]:
+        """Return (value, whether its bytes were text) of each.
+
+        Raises:
+            SourceError: it cannot be read on.
+        """
+        try:
+            is_in_array = False
+            while char := self._next():
+                if char == ("]" if is_in_array else "["):
+                    is_in_array = not is_in_array
+                    self._at += 1
+                elif char == "," and is_in_array:
+                    self._at += 1
+                else:
+                    yield self._value()
+            if is_in_array:
+                raise SourceError(self._name, "the file is cut off: its array does not come to an end")
+        finally:
+            self._text.detach()
+
+    def _next(self) -> str:
+        """Return the next character that is no white space; empty: there is none."""
+        while True:
+            self._at = _end_of_space(self._buffer, self._at)
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if self._is_whole:
+                return ""
+            self._more()
+
+    def _value(self) -> tuple[Any, bool]:
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                is_fault = self._is_fault(error)
+                if self._is_whole or is_fault:
+                    why = "what is not JSON" if is_fault else "an object that does not come to an end"
+                    raise SourceError(self._name, f"line {self._line()} begins {why}") from None
+            except RecursionError:
+                raise SourceError(self._name, f"line {self._line()} begins what is nested too deeply") from None
+            else:
+                if end < len(self._buffer) or self._is_whole:
+                    source = self._buffer[self._at : end]
+                    self._at = end
+                    return value, is_unicode(source)
+            if len(self._buffer) - self._at > MAX_OBJECT_CHARS:
+                reason = (
+                    f"line {self._line()} begins an object of more than {MAX_OBJECT_CHARS >> 20} million characters"
+                )
+                raise SourceError(self._name, reason)
+            self._more()
+
+    def _is_fault(self, error: json.JSONDecodeError) -> bool:
+        end = len(self._buffer) - (0 if self._is_whole else _CUT_CHARS)
+        return "Unterminated string" not in error.msg and error.pos < end
+
+    def _more(self) -> None:
+        """Read on; twice as much as what is not read yet, so that no long object is tried again and again."""
+        self._lines += self._buffer.count("\n", 0, self._at)
+        left = self._buffer[self._at :]
+        data = self._text.read(max(STEP_CHARS, len(left)))
+        self._is_whole = not data
+        self._buffer, self._at = left + data, 0
+
+    def _line(self) -> int:
+        return self._lines + self._buffer.count("\n", 0, self._at)
+
+
+def _end_of_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at

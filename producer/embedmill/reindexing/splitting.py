@@ -7,6 +7,9 @@ parts, and parts that it no longer has are found and deleted.
 from __future__ import annotations
 
 import hashlib
+import re
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,17 +20,22 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from embedmill.errors import InvalidRequestError, SourceError
-from embedmill.reindexing.planning.origins import origins_of
-from embedmill.reindexing.planning.ways import ways_of
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import UNFIT, Source, notes_of, to_record
-from embedmill.reindexing.splitting.headings import headings_end, is_heading
-from embedmill.reindexing.splitting.token_counts import TokenCounts
+from embedmill.reindexing.sources.base import UNFIT, Source, notes_of, origins_of, to_record, ways_of
 from embedmill.reply import Reason
 from embedmill.safe.native import STOPS, silenced
 from embedmill.safe.regular_file import check_regular
 
-#: Of the way parts are cut; another one cuts unchanged documents anew.
+#: ``# Title``, or a line of text above ``===`` or ``---``.
+_HEADING: Final = re.compile(r"\s*+(?:#{1,6}(?:[ \t][^\n]*)?(?:\n|\Z)|\S[^\n]*\n {0,3}(?:=+|-+)[ \t]*(?:\n|\Z))")
+
+#: Characters tokenized at a time: an encoding takes some 200 bytes a token while it lives, these arrays eight.
+BLOCK_CHARS: Final = 65_536
+
+#: Characters before the latest piece in which the next one is looked for first: parts may overlap.
+BEHIND: Final = 4_096
+
+#: Version of the way parts are cut; another one cuts unchanged documents anew.
 VERSION: Final = 2
 
 #: A heading leaves at least one in so many of a part's tokens to what follows it, or stands alone.
@@ -42,7 +50,7 @@ MAX_DOCUMENT_CHARS: Final = 16_000_000
 #: Endings of ids that name Markdown.
 MARKDOWN: Final = (".md", ".markdown", ".mdx")
 
-#: Of the metadata of a part: its number, and where in its document it begins.
+#: Fields in the metadata of a part: its number, and where in its document it begins.
 PART: Final = "part"
 START: Final = "start"
 
@@ -221,7 +229,7 @@ class Split:
         return [{**way, "split": parts} for way in ways_of(self._source)]
 
     def fraction(self) -> float | None:
-        """Say how much of the source has been read."""
+        """Return how much of the source has been read."""
         return self._source.fraction()
 
     def parts(self, record: Record) -> Iterator[Record | BadRecord]:
@@ -257,3 +265,71 @@ def _kept(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     if PART not in metadata and START not in metadata:
         return metadata
     return {f"document_{key}" if key in (PART, START) else key: value for key, value in metadata.items()}
+
+
+class TokenCounts:
+    """Where each token of a text begins and ends."""
+
+    def __init__(self, text: str, tokenizer: Tokenizer) -> None:
+        self.text = text
+        self._starts = array("i")
+        self._ends = array("i")
+        self._latest = 0
+        for begin, block in _blocks(text):
+            offsets = tokenizer.encode(block, add_special_tokens=False).offsets
+            self._starts.extend([begin + start for start, _ in offsets])
+            self._ends.extend([begin + end for _, end in offsets])
+
+    def between(self, start: int, end: int) -> int:
+        """Return the number of tokens that touch these characters.
+
+        A token that ends just before them counts, too: it may be the space that belongs to the first word.
+        """
+        return max(0, bisect_left(self._starts, end) - bisect_left(self._ends, start or 1))
+
+    def of_piece(self, piece: str) -> int:
+        """Return the number of tokens of a piece of the text; the splitter does not say where it stands."""
+        near = max(0, self._latest - BEHIND)
+        start = self.text.find(piece, near, self._latest + BEHIND + 4 * len(piece))
+        if start < 0:
+            start = max(0, self.text.find(piece))
+        else:
+            self._latest = max(self._latest, start)
+        return self.between(start, start + len(piece))
+
+    def rewind(self, start: int) -> None:
+        """Look for the next piece from here on."""
+        self._latest = start
+
+    def is_apart(self, start: int, end: int) -> bool:
+        """Return whether a piece has white space, or an end of the text, on either side."""
+        text = self.text
+        return (start == 0 or text[start - 1].isspace()) and (end >= len(text) or text[end].isspace())
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str]]:
+    """Cut a text where no token is cut, as far as possible: after lines, else after words."""
+    start = 0
+    while start < len(text):
+        end = start + BLOCK_CHARS
+        if end < len(text):
+            end = 1 + (max(text.rfind("\n", start, end), start) or start)
+            if end == start + 1:
+                end = 1 + text.rfind(" ", start, start + BLOCK_CHARS)
+            if end <= start:
+                end = start + BLOCK_CHARS
+        yield start, text[start:end]
+        start = end
+
+
+def headings_end(text: str) -> int:
+    """Return the character after the headings, with blank lines, that a text begins with; 0: there is none."""
+    end = 0
+    while found := _HEADING.match(text, end):
+        end = found.end()
+    return end + len(text[end:]) - len(text[end:].lstrip()) if end else 0
+
+
+def is_heading(text: str) -> bool:
+    """Return whether a text is nothing but headings."""
+    return bool(text) and headings_end(text) == len(text)

@@ -1,1 +1,0 @@
-"""Long documents cut into parts, by tokens."""
