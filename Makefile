@@ -14,7 +14,7 @@ PROCESSES ?= 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deep check bench measure soak fuzz lock clean
+.PHONY: help demo test unit deep check bench measure soak fuzz lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(VENV)/.runtime  ## embed real text on this machine: server, worker and c
 
 test: $(VENV)/.dev  ## the whole test suite, but for what `deep` and `soak` do
 	$(BIN)/python -m pytest -m "not soak and not deep" -n $(PROCESSES) --dist worksteal $(ARGS)
+
+unit: $(VENV)/.dev  ## the tests of pure modules: no server, no model, half a minute
+	$(BIN)/python -m pytest tests/unit -m "not soak and not deep" -n 2 --dist worksteal $(ARGS)
 
 deep: $(VENV)/.dev  ## the same promises on many more texts, examples and trained models
 	$(BIN)/python -m pytest -m "deep or property" --hypothesis-profile deep --timeout 1800 -n $(PROCESSES) --dist worksteal $(ARGS)

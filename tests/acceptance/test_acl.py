@@ -15,7 +15,7 @@ from kombu import Exchange, Queue
 from conftest import REPOSITORY
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
 from embedmill_worker.service.broker import broker_settings
-from servers import free_port, start
+from support.servers import free_port, start
 
 MODEL = "all-MiniLM-L6-v2"
 USERS = REPOSITORY / "deploy" / "redis-users.conf"

@@ -13,7 +13,7 @@ from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient, signature, vectors_of
 from embedmill_worker.service.broker import broker_url
-from waiting import wait_until
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 

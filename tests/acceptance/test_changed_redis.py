@@ -9,7 +9,6 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import redis
-from test_lost_work import held_claims
 
 from embedmill import EmbeddingClient
 from embedmill.errors import UnknownModelError
@@ -21,7 +20,8 @@ from embedmill_worker.cli.local.die_with_parent import tethered
 from embedmill_worker.cli.local.server import BINARY_VARIABLE, EmbeddedValkey, find_binary
 from embedmill_worker.cli.measure import corpus
 from support.clock import Clock
-from waiting import PATIENCE_S, wait_until
+from support.held_claims import held_claims
+from support.waiting import PATIENCE_S, wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 TEXTS = corpus.short(20, seed=22)

@@ -17,8 +17,8 @@ from embedmill import EmbeddingClient
 from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
-from servers import save
-from waiting import first_line
+from support.servers import save
+from support.waiting import first_line
 
 MODEL = "all-MiniLM-L6-v2"
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli"]

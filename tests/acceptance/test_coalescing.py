@@ -9,7 +9,7 @@ import redis
 from embedmill import AsyncEmbeddingClient, TextsRejectedError
 from embedmill.reply import Reason
 from embedmill_worker.cli.measure import corpus
-from servers import save
+from support.servers import save
 
 MODEL = "all-MiniLM-L6-v2"
 

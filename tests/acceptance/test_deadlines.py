@@ -9,7 +9,7 @@ from embedmill import EmbeddingClient, JobCancelledError, ResultTimeoutError
 from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker.cli.measure import corpus
-from waiting import wait_until
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 

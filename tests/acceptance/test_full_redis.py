@@ -10,7 +10,7 @@ import redis
 from embedmill import EmbeddingClient, JobState, QueueFullError
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.local.server import EmbeddedValkey
-from waiting import wait_until
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 MAXMEMORY_BYTES = 24 << 20

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos.proxy import Proxy
 
 from embedmill import EmbeddingClient
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
+from support import apps
+from support.chaos.proxy import Proxy
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -52,7 +52,7 @@ def client(own_mill):
 @pytest.fixture
 def watched(request, own_mill, tmp_path):
     app = getattr(request, "param", "embedmill_worker.app")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([apps.FOLDER, os.environ.get("PYTHONPATH", "")])
     health = {"EMBEDMILL_HEALTH_FILE": str(tmp_path / "health.json"), "EMBEDMILL_GRACE_S": "3", "PYTHONPATH": path}
     worker = own_mill.start_worker(app=app, **health)
     yield worker

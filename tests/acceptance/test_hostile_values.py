@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import redis
-from reindexing import Reindexer, rows
 
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker import exit_codes
-from waiting import wait_until
+from support.reindexer import Reindexer, rows
+from support.waiting import wait_until
 
 from .conftest import PATIENCE_S, new_mill
 

@@ -5,53 +5,22 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import redis
 
-from embedmill import EmbeddingClient, Job
+from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.measure import corpus
-from servers import save
-from waiting import wait_until
+from support import apps
+from support.held_claims import Held, held_claims, is_alive
+from support.servers import save
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Held:
-    """A claim as it stands in Redis."""
-
-    worker_pid: int
-    child_pid: int
-    chunk: str
-    token: str
-
-
-def held_claims(server: redis.Redis, keys: Keyspace, job: Job) -> list[Held]:
-    """The claims of processes that are alive."""
-    found = []
-    for chunk, claim in server.hgetall(keys.claims(job.id)).items():
-        if b":" in chunk:
-            continue
-        worker, token, pid = claim.decode().split(" ")
-        held = Held(int(worker.split(".")[-2]), int(pid), chunk.decode(), token)
-        if is_alive(held.child_pid) and is_alive(held.worker_pid):
-            found.append(held)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def freeze_one(server, keys, job, rng: random.Random) -> Held | None:
@@ -142,7 +111,7 @@ def test_a_killed_child_is_replaced_without_loading_the_model_again(own_mill):
 
 
 def test_a_child_that_dies_while_its_worker_starts_is_replaced(own_mill):
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [apps.FOLDER, os.environ.get("PYTHONPATH", "")]))
     worker = own_mill.start_worker(app="early_death_app", PYTHONPATH=path, EMBEDMILL_CONCURRENCY="2")
     with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
         assert client.embed(corpus.short(50)).shape == (50, 384)

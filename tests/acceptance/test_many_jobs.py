@@ -15,7 +15,7 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill_worker.cli.measure import corpus
 from embedmill_worker.cli.measure.load import Percentiles, latencies_ms, saturating, service_times_ms
-from waiting import wait_until
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedmill_worker import exit_codes
-from model_hub import Repository, environment, model_hub
-from waiting import first_line
+from support.model_hub import Repository, environment, model_hub
+from support.waiting import first_line
 
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli"]
 KINDS = Path(__file__).resolve().parent.parent / "data" / "golden" / "kinds"

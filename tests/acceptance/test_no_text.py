@@ -27,7 +27,8 @@ import embedmill
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, EmbedError
 from embedmill_worker import exit_codes
 from embedmill_worker.service.broker import broker_url
-from waiting import wait_until
+from support import apps
+from support.waiting import wait_until
 
 from .conftest import PATIENCE_S
 
@@ -171,7 +172,7 @@ def witness(make_mill, own_valkey, tmp_path):
     mill = make_mill(own_valkey.url)
     (tmp_path / "tmp").mkdir()
     mill.env["TMPDIR"] = str(tmp_path / "tmp")
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [apps.FOLDER, os.environ.get("PYTHONPATH", "")]))
     mill.start_worker(app="poison_app", log_level="DEBUG", PYTHONPATH=path, EMBEDMILL_CONCURRENCY="1")
     made = Witness(mill, tmp_path)
     root = logging.getLogger()

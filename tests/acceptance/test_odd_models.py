@@ -3,20 +3,20 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 from celery import Celery
-from reindexing import Reindexer, rows, write_jsonl
 
 import embedmill
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, Reason, TextsRejectedError
 from embedmill.protocol.vectors import Dtype
 from embedmill_worker import exit_codes
 from embedmill_worker.service.broker import broker_url
-from odd_models import NAN_WORD, PANIC_WORD, write_odd_model
+from support import apps
+from support.odd_models import NAN_WORD, PANIC_WORD, write_odd_model
+from support.reindexer import Reindexer, rows, write_jsonl
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
 
@@ -139,7 +139,7 @@ def test_the_canvas_task_says_the_same(odd_mill, sound):
 
 def test_reindex_says_the_same(odd_mill, sound, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
-    env = {**odd_mill.env, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**odd_mill.env, "PYTHONPATH": apps.FOLDER}
     report = Reindexer(env, (source, "--to", tmp_path / "vectors")).run(exit_codes.REJECTED)
 
     assert (report["added"], report["rejected"]) == (len(KEPT), len(REJECTED))

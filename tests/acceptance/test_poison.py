@@ -22,12 +22,12 @@ from embedmill.protocol import dead_letter
 from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.options import EmbedOptions
 from embedmill_worker import exit_codes
-from waiting import wait_until
+from support import apps
+from support.waiting import wait_until
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
 
 MODEL = "all-MiniLM-L6-v2"
-FOLDER = str(Path(__file__).parent)
 CLEAN = [f"text {number} about rivers and lighthouses" for number in range(64)]
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ KINDS = [
 
 
 def start_poisoned(mill: Mill, **env: str):
-    path = os.pathsep.join(filter(None, [FOLDER, os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [apps.FOLDER, os.environ.get("PYTHONPATH", "")]))
     return mill.start_worker(app="poison_app", PYTHONPATH=path, **env)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from reindexing import PATIENCE_S, Reindexer, rows, write_jsonl
 
 import embedmill
 from embedmill import EmbeddingClient
@@ -18,7 +17,9 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.reindexing import Rows, Sink
 from embedmill.reindexing.planning import planner
 from embedmill_worker.cli.measure import corpus
-from waiting import wait_until
+from support import apps
+from support.reindexer import PATIENCE_S, Reindexer, rows, write_jsonl
+from support.waiting import wait_until
 
 TEXTS = corpus.short(150)
 
@@ -28,7 +29,7 @@ def reindexer(mill, tmp_path):
     """Makes a reindexer of this mill whose small files lie in the test's folder."""
 
     def make(*arguments, module="embedmill_worker.cli", **env) -> Reindexer:
-        return Reindexer({**mill.env, "PYTHONPATH": str(Path(__file__).parent), **env}, arguments, module)
+        return Reindexer({**mill.env, "PYTHONPATH": apps.FOLDER, **env}, arguments, module)
 
     return make
 
@@ -291,7 +292,7 @@ def test_a_second_reindexer_on_the_same_sink_is_refused(reindexer, tmp_path):
 
 def test_two_reindexers_share_the_lane(own_mill, tmp_path):
     own_mill.start_worker().stop()  # its card stays
-    env = {**own_mill.env, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**own_mill.env, "PYTHONPATH": apps.FOLDER}
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(1_000, seed=n)) for n in range(2)]
     runs = [Reindexer(env, [path, "--to", path.with_suffix("")], "small_windows").start() for path in paths]
     with redis.Redis.from_url(own_mill.redis_url) as server:

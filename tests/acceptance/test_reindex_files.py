@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reindexing import PATIENCE_S, Reindexer, rows
 
 import embedmill
 from embedmill import EmbeddingClient, InvalidRequestError
 from embedmill_worker import exit_codes
+from support.reindexer import PATIENCE_S, Reindexer, rows
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from reindexing import PATIENCE_S, write_jsonl
 
 from conftest import REPOSITORY
+from support.reindexer import PATIENCE_S, write_jsonl
 
 GUIDE = (REPOSITORY / "docs" / "reindex.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)

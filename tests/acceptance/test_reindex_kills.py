@@ -5,14 +5,14 @@ import random
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import redis
-from reindexing import Reindexer, files, write_jsonl
 
 from embedmill_worker.cli.measure import corpus
-from servers import save
+from support import apps
+from support.reindexer import Reindexer, files, write_jsonl
+from support.servers import save
 
 KINDS = ("reindexer", "child", "worker", "server")
 
@@ -28,7 +28,7 @@ KINDS = ("reindexer", "child", "worker", "server")
 def test_random_kills_change_no_byte_of_the_output(durable_mill, own_valkey, tmp_path, texts, kills, kinds, module):
     source = write_jsonl(tmp_path / "corpus.jsonl", corpus.short(texts), lang="id")
     durable_mill.start_worker(EMBEDMILL_CONCURRENCY="2")
-    env = {**durable_mill.env, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**durable_mill.env, "PYTHONPATH": apps.FOLDER}
     began_s = time.monotonic()
     Reindexer(env, [source, "--to", tmp_path / "whole"], module).run()
     pause_s = (time.monotonic() - began_s) / kills

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from reindexing import Reindexer, rows
 
 import embedmill
 from embedmill import EmbeddingClient, InvalidRequestError
 from embedmill_worker import exit_codes
+from support.reindexer import Reindexer, rows
 
 
 def deeply(*cases):

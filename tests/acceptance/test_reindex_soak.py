@@ -4,10 +4,11 @@ from contextlib import ExitStack
 
 import pyarrow.parquet as pq
 import pytest
-import reindex as bench
-from context import Run, ceiling_s, open_mill
 
 from embedmill_worker.cli.measure import corpus
+from support.benchmark import benchmark
+
+bench, context = benchmark("reindex"), benchmark("context")
 
 TEXTS = 200_000
 
@@ -23,12 +24,12 @@ def test_memory_stays_flat_over_200000_texts(tmp_path, monkeypatch, data_dir, ca
     texts = corpus.short(TEXTS)
     source, sink = tmp_path / "corpus.jsonl", tmp_path / "vectors"
     bench.write(source, texts)
-    run = Run()
+    run = context.Run()
     with ExitStack() as stack:
-        mill = open_mill(stack, "fp32", EMBEDMILL_CONCURRENCY=str(run.cores))
-        ceilings = [SAMPLE / ceiling_s(run, texts[:SAMPLE])]
+        mill = context.open_mill(stack, "fp32", EMBEDMILL_CONCURRENCY=str(run.cores))
+        ceilings = [SAMPLE / context.ceiling_s(run, texts[:SAMPLE])]
         first = bench.reindex(mill, source, sink)
-        ceilings.append(SAMPLE / ceiling_s(run, texts[-SAMPLE:]))
+        ceilings.append(SAMPLE / context.ceiling_s(run, texts[-SAMPLE:]))
         again = bench.reindex(mill, source, sink)
     rate, again_s = TEXTS / first.seconds, again.report["elapsed_s"]
     lines = [

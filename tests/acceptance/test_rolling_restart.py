@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -18,7 +17,8 @@ from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.measure import corpus
 from embedmill_worker.service.broker import broker_url
-from waiting import join
+from support import apps
+from support.waiting import join
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -86,7 +86,7 @@ def test_a_worker_busy_with_a_late_acknowledged_task_outlives_a_restart_of_redis
     A child stands still in its task until the main process has lost Redis and found it again, so no speed decides. The
     other child idles: a main process whose children are all busy does not listen to Redis, and would notice nothing.
     """
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([apps.FOLDER, os.environ.get("PYTHONPATH", "")])
     worker = durable_mill.start_worker(app=app, EMBEDMILL_CONCURRENCY="2", PYTHONPATH=paths)
     text = "word " * 190_000  # half a second of tokenizing, in which the child is found
     used_s = {pid: psutil.Process(pid).cpu_times().user for pid in worker.children}

@@ -11,7 +11,7 @@ import redis
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, EmbedError
 from embedmill.urls import mask_url
 from embedmill_worker.settings import WorkerSettings
-from servers import free_port
+from support.servers import free_port
 
 MODEL = "all-MiniLM-L6-v2"
 

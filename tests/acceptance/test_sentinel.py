@@ -8,8 +8,8 @@ import pytest
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient, JobState, QueueError
 from embedmill.errors import ResultExpiredError
 from embedmill_worker.cli.measure import corpus
-from servers import Watched, free_port
-from waiting import wait_until
+from support.servers import Watched, free_port
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 

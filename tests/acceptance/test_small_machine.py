@@ -8,10 +8,12 @@ import time
 
 import numpy as np
 import pytest
-import standin
 
 from embedmill_worker.cli.local.stack import temporary_stack
 from embedmill_worker.cli.measure import corpus, pss
+from support.benchmark import benchmark
+
+standin = benchmark("standin")
 
 PATIENCE_S = 300.0
 

@@ -9,7 +9,7 @@ from kombu import Exchange, Queue
 
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient, SettingsError
 from embedmill_worker.service.broker import broker_settings
-from servers import TlsDoor
+from support.servers import TlsDoor
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -84,7 +84,7 @@ def test_a_client_without_a_certificate_is_not_let_in(door, namespace):
 
 
 def test_a_server_that_speaks_no_tls_is_named_as_such(own_valkey, door, namespace):
-    from chaos.proxy import Proxy
+    from support.chaos.proxy import Proxy
 
     plain = Proxy(own_valkey.socket)
     for call in calls(f"rediss://localhost:{plain.port}/0?ssl_ca_certs={door.ca_file}", namespace, timeout_s=1):

@@ -1,7 +1,6 @@
 """Worker and client of different protocol versions: a clear error, no loop, and an upgrade that loses nothing."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +9,13 @@ import redis
 from embedmill import EmbeddingClient, JobState, ProtocolVersionError, ResultTimeoutError
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.version import PROTOCOL_VERSION
+from support import apps
 
 MODEL = "all-MiniLM-L6-v2"
 
 
 def start_newer(mill):
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [apps.FOLDER, os.environ.get("PYTHONPATH", "")]))
     return mill.start_worker(app="other_version_app", PYTHONPATH=path)
 
 

@@ -17,7 +17,7 @@ from embedmill.protocol.records import JobState
 from embedmill.transport import flow
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.jobs.reconciler import Reconciler
-from waiting import join
+from support.waiting import join
 
 from .conftest import vector_of
 

@@ -25,7 +25,6 @@ from embedmill import (
     JobConflictError,
     Jobs,
     JobState,
-    KeyConflictError,
     MessageError,
     ResultExpiredError,
     ResultTimeoutError,
@@ -41,7 +40,7 @@ from embedmill.reply import Reason, Rejected
 from embedmill.transport.aio import AsyncRedisTransport
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker.jobs import claims
-from waiting import join, wait_until
+from support.waiting import join, wait_until
 
 from .conftest import embed
 
@@ -450,15 +449,6 @@ def test_a_call_that_names_no_timeout_has_the_clients(bench):
         for call in (lambda: client.embed(TEXTS), job.wait, job.result):
             with pytest.raises(ResultTimeoutError, match=r"after 0\.2 s"):
                 call()
-
-
-def test_a_caller_that_needs_no_flow_asks_in_one_round_trip(bench):
-    key = bench.keys.lanes
-    assert bench.link.ask([("SADD", key, "a b"), ("SMEMBERS", key)], timeout_s=5) == [1, [b"a b"]]
-    with pytest.raises(KeyConflictError):
-        bench.link.ask([("GET", key)], timeout_s=5)
-    refused, found = bench.link.ask([("GET", key), ("SCARD", key)], timeout_s=5, keeps_errors=True)
-    assert (type(refused).__name__, found) == ("ResponseError", 1)
 
 
 def test_without_a_worker_a_timeout_says_so_and_leaves_nothing(client, bench):

@@ -19,7 +19,7 @@ from embedmill_worker.engine import load
 from embedmill_worker.models import ModelFiles, fingerprint
 from embedmill_worker.models import resolve as resolve_model
 from embedmill_worker.models.sources import hub as hub_module
-from model_hub import TOKEN, Hub, Repository, asking, environment, model_hub
+from support.model_hub import TOKEN, Hub, Repository, asking, environment, model_hub
 
 NAME = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 REPOSITORY = "Qdrant/paraphrase-multilingual-MiniLM-L12-v2-onnx-Q"
@@ -97,7 +97,7 @@ def resolve_elsewhere(hub_url: str, data_dir: Path, *names: str, **variables: st
     """In a process of its own, with the variables that a user would set; no line of a library may reach the user."""
     given = environment(hub_url, data_dir / "hf-home", **variables)
     command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(data_dir), *names]
-    given["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    given["PYTHONPATH"] = str(REPOSITORY / "tests")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=given, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)

@@ -12,7 +12,7 @@ from embedmill_worker.cache.store import CachedEngine, EmbeddingCache, read_info
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
-from odd_models import DIMENSION, NAN_WORD, write_odd_model
+from support.odd_models import DIMENSION, NAN_WORD, write_odd_model
 
 TEXTS = ["the river", f"the {NAN_WORD}", "the"]
 

@@ -12,8 +12,8 @@ import pytest
 from embedmill import AsyncEmbeddingClient, BrokerUnavailableError, EmbeddingClient
 from embedmill.transport.aio import AsyncRedisTransport
 from embedmill.transport.sync import RedisTransport
-from servers import save
-from waiting import join, wait_until
+from support.servers import save
+from support.waiting import join, wait_until
 
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
 

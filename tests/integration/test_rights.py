@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import ordinary
-from waiting import PATIENCE_S
+from support import ordinary
+from support.waiting import PATIENCE_S
 
 KINDS = Path(__file__).resolve().parent.parent / "data" / "golden" / "kinds"
 DENSE = json.loads((KINDS / "variants.json").read_text())["dense"]

@@ -19,9 +19,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from embedmill.errors import SettingsError
 from embedmill_worker.cli.local import server as local_server
 from embedmill_worker.cli.local.server import BINARY_VARIABLE, MAX_SOCKET_PATH_BYTES, EmbeddedValkey, find_binary
-from servers import save
 from support.breakable import BreakableValkey
-from waiting import first_line, join
+from support.servers import save
+from support.waiting import first_line, join
 
 pytestmark = pytest.mark.usefixtures("valkey_binary")
 

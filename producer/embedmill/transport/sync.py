@@ -76,18 +76,6 @@ class RedisTransport:
             if self.is_closed:
                 self._pool.disconnect(inuse_connections=False)  # what this flow has used
 
-    def ask(
-        self,
-        commands: Sequence[Command],
-        *,
-        timeout_s: float,
-        outage_s: float = OUTAGE_S,
-        keeps_errors: bool = False,
-    ) -> list[Any]:
-        """Send commands in one round trip and return their replies, for callers that need no flow; see ``run``."""
-        step = RoundTrip(commands, keeps_errors=keeps_errors)
-        return self.run(_alone(step), timeout_s=timeout_s, outage_s=outage_s)
-
     def _drive(self, flow: Flow[T], deadline_s: float, outage_s: float) -> T:
         try:
             step = next(flow)
@@ -149,11 +137,6 @@ class RedisTransport:
         if not ask.keeps_errors:
             raise_first_error(replies)
         return replies
-
-
-def _alone(step: RoundTrip) -> Flow[list[Any]]:
-    replies: list[Any] = yield step
-    return replies
 
 
 def _send(connection: Any, commands: Sequence[Command]) -> list[Any]:

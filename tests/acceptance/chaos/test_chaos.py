@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from chaos import checks
-from chaos.faults import MODEL, Faults
-from chaos.load import Pool, Producers
-from chaos.proxy import Proxy
 
 from embedmill import EmbeddingClient
 from embedmill_worker.cli.local.server import BINARY_VARIABLE
 from embedmill_worker.cli.measure import corpus
+from support.chaos import checks
+from support.chaos.faults import MODEL, Faults
+from support.chaos.load import Pool, Producers
+from support.chaos.proxy import Proxy
 from support.clock import Clock
 
 log = logging.getLogger("chaos")

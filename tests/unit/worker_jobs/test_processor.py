@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,9 @@ from embedmill.limits import MAX_LOSSES, MAX_TEXT_CHARS, MAX_TEXT_CRASHES
 from embedmill.protocol import dead_letter, vectors
 from embedmill.protocol.cards import UNKNOWN_CARD
 from embedmill.protocol.chunks import Chunk, pack_chunk, unpack_reply
+from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions, pack_options
+from embedmill.protocol.scripts import NAMES, script
 from embedmill.protocol.vectors import Dtype
 from embedmill.reply import Reason, Rejected
 from embedmill_worker.engine import Embeddings
@@ -59,7 +60,7 @@ class PaperEngine:
 
 
 class Record:
-    """Stands for link and record: gives one claim, takes one commit."""
+    """A transport to a Redis that holds one job: gives one claim, takes one commit, and drives flows as any other."""
 
     def __init__(self, claim):
         self.claim = claim
@@ -71,20 +72,53 @@ class Record:
         self.stands_for = 1_000
 
     def run(self, flow, **_):
-        name, arguments = flow.gi_code.co_name, flow.gi_frame.f_locals
-        flow.close()
-        if name == "claim":
-            return self.claim
-        if name == "release":
-            self.released.append((arguments["token"], arguments["was_killed"]))
-            return True
-        if name == "note_position":
-            self.noted.append(arguments["position"])
-            return len(self.noted) <= self.stands_for
-        assert name == "commit"
-        self.committed = unpack_reply(arguments["reply"])
-        self.letters = [dead_letter.unpack("1-0", letter) for letter in arguments["letters"]]
-        return True
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send([self.answer(command) for command in step.commands])
+        except StopIteration as end:
+            return end.value
+
+    def answer(self, command):
+        if command[0] == "HMGET":
+            return [REF.model.encode(), REF.lane.encode()]
+        assert command[0] == "EVALSHA"
+        name = next(name for name in NAMES if script(name).sha == command[1])
+        return getattr(self, f"answer_{name}")(*command[3 + command[2] :])
+
+    def answer_claim(self, *_):
+        return as_claimed(self.claim)
+
+    def answer_release(self, _chunk, token, how):
+        self.released.append((token, how == "killed"))
+        return 1
+
+    def answer_note(self, _chunk, _token, position):
+        self.noted.append(None if position == "" else position)
+        return int(len(self.noted) <= self.stands_for)
+
+    def answer_commit(self, _chunk, reply, _token, _most, _ttl_ms, *letters):
+        self.committed = unpack_reply(reply)
+        self.letters = [dead_letter.unpack("1-0", letter) for letter in letters]
+        return b"committed"
+
+
+def as_claimed(claim):
+    """Return what ``claim.lua`` answers for a claim."""
+    match claim:
+        case claims.Work():
+            of_chunk = {"": claim.crashes, ":lost": claim.losses}
+            of_text = {f":{at}": n for at, n in claim.crashes_alone.items()}
+            of_text |= {f":{at}:lost": n for at, n in claim.losses_alone.items()}
+            counts = [x for name, n in {**of_chunk, **of_text}.items() if n for x in (f"0{name}".encode(), b"%d" % n)]
+            return [b"work", claim.texts, claim.options, b"%f" % claim.waited_ms, counts]
+        case claims.Late():
+            return [b"late", claim.texts, claim.options, b"%f" % claim.waited_ms, b"%f" % claim.deadline_ms]
+        case claims.OtherFingerprint():
+            return [b"fingerprint", claim.pinned.encode(), claim.texts, claim.options]
+        case claims.OtherVersion():
+            return [b"version", claim.version.encode()]
+    return [claim.why.encode()]
 
 
 def packed(texts, options=None):
@@ -94,7 +128,7 @@ def packed(texts, options=None):
 
 def work_on(claim, engine=None, *, keeps_texts=False):
     record = Record(claim)
-    processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w", keeps_texts=keeps_texts).work(
+    processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", keeps_texts=keeps_texts).work(
         REF, engine or PaperEngine()
     )
     return record
@@ -147,7 +181,7 @@ def test_a_chunk_that_is_not_wanted_any_more_is_left_at_the_next_text():
     engine = PaperEngine()
     record = Record(claimed(["a", "bb", "ccc"], crashes=1))
     record.stands_for = 1
-    processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, engine)
+    processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, engine)
     assert engine.calls == [["a"]]
     assert record.committed is None
 
@@ -279,7 +313,7 @@ def test_oversized_options_are_refused_unread():
 def test_what_ends_a_process_is_no_text_s_fault(stop):
     record = Record(claimed(["a", "poison"]))
     with pytest.raises(stop):
-        processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine(stop()))
+        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, PaperEngine(stop()))
     assert (record.committed, record.released) == (None, [])
 
 
@@ -324,7 +358,7 @@ def test_a_redis_that_is_away_is_no_failure_of_the_chunk(monkeypatch):
     monkeypatch.setattr(processor, "to_reply", fail)
     record = Record(claimed(["a"]))
     with pytest.raises(BrokerUnavailableError):
-        processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
+        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, PaperEngine())
     assert record.released == []
 
 
@@ -332,18 +366,16 @@ def test_a_reply_that_is_refused_for_a_key_s_sake_is_no_failure_of_the_chunk():
     class Refusing(Record):
         given_back = 0
 
-        def run(self, flow, **how):
-            name = flow.gi_code.co_name
-            self.given_back += name == "give_back"
-            if name in ("commit", "give_back"):
-                flow.close()
-            if name == "commit":
-                raise KeyConflictError("redis://h", "ns:dead is a string, not a stream")
-            return True if name == "give_back" else super().run(flow, **how)
+        def answer_commit(self, *_):
+            raise KeyConflictError("redis://h", "ns:dead is a string, not a stream")
+
+        def answer_unclaim(self, *_):
+            self.given_back += 1
+            return 1
 
     record = Refusing(claimed(["a", "poison"]))
     with pytest.raises(KeyConflictError):
-        processor.ChunkProcessor(link=record, keys=SimpleNamespace(), worker_id="w").work(REF, PaperEngine())
+        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, PaperEngine())
     assert (record.given_back, record.released) == (1, [])
 
 

@@ -14,7 +14,7 @@ from embedmill_worker.cli import main
 from embedmill_worker.health import Health
 from embedmill_worker.service.liveness import OVERDUE_AFTER_S, STALL_AFTER_S, Beat, StallWatch
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 WELL = Health(pid=os.getpid(), state="ready", beat_at_s=100.0, reached_at_s=100.0)
 
 

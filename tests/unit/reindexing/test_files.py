@@ -22,7 +22,7 @@ from embedmill.reindexing.sinks.registry import open_sink
 from embedmill.reindexing.sources.base import notes_of
 from embedmill.reindexing.sources.formats import csv_file, jsonl
 from embedmill.reindexing.sources.registry import labels
-from waiting import join
+from support.waiting import join
 
 LINES = "".join(json.dumps({"id": i, "text": f"text {i}"}) + "\n" for i in "abc").encode()
 ABC = [("a", "text a"), ("b", "text b"), ("c", "text c")]

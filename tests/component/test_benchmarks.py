@@ -6,20 +6,17 @@ import re
 import shutil
 from pathlib import Path
 
-import chart
-import cpu
-import figures
-import limit
-import memory
 import numpy as np
 import pytest
-import standin
 from tokenizers import Tokenizer
 
 from embedmill_worker.cli.measure import corpus, pss
 from embedmill_worker.cli.measure.load import Percentiles
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
+from support.benchmark import benchmark
+
+chart, cpu, figures, limit, memory, standin = map(benchmark, ("chart", "cpu", "figures", "limit", "memory", "standin"))
 
 HERE = Path(chart.__file__).parent
 

@@ -25,7 +25,7 @@ from embedmill_worker import exit_codes
 from embedmill_worker.cli.dispatch import parser
 from embedmill_worker.models.export.bert import EXPORTER
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SOURCES = [*(REPOSITORY / "producer").rglob("*.py"), *(REPOSITORY / "worker").rglob("*.py")]
 
 #: By these sha1s the scripts are known to a Redis that workers of two versions share.

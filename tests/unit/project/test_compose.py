@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 #: Longest time limit of one chunk in seconds; a stopped worker may need as long.
 LONGEST_CHUNK_S = 60

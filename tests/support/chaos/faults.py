@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import psutil
 import redis
-from chaos.proxy import Proxy
 
 from embedmill.protocol.keys import LANES, Keyspace
 from support.breakable import BreakableValkey
+from support.chaos.proxy import Proxy
 from support.clock import Clock
 
 MODEL = "all-MiniLM-L6-v2"

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import unquote
 
-from waiting import join
+from support.waiting import join
 
 TOKEN = "hf_the_token_of_the_tests"
 #: Files that a hub keeps in its large file storage, by their sha256.

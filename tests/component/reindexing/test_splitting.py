@@ -12,7 +12,7 @@ from embedmill.reindexing.splitting import Split, Splitter, is_heading
 from embedmill_worker.cli.measure import corpus
 from embedmill_worker.models import resolve
 from embedmill_worker.settings import DEFAULT_MODEL
-from odd_models import PANIC_WORD, write_odd_model
+from support.odd_models import PANIC_WORD, write_odd_model
 
 
 @pytest.fixture(scope="module")
