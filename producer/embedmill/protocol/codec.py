@@ -148,7 +148,7 @@ def read_ms(value: Any) -> float:
     return read_number(value, "a time")
 
 
-def read_number(value: Any, what: str = "a rate") -> float:
+def read_number(value: Any, what: str = "a counter") -> float:
     """Read a number that Redis or a script has counted.
 
     Raises:

@@ -12,6 +12,8 @@ FORBIDDEN = {
     "embedmill.protocol": ["embedmill.transport", "embedmill.jobs", "embedmill.client", "embedmill.reindexing"],
     "embedmill.transport": ["embedmill.jobs", "embedmill.client", "embedmill.async_client", "embedmill.reindexing"],
     "embedmill.jobs": ["embedmill.client", "embedmill.async_client", "embedmill.reindexing"],
+    "embedmill.reindexing.sources": [f"embedmill.reindexing.{each}" for each in ("planning", "sinks")],
+    "embedmill.reindexing.sinks": [f"embedmill.reindexing.{each}" for each in ("planning", "sources")],
     "embedmill": ["embedmill_worker"],
     "embedmill_worker.models": [f"embedmill_worker.{each}" for each in ("engine", "cache", "jobs", "service")],
     "embedmill_worker.engine": [f"embedmill_worker.{each}" for each in ("cache", "jobs", "service")],
