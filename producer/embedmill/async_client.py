@@ -55,12 +55,13 @@ class AsyncEmbeddingClient:
         self.settings = ClientSettings.from_env(
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
-        self._calls = JobOperations(self.settings)
-        self._link = AsyncRedisTransport(self.settings)
-        self._coalescer = Coalescer(self._calls, self._link)
+        #: Flows of a job's life, and the transport that drives them: for what has no method here.
+        self.operations = JobOperations(self.settings)
+        self.transport = AsyncRedisTransport(self.settings)
+        self._coalescer = Coalescer(self.operations, self.transport)
 
     def __repr__(self) -> str:
-        return shown(self, self.settings, is_closed=self._link.is_closed)
+        return shown(self, self.settings, is_closed=self.transport.is_closed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,9 +87,9 @@ class AsyncEmbeddingClient:
 
         All of them get ClientClosedError.
         """
-        self._link.is_closed = True
+        self.transport.is_closed = True
         await self._coalescer.close()
-        await self._link.close()
+        await self.transport.close()
 
     async def embed(
         self,
@@ -112,7 +113,7 @@ class AsyncEmbeddingClient:
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         kind = BatchKey(model=model, lane=check_lane(lane), options=options, block=block)
-        return accepted(await self._coalescer.embed(texts, kind, self._calls.seconds(timeout_s)))
+        return accepted(await self._coalescer.embed(texts, kind, self.operations.seconds(timeout_s)))
 
     async def submit(
         self,
@@ -133,18 +134,18 @@ class AsyncEmbeddingClient:
         """Store a job of up to 65,536 texts and return at once; see ``EmbeddingClient.submit``."""
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
-        block_s = self._calls.seconds(timeout_s) if block else 0.0
-        flow = self._calls.submit(check_texts(texts), options, how, block_s)
+        block_s = self.operations.seconds(timeout_s) if block else 0.0
+        flow = self.operations.submit(check_texts(texts), options, how, block_s)
         return AsyncJob(self, await self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> AsyncJob:
         """Return the job of this id, submitted by any process; nothing is read until a method is awaited."""
-        if self._link.is_closed:
+        if self.transport.is_closed:
             raise ClientClosedError
         return AsyncJob(self, check_job_id(job_id))
 
     async def _run(self, flow: Flow[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
-        return await self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
+        return await self.transport.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
 
 
 class AsyncJob:
@@ -153,39 +154,39 @@ class AsyncJob:
     def __init__(self, client: AsyncEmbeddingClient, job_id: str) -> None:
         self.id = job_id
         self._client = client
-        self._calls = client._calls
+        self._operations = client.operations
 
     def __repr__(self) -> str:
         return f"AsyncJob({self.id!r})"
 
     async def status(self) -> JobStatus:
         """Return how far the job is; see ``Job.status``."""
-        return await self._client._run(self._calls.status(self.id))
+        return await self._client._run(self._operations.status(self.id))
 
     async def wait(self, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is over; see ``Job.wait``."""
-        timeout_s = self._calls.seconds(timeout_s)
-        return await self._client._run(self._calls.wait(self.id, timeout_s), timeout_s)
+        timeout_s = self._operations.seconds(timeout_s)
+        return await self._client._run(self._operations.wait(self.id, timeout_s), timeout_s)
 
     async def result(self, timeout_s: float | None = None) -> EmbeddingReply:
         """Wait until the job is over and give all its vectors; see ``Job.result``."""
-        timeout_s = self._calls.seconds(timeout_s)
-        return await self._client._run(self._calls.result(self.id, timeout_s), timeout_s)
+        timeout_s = self._operations.seconds(timeout_s)
+        return await self._client._run(self._operations.result(self.id, timeout_s), timeout_s)
 
     async def iter_results(self) -> AsyncIterator[ReplyPart]:
         """Return the chunks' vectors as they complete; see ``Job.iter_results``."""
-        reader = PartReader(self._calls, self.id)
+        reader = PartReader(self._operations, self.id)
         while not reader.is_over:
             for part in await self._client._run(reader.next_parts()):
                 yield part
 
     async def cancel(self) -> bool:
         """Stop the job; see ``Job.cancel``."""
-        return await self._client._run(self._calls.cancel(self.id))
+        return await self._client._run(self._operations.cancel(self.id))
 
     async def delete(self) -> bool:
         """Forget the job and its vectors; see ``Job.delete``."""
-        return await self._client._run(self._calls.delete(self.id))
+        return await self._client._run(self._operations.delete(self.id))
 
 
 class AsyncDeadLetters:
@@ -196,23 +197,23 @@ class AsyncDeadLetters:
 
     async def list(self, *, limit: int = 100) -> Letters:
         """Return the newest letters; see ``DeadLetters.list``."""
-        return await self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
+        return await self._client._run(dead_letters.list_newest(self._client.operations.keys, limit))
 
     async def get(self, letter_id: str) -> DeadLetter:
         """Return one letter; see ``DeadLetters.get``."""
-        return await self._client._run(dead_letters.read(self._client._calls.keys, letter_id))
+        return await self._client._run(dead_letters.read(self._client.operations.keys, letter_id))
 
     async def requeue(self, letter_id: str, text: str | None = None) -> AsyncJob:
         """Submit the text again; see ``DeadLetters.requeue``."""
-        return self._client.job(await self._client._run(dead_letters.requeue(self._client._calls, letter_id, text)))
+        return self._client.job(await self._client._run(dead_letters.requeue(self._client.operations, letter_id, text)))
 
     async def drop(self, letter_id: str) -> bool:
         """Forget a letter; see ``DeadLetters.drop``."""
-        return await self._client._run(dead_letters.drop(self._client._calls.keys, letter_id))
+        return await self._client._run(dead_letters.drop(self._client.operations.keys, letter_id))
 
     async def drop_all(self) -> int:
         """Forget all letters; see ``DeadLetters.drop_all``."""
-        return await self._client._run(dead_letters.drop_all(self._client._calls.keys))
+        return await self._client._run(dead_letters.drop_all(self._client.operations.keys))
 
 
 class AsyncJobs:
@@ -223,4 +224,4 @@ class AsyncJobs:
 
     async def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
         """Return the newest jobs; see ``Jobs.list``."""
-        return await self._client._run(listing.find(self._client._calls.keys, limit, state))
+        return await self._client._run(listing.find(self._client.operations.keys, limit, state))

@@ -61,8 +61,8 @@ class EmbeddingClient:
         self.settings = ClientSettings.from_env(
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
-        self._calls = JobOperations(self.settings)
-        #: Drives flows of this package's own modules, for what has no method here.
+        #: Flows of a job's life, and the transport that drives them: for what has no method here.
+        self.operations = JobOperations(self.settings)
         self.transport = RedisTransport(self.settings)
 
     def __repr__(self) -> str:
@@ -129,9 +129,9 @@ class EmbeddingClient:
             BrokerUnavailableError: Redis did not answer in time.
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
-        timeout_s = self._calls.seconds(timeout_s)
+        timeout_s = self.operations.seconds(timeout_s)
         how = SubmitOptions(model=model, lane=lane, block=block)
-        return accepted(self._run(self._calls.embed(check_texts(texts), options, how, timeout_s), timeout_s))
+        return accepted(self._run(self.operations.embed(check_texts(texts), options, how, timeout_s), timeout_s))
 
     def submit(
         self,
@@ -173,8 +173,8 @@ class EmbeddingClient:
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
-        block_s = self._calls.seconds(timeout_s) if block else 0.0
-        flow = self._calls.submit(check_texts(texts), options, how, block_s)
+        block_s = self.operations.seconds(timeout_s) if block else 0.0
+        flow = self.operations.submit(check_texts(texts), options, how, block_s)
         return Job(self, self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> Job:
@@ -193,7 +193,7 @@ class Job:
     def __init__(self, client: EmbeddingClient, job_id: str) -> None:
         self.id = job_id
         self._client = client
-        self._calls = client._calls
+        self._operations = client.operations
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -205,7 +205,7 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(self._calls.status(self.id))
+        return self._client._run(self._operations.status(self.id))
 
     def wait(self, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is over.
@@ -216,8 +216,8 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        timeout_s = self._calls.seconds(timeout_s)
-        return self._client._run(self._calls.wait(self.id, timeout_s), timeout_s)
+        timeout_s = self._operations.seconds(timeout_s)
+        return self._client._run(self._operations.wait(self.id, timeout_s), timeout_s)
 
     def result(self, timeout_s: float | None = None) -> EmbeddingReply:
         """Wait until the job is over and give all its vectors; they stay in Redis until ``ttl_s`` or ``delete``.
@@ -228,8 +228,8 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        timeout_s = self._calls.seconds(timeout_s)
-        return self._client._run(self._calls.result(self.id, timeout_s), timeout_s)
+        timeout_s = self._operations.seconds(timeout_s)
+        return self._client._run(self._operations.result(self.id, timeout_s), timeout_s)
 
     def iter_results(self) -> Iterator[ReplyPart]:
         """Return the chunks' vectors as they complete, each once, holding only a few in memory.
@@ -239,17 +239,17 @@ class Job:
             ResultExpiredError: there is no such job.
             BrokerUnavailableError: Redis did not answer for half a minute.
         """
-        reader = PartReader(self._calls, self.id)
+        reader = PartReader(self._operations, self.id)
         while not reader.is_over:
             yield from self._client._run(reader.next_parts())
 
     def cancel(self) -> bool:
         """Stop the job; waiters get JobCancelledError. Returns whether it is cancelled: a finished one stays so."""
-        return self._client._run(self._calls.cancel(self.id))
+        return self._client._run(self._operations.cancel(self.id))
 
     def delete(self) -> bool:
         """Forget the job and its vectors. Returns whether there was one."""
-        return self._client._run(self._calls.delete(self.id))
+        return self._client._run(self._operations.delete(self.id))
 
 
 class DeadLetters:
@@ -264,7 +264,7 @@ class DeadLetters:
         Raises:
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(dead_letters.list_newest(self._client._calls.keys, limit))
+        return self._client._run(dead_letters.list_newest(self._client.operations.keys, limit))
 
     def get(self, letter_id: str) -> DeadLetter:
         """Return one letter.
@@ -274,7 +274,7 @@ class DeadLetters:
             MessageError: it cannot be read.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(dead_letters.read(self._client._calls.keys, letter_id))
+        return self._client._run(dead_letters.read(self._client.operations.keys, letter_id))
 
     def requeue(self, letter_id: str, text: str | None = None) -> Job:
         """Submit the text again as a job of its own, with the options it had, and drop the letter.
@@ -289,15 +289,15 @@ class DeadLetters:
             MessageError: it cannot be read.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client.job(self._client._run(dead_letters.requeue(self._client._calls, letter_id, text)))
+        return self._client.job(self._client._run(dead_letters.requeue(self._client.operations, letter_id, text)))
 
     def drop(self, letter_id: str) -> bool:
         """Forget a letter. Returns whether there was one."""
-        return self._client._run(dead_letters.drop(self._client._calls.keys, letter_id))
+        return self._client._run(dead_letters.drop(self._client.operations.keys, letter_id))
 
     def drop_all(self) -> int:
         """Forget all letters; returns their number."""
-        return self._client._run(dead_letters.drop_all(self._client._calls.keys))
+        return self._client._run(dead_letters.drop_all(self._client.operations.keys))
 
 
 class Jobs:
@@ -317,4 +317,4 @@ class Jobs:
             InvalidRequestError: no such state, or no such limit.
             BrokerUnavailableError: Redis did not answer in time.
         """
-        return self._client._run(listing.find(self._client._calls.keys, limit, state))
+        return self._client._run(listing.find(self._client.operations.keys, limit, state))

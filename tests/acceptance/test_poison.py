@@ -87,7 +87,7 @@ def clean(poisoned):
 def one_chunk(client: EmbeddingClient, texts: list[str], lane: str = "bulk"):
     """Submits texts as one chunk, however short its work."""
     how = SubmitOptions(model=None, lane=lane, in_one_chunk=True)
-    job = client.job(client._run(client._calls.submit(texts, EmbedOptions(), how)))
+    job = client.job(client.transport.run(client.operations.submit(texts, EmbedOptions(), how), timeout_s=60))
     assert job.status().chunks == 1
     return job
 

@@ -689,7 +689,7 @@ def test_an_async_client_may_be_used_in_one_event_loop_after_another(bench, work
         try:
             return await client.embed(["a"])
         finally:
-            await client._link.disconnect()
+            await client.transport.disconnect()
 
     for _ in range(20):
         assert np.array_equal(asyncio.run(use()), expected(["a"]))
@@ -702,7 +702,7 @@ def test_an_async_client_may_be_used_in_two_event_loops_at_once(bench, worker, e
         try:
             return [await client.embed([f"{n} {i}"]) for i in range(10)]
         finally:
-            await client._link.disconnect()
+            await client.transport.disconnect()
 
     with ThreadPoolExecutor(4) as pool:
         for n, vectors in enumerate(pool.map(lambda n: asyncio.run(use(n)), range(4))):

@@ -97,7 +97,7 @@ def resolve_elsewhere(hub_url: str, data_dir: Path, *names: str, **variables: st
     """In a process of its own, with the variables that a user would set; no line of a library may reach the user."""
     given = environment(hub_url, data_dir / "hf-home", **variables)
     command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(data_dir), *names]
-    given["PYTHONPATH"] = str(REPOSITORY / "tests")
+    given["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=given, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from embedmill_worker.engine import load
 from embedmill_worker.models import StaticTable, in_precision, resolve
-from embedmill_worker.models.sources.fastembed import _registry, files_of_registered, find_registered
+from embedmill_worker.models.sources.fastembed import described_by_fastembed, files_of_registered, find_registered
 
 WORDS = [
     "[PAD]",
@@ -33,7 +33,7 @@ TEXTS = [
     "buku",
     "selamat pagi dunia buku",
 ]
-REGISTRY = [(kind, description) for kind, description in _registry()]
+REGISTRY = [(kind, description) for kind, description in described_by_fastembed()]
 
 
 def save_tokenizer(folder: Path, *, padding_side: str = "right") -> None:

@@ -11,7 +11,7 @@ from embedmill_worker.engine.transformer.pooling import pool
 from embedmill_worker.models import Pooling, known, resolve
 from embedmill_worker.models.formats.prompts import known_prompts
 from embedmill_worker.models.sources import hub
-from embedmill_worker.models.sources.fastembed import _RULES, _STATIC, registered_models
+from embedmill_worker.models.sources.fastembed import RULES, STATIC, registered_models
 
 BOTH, QUERY, NONE = {"query", "passage"}, {"query"}, set()
 #: Which input types have a prefix, from the models' cards.
@@ -78,7 +78,7 @@ def test_every_name_is_known_once_and_the_default_comes_first():
 
 def test_every_class_of_fastembed_is_served():
     kinds = {kind.__name__ for kind in TextEmbedding.EMBEDDINGS_REGISTRY}
-    assert kinds - {"CustomTextEmbedding"} == set(_RULES) | {_STATIC}
+    assert kinds - {"CustomTextEmbedding"} == set(RULES) | {STATIC}
 
 
 def test_every_model_of_fastembed_is_served_and_its_prefixes_are_decided():
@@ -88,7 +88,7 @@ def test_every_model_of_fastembed_is_served_and_its_prefixes_are_decided():
 
 
 def test_a_class_that_is_not_known_is_refused_by_name(no_downloads, tmp_path, monkeypatch):
-    monkeypatch.delitem(_RULES, "CLIPOnnxEmbedding")
+    monkeypatch.delitem(RULES, "CLIPOnnxEmbedding")
     (refused,) = [model for model in registered_models() if model.refusal]
     assert refused.name == "Qdrant/clip-ViT-B-32-text"
     with pytest.raises(ModelLoadError, match="CLIPOnnxEmbedding"):
@@ -101,9 +101,9 @@ def test_the_rules_are_those_of_fastembed_s_own_code():
     tokens = rng.normal(size=(2, 5, 4)).astype(np.float32)
     mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     for kind in TextEmbedding.EMBEDDINGS_REGISTRY:
-        if kind.__name__ not in _RULES:
+        if kind.__name__ not in RULES:
             continue
-        rule = _RULES[kind.__name__]
+        rule = RULES[kind.__name__]
         is_finished = rule.pooling is Pooling.NONE or isinstance(rule.output, str)
         given = tokens[:, 0] if is_finished else tokens
         context = OnnxOutputContext(model_output=given, attention_mask=mask, input_ids=mask)

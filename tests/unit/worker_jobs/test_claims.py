@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmill.jobs.request import check_job_id
-from embedmill_worker.jobs.claims import _counts, parse_token
+from embedmill_worker.jobs.claims import crash_counts, parse_token
 
 job_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
 
@@ -30,6 +30,6 @@ def test_no_id_however_odd_is_an_error(token):
 def test_crashes_and_losses_are_picked_by_chunk_and_by_text():
     counts = {b"3": 2, b"3:lost": 5, b"3:7": 1, b"3:0": 3, b"3:7:lost": 4, b"33": 9, b"33:7": 9, b"4:lost": 1}
     flat = [part for name, count in counts.items() for part in (name, str(count).encode())]
-    assert _counts(3, flat) == {"crashes": 2, "losses": 5, "crashes_alone": {7: 1, 0: 3}, "losses_alone": {7: 4}}
-    assert _counts(4, flat) == {"losses": 1, "crashes_alone": {}, "losses_alone": {}}
-    assert _counts(3, []) == {"crashes_alone": {}, "losses_alone": {}}
+    assert crash_counts(3, flat) == {"crashes": 2, "losses": 5, "crashes_alone": {7: 1, 0: 3}, "losses_alone": {7: 4}}
+    assert crash_counts(4, flat) == {"losses": 1, "crashes_alone": {}, "losses_alone": {}}
+    assert crash_counts(3, []) == {"crashes_alone": {}, "losses_alone": {}}

@@ -102,7 +102,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
     rest = [b"" if value is None else value for value in rest]
     match what:
         case b"work":
-            return Work(rest[0], rest[1], float(rest[2]), **_counts(ref.chunk, rest[3]))
+            return Work(rest[0], rest[1], float(rest[2]), **crash_counts(ref.chunk, rest[3]))
         case b"late":
             return Late(rest[0], rest[1], float(rest[2]), float(rest[3]))
         case b"fingerprint":
@@ -167,7 +167,7 @@ def _label(value: bytes) -> str:
     return printable(value[: 4 * MAX_LABEL_CHARS].decode(errors="replace"), limit=MAX_LABEL_CHARS)
 
 
-def _counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
+def crash_counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
     """Pick this chunk's counts from the job's crash hash, as ``lua/release.lua`` writes it; others count nothing."""
     counts: dict[str, Any] = {"crashes_alone": {}, "losses_alone": {}}
     for name, value in zip(flat[::2], flat[1::2], strict=False):

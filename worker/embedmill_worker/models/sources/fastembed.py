@@ -31,7 +31,7 @@ class _Rule:
     pads_to_longest: bool = False
 
 
-_RULES = {
+RULES = {
     "OnnxTextEmbedding": _Rule(pooling=Pooling.CLS, normalize=True),
     "CLIPOnnxEmbedding": _Rule(pooling=Pooling.NONE, normalize=False),
     "SiglipOnnxTextEmbedding": _Rule(pooling=Pooling.CLS, normalize=True, output="pooler_output", pads_to_longest=True),
@@ -42,7 +42,7 @@ _RULES = {
     "LastTokenNormalizedEmbedding": _Rule(pooling=Pooling.LAST_TOKEN, normalize=True),
 }
 #: The class of tables of token vectors, which have no graph.
-_STATIC = "StaticTextEmbedding"
+STATIC = "StaticTextEmbedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def registered_models() -> list[RegisteredModel]:
             repository=str(description.sources.hf),
             refusal=_refusal(kind),
         )
-        for kind, description in _registry()
+        for kind, description in described_by_fastembed()
     ]
 
 
@@ -93,13 +93,13 @@ def files_of_registered(
     Raises:
         ModelLoadError: the model cannot be fetched, stored or read; says what to do.
     """
-    kind, description = next((kind, item) for kind, item in _registry() if item.model == model.name)
+    kind, description = next((kind, item) for kind, item in described_by_fastembed() if item.model == model.name)
     folder = repository.fetch(_wanted(kind, description))
     with told(name):
         try:
             files = (
                 static_table(name, folder, table=description.model_file, normalize=True)
-                if kind == _STATIC
+                if kind == STATIC
                 else _graph(name, folder, description, kind, data_dir=data_dir)
             )
         except ValueError as error:
@@ -107,7 +107,7 @@ def files_of_registered(
     return replace(files, revision=str(repository.commit))
 
 
-def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
+def described_by_fastembed() -> Iterator[tuple[str, "DenseModelDescription"]]:
     """Name of fastembed's class, and the model; in fastembed's order, in which the first match wins."""
     environment.prepare()  # fastembed imports onnxruntime
     from fastembed.text.text_embedding import TextEmbedding  # noqa: PLC0415 (slow, only for its models)
@@ -118,17 +118,17 @@ def _registry() -> Iterator[tuple[str, "DenseModelDescription"]]:
 
 
 def _refusal(kind: str) -> str:
-    return "" if kind in (*_RULES, _STATIC) else f"it is embedded by fastembed's {kind}"
+    return "" if kind in (*RULES, STATIC) else f"it is embedded by fastembed's {kind}"
 
 
 def _wanted(kind: str, description: "DenseModelDescription") -> list[str]:
     """The files that a model is made of."""
-    configs = ["tokenizer.json"] if kind == _STATIC else ["tokenizer.json", "tokenizer_config.json"]
+    configs = ["tokenizer.json"] if kind == STATIC else ["tokenizer.json", "tokenizer_config.json"]
     return [description.model_file, *description.additional_files, *configs]
 
 
 def _graph(name: str, folder: Path, description: "DenseModelDescription", kind: str, *, data_dir: Path) -> ModelFiles:
-    rule = _RULES[kind]
+    rule = RULES[kind]
     tokenizer = read_json(folder / "tokenizer_config.json")
     limits = [token_limit(tokenizer.get(key)) for key in ("model_max_length", "max_length")]
     max_tokens = min((limit for limit in limits if limit), default=0)
