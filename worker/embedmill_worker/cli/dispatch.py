@@ -6,7 +6,9 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, Final
 
 from embedmill_worker import exit_codes
@@ -15,6 +17,12 @@ from embedmill_worker.cli.commands import bench, dead, demo, embed, jobs, models
 from embedmill_worker.cli.terminal import say
 
 COMMANDS: Final = (up, demo, worker, embed, reindex, jobs, dead, status, health, models, bench)
+
+#: Seconds until a signal that came during an import comes once more.
+RETRY_S: Final = 0.02
+
+#: Where CPython imports modules.
+_IMPORTING: Final = "<frozen importlib._bootstrap>"
 
 _EPILOG: Final = """\
 examples:
@@ -64,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
         args.given = list(sys.argv[1:] if argv is None else argv)
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has it ignored in the background
+            signal.signal(signal.SIGINT, _interrupt)
         return _run(args)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
@@ -92,6 +102,17 @@ def _run(args: argparse.Namespace) -> int:
         return exit_codes.FAILURE
 
 
-def _interrupt(*_: Any) -> None:
-    """SIGTERM ends a command as Ctrl-C does, so that it cleans up."""
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End a command, by Ctrl-C or SIGTERM, so that it cleans up; in the middle of an import, as soon as that is done.
+
+    CPython 3.11 turns what interrupts the making of a class into a RuntimeError, and libraries pass over an optional
+    module that fails so: the signal would be lost, or end in a traceback.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTING:
+            again = threading.Timer(RETRY_S, signal.pthread_kill, (threading.main_thread().ident, number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
     raise KeyboardInterrupt
