@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import redis
 
-from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker.cache import cache_entry
 from embedmill_worker.cache.cache_entry import CacheEntry
-from embedmill_worker.cache.store import CachedEngine, EmbeddingCache, read_info
+from embedmill_worker.cache.cached_engine import CachedEngine
+from embedmill_worker.cache.store import EmbeddingCache, read_info
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
@@ -41,9 +41,8 @@ def test_a_vector_that_is_not_finite_is_rejected_each_time_and_never_kept(cached
 def test_an_entry_that_is_not_finite_is_not_given(cached, bench, value):
     engine, raw = cached
     expected = engine.embed(["the"]).vectors
-    hash = engine._hash("the", None)
+    (key,) = raw.keys()
+    hash = bytes.fromhex(key.decode().rpartition(":")[2])
     entry = CacheEntry(vector=np.full(DIMENSION, value, dtype=np.float32), token_count=1, is_truncated=False)
-    key = Keyspace(bench.namespace).cache_entry(hash)
-    assert raw.exists(key)
     raw.set(key, cache_entry.pack(entry, hash))
     assert engine.embed(["the"]).vectors.tobytes() == expected.tobytes()

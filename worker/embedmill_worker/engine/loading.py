@@ -6,11 +6,13 @@ from pathlib import Path
 
 from embedmill_worker import environment
 from embedmill_worker.engine.engine import Engine
-from embedmill_worker.engine.tables.loading import load_table
+from embedmill_worker.engine.tables.fasttext import load_fasttext
+from embedmill_worker.engine.tables.static import load_static
 from embedmill_worker.engine.transformer.batching import MAX_BATCH_TOKENS
 from embedmill_worker.engine.transformer.loading import load_transformer
-from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.fingerprint import Model
+from embedmill_worker.models.formats.fasttext_file import FastTextFile
+from embedmill_worker.models.formats.static import StaticTable
 
 
 def load(
@@ -35,8 +37,10 @@ def load(
         ModelLoadError: it cannot be served.
     """
     environment.prepare()
-    if not isinstance(files, ModelFiles):
-        return load_table(files, cache_dir=cache_dir)
+    if isinstance(files, StaticTable):
+        return load_static(files, cache_dir=cache_dir)
+    if isinstance(files, FastTextFile):
+        return load_fasttext(files, cache_dir=cache_dir)
     return load_transformer(
         files, cache_dir=cache_dir, max_batch_tokens=max_batch_tokens, exact=exact, measures_price=measures_price
     )

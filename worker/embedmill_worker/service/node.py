@@ -16,7 +16,8 @@ from embedmill.protocol.workers import WorkerInfo
 from embedmill.transport.flow import Flow, T
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker import health
-from embedmill_worker.cache.store import TABLE_TOKENS_PER_S, CachedEngine, EmbeddingCache, read_info
+from embedmill_worker.cache.cached_engine import TABLE_TOKENS_PER_S, CachedEngine
+from embedmill_worker.cache.store import EmbeddingCache, read_info
 from embedmill_worker.engine import Embedder, Engine
 from embedmill_worker.engine.engines import Engines
 from embedmill_worker.health import Health

@@ -1,18 +1,19 @@
-"""Measured when a model is first loaded: does a vector depend on its batch, and how fast is a core?"""
+"""Measured once on a machine: does a vector depend on its batch, how fast is a core, what does a precision cost?"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from embedmill.errors import InferenceError
 from embedmill_worker.arrays import Floats, finite_rows
 from embedmill_worker.engine.engine import Encoder
-from embedmill_worker.engine.probing.measurements import BatchClass, ProbeResult
+from embedmill_worker.engine.probing.measurements import BatchClass, PrecisionReport, ProbeResult
+from embedmill_worker.engine.probing.passages import passages
 from embedmill_worker.engine.transformer.batching import plan
 from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 
@@ -26,6 +27,14 @@ CLOSE_COSINE: Final = 0.9999
 
 #: Passes of which the median gives the speed.
 SPEED_PASSES: Final = 3
+
+#: Passages of Python's language reference that are embedded besides the probe's sentences: about 7,000 tokens, two
+#: seconds of MiniLM in fp32.
+PASSAGES: Final = 64
+
+#: Interleaved passes of which the medians give the speed, over one text in so many.
+PRICE_PASSES: Final = 3
+TIMED_ONE_IN: Final = 4
 
 #: Ordinary text of several languages, so that characters a token is what users see.
 SENTENCES: Final = (
@@ -93,6 +102,44 @@ def measure_encoder(tokenizer: TextTokenizer, encoder: Encoder) -> ProbeResult:
         min_cosine=min_cosine,
         tokens_per_s=sum(map(len, ids)) / _seconds(lambda: encoder(ids)),
         chars_per_token=chars_per_token(probe_texts(), tokenizer),
+    )
+
+
+def price_texts() -> list[str]:
+    """Return real text: sentences in several languages and passages of a reference manual."""
+    from pydoc_data import topics  # noqa: PLC0415 (half a megabyte, and only for a precision not measured yet)
+
+    found = [passage.text for passage in passages(topics.topics)]
+    return [*SENTENCES, *found[:: max(1, len(found) // PASSAGES)][:PASSAGES]]
+
+
+def measure_price(
+    model: str,
+    ids: Sequence[Any],
+    reference: Callable[[Sequence[Any]], Floats],
+    other: Callable[[Sequence[Any]], Floats],
+) -> PrecisionReport:
+    """Embed the same tokenized texts in both ways, and some of them again, in turn, to time them.
+
+    Raises:
+        InferenceError: one of them failed, or put out numbers that are not finite.
+        MemoryError: there is not enough.
+    """
+    vectors = [reference(ids), other(ids)]
+    if not all(finite_rows(rows).all() for rows in vectors):
+        raise InferenceError(model, "it puts out numbers that are not finite for ordinary text; use another precision")
+    cosine = cosines(*vectors)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(PRICE_PASSES):
+        for way, times_s in zip((reference, other), seconds, strict=True):
+            start_s = time.process_time()
+            way(ids[::TIMED_ONE_IN])
+            times_s.append(time.process_time() - start_s)
+    return PrecisionReport(
+        texts=len(ids),
+        speed=median(seconds[0]) / median(seconds[1]),
+        mean_cosine=float(cosine.mean()),
+        min_cosine=float(cosine.min()),
     )
 
 

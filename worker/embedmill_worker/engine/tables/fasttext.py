@@ -6,15 +6,22 @@ Sums of rows are taken segment by segment: the same bits for a segment in any ba
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.errors import ModelLoadError
-from embedmill_worker.arrays import Floats, Ints
+from embedmill.errors import InferenceError, ModelLoadError
+from embedmill_worker.arrays import Floats, Ints, finite_rows
+from embedmill_worker.engine.engine import Engine
+from embedmill_worker.engine.probing.measurements import ProbeResult
+from embedmill_worker.engine.probing.probe import SPEED_PASSES, judge, probe_texts
+from embedmill_worker.engine.tables.loading import engine_of
 from embedmill_worker.engine.transformer.tokenization import Encoded
 from embedmill_worker.models.formats.fasttext_file import MAX_TOKENS, FastTextFile, mapped
 from embedmill_worker.models.formats.fnv import subwords, word_hashes
@@ -259,3 +266,47 @@ def segment_sums(table: npt.NDArray[Any], rows: Ints, counts: Ints) -> Floats:
 
 def _gather(table: npt.NDArray[Any], rows: Ints) -> Floats:
     return np.asarray(np.take(table, rows, axis=0).view(np.float32))
+
+
+def load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
+    """Load fastText's table; see ``engine.load``."""
+    tokenizer = FastTextTokenizer(is_supervised=files.header.is_supervised)
+    encoder = FastTextEncoder(files)
+    return engine_of(
+        files,
+        tokenizer,
+        encoder,
+        lambda: _probe_fasttext(files.name, tokenizer, encoder),
+        dimension=encoder.dimension,
+        max_tokens=MAX_TOKENS,
+        cache_dir=cache_dir,
+    )
+
+
+def _probe_fasttext(name: str, tokenizer: FastTextTokenizer, encoder: FastTextEncoder) -> ProbeResult:
+    """Embed the probe texts alone and together, and time them with no word kept: one in twelve is new, as in real text.
+
+    Raises:
+        InferenceError: a vector is not finite.
+    """
+    texts = probe_texts()
+    encoded = tokenizer.encode(texts)
+    ids = [one.ids for one in encoded if one.ids]
+    together = encoder(ids)
+    if not finite_rows(together).all():
+        raise InferenceError(name, "its matrix holds numbers that are not finite; use another file")
+    times_s = []
+    for _ in range(SPEED_PASSES):
+        encoder.words.clear()
+        start_s = time.process_time()
+        encoder([one.ids for one in tokenizer.encode(texts) if one.ids])
+        times_s.append(time.process_time() - start_s)
+    encoder.words.clear()
+    batch_class, min_cosine = judge(np.concatenate([encoder([row]) for row in ids]), [together])
+    token_count = sum(one.token_count for one in encoded)
+    return ProbeResult(
+        batch_class=batch_class,
+        min_cosine=min_cosine,
+        tokens_per_s=token_count / median(times_s),
+        chars_per_token=sum(map(len, texts)) / token_count,
+    )

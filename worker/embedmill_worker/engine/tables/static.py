@@ -1,8 +1,9 @@
-"""The encoder of static models: the mean of token vectors, straight from the mapped table."""
+"""Static models: the mean of token vectors, straight from the mapped table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,12 @@ import numpy.typing as npt
 
 from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker.arrays import Floats, Ints, normalize
+from embedmill_worker.engine.engine import Engine
+from embedmill_worker.engine.probing.probe import measure_encoder
+from embedmill_worker.engine.tables.loading import engine_of
+from embedmill_worker.engine.transformer.tokenization import TextTokenizer
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
-from embedmill_worker.models.formats.static import MAPPING, TABLE, WEIGHTS, StaticTable
+from embedmill_worker.models.formats.static import MAPPING, MAX_TOKENS, TABLE, WEIGHTS, StaticTable
 
 
 class StaticEncoder:
@@ -56,3 +61,18 @@ class StaticEncoder:
         if self._weights is not None:
             rows = rows * self._weights[ids, None].astype(np.float32)
         return np.asarray(rows.sum(axis=0, dtype=np.float32) / np.float32(max(1, len(ids))), dtype=np.float32)
+
+
+def load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
+    """Load a static model's table; see ``engine.load``."""
+    tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=MAX_TOKENS, adds_special=False)
+    encoder = StaticEncoder(files)
+    return engine_of(
+        files,
+        tokenizer,
+        encoder,
+        lambda: measure_encoder(tokenizer, encoder),
+        dimension=encoder.dimension,
+        max_tokens=MAX_TOKENS,
+        cache_dir=cache_dir,
+    )

@@ -119,8 +119,6 @@ def _price(
     files: ModelFiles, tokenizer: TextTokenizer, forward: ForwardPass, used: int, max_batch_tokens: int
 ) -> PrecisionReport:
     """Measure a precision against the fp32 model that it is made of."""
-    from embedmill_worker.engine.probing import comparison  # noqa: PLC0415 (no worker compares)
-
     assert files.reference is not None
     log.info(
         "measuring %s in %s against fp32, which takes some seconds, once on this machine",
@@ -128,10 +126,10 @@ def _price(
         files.precision,
         extra={"action": "measure_price"},
     )
-    ids = [encoded.ids for encoded in tokenizer.encode(comparison.price_texts())]
+    ids = [encoded.ids for encoded in tokenizer.encode(probe.price_texts())]
     fp32 = _forward_passes(files.reference, tokenizer)[""]
     dimension = fp32(ids[:1]).shape[1]
-    return comparison.measure(
+    return probe.measure_price(
         files.name,
         ids,
         TransformerEncoder(forward=fp32, dimension=dimension, max_batch_tokens=max_batch_tokens),
