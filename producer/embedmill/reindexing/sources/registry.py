@@ -27,19 +27,16 @@ from embedmill.reindexing.sources.base import (
 )
 from embedmill.reindexing.sources.files import mapped
 from embedmill.reindexing.sources.formats.csv_file import check_delimiter
-from embedmill.reindexing.sources.forms import open_file
+from embedmill.reindexing.sources.forms import FORMS, open_file
 from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder, partition_above
 from embedmill.reindexing.sources.streams import check_encoding, decompressed, utf8
-from embedmill.reindexing.sources.suffixes import TABLES, suffix_of
+from embedmill.reindexing.sources.suffixes import suffix_of
 from embedmill.safe.printable import printable
 from embedmill.safe.regular_file import open_regular
 from embedmill.urls import mask_url
 
 #: Bytes of one document.
 MAX_FILE_BYTES: Final = 16 << 20
-
-#: What a source may be.
-FORMS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -90,8 +87,8 @@ def open_source(
 
     Args:
         names: files, folders, or ``-`` for standard input.
-        form: one of ``FORMS``; ``auto`` chooses by a file's ending and by how it begins. Of a folder, a form reads the
-            files of that form alone, and ``folder`` the documents alone.
+        form: one of ``FORMS``, ``auto`` or ``folder``; ``auto`` chooses by a file's ending and by how it begins. Of a
+            folder, a form reads the files of that form alone, and ``folder`` the documents alone.
         fields: which field is what, in forms that have fields.
         delimiter: between the fields of CSV; None: a comma, or in ``.tsv`` a tab.
         encoding: of files without a byte order mark; None: UTF-8.
@@ -101,8 +98,9 @@ def open_source(
         InvalidRequestError: the form is none, or a field is not there.
         ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
-    if form not in FORMS:
-        raise InvalidRequestError("format", f"{form!r} is none of {', '.join(FORMS)}")
+    known = ("auto", *FORMS, "folder")
+    if form not in known:
+        raise InvalidRequestError("format", f"{form!r} is none of {', '.join(known)}")
     reading = Reading(
         fields=fields or Fields(),
         delimiter=check_delimiter(delimiter) if delimiter else "",
@@ -276,10 +274,9 @@ class Folder:
         return printable(self._prefix + path)
 
     def _open(self, path: str) -> Source:
-        form = TABLES[suffix_of(path)] if self._form == "folder" else self._form
         partition = {**self._above, **self._partitions[path.rpartition("/")[0]]}
         reading = replace(self._reading, partition=partition)
-        return open_file(str(self._root / path), self._named(path), form, reading)
+        return open_file(str(self._root / path), self._named(path), self._form, reading)
 
     def _table(self, path: str, listing: Listing) -> Iterator[Record | BadRecord]:
         """Read a table; one without the text is passed over beside documents, and else a part that is not read."""
