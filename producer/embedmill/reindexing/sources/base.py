@@ -33,7 +33,8 @@ _ABSENT: Final = object()
 class Source(Protocol):
     """Something that can be read from its beginning, in the same order each time.
 
-    It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over.
+    It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over; and, so
+    that another source is not taken for it, ``ways`` and ``origins``: see ``ways_of`` and ``origins_of``.
     """
 
     #: Shown to people.
@@ -125,7 +126,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form of files; see ``formats``."""
+    """A form of files; see ``formats``, and ``files`` for what readers have in common."""
 
     #: Return what reads a file, whose path it is given, the name that the ids made of places begin with, and how it is
     #: read. Raises SourceError if the file cannot be read, InvalidRequestError if it cannot be read so.
