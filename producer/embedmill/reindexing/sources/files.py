@@ -117,7 +117,7 @@ def read_document(
     """Return the text that a file is as a whole, or why there is none.
 
     Args:
-        opening: opens it.
+        opening: opens it; its OSError, EOFError or SourceError, or that of a read, is why there is none.
         id: its path, as the record's id has it.
         encoding: that of a file without a byte order mark.
         metadata: carried along.
