@@ -30,7 +30,15 @@ _WORKER_FLAGS: Final = (
 
 
 def command(commands: Any, name: str, run: Callable[[Any], int], *, help: str, epilog: str) -> argparse.ArgumentParser:
-    """Add a command; ``run`` takes the parsed arguments and gives the exit code."""
+    """Add a command, without ``add_argument`` for its options: see ``flag`` and ``switch``.
+
+    Args:
+        commands: what ``add`` was given.
+        name: its name.
+        run: takes the parsed arguments and gives the exit code; an ``EmbedError`` becomes a line and an exit code.
+        help: what it does, in small letters.
+        epilog: examples, each below a comment and indented by two spaces, then the exit codes.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help,
