@@ -1,8 +1,11 @@
 """A job's record on a real Valkey, worked on by hand or by a thread: no Celery, no model."""
 
+import shutil
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from embedmill.transport import flow
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker.jobs import announcements, claims
 from embedmill_worker.jobs.claims import ChunkRef
+from support.sink_contract import Book, Kind, an_index
 
 MODEL = "paper"
 DIMENSION = 8
@@ -219,3 +223,30 @@ def expected():
 def paper_reply():
     """Gives what the paper model replies to a claim."""
     return embed
+
+
+@pytest.fixture
+def make(kind: Kind, tmp_path: Path) -> Iterator[Callable[..., Book]]:
+    """Opens books on the sink of this kind; all are closed at the end."""
+    made: list[Book] = []
+
+    def open_book(index=None, sink=None) -> Book:
+        made.append(Book(kind.name(tmp_path), tmp_path, index or an_index(), sink))
+        return made[-1]
+
+    yield open_book
+    for book in made:
+        book.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 2 MiB; only root may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
+    if done is None or done.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -80,7 +80,7 @@ def to_source(source: Any, fields: Fields | None) -> Source:
     if isinstance(source, str | os.PathLike):
         return open_source([os.fspath(source)], fields=fields or Fields())
     if any(hasattr(source, method) for method in ("__arrow_c_stream__", "to_reader", "scanner")):
-        module = import_module("embedmill.reindexing.sources.formats.arrow")
+        module = import_module("embedmill.reindexing.sources.arrow")
         return cast(Source, module.Frame(source, fields))
     if callable(getattr(source, "fraction", None)) and hasattr(source, "name"):
         given: Source = source

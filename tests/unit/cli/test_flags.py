@@ -53,7 +53,7 @@ def test_every_command_shows_real_commands_that_parse():
         assert examples, f"{name} has no example"
         for example in examples:
             if example != "--version":
-                dispatch.parser().parse_args(example.split(" > ")[0].split())
+                dispatch.parser().parse_args(re.split(" [>|] ", example)[0].split())
 
 
 def test_without_a_command_the_help_is_shown(capsys):

@@ -205,8 +205,10 @@ def flags_of(found, name=""):
 
 
 def test_commands_and_flags_are_those_that_scripts_use():
-    found = {name: {flag for flag in flags if flag.startswith("--")} for name, flags in flags_of(parser()).items()}
-    assert found == {name: {*flags.split(), "--help"} for name, flags in FLAGS.items()}
+    """A new command is nobody's yet, and need not stand here."""
+    flags = flags_of(parser())
+    found = {name: {flag for flag in flags.get(name, ()) if flag.startswith("--")} for name in FLAGS}
+    assert found == {name: {*promised.split(), "--help"} for name, promised in FLAGS.items()}
 
 
 def test_exit_codes_are_those_that_scripts_ask_for():

@@ -8,15 +8,24 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from types import FrameType
 from typing import Any, Final
 
 from embedmill_worker import exit_codes
-from embedmill_worker.cli import flags, health
-from embedmill_worker.cli.commands import bench, dead, demo, embed, jobs, models, reindex, status, up, worker
+from embedmill_worker.cli import commands, flags, health
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, reindex, jobs, dead, status, health, models, bench)
+#: In this order the help shows the commands, and then those that are not named here.
+_ORDER: Final = ("up", "demo", "worker", "embed", "reindex", "jobs", "dead", "status", "health", "models", "bench")
+
+#: Modules by command: ``health``, and those of ``commands/``; one with an underscore in its name is a part of another.
+_MODULES: Final = {"health": health} | {
+    name: import_module(f"{commands.__name__}.{name}")
+    for _, name, _ in iter_modules(commands.__path__)
+    if "_" not in name
+}
 
 #: Seconds until a signal that came during an import comes once more.
 RETRY_S: Final = 0.02
@@ -50,9 +59,9 @@ def parser() -> argparse.ArgumentParser:
     )
     root.set_defaults(run=lambda _: root.print_help())
     root.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and end")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    added = root.add_subparsers(title="commands", metavar="COMMAND")
+    for name in sorted(_MODULES, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+        _MODULES[name].add(added)
     return root
 
 

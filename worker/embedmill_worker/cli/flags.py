@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from embedmill.errors import SettingsError
@@ -30,7 +30,15 @@ _WORKER_FLAGS: Final = (
 
 
 def command(commands: Any, name: str, run: Callable[[Any], int], *, help: str, epilog: str) -> argparse.ArgumentParser:
-    """Add a command; ``run`` takes the parsed arguments and gives the exit code."""
+    """Add a command, without ``add_argument`` for its options: see ``flag`` and ``switch``.
+
+    Args:
+        commands: what ``add`` was given.
+        name: its name.
+        run: takes the parsed arguments and gives the exit code; an ``EmbedError`` becomes a line and an exit code.
+        help: what it does, in small letters.
+        epilog: examples, each below a comment and indented by two spaces, then the exit codes.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help,
@@ -50,12 +58,15 @@ def flag(
     help: str,
     *,
     type: Callable[[str], Any] = str,
+    choices: Iterable[str] | None = None,
     default: str | None = None,
 ) -> None:
-    """Add a flag with a value; an empty variable counts as unset."""
+    """Add a flag with a value; an empty variable counts as unset. Choices are checked, and begin the help."""
     value = os.environ.get(env) or default
     text = f"{help} [{env}]".replace("%", "%%")
-    parser.add_argument(name, action=_Store, metavar=metavar, type=type, default=value, help=text)
+    if choices is not None:
+        type, text = one_of(choices), f"%(choices)s; {text}"
+    parser.add_argument(name, action=_Store, metavar=metavar, type=type, choices=choices, default=value, help=text)
 
 
 class _Store(argparse.Action):
@@ -81,7 +92,20 @@ def switch(parser: argparse.ArgumentParser, name: str, env: str, help: str) -> N
     parser.add_argument(name, action="store_true", default=is_on(os.environ.get(env, "")), help=f"{help} [{env}]")
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
+class Formats:
+    """What a source may be read as; what knows all of it is loaded when more than ``auto`` is asked for."""
+
+    def __init__(self, *others: str) -> None:
+        self._others = others
+
+    def __iter__(self) -> Iterator[str]:
+        yield "auto"
+        from embedmill.reindexing.sources.forms import FORMS
+
+        yield from (*FORMS, *self._others)
+
+
+def one_of(choices: Iterable[str]) -> Callable[[str], str]:
     """Return a type that takes these values only, from the environment as well."""
 
     def check(value: str) -> str:
@@ -139,7 +163,7 @@ def client_flags(parser: argparse.ArgumentParser, *, model: Callable[[str], Any]
 def precision(parser: argparse.ArgumentParser) -> None:
     """Add the precision in which a model is looked at."""
     text = "fp32, bf16 or int8; default as its files are"
-    flag(parser, "--precision", "EMBEDMILL_PRECISION", "P", text, type=one_of(*PRECISIONS))
+    flag(parser, "--precision", "EMBEDMILL_PRECISION", "P", text, type=one_of(PRECISIONS))
 
 
 def worker_flags(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +179,7 @@ def worker_flags(parser: argparse.ArgumentParser) -> None:
         "EMBEDMILL_LOG_LEVEL",
         "LEVEL",
         f"{', '.join(LOG_LEVELS)}; default INFO",
-        type=one_of(*LOG_LEVELS),
+        type=one_of(LOG_LEVELS),
         default="INFO",
     )
 

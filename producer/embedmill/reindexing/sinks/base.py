@@ -96,7 +96,10 @@ class Sink(ABC):
         return None
 
     def ledger_path(self, index: Index) -> Path | None:
-        """Return where the ledger of this version belongs; None: into the user's data directory, by ``name``."""
+        """Return where the ledger of this version belongs; None: into the user's data directory, by ``name``.
+
+        A sink that is a file or folder has it in ``SINK.embedmill/`` beside it, which also says that it is no source.
+        """
         return None
 
     def count(self) -> int | None:
@@ -104,7 +107,7 @@ class Sink(ABC):
         return None
 
     def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
-        """Return (id, digest, parent or "") of all rows, some at a time, from which a lost ledger is restored.
+        """Return (id, digest, ``record.parent_of`` it) of all rows, some at a time, to restore a lost ledger from.
 
         Raises:
             SinkError: the sink cannot say, and it holds rows.

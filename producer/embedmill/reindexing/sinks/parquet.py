@@ -265,3 +265,6 @@ def _switch(built: Path, target: Path, before: Path) -> None:
                 new.rename(old)
     (state_of(target) / SWITCH).unlink()
     sync_folder(target.parent)
+
+
+SINKS: Final = {"": ParquetFolder, ".parquet": ParquetFile}

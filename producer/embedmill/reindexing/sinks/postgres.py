@@ -273,3 +273,6 @@ def _others(rows: Rows, i: int) -> tuple[str, str | None, bytes]:
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
+
+
+SINKS: Final = {"postgresql:": PostgresSink, "postgres:": PostgresSink}

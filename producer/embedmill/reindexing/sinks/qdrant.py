@@ -366,3 +366,6 @@ def _checked(collection: str) -> str:
     if not _COLLECTION.fullmatch(collection):
         raise InvalidRequestError("to", f"a collection's name matches {_COLLECTION.pattern}")
     return collection
+
+
+SINKS: Final = {"qdrant:": QdrantSink, "qdrants:": QdrantSink, "qdrant+file:": QdrantSink}

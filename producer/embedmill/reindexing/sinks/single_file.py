@@ -227,3 +227,6 @@ def _fields(rows: Rows, i: int) -> dict[str, str]:
     """Return what a line says of a row besides its vector."""
     text = {} if rows.texts is None else {"text": json.dumps(rows.texts[i])}
     return {"id": json.dumps(rows.ids[i]), "metadata": rows.metadata[i], **text}
+
+
+SINKS: Final = {".npy": NpyFile, ".jsonl": JsonlFile}

@@ -6,7 +6,7 @@ import numbers
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import Any, Final, Protocol, TypeVar
 
@@ -33,7 +33,8 @@ _ABSENT: Final = object()
 class Source(Protocol):
     """Something that can be read from its beginning, in the same order each time.
 
-    It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over.
+    It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over; and, so
+    that another source is not taken for it, ``ways`` and ``origins``: see ``ways_of`` and ``origins_of``.
     """
 
     #: Shown to people.
@@ -121,6 +122,27 @@ class Reading:
             "delimiter": self.delimiter,
             "encoding": self.encoding,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of files; see ``formats``, and ``files`` for what readers have in common."""
+
+    #: Return what reads a file, whose path it is given, the name that the ids made of places begin with, and how it is
+    #: read. Raises SourceError if the file cannot be read, InvalidRequestError if it cannot be read so.
+    reader: Callable[[str, str, Reading], Source]
+    _: KW_ONLY
+    #: Of its files' names, in small letters; none: it is read so if it is asked for, or by its beginning.
+    endings: tuple[str, ...] = ()
+    #: How its files begin if they are no text: others with these endings are read as the text that they are.
+    begins: tuple[bytes, ...] = ()
+    #: Whether files without these endings are read so, too, if they begin so and hold NUL bytes.
+    is_known_by_its_beginning: bool = False
+
+    def is_form_of(self, head: bytes, suffix: str) -> bool:
+        """Return whether a file that begins so, and is no text, is of this form."""
+        is_named = suffix in self.endings or (self.is_known_by_its_beginning and b"\x00" in head)
+        return is_named and head.startswith(self.begins)
 
 
 def find(fields: Mapping[str, Any], path: str) -> Any:

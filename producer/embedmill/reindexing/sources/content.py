@@ -149,11 +149,6 @@ def _is_noise(head: bytes) -> bool:
     return False
 
 
-def is_parquet(head: bytes) -> bool:
-    """Return whether a file begins as Parquet does."""
-    return head.startswith(PARQUET) and b"\x00" in head
-
-
 def markup_of(head: bytes) -> str:
     """Return the markup that a file begins with and whose lines are no texts; "": none."""
     start = head.lstrip()[:200].lower()

@@ -1,4 +1,4 @@
-"""Files read from their beginning, byte by byte accounted for."""
+"""Files read from their beginning, byte by byte accounted for, and files that are one text each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import io
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final
 
-from embedmill.errors import SourceError
+from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import STDIN, Reading, rest_lost
+from embedmill.reindexing.sources.base import STDIN, UNFIT, UNREADABLE, Reading, rest_lost, undecodable
 from embedmill.reindexing.sources.streams import buffered, decompressed, utf8
+from embedmill.safe.printable import printable
 from embedmill.safe.regular_file import open_regular
+
+#: Bytes of one document.
+MAX_DOCUMENT_BYTES: Final = 16 << 20
 
 
 class FileSource(ABC):
@@ -105,3 +109,43 @@ def mapped(name: str) -> Iterator[None]:
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise SourceError(name, f"cannot be read: {reason}") from None
+
+
+def read_document(
+    opening: Callable[[], io.BufferedReader], id: str, encoding: str, metadata: Mapping[str, Any]
+) -> Record | BadRecord:
+    """Return the text that a file is as a whole, or why there is none.
+
+    Args:
+        opening: opens it; its OSError, EOFError or SourceError, or that of a read, is why there is none.
+        id: its path, as the record's id has it.
+        encoding: that of a file without a byte order mark.
+        metadata: carried along.
+    """
+    name = printable(id)
+    if name != id:
+        return _unnamable(name, "control characters, and what is not UTF-8, cannot stand in an id")
+    try:
+        with mapped(id), opening() as raw:
+            stream, encoding = utf8(decompressed(raw, id), id, encoding)
+            data = stream.read(MAX_DOCUMENT_BYTES + 1)
+    except SourceError as error:
+        return _unread(id, error.reason)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        return _unread(id, f"is longer than {MAX_DOCUMENT_BYTES >> 20} MiB; make several files of it")
+    try:
+        return Record(id=id, text=data.decode("utf-8-sig"), metadata=metadata)
+    except UnicodeDecodeError:
+        return undecodable(Record(id=id, text=""), id, encoding)
+    except InvalidRequestError as error:
+        return _unnamable(id, error.reason)
+
+
+def _unread(id: str, why: str) -> BadRecord:
+    # Its id is known: it is there, and must not be taken for deleted.
+    return BadRecord(id=id, reason=UNREADABLE, detail=f"{id} {why}", is_anonymous=False)
+
+
+def _unnamable(id: str, why: str) -> BadRecord:
+    # No record can ever have had such an id, so it stands for none that may be missing.
+    return BadRecord(id=id, reason=UNFIT, detail=f"{id}: {why}; rename the file", is_anonymous=False)

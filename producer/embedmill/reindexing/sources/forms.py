@@ -1,4 +1,4 @@
-"""From a file to what reads it. What a form needs is loaded when it is met."""
+"""From a file to what reads it: the forms of ``formats``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import io
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Final, cast
 
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import STDIN, Reading, Source
-from embedmill.reindexing.sources.content import ENCRYPTED_PARQUET, PARQUET, is_parquet, json_of, markup_of
+from embedmill.reindexing.sources import formats
+from embedmill.reindexing.sources.base import STDIN, Form, Reading, Source
+from embedmill.reindexing.sources.content import json_of, markup_of
 from embedmill.reindexing.sources.files import FileSource, mapped
-from embedmill.reindexing.sources.formats.csv_file import Csv
-from embedmill.reindexing.sources.formats.jsonl import Jsonl, JsonValues, Lines
 from embedmill.reindexing.sources.streams import decompressed, head_of, utf8
-from embedmill.reindexing.sources.suffixes import DOCUMENTS, MARKUP, TABLES, suffix_of
+from embedmill.reindexing.sources.suffixes import DOCUMENTS, MARKUP, suffix_of
 from embedmill.safe.regular_file import open_regular
 
-_READERS: Final[dict[str, type[FileSource]]] = {"lines": Lines, "jsonl": Jsonl, "json": JsonValues, "csv": Csv}
+#: The forms by name.
+FORMS: Final[dict[str, Form]] = {
+    name: form
+    for _, module, _ in iter_modules(formats.__path__)
+    for name, form in getattr(import_module(f"{formats.__name__}.{module}"), "FORMS", {}).items()
+}
+
+#: The form of files with an ending: the first one that names it.
+OF_ENDING: Final = {ending: name for name, form in reversed(FORMS.items()) for ending in form.endings}
 
 
 class StandardInput(FileSource):
@@ -28,7 +36,7 @@ class StandardInput(FileSource):
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
         """Choose a form and read on."""
         form = _form_of_text("", head_of(stream), self.name, self.reading)
-        reader = _READERS[form](STDIN, self.name, self.reading)
+        reader = cast(FileSource, FORMS[form].reader(STDIN, self.name, self.reading))
         reader.encoding = self.encoding
         yield from reader.records(stream)
         self.notes[:] = reader.notes
@@ -52,10 +60,7 @@ def open_file(path: str, name: str, form: str, reading: Reading) -> Source:
         if path == STDIN:
             return StandardInput(path, name, reading)
         form = form_of(path, name, reading)
-    if form == "parquet":
-        module = import_module("embedmill.reindexing.sources.formats.arrow")
-        return cast(Source, module.Parquet(path, name, reading))
-    return _READERS[form](path, name, reading)
+    return FORMS[form].reader(path, name, reading)
 
 
 def form_of(path: str, name: str, reading: Reading) -> str:
@@ -67,22 +72,20 @@ def form_of(path: str, name: str, reading: Reading) -> str:
     suffix = suffix_of(path)
     with mapped(name), open_regular(Path(path)) as raw:
         head = head_of(raw)
-        is_named = TABLES.get(suffix) == "parquet"
-        if is_parquet(head) or (is_named and head.startswith((PARQUET, ENCRYPTED_PARQUET))):
-            return "parquet"
+        if found := next((name for name, form in FORMS.items() if form.is_form_of(head, suffix)), ""):
+            return found
         stream, _ = utf8(decompressed(raw, name), name, reading.encoding)
         return _form_of_text(suffix, head_of(stream), name, reading)
 
 
 def _form_of_text(suffix: str, head: bytes, name: str, reading: Reading) -> str:
-    form = TABLES.get(suffix, "")
+    form = OF_ENDING.get(suffix, "")
     if form == "csv" and reading.delimiter:
         return form
     found = json_of(head)
-    if form == "parquet" and not found:
-        raise SourceError(
-            name, f"is {'no Parquet' if head else 'empty, and so no Parquet'}; give it the ending of what it is"
-        )
+    if form and FORMS[form].begins and not found:
+        what = f"no {form.capitalize()}" if head else f"empty, and so no {form.capitalize()}"
+        raise SourceError(name, f"is {what}; give it the ending of what it is")
     if found or form:
         return found or form
     if markup := MARKUP.get(suffix) or (suffix not in DOCUMENTS and markup_of(head)):

@@ -15,7 +15,8 @@ from typing import Final
 from urllib.parse import unquote
 
 from embedmill.reindexing.rejects import is_reject_list
-from embedmill.reindexing.sources.suffixes import DOCUMENTS, TABLES, suffix_of
+from embedmill.reindexing.sources.forms import FORMS, OF_ENDING
+from embedmill.reindexing.sources.suffixes import DOCUMENTS, suffix_of
 from embedmill.safe.printable import printable
 
 #: Kinds that a message names as passed over.
@@ -102,11 +103,13 @@ def _why_not(path: Path, root: Path, form: str) -> str:
 
 def _reasons(path: Path, root: Path, form: str) -> Iterator[str]:
     suffix = suffix_of(path.name)
-    is_table = suffix in TABLES
+    is_table = suffix in OF_ENDING
     if suffix in DOCUMENTS:
         is_wanted = form in ("auto", "folder")
+    elif form in FORMS:
+        is_wanted = suffix in FORMS[form].endings
     else:
-        is_wanted = is_table and (form == "auto" or TABLES[suffix].startswith(form))
+        is_wanted = is_table and form == "auto"
     if not is_wanted:
         yield printable(suffix) or "without an ending"
     try:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Final
@@ -14,32 +15,23 @@ from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.sources.base import (
     STDIN,
-    UNFIT,
-    UNREADABLE,
     Fields,
     Reading,
     Source,
     notes_of,
     origins_of,
     rest_lost,
-    undecodable,
     ways_of,
 )
-from embedmill.reindexing.sources.files import mapped
+from embedmill.reindexing.sources.files import mapped, read_document
 from embedmill.reindexing.sources.formats.csv_file import check_delimiter
-from embedmill.reindexing.sources.forms import open_file
+from embedmill.reindexing.sources.forms import FORMS, open_file
 from embedmill.reindexing.sources.listing import Listing, Partition, is_document, list_folder, partition_above
-from embedmill.reindexing.sources.streams import check_encoding, decompressed, utf8
-from embedmill.reindexing.sources.suffixes import TABLES, suffix_of
+from embedmill.reindexing.sources.streams import check_encoding
+from embedmill.reindexing.sources.suffixes import suffix_of
 from embedmill.safe.printable import printable
 from embedmill.safe.regular_file import open_regular
 from embedmill.urls import mask_url
-
-#: Bytes of one document.
-MAX_FILE_BYTES: Final = 16 << 20
-
-#: What a source may be.
-FORMS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -90,8 +82,8 @@ def open_source(
 
     Args:
         names: files, folders, or ``-`` for standard input.
-        form: one of ``FORMS``; ``auto`` chooses by a file's ending and by how it begins. Of a folder, a form reads the
-            files of that form alone, and ``folder`` the documents alone.
+        form: one of ``FORMS``, ``auto`` or ``folder``; ``auto`` chooses by a file's ending and by how it begins. Of a
+            folder, a form reads the files of that form alone, and ``folder`` the documents alone.
         fields: which field is what, in forms that have fields.
         delimiter: between the fields of CSV; None: a comma, or in ``.tsv`` a tab.
         encoding: of files without a byte order mark; None: UTF-8.
@@ -101,8 +93,9 @@ def open_source(
         InvalidRequestError: the form is none, or a field is not there.
         ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
-    if form not in FORMS:
-        raise InvalidRequestError("format", f"{form!r} is none of {', '.join(FORMS)}")
+    known = ("auto", *FORMS, "folder")
+    if form not in known:
+        raise InvalidRequestError("format", f"{form!r} is none of {', '.join(known)}")
     reading = Reading(
         fields=fields or Fields(),
         delimiter=check_delimiter(delimiter) if delimiter else "",
@@ -276,10 +269,9 @@ class Folder:
         return printable(self._prefix + path)
 
     def _open(self, path: str) -> Source:
-        form = TABLES[suffix_of(path)] if self._form == "folder" else self._form
         partition = {**self._above, **self._partitions[path.rpartition("/")[0]]}
         reading = replace(self._reading, partition=partition)
-        return open_file(str(self._root / path), self._named(path), form, reading)
+        return open_file(str(self._root / path), self._named(path), self._form, reading)
 
     def _table(self, path: str, listing: Listing) -> Iterator[Record | BadRecord]:
         """Read a table; one without the text is passed over beside documents, and else a part that is not read."""
@@ -302,30 +294,5 @@ class Folder:
         self.notes += notes_of(source)
 
     def _document(self, path: str) -> Record | BadRecord:
-        id = self._named(path)
-        if id != self._prefix + path:
-            return _unnamable(id, "control characters, and what is not UTF-8, cannot stand in an id")
-        try:
-            with mapped(id), open_regular(self._root / path) as raw:
-                stream, encoding = utf8(decompressed(raw, id), id, self._reading.encoding)
-                data = stream.read(MAX_FILE_BYTES + 1)
-        except SourceError as error:
-            return _unread(id, error.reason)
-        if len(data) > MAX_FILE_BYTES:
-            return _unread(id, f"is longer than {MAX_FILE_BYTES >> 20} MiB; make several files of it")
-        try:
-            return Record(id=id, text=data.decode("utf-8-sig"), metadata={"path": path})
-        except UnicodeDecodeError:
-            return undecodable(Record(id=id, text=""), id, encoding)
-        except InvalidRequestError as error:
-            return _unnamable(id, error.reason)
-
-
-def _unread(id: str, why: str) -> BadRecord:
-    # Its id is known: it is there, and must not be taken for deleted.
-    return BadRecord(id=id, reason=UNREADABLE, detail=f"{id} {why}", is_anonymous=False)
-
-
-def _unnamable(id: str, why: str) -> BadRecord:
-    # No record can ever have had such an id, so it stands for none that may be missing.
-    return BadRecord(id=id, reason=UNFIT, detail=f"{id}: {why}; rename the file", is_anonymous=False)
+        opening = partial(open_regular, self._root / path)
+        return read_document(opening, self._prefix + path, self._reading.encoding, {"path": path})

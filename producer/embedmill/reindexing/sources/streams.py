@@ -55,8 +55,8 @@ class _Gzip:
 _DECOMPRESSORS: Final[dict[str, Any]] = {"gzip": _Gzip, "bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
 
 
-class _Raw(io.RawIOBase):
-    """A stream made of pieces."""
+class Pieces(io.RawIOBase):
+    """A stream made of pieces, to be ``buffered``."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
@@ -64,6 +64,7 @@ class _Raw(io.RawIOBase):
         self._left = memoryview(b"")
 
     def readable(self) -> bool:
+        """Say so to those who wrap it."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -80,7 +81,7 @@ class _Raw(io.RawIOBase):
         raise NotImplementedError
 
 
-class _Members(_Raw):
+class _Members(Pieces):
     """What was compressed, one member after the other; zeros may follow the last one."""
 
     def __init__(self, stream: IO[bytes], name: str, codec: str) -> None:
@@ -126,7 +127,7 @@ class _Members(_Raw):
         return True
 
 
-class _Arrow(_Raw):
+class _Arrow(Pieces):
     """What Arrow decompresses."""
 
     def __init__(self, stream: IO[bytes], name: str, codec: str) -> None:
@@ -152,7 +153,7 @@ def _unknown(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("embedmill.unknown", _unknown)
 
 
-class _Utf8(_Raw):
+class _Utf8(Pieces):
     """Text of another encoding, as UTF-8."""
 
     def __init__(self, stream: IO[bytes], name: str, encoding: str) -> None:
@@ -176,7 +177,7 @@ class _Utf8(_Raw):
         return b""
 
 
-class _MacLines(_Raw):
+class _MacLines(Pieces):
     """Lines that end in a carriage return alone, as lines."""
 
     def piece(self) -> bytes:

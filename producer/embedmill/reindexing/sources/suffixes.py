@@ -8,19 +8,6 @@ from typing import Final
 #: Endings of compressed files; what they are compressed by is seen by their bytes.
 _COMPRESSED: Final = frozenset({".gz", ".bgz", ".bz2", ".xz", ".zst", ".zstd", ".lz4"})
 
-#: Forms whose records are rows or objects.
-TABLES: Final = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".parquet": "parquet",
-    ".parq": "parquet",
-    ".pq": "parquet",
-}
-
 #: Files that are one text each within a folder.
 DOCUMENTS: Final = frozenset({".md", ".markdown", ".mdx", ".rst", ".txt"})
 

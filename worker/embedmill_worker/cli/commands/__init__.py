@@ -1,1 +1,4 @@
-"""A module for each command."""
+"""A module a command, found by itself: ``add`` adds its parser, made by ``flags.command``.
+
+A module with an underscore in its name is a part of the command that it begins with.
+"""

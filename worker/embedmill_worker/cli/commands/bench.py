@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     flags.precision(parser)
     flags.flag(parser, "--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default one a usable CPU")
     flags.flag(parser, "--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where the model is kept")
-    number = {"type": flags.number}
+    number: dict[str, Any] = {"type": flags.number}
     flags.flag(parser, "--texts", "EMBEDMILL_BENCH_TEXTS", "N", "texts a round; default 1000", default="1000", **number)
     flags.flag(parser, "--rounds", "EMBEDMILL_BENCH_ROUNDS", "N", "rounds; default 3", default="3", **number)
     text = "interactive requests, idle and under load each; default 200"

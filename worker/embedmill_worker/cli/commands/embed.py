@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from embedmill_worker.cli.commands.embed_files import Output, Texts
     from embedmill_worker.cli.commands.embed_queue import Bulk
 
-#: As in ``reindex``, but for folders.
-FORMATS: Final = tuple(form for form in reindex.FORMATS if form != "folder")
-
 _EPILOG: Final = """\
   # a vector for every line
   embedmill embed corpus.txt --output vectors.npy
@@ -45,7 +42,7 @@ def add(commands: Any) -> None:
     def flag(name: str, metavar: str, text: str, **options: Any) -> None:
         flags.flag(parser, name, reindex.variable(name), metavar, text, **options)
 
-    flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
+    flag("--format", "FORMAT", "default auto", choices=flags.Formats(), default="auto")
     text = "field that holds the text, or its path as in doc.body; default text"
     flag("--field", "NAME", text, default="text")
     flag("--text-field", "NAME", "the same, by the name that it has in reindex")
@@ -53,12 +50,12 @@ def add(commands: Any) -> None:
     flag("--encoding", "NAME", "of text without a byte order mark, as latin-1; default UTF-8")
     flag("--output", "FILE", "write to FILE, which ends in .npy or .jsonl; default JSONL to stdout")
     flags.switch(parser, "--with-text", "EMBEDMILL_WITH_TEXT", "repeat the text in JSONL output")
-    flag("--input-type", "TYPE", "query or passage: the model's prefix", type=flags.one_of(*flags.INPUT_TYPES))
+    flag("--input-type", "TYPE", "query or passage: the model's prefix", type=flags.one_of(flags.INPUT_TYPES))
     flag("--dimensions", "N", "components to keep; default all", type=flags.number)
-    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(*flags.DTYPES), default="float32")
+    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(flags.DTYPES), default="float32")
     text = "reject texts longer than the model reads"
     flags.switch(parser, "--no-truncate", "EMBEDMILL_NO_TRUNCATE", text)
-    flag("--lane", "LANE", "interactive or bulk; default bulk", type=flags.one_of(*flags.LANES), default="bulk")
+    flag("--lane", "LANE", "interactive or bulk; default bulk", type=flags.one_of(flags.LANES), default="bulk")
     flag("--timeout", "S", "seconds for all of it, then the work is cancelled; default none", type=flags.seconds)
 
 

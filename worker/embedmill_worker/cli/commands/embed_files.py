@@ -43,7 +43,7 @@ class Texts:
 
         Args:
             paths: files, or ``-``.
-            form: one of ``FORMATS``.
+            form: ``auto``, or the name of a form.
             key: the field that holds the text, in forms that have fields.
             delimiter: between the fields of CSV.
             encoding: of files without a byte order mark.

@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
     listing = flags.command(actions, "list", _list, help="list the newest jobs", epilog=_LIST_EPILOG)
     flags.flag(listing, "--limit", "EMBEDMILL_LIMIT", "N", "at most so many", type=flags.number, default="100")
     text = f"only those that are {', '.join(STATES[:-1])} or {STATES[-1]}"
-    flags.flag(listing, "--state", "EMBEDMILL_STATE", "STATE", text, type=flags.one_of(*STATES))
+    flags.flag(listing, "--state", "EMBEDMILL_STATE", "STATE", text, type=flags.one_of(STATES))
     show = flags.command(actions, "show", _show, help="show how far a job is", epilog=_SHOW_EPILOG)
     show.add_argument("id", metavar="ID", help="the job's id")
     cancel = flags.command(actions, "cancel", _cancel, help="stop jobs", epilog=_CANCEL_EPILOG)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Show = Callable[["Progress", str], None]
 
-FORMATS: Final = ("auto", "lines", "jsonl", "json", "csv", "parquet", "folder")
-
 #: Seconds between two lines, and between two events.
 LINE_S: Final = 10.0
 EVENT_S: Final = 1.0
@@ -66,7 +64,7 @@ def add(commands: Any) -> None:
 
     flags.flag(parser, "--to", "EMBEDMILL_SINK", "SINK", "where the vectors go (needed)")
     flags.client_flags(parser, model=flags.model_spec)
-    flag("--format", "FORMAT", f"{', '.join(FORMATS)}; default auto", type=flags.one_of(*FORMATS), default="auto")
+    flag("--format", "FORMAT", "default auto", choices=flags.Formats("folder"), default="auto")
     flag("--text-field", "NAME", "field that holds the text, or its path as in doc.body; default text", default="text")
     flag("--id-field", "NAME", "field that holds the id; default id, and without it FILE:LINE", default="id")
     flag("--metadata", "NAME,…", "fields that are carried along; default all others", type=_names)
@@ -80,11 +78,11 @@ def add(commands: Any) -> None:
         "--input-type",
         "TYPE",
         "query, passage or none: the model's prefix; default passage",
-        type=flags.one_of(*flags.INPUT_TYPES, "none"),
+        type=flags.one_of((*flags.INPUT_TYPES, "none")),
         default="passage",
     )
     flag("--dimensions", "N", "components to keep; default all", type=flags.number)
-    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(*flags.DTYPES), default="float32")
+    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(flags.DTYPES), default="float32")
     switch("--no-truncate", "reject texts longer than the model reads")
     switch("--delete-missing", "delete what the source no longer has")
     parser.add_argument(

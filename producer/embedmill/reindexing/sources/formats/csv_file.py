@@ -12,7 +12,7 @@ from typing import Final
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import Fields, bad, rest_lost, undecodable
+from embedmill.reindexing.sources.base import Fields, Form, bad, rest_lost, undecodable
 from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.formats.columns import check_columns
@@ -189,3 +189,6 @@ def check_delimiter(delimiter: str) -> str:
     if len(named) != 1 or named in '"\r\n\0' or (not named.isascii() and not is_unicode(named)):
         raise InvalidRequestError("delimiter", f"{delimiter!r} is no single character, as ';' or tab are")
     return named
+
+
+FORMS: Final = {"csv": Form(Csv, endings=(".csv", ".tsv", ".tab"))}

@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 
 from embedmill.errors import SourceError
 from embedmill.reindexing.record import BadRecord, Record
-from embedmill.reindexing.sources.base import bad, undecodable
+from embedmill.reindexing.sources.base import Form, bad, undecodable
 from embedmill.reindexing.sources.content import HEAD_BYTES
 from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.formats.columns import Carried, check_first, check_objects
@@ -244,3 +244,12 @@ class _Values:
 def _end_of_space(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return found.end() if found else at
+
+
+_ENDINGS: Final = (".jsonl", ".ndjson", ".json")
+
+FORMS: Final = {
+    "lines": Form(Lines),
+    "jsonl": Form(Jsonl, endings=_ENDINGS),
+    "json": Form(JsonValues, endings=_ENDINGS),
+}
