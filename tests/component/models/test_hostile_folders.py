@@ -263,7 +263,7 @@ def test_a_pipe_or_a_device_in_a_file_s_place_is_refused_and_not_read(folder, pl
 def test_a_folder_in_a_file_s_place_is_named_as_what_it_is(folder, place):
     (folder / place).unlink(missing_ok=True)
     (folder / place).mkdir()
-    with pytest.raises(ModelLoadError, match=f"{place} is no ordinary file"):
+    with pytest.raises(ModelLoadError, match=f"{place} is not an ordinary file"):
         served(folder)
 
 

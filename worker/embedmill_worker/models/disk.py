@@ -220,5 +220,5 @@ def keep(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         logger.warning(
-            "measurements cannot be kept, so the next start repeats them: %s", error, extra={"action": "keep"}
+            "results cannot be kept, so the next start computes them again: %s", error, extra={"action": "keep"}
         )

@@ -115,7 +115,7 @@ class ModelFiles:
     max_tokens: int
     #: Prefix by input type, as in {"query": "query: ", "passage": "passage: "}; empty for most models.
     prompts: Mapping[str, str] = field(default_factory=dict)
-    #: Value of the graph's input `task_id` by input type ("" for texts without one); empty for graphs without `task_id`.
+    #: Value of the graph's input `task_id` by input type ("" for texts without one); empty if it has none.
     task_ids: Mapping[str, int] = field(default_factory=dict)
     #: Number of tokens to pad every text to, with `pad_id`; 0: pad to the longest of the batch.
     fixed_tokens: int = 0

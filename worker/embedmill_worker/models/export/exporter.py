@@ -1,7 +1,7 @@
 """Export of BERT-family safetensors to a fused ONNX graph, without torch.
 
-Everything but attention is computed on rows, (batch * tokens, hidden). Attention takes the number of real tokens of each
-text (right padding), which makes it batch-invariant; see docs/decisions/0004.
+All but attention is computed on rows, (batch * tokens, hidden). Attention takes the number of real tokens of each text
+(right padding), which makes it batch-invariant; see docs/decisions/0004.
 """
 
 from collections.abc import Sequence

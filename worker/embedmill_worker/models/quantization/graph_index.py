@@ -71,7 +71,7 @@ class GraphIndex:
         return is_reshape and len(self.consumers[node.output[0]]) == 1
 
     def is_feed_forward(self, node: NodeProto) -> bool:
-        """Return whether a node is the first of the exporter's two dense layers around a GELU, with no other consumer."""
+        """Return whether a node is the first of the exporter's two dense layers around a GELU, without other consumers."""
         if node.op_type != "Gemm" or node.attribute or node.input[0] not in self.rows:
             return False
         gelu = self._only_consumer(node.output[0])
@@ -110,7 +110,7 @@ def array_of(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     place = (folder / entries["location"]).resolve()
     if not place.is_relative_to(folder.resolve()):
-        raise ValueError(f"weight {tensor.name} is in a file outside the folder of its graph; copy it there")
+        raise ValueError(f"weight {tensor.name} lies outside the folder of its graph; copy it there")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     if not all(tensor.dims):
         return np.empty(tuple(tensor.dims), dtype=dtype)

@@ -1,7 +1,7 @@
 """Dense layers in 8 bits as ONNX nodes, with one scale per row of the input.
 
-Rows are tokens, so the layers are batch-invariant. Weights have one scale per column. ONNX Runtime's fused product takes
-a single input scale, which is 1 here; rows are scaled after the product.
+Rows are tokens, so the layers are batch-invariant. Weights have one scale per column. ONNX Runtime's fused product
+takes a single input scale, which is 1 here; rows are scaled after the product.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _MIGRATION = 0.65
 _FACTOR_STEPS = 8
 #: Offset of a GELU's output (never below -0.17) that makes it unsigned before it is quantised.
 _GELU_FLOOR = 0.3
-#: Factor above the largest calibrated value that must still be below 255 times the floor.
+#: 255 times the floor is at least this many times the largest value seen at calibration.
 _GELU_HEADROOM = 4
 #: First opset in which ReduceMax takes its axes as an input.
 _AXES_AS_INPUT = 18
@@ -77,7 +77,7 @@ def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: S
 def gelu_linear(writer: OnnxWriter, value: str, weight: Floats, largest: float) -> tuple[str, Floats]:
     """Add the product of a GELU's output, (rows, inputs), with a weight, using all 256 steps for its one-sided range.
 
-    Each row's zero point is a whole number of steps that amounts to the same floor, so it adds a constant to each output.
+    A row's zero point is a whole number of steps that amounts to the same floor, so it adds a constant to each output.
 
     Args:
         writer: writer to add the nodes to.

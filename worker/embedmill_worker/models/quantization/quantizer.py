@@ -145,7 +145,7 @@ class _Rewriter:
             writer.node("Reshape", [product, self._shape(value, weight.shape[1])], output=output)
 
     def _attention(self, node: NodeProto) -> None:
-        """Replace attention: query, key and value become separate products, and values are scaled for the next product."""
+        """Replace attention: query, key and value become separate products; values are scaled for the next product."""
         writer, value = self._writer, node.input[0]
         weight, bias = self._weight(node.input[1]).copy(), self._weight(node.input[2]).copy()
         hidden = weight.shape[1] // 3
@@ -166,7 +166,7 @@ class _Rewriter:
         writer.node("MultiHeadAttention", inputs, output=node.output[0], domain=FUSED, num_heads=heads)
 
     def _feed_forward(self, node: NodeProto) -> None:
-        """Replace a feed-forward block; channels with large values are processed apart, so that the others keep fine steps."""
+        """Replace a feed-forward block. Channels with large values are separate, so that the others keep fine steps."""
         (gelu,) = self._consumers[node.output[0]]
         (last,) = self._consumers[gelu.output[0]]
         weight, bias, last_weight = (self._weight(name) for name in (*node.input[1:], last.input[1]))
