@@ -98,7 +98,7 @@ class FastTextFile:
 
 
 def fasttext_in(path: Path) -> Path | None:
-    """Return the fastText file at a path: the path itself, by its suffix, or the only one in a folder of no other model.
+    """Return the fastText file at a path: the path itself, by its suffix, or the only one in a folder without others.
 
     Raises:
         OSError: this process may not check it.

@@ -71,7 +71,7 @@ class GraphIndex:
         return is_reshape and len(self.consumers[node.output[0]]) == 1
 
     def is_feed_forward(self, node: NodeProto) -> bool:
-        """Return whether a node is the first of the exporter's two dense layers around a GELU, without other consumers."""
+        """Return whether a node is the first of the exporter's two dense layers around a GELU, used by nothing else."""
         if node.op_type != "Gemm" or node.attribute or node.input[0] not in self.rows:
             return False
         gelu = self._only_consumer(node.output[0])
