@@ -148,7 +148,7 @@ def test_a_cache_that_freezes_or_dies_stops_no_work(own_mill, cache_server):
             os.kill(cache_server.pid, signal.SIGCONT)
         cache_server.kill()
         assert not embed(client, corpus.short(50, seed=9)).rejected
-    assert "the embedding cache is left out for 30 s" in worker.log
+    assert "the embedding cache is not used for 30 s" in worker.log
 
 
 def test_the_queue_s_own_server_is_refused_under_any_of_its_names(own_mill):
@@ -169,7 +169,7 @@ def test_a_cache_that_is_away_at_the_start_is_a_warning(own_mill, cache_server):
     url = cache_server.url
     cache_server.kill()
     worker = own_mill.start_worker(EMBEDMILL_CONCURRENCY="1", EMBEDMILL_CACHE_URL=url)
-    assert "the embedding cache is left out for now" in worker.log
+    assert "the embedding cache is not used for now" in worker.log
     # And it is looked at before it is used: a server of another policy may be there by then.
     cache_server.restart()
     with redis.Redis.from_url(url) as raw, EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:

@@ -318,12 +318,12 @@ def test_what_cannot_be_served_is_refused_by_name_with_the_way_out(hub, tmp_path
         "org/code": "custom_st.Transformer; code that comes with a model is never executed",
         "org/gated": f"is gated: accept its terms at {hub.url}/org/gated, and set HF_TOKEN",
         "org/private": f"there is no repository org/private at {hub.url}, or it is private; check its name",
-        "org/lost": "onnx/model.onnx keeps weights in onnx/weights.data, which the repository has not",
+        "org/lost": "onnx/model.onnx keeps weights in onnx/weights.data, which the repository does not have",
         "intfloat/e5-small-v2": "there is no repository intfloat/e5-small-v2",
         "BAAI/bge-small-en-v1.6": "did you mean BAAI/bge-small-en-v1.5",
         "org/..": "cannot be a repository",
         "org/lora": "an adapter of another model; merge both",
-        "org/ranker": "it is a BertForSequenceClassification, which scores texts and gives no vectors",
+        "org/ranker": "it is a BertForSequenceClassification, which scores texts and returns no vectors",
     }
     told = resolve_all(hub.url, tmp_path / "data", list(named))
     for each, (name, words) in zip(told, named.items(), strict=True):
@@ -448,5 +448,5 @@ def test_files_that_are_found_by_another_path_have_the_same_prefixes(hub, tmp_pa
 
 def test_a_fasttext_model_of_a_repository_is_fetched_by_itself(hub, tmp_path):
     hub.repositories["org/cc"] = Repository({"README.md": b"", "model.bin": b"no such model"})
-    assert "is no fastText model" in resolve(hub.url, tmp_path / "data", "org/cc")["error"]
+    assert "is not a fastText model" in resolve(hub.url, tmp_path / "data", "org/cc")["error"]
     assert hub.sent == ["model.bin"]

@@ -1,10 +1,10 @@
-"""``celery -A embedmill_worker.app worker``: the one module that reads the environment when imported."""
+"""The app of ``celery -A embedmill_worker.app worker``; the only module that reads the environment on import."""
 
 from __future__ import annotations
 
 import os
 
-# Before numpy and the tokenizers are loaded: one thread a process, and none in the parent of a fork.
+# Set before numpy and tokenizers are imported: one thread per process, and none in a parent that forks.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 

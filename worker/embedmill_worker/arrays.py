@@ -1,4 +1,4 @@
-"""Arrays of float32 and int64, and what is done to rows of vectors. No I/O."""
+"""Array types, and operations on rows of vectors. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-#: L2 lengths below this count as this, so that a zero vector stays zero.
+#: Minimum L2 length to divide by, so that a zero vector stays zero.
 SMALLEST_NORM: Final = np.float32(1e-12)
 
 
@@ -23,8 +23,9 @@ def normalize(vectors: Floats) -> Floats:
 
 
 def finite_rows(vectors: Floats) -> npt.NDArray[np.bool_]:
-    """Return which rows of (n, dimension) are vectors, (n,): all components are finite, and so is the length.
+    """Return a mask (n,) of the rows of (n, dimension) whose components and L2 length are all finite.
 
-    What is cut, normalised or rounded to int8 later needs the length; it also is the cheapest look at all components.
+    Rows that are cut, normalised or rounded to int8 later need the length; it also is the cheapest check of all
+    components.
     """
     return np.asarray(np.isfinite(np.einsum("ij,ij->i", vectors, vectors)))

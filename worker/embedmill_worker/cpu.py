@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, and what they can do as far as it changes how numbers round."""
+"""CPUs: how many this process may use, and which of their features change speed or rounding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Final
 
-#: Names of CPU flags, the widest first, that change which kernels run and so how they round.
+#: CPU flags, the widest first, that change which kernels run and so how results round.
 INSTRUCTION_SETS: Final = (
     "amx_tile",
     "avx512_bf16",
@@ -21,7 +21,7 @@ INSTRUCTION_SETS: Final = (
 )
 
 
-#: Flags of x86 CPUs whose sums of byte products cannot overflow.
+#: Flags of x86 CPUs on which sums of byte products cannot overflow.
 VNNI: Final = ("avx512_vnni", "avx_vnni")
 
 CPUINFO: Final = Path("/proc/cpuinfo")
@@ -30,24 +30,24 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def instruction_set(cpuinfo: Path = CPUINFO) -> str:
-    """Return the widest of ``INSTRUCTION_SETS``, or the architecture where the system does not tell."""
+    """Return the widest of ``INSTRUCTION_SETS`` that the CPU has; the architecture if no flag is found."""
     flags = _flags(cpuinfo)
     return next((name for name in INSTRUCTION_SETS if name in flags), platform.machine())
 
 
 def is_x86_without_vnni(cpuinfo: Path = CPUINFO) -> bool:
-    """Return whether products of unsigned and signed bytes may overflow in their 16-bit sums."""
+    """Return whether 16-bit sums of products of unsigned and signed bytes may overflow."""
     flags = _flags(cpuinfo)
     return "avx2" in flags and not any(name in flags for name in VNNI)
 
 
 def slow_int8(cpuinfo: Path = CPUINFO) -> str:
-    """Return what int8 gains on this CPU where that is little, as a sentence; "" where it gains much."""
+    """Return a sentence on how little int8 gains on this CPU; "" if it gains much."""
     if not is_x86_without_vnni(cpuinfo):
         return ""
     return (
         f"this CPU ({instruction_set(cpuinfo)}) has no VNNI, so int8 is only 1.1 to 1.2 times as fast as fp32 "
-        "(with VNNI: more than 2); it saves memory all the same"
+        "(with VNNI: more than 2); it still saves memory"
     )
 
 
@@ -60,14 +60,14 @@ def _flags(cpuinfo: Path) -> list[str]:
 
 
 def usable_cpus(cgroup: Path = CGROUP) -> int:
-    """Return the whole CPUs that affinity and quota leave, at least 1."""
+    """Return the number of whole CPUs that affinity and quota allow, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = quota_cpus(cgroup)
     return max(1, affinity if quota is None else min(affinity, int(quota)))
 
 
 def quota_cpus(cgroup: Path = CGROUP) -> float | None:
-    """Return the CPUs that the cgroup's quota allows, None for no quota or none that can be read."""
+    """Return the number of CPUs that the cgroup's quota allows; None if no quota is set or readable."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

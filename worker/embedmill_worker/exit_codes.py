@@ -25,17 +25,17 @@ INTERRUPTED: Final = 130
 #: What each code means; docs/operations.md says the same.
 MEANINGS: Final = {
     OK: "done",
-    FAILURE: "something unforeseen",
-    USAGE: "a flag or an argument that cannot work",
-    SETTINGS: "a setting that cannot work",
+    FAILURE: "an unexpected error",
+    USAGE: "an invalid flag or argument",
+    SETTINGS: "an invalid setting",
     BROKER: "Redis is down, frozen or refuses",
     MODEL: "a model cannot be loaded",
     FINGERPRINT: "live workers, or a sink's vectors, have another fingerprint or other options",
     REJECTED: "some texts were rejected; the others were embedded",
     TIMEOUT: "not done in time",
-    UNHEALTHY: "a probe found the worker not well",
-    STALLED: "the worker took no more work and ended itself, to be started anew",
-    GRACE: "the worker did not finish within its grace period; its work runs elsewhere",
+    UNHEALTHY: "a probe found the worker unhealthy",
+    STALLED: "the worker was stalled, so it ended itself; restart it",
+    GRACE: "the worker did not finish within its grace period; other workers take over its work",
     UNREADABLE: "a source could not be read, or only in part; what was read is kept and nothing is deleted",
     INTERRUPTED: "Ctrl-C or SIGTERM",
 }
@@ -43,7 +43,7 @@ MEANINGS: Final = {
 
 def of(error: EmbedError) -> int:
     """Return the code for an error."""
-    from embedmill.errors import (  # noqa: PLC0415  the probe wants the codes without the client
+    from embedmill.errors import (  # noqa: PLC0415  the probe needs the codes but not the client
         BrokerUnavailableError,
         FingerprintError,
         KeyConflictError,

@@ -1,6 +1,7 @@
 """A worker's health as a small file: written by its main process at each beat, read by probes.
 
-Imports next to nothing and asks nobody: a probe costs a few milliseconds, and a Redis that is down ends no worker.
+This module imports almost nothing and calls no server: a probe takes a few milliseconds, and a Redis outage does not
+make a supervisor end the worker.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-#: Names the file; nothing is written if it is not set.
+#: Variable that names the file; if it is not set, no file is written.
 HEALTH_FILE_ENV: Final = "EMBEDMILL_HEALTH_FILE"
 
-#: Seconds without a beat after which the main process no longer counts as live. Celery waits for a frozen Redis in
-#: several calls of 5 s each before it says so.
+#: Seconds without a beat after which the main process no longer counts as live. Celery notices a frozen Redis only
+#: after several calls of 5 s each.
 LIVE_FOR_S: Final = 25.0
 
 #: Seconds since Redis last answered after which a worker no longer counts as ready.
 REACHED_FOR_S: Final = 16.0
 
-#: Bytes of the file.
+#: Maximum bytes to read of the file.
 MAX_FILE_BYTES: Final = 65_536
 
 #: States of a worker.
@@ -36,45 +37,45 @@ _STATES: Final = (STARTING, READY, STALLED, STOPPING)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What a worker says of itself."""
+    """A worker's report on itself."""
 
     pid: int
-    #: starting, ready, stalled or stopping. A model embeds its probe texts while it is loaded: ready follows on that.
+    #: starting, ready, stalled or stopping. Loading a model embeds its probe texts, so a ready worker can embed.
     state: str
-    #: Seconds of the machine's clock since boot, which no change of the wall clock moves.
+    #: Time of the last beat in seconds since boot, so that changes of the wall clock do not matter.
     beat_at_s: float
-    #: When Redis last answered, on the same clock; 0: never.
+    #: Time of Redis's last answer, on the same clock; 0: never.
     reached_at_s: float = 0.0
-    #: Why it is not ready.
+    #: Why the worker is not ready.
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """An answer to a probe."""
+    """Result of a probe."""
 
     is_well: bool
-    #: One line.
+    #: Explanation in one line.
     line: str
 
 
 def now_s() -> float:
-    """Return the seconds since boot, sleep included, alike in every process of this machine."""
+    """Return the seconds since boot, including sleep; the same in every process of this machine."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def write(path: Path, health: Health) -> None:
-    """Replace the file at once, so that no reader sees half of it."""
+    """Replace the file atomically, so that no reader sees half of it."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text(json.dumps(asdict(health)), encoding="utf-8")
     fresh.replace(path)
 
 
 def read(path: Path) -> Health | None:
-    """Read the file; None if there is none that a worker wrote.
+    """Read the file; return None if it is missing or not written by a worker.
 
     Raises:
-        PermissionError: it is another user's, who lets nobody read it.
+        PermissionError: another user owns the file and it is not readable.
     """
     try:
         values = json.loads(_read(path))
@@ -95,7 +96,7 @@ def read(path: Path) -> Health | None:
 
 
 def _read(path: Path) -> bytes:
-    """Read the file's beginning; a pipe in its place, which might never end, gives nothing at once."""
+    """Read the start of the file; return nothing if a pipe is in its place, instead of waiting for it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.read(descriptor, MAX_FILE_BYTES)
@@ -104,7 +105,7 @@ def _read(path: Path) -> bytes:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether there is a process of this id."""
+    """Return whether a process with this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -115,12 +116,12 @@ def is_running(pid: int) -> bool:
 
 
 def judge_live(health: Health, now_s: float) -> Verdict:
-    """Return whether the main process does its rounds; Redis does not matter. One that loads models beats only once."""
+    """Return whether the main process beats, whatever Redis does. While it loads models, one beat is enough."""
     age_s = now_s - health.beat_at_s
     if health.state == STALLED:
         return Verdict(is_well=False, line=f"stalled: {health.reason}")
     if health.state == READY and age_s > LIVE_FOR_S:
-        return Verdict(is_well=False, line=f"frozen: no beat for {age_s:.0f} s, at most {LIVE_FOR_S:.0f} are allowed")
+        return Verdict(is_well=False, line=f"frozen: no beat for {age_s:.0f} s, limit {LIVE_FOR_S:.0f} s")
     return Verdict(is_well=True, line=f"live: {health.state}, last beat {max(age_s, 0):.1f} s ago")
 
 

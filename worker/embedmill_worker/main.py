@@ -1,4 +1,4 @@
-"""``embedmill worker``: Celery's worker without Celery's command line, whose imports take a third of the start."""
+"""Entry point of ``embedmill worker``, without Celery's command line, whose imports take a third of the start."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 
 
 def main() -> int:
-    """Run the worker until it is stopped; return its exit code. Until Celery takes signals, each ends it at once."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
+    """Run the worker until it is stopped; return its exit code. Until Celery handles signals, each ends it at once."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job may ignore it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = argparse.ArgumentParser(prog="embedmill worker")
     parser.add_argument("--loglevel", default="INFO")

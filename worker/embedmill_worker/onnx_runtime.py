@@ -1,4 +1,4 @@
-"""ONNX Runtime as this project opens it: the one place where sessions get their options."""
+"""ONNX Runtime sessions; the only place that sets their options."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from embedmill_worker.cpu import is_x86_without_vnni
 
 
 def library() -> Any:
-    """Return the module ``onnxruntime``, imported after the environment that it reads is set."""
+    """Return the module ``onnxruntime``; set the environment variables that it reads before importing it."""
     environment.prepare()
-    return importlib.import_module("onnxruntime")  # it has no types
+    return importlib.import_module("onnxruntime")  # the library has no types
 
 
 def open_graph(graph: Path | bytes, *, weights_folder: Path | None = None) -> Any:
-    """Return an ``onnxruntime.InferenceSession`` on one thread of the CPU.
+    """Return an ``onnxruntime.InferenceSession`` that runs on one CPU thread.
 
     Args:
-        graph: the ONNX file, by its path, so that weights beside it are mapped and not copied; or its bytes.
-        weights_folder: where weights outside a graph that is given as bytes are.
+        graph: path of the ONNX file, so that weights beside it are mapped, not copied; or the graph's bytes.
+        weights_folder: folder of the external weights, if the graph is passed as bytes.
 
     Raises:
-        Exception: ONNX Runtime cannot load it; its errors have no other common root.
+        Exception: ONNX Runtime cannot load the graph; its errors have no other common base class.
     """
     onnxruntime = library()
     options = onnxruntime.SessionOptions()
@@ -32,13 +32,13 @@ def open_graph(graph: Path | bytes, *, weights_folder: Path | None = None) -> An
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Patterns are kept for every shape seen, and with many lengths only grow: 21 MB a child, without them 16.
+    # Memory patterns are kept per shape and only grow with many lengths: 21 MB per child, 16 MB without them.
     options.enable_mem_pattern = False
-    if is_x86_without_vnni():  # the way that cannot overflow takes nearly twice as long where none could
+    if is_x86_without_vnni():  # cannot overflow, but takes nearly twice as long
         options.add_session_config_entry("session.x64quantprecision", "1")
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
-    # Its errors reach us as exceptions. What it would print of a failed run, at the level below, names token ids.
+    # Errors arrive as exceptions. One level lower, the library would also print a failed run's token ids.
     options.log_severity_level = 4
     source = graph if isinstance(graph, bytes) else str(graph)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

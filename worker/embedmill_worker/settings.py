@@ -16,15 +16,15 @@ from embedmill.urls import mask_url
 from embedmill_worker.environment import is_on
 from embedmill_worker.health import HEALTH_FILE_ENV
 
-#: Served when ``EMBEDMILL_MODEL`` is not set: its data wheel needs no model hub.
+#: Model served if ``EMBEDMILL_MODEL`` is not set; it comes as a data wheel and needs no model hub.
 DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
 
-#: Seconds that a worker has to finish what it has begun: more than any task's time limit.
+#: Seconds that a stopping worker has to finish its running tasks; longer than any task's time limit.
 DEFAULT_GRACE_S: Final = 80.0
 
 PRECISIONS: Final = ("fp32", "bf16", "int8")
 
-#: What an error of these settings is about, and the variables that give it.
+#: Field → environment variable that an error about the field names.
 _VARIABLES: Final = {
     "namespace": "EMBEDMILL_NAMESPACE",
     "model": "EMBEDMILL_MODEL",
@@ -37,31 +37,31 @@ _VARIABLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker serves, and how."""
+    """Settings of a worker: what it serves, and how."""
 
     redis_url: str
     namespace: str
     #: The first is the default model.
     models: tuple[ModelSpec, ...] = (ModelSpec(name=DEFAULT_MODEL, place=DEFAULT_MODEL),)
-    #: Of the arithmetic; empty: as each model's files are, which is fp32 for every model that has a name.
+    #: Precision to run models in: fp32, bf16 or int8. Empty keeps that of a model's files: fp32 for named models.
     precision: str = ""
-    #: Run models whose vectors depend on their batch by rounding (bf16) one text at a time, so that no bit does.
+    #: Run models that are not batch-invariant (bf16) one text at a time, so that every bit is reproducible.
     exact: bool = False
-    #: Children; 0: as many as this process may use CPUs.
+    #: Child processes; 0: one per CPU that this process may use.
     concurrency: int = 0
-    #: Where models and measurements are kept.
+    #: Folder of models and measurements.
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
-    #: Serve although live workers have another fingerprint under the same model name.
+    #: Serve even if live workers serve another fingerprint under the same model name.
     rollover: bool = False
-    #: Put the texts themselves into dead letters, where everybody who reads this Redis can read them for 30 days.
+    #: Store texts in dead letters, where everyone with access to this Redis can read them for 30 days.
     keep_dead_texts: bool = False
-    #: Redis of the embedding cache; empty: there is none.
+    #: Redis URL of the embedding cache; empty: no cache.
     cache_url: str = ""
-    #: Where its health is written; None: nowhere.
+    #: File that the worker's health is written to; None: no file.
     health_file: Path | None = None
-    #: Seconds from SIGTERM until what still runs is given up.
+    #: Seconds from SIGTERM until tasks that still run are given up.
     grace_s: float = DEFAULT_GRACE_S
-    #: What gave the Redis URL, for errors.
+    #: Name of the setting that the Redis URL came from, for errors.
     url_name: str = field(default="redis_url", compare=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class WorkerSettings:
             reason = f"one worker serves at most {MAX_WORKER_MODELS}; start several"
             raise SettingsError("models", f"{len(self.models)} models", reason)
         if self.precision not in ("", *PRECISIONS):
-            raise SettingsError("precision", self.precision, f"it is none of {', '.join(PRECISIONS)}")
+            raise SettingsError("precision", self.precision, f"it is not one of {', '.join(PRECISIONS)}")
         if self.concurrency < 0:
             raise SettingsError("concurrency", str(self.concurrency), "give a number from 1, or auto")
 
@@ -84,15 +84,15 @@ class WorkerSettings:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The names under which the models are served."""
+        """Names under which the models are served."""
         return tuple(model.name for model in self.models)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> WorkerSettings:
-        """Read ``EMBEDMILL_…``.
+        """Read the ``EMBEDMILL_…`` variables.
 
         Raises:
-            SettingsError: a value that cannot work.
+            SettingsError: a value is invalid.
         """
         env = os.environ if environ is None else environ
         client = ClientSettings.from_env(environ=env)

@@ -38,13 +38,13 @@ def test_it_gives_what_onnx_runtime_gives(tiny: Tiny, inputs: tuple[str, ...], o
 
 
 def test_a_graph_that_it_cannot_load_or_fill_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ModelLoadError, match=r"puts out .*, not pooler"):
+    with pytest.raises(ModelLoadError, match=r"has the outputs .*, not pooler"):
         make(tiny(output="pooler"))
     with pytest.raises(ModelLoadError, match="only text encoders"):
         make(tiny(inputs=("input_ids", "pixels")))
     files = tiny()
     files.graph.write_bytes(files.graph.read_bytes()[:200])
-    with pytest.raises(ModelLoadError, match=r"model\.onnx is no graph that OpenVINO loads"):
+    with pytest.raises(ModelLoadError, match=r"model\.onnx is not a graph that OpenVINO can load"):
         make(files)
 
 

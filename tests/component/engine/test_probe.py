@@ -48,10 +48,10 @@ def test_the_lowest_cosine_decides() -> None:
     close[2, 3] = 1e-3
     far[1, 2] = 1
 
-    assert probe.judge(alone, [alone, alone.copy()]) == (BatchClass.EXACT, 1.0)
-    assert probe.judge(alone, [alone, close])[0] is BatchClass.CLOSE
-    assert probe.judge(alone, [close, far])[0] is BatchClass.VARIANT
-    assert probe.judge(alone, [close, far])[1] == pytest.approx(2**-0.5)
+    assert probe.classify_vectors(alone, [alone, alone.copy()]) == (BatchClass.EXACT, 1.0)
+    assert probe.classify_vectors(alone, [alone, close])[0] is BatchClass.CLOSE
+    assert probe.classify_vectors(alone, [close, far])[0] is BatchClass.VARIANT
+    assert probe.classify_vectors(alone, [close, far])[1] == pytest.approx(2**-0.5)
 
 
 def test_probe_texts_run_from_nothing_to_long() -> None:

@@ -39,7 +39,7 @@ def test_the_named_output_is_used(tiny: Tiny) -> None:
 
 
 def test_a_missing_output_refuses_to_load(tiny: Tiny) -> None:
-    with pytest.raises(ModelLoadError, match="puts out output, looked_up, not pooler"):
+    with pytest.raises(ModelLoadError, match="has the outputs output, looked_up, not pooler"):
         make(tiny(output="pooler"))
 
 
@@ -52,7 +52,7 @@ def test_a_damaged_file_refuses_to_load(tiny: Tiny) -> None:
     files = tiny()
     files.graph.write_bytes(files.graph.read_bytes()[:200])
 
-    with pytest.raises(ModelLoadError, match=r"model\.onnx is no graph that ONNX Runtime loads"):
+    with pytest.raises(ModelLoadError, match=r"model\.onnx is not a graph that ONNX Runtime can load"):
         make(files)
 
 

@@ -216,7 +216,7 @@ def test_a_graph_named_by_its_file_is_taken_and_no_other(folder):
         files = resolved(folder / place)
         assert (files.graph, files.tokenizer) == (folder / place, folder / "tokenizer.json")
         assert files.max_tokens == 64
-    with pytest.raises(ModelLoadError, match="is no file"):
+    with pytest.raises(ModelLoadError, match="is not a file"):
         resolved(folder / "onnx/model_fp16.onnx")
 
 
@@ -372,7 +372,7 @@ def test_a_damaged_note_is_refused_by_name(folder, file):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ModelLoadError, match="is no folder"):
+    with pytest.raises(ModelLoadError, match="is not a folder"):
         resolved(tmp_path / "nothing")
 
 
@@ -414,7 +414,7 @@ def test_a_pointer_of_git_lfs_is_no_model(folder):
     for name in ("model.onnx", "tokenizer.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(pointer)
-        with pytest.raises(ModelLoadError, match=f"{name} is a pointer of Git LFS and not the file itself"):
+        with pytest.raises(ModelLoadError, match=f"{name} is a Git LFS pointer and not the file itself"):
             resolved(folder)
         (folder / name).write_bytes(content)
 
@@ -439,5 +439,5 @@ def test_pooling_of_a_bare_folder_is_its_family_s_and_a_guess_is_told(folder, ca
 def test_what_scores_texts_is_refused(folder, config, note):
     write(folder / "config.json", config)
     write(folder / "config_sentence_transformers.json", note)
-    with pytest.raises(ModelLoadError, match="which scores texts and gives no vectors"):
+    with pytest.raises(ModelLoadError, match="which scores texts and returns no vectors"):
         resolved(folder)

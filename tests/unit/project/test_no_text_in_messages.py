@@ -115,7 +115,7 @@ def test_texts_that_are_passed_one_by_one_are_told_the_way_out(args):
 
 
 def test_a_model_that_is_not_served_is_described_beside_those_that_are():
-    with pytest.raises(RequestError, match="model: a str of 11 characters is none that this worker serves: one, two"):
+    with pytest.raises(RequestError, match="a str of 11 characters is not a model that this worker serves: one, two"):
         embed_task.read_call([["a"]], {"model": CANARY}, SERVED)
 
 

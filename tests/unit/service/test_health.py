@@ -104,7 +104,7 @@ def beat(at_s, **changed):
 
 def verdicts(*beats):
     watch = StallWatch()
-    return [bool(watch.judge(each)) for each in beats]
+    return [bool(watch.check(each)) for each in beats]
 
 
 def test_a_worker_that_begins_nothing_while_work_waits_is_stalled():

@@ -1,1 +1,1 @@
-"""The embedding cache: a Redis of its own, and an engine that asks it first."""
+"""The embedding cache: a separate Redis, and an engine that asks it first."""

@@ -1,4 +1,4 @@
-"""What the embedding cache holds of one text: its vector, its length, and a checksum. No I/O.
+"""Entries of the embedding cache: the vector of one text, its token count and a checksum. No I/O.
 
 version 1 byte, flags 1 byte (1: truncated), 2 bytes 0, token count uint32, dimension uint32,
 float32 × dimension, checksum 8 bytes (BLAKE2b of everything before it, keyed by the text's hash);
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-#: Of the layout; entries of another one are as if they were not there.
+#: Version of the layout; entries of other versions are ignored.
 VERSION: Final = 1
 
 #: Bytes of a key's hash, and of an entry's checksum.
@@ -30,19 +30,19 @@ _TRUNCATED: Final = 1
 class CacheEntry:
     """One text's embedding."""
 
-    #: float32 (dimension,), as the model gave it.
+    #: float32 (dimension,), as the model returned it.
     vector: npt.NDArray[np.float32]
     #: Tokens before truncation.
     token_count: int
-    #: The text was longer than the model reads.
+    #: Whether the text was longer than the model reads.
     is_truncated: bool
 
 
 def hash_of(text: str, *, fingerprint: str, runtime: str, bits: str, input_type: str | None) -> bytes:
-    """Return what names a text's entry.
+    """Return the hash that names a text's entry.
 
-    The runtime belongs to it, since the same bits are promised within one only, and so does ``bits``: whether they
-    depend on the text's company.
+    It covers the runtime, because bits are equal only within one runtime, and ``bits``: how far they are
+    batch-invariant.
 
     Raises:
         UnicodeEncodeError: the text has no UTF-8 form.
@@ -54,7 +54,7 @@ def hash_of(text: str, *, fingerprint: str, runtime: str, bits: str, input_type:
 
 
 def pack(entry: CacheEntry, hash: bytes) -> bytes:
-    """Return an entry's bytes; hash: of its text, without which they say nothing."""
+    """Return an entry's bytes; ``hash``, that of its text, is the key of the checksum."""
     flags = _TRUNCATED if entry.is_truncated else 0
     head = _HEAD.pack(VERSION, flags, 0, entry.token_count, len(entry.vector))
     body = head + np.ascontiguousarray(entry.vector, dtype="<f4").tobytes()
@@ -62,7 +62,7 @@ def pack(entry: CacheEntry, hash: bytes) -> bytes:
 
 
 def unpack(data: object, hash: bytes, *, dimension: int) -> CacheEntry | None:
-    """Read the entry of a text; None for whatever is not its whole one, of this dimension."""
+    """Read the entry of a text; return None if the bytes are not a complete entry of this text and dimension."""
     size = _HEAD.size + 4 * dimension + CHECKSUM_BYTES
     if not isinstance(data, bytes) or len(data) != size:
         return None

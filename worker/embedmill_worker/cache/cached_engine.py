@@ -19,17 +19,17 @@ from embedmill_worker.engine.engine import Embeddings, Engine
 
 log = logging.getLogger(__name__)
 
-#: Tokens a second of a core above which computing takes no longer than asking: tables of word vectors.
+#: Tokens per second and core above which computing is as fast as asking the cache: tables of word vectors.
 TABLE_TOKENS_PER_S: Final = 200_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedEngine:
-    """An engine that asks the cache first; to those who use it, an engine."""
+    """An engine that asks the cache first; it has the interface of ``Engine``."""
 
     engine: Engine
     cache: EmbeddingCache
-    #: One text at a time, whatever the model's class: see ``EMBEDMILL_EXACT``.
+    #: Whether texts are embedded one at a time, whatever the model's batch class; see ``EMBEDMILL_EXACT``.
     is_exact: bool = False
 
     @property
@@ -43,7 +43,7 @@ class CachedEngine:
         return self.engine.runtime
 
     def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
-        """Embed texts; see ``Engine.embed``. What the cache has is not computed, and the rest is put into it."""
+        """Embed texts; see ``Engine.embed``. Texts that the cache has are not computed; the others are stored in it."""
         began_s = time.perf_counter()
         hashes = [self._hash(text, input_type) for text in texts]
         found = self._find(hashes, truncate=truncate)
@@ -72,7 +72,7 @@ class CachedEngine:
         wanted = list(dict.fromkeys(hash for hash in hashes if hash is not None))
         read = dict(zip(wanted, self.cache.read(wanted, self.card.dimension), strict=True))
         found = [read.get(hash) if hash is not None else None for hash in hashes]
-        # The engine rejects texts that are too long, if it is to.
+        # Without truncation the engine must see texts that are too long, to reject them.
         return [entry if entry is not None and (truncate or not entry.is_truncated) else None for entry in found]
 
     def _keep(self, hashes: Sequence[bytes | None], made: Embeddings) -> None:
@@ -90,7 +90,7 @@ class CachedEngine:
 
 
 def _embeddings(found: Sequence[CacheEntry | None], looked_ms: float) -> Embeddings:
-    """Return the entries that were found, at least one, in their order."""
+    """Return the entries that were found, in order; there must be at least one."""
     entries = [entry for entry in found if entry is not None]
     return Embeddings(
         vectors=np.stack([entry.vector for entry in entries]),

@@ -1,11 +1,11 @@
-"""Where messages come in: kombu's Redis transport reads through ``messages``, and what is refused is gone.
+"""A guard for incoming messages: kombu's Redis transport reads them through ``messages``, and drops those refused.
 
-A doorbell that is dropped is found by the reconciler if there is a chunk behind it. Seen in kombu 5.7.0: bytes that
-are not JSON, or JSON without the expected fields, raise in the event loop and end the worker.
+If a dropped doorbell belonged to a chunk, the reconciler re-queues the chunk. Seen in kombu 5.7.0: bytes that are not
+JSON, or JSON without the expected fields, raise in the event loop and end the worker.
 
-And what libraries log and raise, without the texts that they would show (Celery 5.7.0, redis-py 8.1.0): texts come
-through a worker's main process as arguments of tasks and of Redis's commands. Celery's pools log each task's at DEBUG,
-and redis-py puts a pipeline's failed command into its error.
+The guard also keeps texts out of libraries' logs and errors (Celery 5.7.0, redis-py 8.1.0). Texts pass through a
+worker's main process as arguments of tasks and of Redis commands: Celery's pools log a task's arguments at DEBUG, and
+redis-py puts the failed command of a pipeline into its error.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from embedmill_worker.celery_patches import messages
 
 log = logging.getLogger(__name__)
 
-#: How Celery's pools begin the line that holds a task's arguments.
+#: Beginning of the log line in which Celery's pools show a task's arguments.
 _APPLY: Final = "TaskPool: Apply"
 
 
 def guard(*, remote_control: bool = False) -> None:
-    """Let every message of this process be read by ``messages``; with remote control, its messages pass as they are."""
+    """Make kombu read all messages through ``messages``; those of remote control pass unchanged if it is on."""
     kombu: Any = transport
     if getattr(kombu.loads, "is_guard", False):
         return
@@ -41,7 +41,7 @@ def guard(*, remote_control: bool = False) -> None:
 
 def _reading(original: Callable[[str], Any] | None) -> Callable[[str], Any]:
     def loads(data: str) -> Any:
-        """Read a message, or a delivery that was not acknowledged; Empty if it is refused: kombu takes the next one."""
+        """Read a message or an unacknowledged delivery; raise Empty if it is refused, so that kombu takes the next."""
         try:
             return messages.read_delivery(data) if data.startswith("[") else messages.read_message(data)
         except MessageError as error:
@@ -56,9 +56,9 @@ def _reading(original: Callable[[str], Any] | None) -> Callable[[str], Any]:
 
 def _delivering(original: Any) -> Any:
     def _deliver(self: Any, message: Any, queue: str) -> None:
-        """Believe the queue that a message came out of, whatever it says of that itself."""
+        """Set the routing key to the queue that the message came from, whatever the message claims."""
         if not isinstance(message, dict):
-            log.warning("a delivery in a queue was dropped", extra={"action": "dropped"})
+            log.warning("a delivery in queue %s was dropped: it is not a message", queue, extra={"action": "dropped"})
             raise Empty
         if "task" in message["headers"]:
             message["properties"]["delivery_info"]["routing_key"] = queue
@@ -69,10 +69,10 @@ def _delivering(original: Any) -> Any:
 
 def _forgetting(original: Any) -> Any:
     def forget(self: Any, delivery_tag: Any, **how: Any) -> None:
-        """Pass over a delivery of which nothing was kept, as of doorbells: there is nothing to take back.
+        """Skip a delivery that has no unacknowledged copy, such as a doorbell: there is nothing to remove.
 
-        kombu 5.7.0 asks Redis to forget these, too, in a transaction. That is a round trip a chunk, and a full Redis
-        7.0 refuses it: the worker would take its connection for lost, again and again.
+        kombu 5.7.0 would remove it in a transaction all the same. That is one round trip per chunk, and a full Redis
+        7.0 refuses it: the worker would treat its connection as lost, again and again.
         """
         if delivery_tag in self._delivered:
             original(self, delivery_tag, **how)
@@ -82,7 +82,7 @@ def _forgetting(original: Any) -> Any:
 
 def _restoring(original: Any) -> Any:
     def restore_by_tag(self: Any, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        """Forget a delivery that cannot be read, instead of stumbling over it for ever."""
+        """Remove a delivery that cannot be read, instead of failing on it for ever."""
         try:
             original(self, tag, client, leftmost)
         except Empty:
@@ -93,7 +93,7 @@ def _restoring(original: Any) -> Any:
 
 
 def mask_arguments() -> None:
-    """Let no library of this process show the arguments of a task or of a command; again changes nothing."""
+    """Keep libraries from showing the arguments of tasks and commands; calling it again has no effect."""
     logging.getLogger("celery.pool").addFilter(_has_no_arguments)
     pipeline: Any = Pipeline
     pipeline.annotate_exception = _name_command
@@ -106,5 +106,5 @@ def _has_no_arguments(record: logging.LogRecord) -> bool:
 def _name_command(self: Any, exception: Exception, number: int, command: Sequence[Any]) -> None:
     """Name the command of a pipeline that failed, as redis-py does, but without its arguments."""
     name = command[0] if command else ""
-    said = exception.args[0] if exception.args else ""
-    exception.args = (f"Command # {number} ({name}) of pipeline caused error: {said}", *exception.args[1:])
+    reason = exception.args[0] if exception.args else ""
+    exception.args = (f"Command # {number} ({name}) of pipeline caused error: {reason}", *exception.args[1:])

@@ -1,7 +1,7 @@
-"""Celery's prefork pool and kombu's Redis channel, mended where the released ones end a worker that loses Redis.
+"""Patches of Celery's prefork pool and kombu's Redis channel, which end a worker that loses Redis, and of billiard.
 
-Each part says which version it was seen in. Both are found by tests that break the connection for real. And billiard's
-shared memory, mended where it leaves folders behind.
+Each patch names the version in which its fault was seen. Tests that really break the connection show the faults of
+pool and channel. The fault of billiard's shared memory is that it leaves folders behind.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from redis.exceptions import ConnectionError, OutOfMemoryError
 
 
 class SteadyPool(AsynPool):
-    """A pool that outlives the death of a child at any moment, also while it is registered with the event loop."""
+    """A pool that survives the death of a child at any time, even while the child is registered with the event loop."""
 
     def _track_child_process(self, proc: Any, hub: Any) -> None:
-        """Pass over a child whose end has been seen: it has no descriptor, and Celery 5.7.0 ends the worker over it."""
+        """Skip a child that is known to have ended: it has no descriptor, so Celery 5.7.0 would end the worker."""
         if getattr(proc, "_sentinel_poll", proc) is not None:
             super()._track_child_process(proc, hub)  # type: ignore[misc]
 
     def did_start_ok(self) -> bool:
-        """Replace children that died before the event loop began; False if all did.
+        """Replace children that died before the event loop began; return False if all did.
 
-        Celery 5.7.0 ends the worker over one that was killed in that moment.
+        Celery 5.7.0 ends the worker if one child was killed in that moment.
         """
         pool: Any = self
         exited = pool._join_exited_workers()
@@ -47,27 +47,27 @@ class Prefork(TaskPool):
 
 
 class NamelessArena:
-    """In the place of billiard's ``Arena``: memory that forked children share without a file, and so no folder."""
+    """A replacement for billiard's ``Arena``: memory that forked children share without a file or folder."""
 
     def __init__(self, size: int, fd: int = -1) -> None:
-        """Map it; ``fd`` is none, as children are forked."""
+        """Map the memory; ``fd`` is -1, because children are forked."""
         self.size = size
         self.fd = fd
         self.buffer = mmap.mmap(fd, size)
 
 
 def mend_shared_memory() -> None:
-    """Keep the temporary folder clean.
+    """Keep billiard from leaving folders behind.
 
-    billiard 4.3.2 makes a folder ``pymp-…`` for the counters of its children and removes it only if the worker ends in
-    order. Children that are not forked need the file in it.
+    billiard 4.3.2 makes a folder ``pymp-…`` for the counters of its children and removes it only if the worker exits
+    normally. Children that are spawned, not forked, need the file in it, so they keep it.
     """
     if billiard.get_start_method() == "fork":
         vars(heap)["Arena"] = NamelessArena
 
 
 def mend_transport() -> None:
-    """Mend kombu's Redis transport; again changes nothing."""
+    """Patch kombu's Redis transport; calling it again has no effect."""
     if not hasattr(transport.Channel, "is_mended"):
         transport.Channel.is_mended = True  # type: ignore[attr-defined]
         _mend_closed_channels()
@@ -75,11 +75,11 @@ def mend_transport() -> None:
 
 
 def _mend_closed_channels() -> None:
-    """Let a closed channel raise a connection error, which Celery handles.
+    """Make a closed channel raise a connection error, which Celery handles.
 
-    Celery 5.7.0 closes the connection under tasks of ``acks_late``; what is then restored or acknowledged finds a
-    channel without a transport, and the AttributeError ends the worker. Seen only with the channel of remote control,
-    which is off here; it stays mended for who turns it on. On a channel that is open this changes nothing.
+    Celery 5.7.0 closes the connection while tasks with ``acks_late`` run; restoring or acknowledging them then finds a
+    channel without a transport, and the AttributeError ends the worker. This was seen only with the channel of remote
+    control, which is off here; the patch stays for users who turn it on. It does not affect open channels.
     """
     channel: Any = transport.Channel
     original = channel._connparams
@@ -93,10 +93,10 @@ def _mend_closed_channels() -> None:
 
 
 def _mend_full_redis() -> None:
-    """Let unacknowledged messages wait to be restored while Redis is full.
+    """Make the restoring of unacknowledged messages wait while Redis is full.
 
-    kombu 5.7 takes a lock for it, which a full Redis refuses; Celery takes that for a lost connection, and a worker
-    that loses five in a second ends, so that nobody drains what fills Redis.
+    kombu 5.7 takes a lock to restore them, which a full Redis refuses. Celery treats that as a lost connection, and a
+    worker that loses five in a second exits, so that nothing drains the full Redis.
     """
     qos: Any = transport.QoS
     original = qos.restore_visible

@@ -1,20 +1,20 @@
-"""In which order a worker looks at its queues."""
+"""The order in which a worker checks its queues."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-#: Bulk is looked at first at least once in this many messages, so that interactive work never starves it.
+#: Bulk queues come first at least once in this many messages, so that interactive work never starves them.
 BULK_TURN: Final = 10
 
 _BULK: Final = ".bulk"
 
 
 class LaneOrder:
-    """kombu's ``queue_order_strategy``: interactive first, bulk one turn in ten, models in rotation.
+    """A ``queue_order_strategy`` of kombu: interactive first, bulk in one turn of ten, models in rotation.
 
-    Has the methods of ``kombu.utils.scheduling.round_robin_cycle``.
+    It has the methods of ``kombu.utils.scheduling.round_robin_cycle``.
     """
 
     def __init__(self, it: Iterable[str] | None = None) -> None:
@@ -22,18 +22,18 @@ class LaneOrder:
         self._turns_without_bulk = 0
 
     def update(self, it: Iterable[str]) -> None:
-        """Take the queues that are consumed now."""
+        """Replace the queues by those that are consumed now."""
         self._queues = list(it)
 
     def consume(self, n: int) -> Sequence[str]:
-        """Return the first ``n`` queues in the order in which Redis shall look at them."""
+        """Return the first ``n`` queues in the order in which Redis checks them."""
         bulk = [queue for queue in self._queues if queue.endswith(_BULK)]
         others = [queue for queue in self._queues if not queue.endswith(_BULK)]
         is_bulk_turn = self._turns_without_bulk >= BULK_TURN - 1
         return (bulk + others if is_bulk_turn else others + bulk)[:n]
 
     def rotate(self, last_used: str) -> str:
-        """Note which queue gave a message: it goes behind the others of its lane."""
+        """Move the queue that a message came from behind the others of its lane; return it."""
         if last_used in self._queues:
             self._queues.remove(last_used)
             self._queues.append(last_used)

@@ -1,4 +1,4 @@
-"""What turns texts into embeddings."""
+"""Engines, which turn texts into embeddings."""
 
 from embedmill_worker.engine.engine import Embedder, Embeddings, Engine
 from embedmill_worker.engine.loading import load

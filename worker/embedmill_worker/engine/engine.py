@@ -1,4 +1,4 @@
-"""Texts in, vectors out, whatever the kind of model."""
+"""The engine: turns texts into vectors with a model of any kind."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from embedmill_worker.engine.transformer.tokenization import Encoded
 
 
 class Tokenizer(Protocol):
-    """Reads texts as one kind of model does."""
+    """A tokenizer of one kind of model."""
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """Tokenize texts of valid Unicode, with a prefix before each.
 
         Raises:
-            InferenceError: it failed on one of them.
+            InferenceError: the tokenizer failed on one of them.
         """
         ...
 
 
 class Encoder(Protocol):
-    """Turns what its tokenizer makes of texts into vectors."""
+    """An encoder, which turns the ids from its tokenizer into vectors."""
 
     def __call__(self, ids: Sequence[Any]) -> Floats:
-        """Return (n, dimension) for the ids of n texts, none of them empty; a row depends on its own ids alone.
+        """Return (n, dimension) for the ids of n texts, none of them empty; each row depends on its own ids only.
 
         Raises:
-            InferenceError: it failed.
-            MemoryError: there is not enough.
+            InferenceError: the model failed.
+            MemoryError: there is not enough memory.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """What the engine makes of some texts, in their order."""
+    """Result of an engine for some texts, in their order."""
 
     #: float32 (n, dimension); NaN for rejected texts.
     vectors: Floats
     #: uint32 (n,): tokens before truncation, special tokens included; 0 for texts that cannot be tokenized.
     token_counts: npt.NDArray[np.uint32]
-    #: bool (n,): the text was longer than the model reads.
+    #: bool (n,): whether the text was longer than the model reads.
     truncated: npt.NDArray[np.bool_]
     #: Texts without a vector, by position.
     rejected: tuple[Rejected, ...] = ()
@@ -60,7 +60,7 @@ class Embeddings:
 
     @classmethod
     def rejecting(cls, rejected: Rejected, *, dimension: int) -> Embeddings:
-        """Return what there is of one text without a vector."""
+        """Return the result for one rejected text."""
         return cls(
             vectors=np.full((1, dimension), np.nan, dtype=np.float32),
             token_counts=np.zeros(1, dtype=np.uint32),
@@ -70,7 +70,7 @@ class Embeddings:
 
     @classmethod
     def join(cls, parts: Sequence[tuple[Sequence[int], Embeddings]]) -> Embeddings:
-        """Put parts together, at least one: each with the positions that its texts have in the whole."""
+        """Join parts, at least one; each comes with the positions of its texts in the whole."""
         order = np.argsort([position for positions, _ in parts for position in positions])
         rejected = (replace(one, index=places[one.index]) for places, part in parts for one in part.rejected)
         return cls(
@@ -84,16 +84,16 @@ class Embeddings:
 
 
 class Embedder(Protocol):
-    """What turns texts into vectors: an engine, or one behind a cache."""
+    """Interface of an engine, and of an engine behind a cache."""
 
     @property
     def card(self) -> ModelCard:
-        """What workers announce of it."""
+        """Model card that workers announce."""
         ...
 
     @property
     def runtime(self) -> str:
-        """What rounds."""
+        """Back end and instruction set, which determine rounding."""
         ...
 
     def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
@@ -103,32 +103,32 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """One model, ready to serve. Loaded before a fork, it is shared by all children."""
+    """A loaded model, ready to serve. If it is loaded before a fork, all children share it."""
 
-    #: What workers announce of it.
+    #: Model card that workers announce.
     card: ModelCard
-    #: What rounds: the back end's version and the CPU's instruction set.
+    #: Back end's version and CPU's instruction set, which determine rounding.
     runtime: str
-    #: Prefix by input type; of texts without one under "".
+    #: Prefix by input type; "" is the key for texts without an input type.
     prompts: Mapping[str, str]
     tokenizer: Tokenizer
     encoder: Encoder
-    #: Encoders by input type, where one differs.
+    #: Encoders of the input types that need one of their own.
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
-    #: Against the fp32 model, if this is another precision of it.
+    #: Comparison with the fp32 model, if this is another precision of it and was measured.
     price: PrecisionReport | None = None
 
     def embed(self, texts: Sequence[str], *, input_type: str | None = None, truncate: bool = True) -> Embeddings:
-        """Embed texts; each one that occurs several times is computed once.
+        """Embed texts; a text that occurs several times is computed once.
 
         Args:
-            texts: an empty one is embedded as the model does.
-            input_type: ``query`` or ``passage``: the model's prefix for it, if it has one.
+            texts: the texts; an empty one is embedded as its model does.
+            input_type: ``query`` or ``passage``; selects the model's prefix, if it has one for it.
             truncate: False rejects texts of more than ``max_tokens``.
 
         Raises:
-            InferenceError: tokenizer or model failed; the message holds no text.
-            MemoryError: there is not enough.
+            InferenceError: the tokenizer or model failed; the message holds no text.
+            MemoryError: there is not enough memory.
         """
         start_s = time.perf_counter()
         places: dict[str, int] = {}
@@ -157,7 +157,7 @@ class Engine:
         )
 
     def _encode(self, texts: list[str], prefix: str) -> list[Encoded | None]:
-        """Tokenize what can be; None for texts that have no UTF-8 form."""
+        """Tokenize texts; return None for each that has no UTF-8 form."""
         readable = [i for i, text in enumerate(texts) if is_unicode(text)]
         encoded: list[Encoded | None] = [None] * len(texts)
         for i, one in zip(readable, self.tokenizer.encode([texts[i] for i in readable], prefix), strict=True):
@@ -165,7 +165,7 @@ class Engine:
         return encoded
 
     def _vectors(self, encoder: Encoder, ids: Sequence[Any]) -> Floats:
-        """Return float32 (n, dimension): NaN for None and what is not finite, zeros where there is no token to run."""
+        """Return float32 (n, dimension): NaN for None and what is not finite, zeros for texts without tokens."""
         vectors = np.zeros((len(ids), self.card.dimension), dtype=np.float32)
         vectors[[i for i, row in enumerate(ids) if row is None]] = np.nan
         filled = [i for i, row in enumerate(ids) if row]
@@ -175,11 +175,11 @@ class Engine:
 
 
 def _finite(encoder: Encoder, ids: Sequence[Any]) -> Floats:
-    """Return the encoder's vectors, NaN for those that are not finite, also if no neighbour and no padding spoils them.
+    """Return the encoder's vectors; one that is not finite is computed again alone, and is NaN if that does not help.
 
-    The one look at every vector that is made, of any kind of model: 4 µs for 64 of them.
+    This is the only check of every vector, for all kinds of models. It takes 4 µs for 64 vectors.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what numpy would warn of is found here
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         vectors = encoder(ids)
         for row in np.flatnonzero(~finite_rows(vectors)).tolist():
             alone = encoder([ids[row]])
@@ -187,7 +187,7 @@ def _finite(encoder: Encoder, ids: Sequence[Any]) -> Floats:
     return vectors
 
 
-#: What is said of a text whose vector is not finite.
+#: Rejection of a text whose vector is not finite.
 _NOT_FINITE: Final = Rejected(
     index=0,
     reason=Reason.NOT_FINITE,
@@ -197,7 +197,7 @@ _NOT_FINITE: Final = Rejected(
 
 
 def _rejection(encoded: Encoded | None, max_tokens: int, *, truncate: bool) -> Rejected | None:
-    """Return why a text gets no vector, whatever its position; None: it gets one."""
+    """Return the rejection of a text that gets no vector, with position 0; None if it gets one."""
     if encoded is None:
         return Rejected(index=0, reason=Reason.INVALID_UNICODE, detail="lone surrogates have no UTF-8 form")
     if encoded.token_count > max_tokens and not truncate:

@@ -1,4 +1,4 @@
-"""The models that one worker serves, loaded once."""
+"""The engines of the models that a worker serves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Engines:
-    """Model name → Engine. Filled in the main process before the fork, or on first use where children are spawned."""
+    """Engines by model name, loaded in the main process before the fork, or on first use if children are spawned."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -33,9 +33,9 @@ class Engines:
         """Load and warm every model, then freeze the heap so that children share it copy-on-write.
 
         Raises:
-            ModelLoadError: one cannot be served.
+            ModelLoadError: a model cannot be served.
         """
-        # Files are hashed while ONNX Runtime is imported: a tenth of a second less. The thread is gone before the fork.
+        # Hashing files while ONNX Runtime is imported saves 0.1 s. The thread ends before the fork.
         with ThreadPoolExecutor(max_workers=1) as pool:
             verified = pool.submit(lambda: [self._resolve(spec) for spec in self._settings.models])
             runtime()
@@ -45,11 +45,11 @@ class Engines:
         gc.freeze()
 
     def get(self, name: str) -> Engine:
-        """Return a model, loading it if this process has not got it.
+        """Return a model's engine; load it if this process has not loaded it.
 
         Raises:
             KeyError: the worker does not serve it.
-            ModelLoadError: it cannot be served.
+            ModelLoadError: the model cannot be served.
         """
         if name not in self._loaded:
             self._load(self._resolve({spec.name: spec for spec in self._settings.models}[name]))
@@ -66,5 +66,5 @@ class Engines:
 
     @property
     def default(self) -> str:
-        """The model of requests that name none."""
+        """Name of the model for requests that do not name one."""
         return self._settings.model_names[0]

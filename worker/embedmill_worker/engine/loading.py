@@ -1,4 +1,4 @@
-"""From a model's files to an engine that is warm and, the first time on a machine, probed."""
+"""Loading of a model's files into an engine that is warm and, the first time on a machine, probed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def load(
 
     Args:
         files: the model.
-        cache_dir: where the probe's verdicts are kept; None: probe every time.
-        max_batch_tokens: padded tokens a run.
-        exact: run a model of the close class one text at a time, too, so that no bit depends on a batch.
-        measures_price: compare another precision with the fp32 model, which is loaded beside it for that; otherwise
-            the price is known only if it was measured before.
+        cache_dir: folder of probe results; None: probe every time.
+        max_batch_tokens: maximum padded tokens of a run.
+        exact: also run a model of the close class one text at a time, so that it is batch-invariant.
+        measures_price: compare another precision with the fp32 model, which is loaded for that too; otherwise the
+            comparison is known only if it was made before.
 
     Raises:
-        ModelLoadError: it cannot be served.
+        ModelLoadError: the model cannot be served.
     """
     environment.prepare()
     if isinstance(files, StaticTable):

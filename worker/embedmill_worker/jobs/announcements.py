@@ -1,4 +1,4 @@
-"""What workers say of themselves in Redis: model cards and the liveness key."""
+"""Announcements of workers in Redis: model cards and liveness keys."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def other_fingerprints(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[dict[
 
 
 def announce_cards(keys: Keyspace, cards: Sequence[ModelCard]) -> Flow[None]:
-    """Publish the models' cards, in place of those of the same names."""
+    """Publish the models' cards; they replace cards of the same names."""
     yield RoundTrip([_announce(keys, cards, replaces=True)])
 
 
 def beat(keys: Keyspace, info: WorkerInfo, cards: Sequence[ModelCard] = ()) -> Flow[int]:
     """Renew a worker's liveness key, and the cards that Redis has lost; return the number of messages in its queues.
 
-    A key of another type among these hides none of the others.
+    A key of the wrong type among these does not affect the others.
     """
     ttl_ms = int(LIVENESS_TTL_S * 1000)
     beat_keys = (keys.worker(info.worker_id), keys.workers)
@@ -42,7 +42,9 @@ def beat(keys: Keyspace, info: WorkerInfo, cards: Sequence[ModelCard] = ()) -> F
     announce = _announce(keys, cards, replaces=False)
     announced, *waiting = yield RoundTrip([announce, *(("LLEN", queue) for queue in queues)], keeps_errors=True)
     if isinstance(announced, Exception):
-        warn_once(f"model cards cannot be announced: {keys.models} is not embedmill's ({type(announced).__name__})")
+        warn_once(
+            f"model cards cannot be announced: {keys.models} is not written by embedmill ({type(announced).__name__})"
+        )
     return sum(length for length in waiting if isinstance(length, int))
 
 
@@ -52,5 +54,5 @@ def _announce(keys: Keyspace, cards: Sequence[ModelCard], *, replaces: bool) -> 
 
 
 def leave(keys: Keyspace, worker_id: str) -> Flow[None]:
-    """Take a worker off: its claims are dead at once."""
+    """Remove a worker's liveness key, so that its claims end at once."""
     yield RoundTrip([("DEL", keys.worker(worker_id)), ("ZREM", keys.workers, worker_id)])

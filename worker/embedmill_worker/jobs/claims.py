@@ -1,4 +1,4 @@
-"""A chunk's life in the hands of workers: the flows of claim, commit, release and recovery."""
+"""Flows with which workers claim, commit, release and recover chunks."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.safe.printable import printable
 from embedmill.transport.flow import Command, Flow, RoundTrip, evalsha
 
-#: Job, chunk and ring: a number of microseconds.
+#: Job, chunk and the doorbell's time in microseconds.
 _TOKEN: Final = re.compile(r"([^:]*):([0-9]{1,9}):[0-9]{1,20}")
 
-#: Chunk, position in it if a text was alone, and whether a loss is counted.
+#: Field of the crash hash: chunk, the text's position if it was embedded alone, ``:lost`` if losses are counted.
 _CRASH_FIELD: Final = re.compile(rb"(\d{1,9})(?::(\d{1,9}))?(:lost)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRef:
-    """Names a chunk, and the ring of its doorbell."""
+    """Name of a chunk, and the task id of its doorbell."""
 
     job_id: str
     chunk: int
     model: str
     lane: str
-    #: The Celery task's id: ``job:chunk:ring``.
+    #: The Celery task's id: ``job:chunk:ring``, where ring is a time in microseconds.
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The chunk is ours: embed it."""
+    """A granted claim: embed the chunk."""
 
     texts: bytes = field(repr=False)
     options: bytes
     waited_ms: float
-    #: Workers lost and children killed under this chunk so far, while no text was alone.
+    #: Workers lost and children killed so far while they embedded the chunk's texts together.
     losses: int = 0
-    #: Crashes seen under this chunk so far.
+    #: Crashes so far, of children that did so.
     crashes: int = 0
-    #: By position in the chunk: crashes and losses while a text was alone.
+    #: Position in the chunk → crashes, and losses, while that text was embedded alone.
     crashes_alone: Mapping[int, int] = field(default_factory=dict)
     losses_alone: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def is_suspect(self) -> bool:
-        """Whether something has gone wrong under it: then its texts are embedded one by one."""
+        """Whether an earlier attempt failed; then the chunk's texts are embedded one by one."""
         return bool(self.losses or self.crashes or self.crashes_alone or self.losses_alone)
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """The chunk is ours, but its deadline has passed: reject its texts."""
+    """A granted claim whose deadline has passed: reject the chunk's texts."""
 
     texts: bytes = field(repr=False)
     options: bytes
-    #: Since submission.
+    #: Milliseconds since submission.
     waited_ms: float
-    #: From submission on.
+    #: Milliseconds allowed after submission.
     deadline_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class OtherFingerprint:
-    """The job is pinned to vectors of another fingerprint."""
+    """A refused claim: the job is pinned to another fingerprint."""
 
     pinned: str
     texts: bytes = field(repr=False)
@@ -79,14 +79,14 @@ class OtherFingerprint:
 
 @dataclass(frozen=True, slots=True)
 class OtherVersion:
-    """The record speaks another protocol version."""
+    """A refused claim: the job's record has another protocol version."""
 
     version: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotOurs:
-    """Nothing to do: ``over`` (committed, cancelled or gone) or ``held`` by a live worker."""
+    """A refused claim: the chunk is ``over`` (committed, cancelled or gone) or ``held`` by a live worker."""
 
     why: str
 
@@ -95,7 +95,7 @@ Claim = Work | Late | OtherFingerprint | OtherVersion | NotOurs
 
 
 def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Flow[Claim]:
-    """Take a chunk."""
+    """Claim a chunk."""
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
     args = (ref.chunk, worker_id, ref.token, fingerprint, keys.worker_prefix, PROTOCOL_VERSION, os.getpid())
     ((what, *rest),) = yield RoundTrip([evalsha("claim", job_keys, *args)])
@@ -113,7 +113,7 @@ def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Fl
 
 
 def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
-    """Store a reply and the dead letters of its texts. Gives False if they were not wanted any more."""
+    """Store a reply and the dead letters of its texts; return False if the claim no longer stands."""
     commit_keys = (*keys.of_job(ref.job_id, ref.model, ref.lane), keys.dead)
     bounds = (MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
     (outcome,) = yield RoundTrip([evalsha("commit", commit_keys, ref.chunk, reply, ref.token, *bounds, *letters)])
@@ -121,9 +121,10 @@ def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes]
 
 
 def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[bool]:
-    """Note which text of the chunk is embedded alone now, so that a crash can be laid to it; None: none any more.
+    """Record which text of the chunk is embedded alone now, so that a crash is counted against it; None: no text is.
 
-    Gives False if the claim does not stand any more: the job was cancelled or deleted, or somebody else has the chunk.
+    Returns:
+        False if the claim no longer stands: the job was cancelled or deleted, or another worker has the chunk.
     """
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
     (stands,) = yield RoundTrip([evalsha("note", job_keys, ref.chunk, ref.token, "" if position is None else position)])
@@ -131,7 +132,7 @@ def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[b
 
 
 def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[bool]:
-    """A child died under the doorbell ``token``: count the crash, or the loss if it was killed, and ring again."""
+    """Re-queue the chunk of doorbell ``token``, whose child died; count a crash, or a loss if the child was killed."""
     parsed = parse_token(token)
     if parsed is None:
         return False
@@ -145,30 +146,30 @@ def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[boo
 
 
 def give_back(keys: Keyspace, ref: ChunkRef) -> Flow[bool]:
-    """Give a claim back as if it had not been taken: Redis refuses what would be written for it."""
+    """Undo a claim as if it had not been taken, because Redis refuses to store its reply."""
     job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
     (given,) = yield RoundTrip([evalsha("unclaim", job_keys, ref.chunk, ref.token)])
     return bool(given)
 
 
 def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
-    """Return the call that rings a chunk nobody works on, if its claim is still ``seen``; how: reclaim or abandon."""
+    """Return the command that re-queues a chunk if its claim is still ``seen``; how: ``reclaim`` or ``abandon``."""
     return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen.encode("latin-1"))
 
 
 def parse_token(token: str) -> tuple[str, int] | None:
-    """Return job id and chunk of a doorbell's id, None for any other task's."""
+    """Return the job id and chunk in a doorbell's task id; None for the id of another task."""
     match = _TOKEN.fullmatch(token)
     return (match[1], int(match[2])) if match else None
 
 
 def _label(value: bytes) -> str:
-    """Return what a job's record says as a name of bounded length: it goes into logs and replies."""
+    """Return a value of a job's record as a printable name of bounded length, for logs and replies."""
     return printable(value[: 4 * MAX_LABEL_CHARS].decode(errors="replace"), limit=MAX_LABEL_CHARS)
 
 
 def crash_counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
-    """Pick this chunk's counts from the job's crash hash, as ``lua/release.lua`` writes it; others count nothing."""
+    """Return this chunk's counts from the job's crash hash as ``lua/release.lua`` writes it; skip invalid fields."""
     counts: dict[str, Any] = {"crashes_alone": {}, "losses_alone": {}}
     for name, value in zip(flat[::2], flat[1::2], strict=False):
         match, count = _CRASH_FIELD.fullmatch(name), _as_count(value)

@@ -1,4 +1,4 @@
-"""Which of a chunk's rejections leave a dead letter, and what it says."""
+"""Dead letters of the texts in a chunk that were rejected through a worker's fault."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from embedmill.reply import Reason
 from embedmill_worker.jobs import claims
 from embedmill_worker.jobs.claims import ChunkRef
 
-#: Rejected because of what happened in a worker. The caller's own faults are in the reply alone.
+#: Reasons that are a worker's fault and leave a dead letter. The caller's own faults are in the reply only.
 _FAULTS: Final = (Reason.CRASHED, Reason.FAILED, Reason.WORKERS_LOST, Reason.NOT_FINITE)
 
 
 def letters(ref: ChunkRef, work: claims.Work, reply: ChunkReply, *, worker: str, keep: bool) -> list[bytes]:
-    """Return the packed dead letters of a chunk; ``keep``: with their texts."""
+    """Return the packed dead letters of a chunk, with their texts if ``keep`` is set."""
     common: dict[str, Any] = {
         "job_id": ref.job_id,
         "chunk": ref.chunk,

@@ -1,7 +1,7 @@
 """The ordinary Celery task ``embedmill.embed``: a list of texts in, raw vectors out.
 
-Any program may call it with anything, and what it raises is logged and stored: so no error names a value. Texts that
-are passed one by one arrive as model, input type and so on, or as the names of arguments.
+Any program may call it with any values, and its errors are logged and stored, so no error quotes a value. Texts that
+are passed one by one by mistake arrive as model, input type and so on, or as the names of arguments.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from embedmill.safe.printable import kind
 from embedmill_worker.engine.engine import Embedder
 from embedmill_worker.jobs import isolation
 
-#: What the task takes, by position or by name.
+#: Arguments of the task, by position or by name.
 ARGUMENTS: Final = ("texts", "model", "input_type", "dimensions", "dtype", "truncate")
 
-#: What has gone wrong most likely if strings stand where options should.
+#: Hint for the likely mistake if strings are passed in place of options.
 ONE_LIST: Final = "texts are one list of strings: did you pass them one by one?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedCall:
-    """What one task is asked for."""
+    """Validated arguments of one task."""
 
     texts: list[str] = field(repr=False)
-    #: One that this worker serves; None: its default one.
+    #: A model that this worker serves; None: its default model.
     model: str | None
     options: EmbedOptions
 
 
 def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], served: Sequence[str]) -> EmbedCall:
-    """Read the arguments of a task.
+    """Validate the arguments of a task.
 
     Args:
-        args: by position, in the order of ``ARGUMENTS``.
-        kwargs: by name.
+        args: arguments by position, in the order of ``ARGUMENTS``.
+        kwargs: arguments by name.
         served: the models of this worker.
 
     Raises:
-        RequestError: they cannot be served. It names arguments, types and lengths, and quotes nothing.
+        RequestError: an argument is invalid. The message names arguments, types and lengths, and quotes no value.
     """
     values = _bind(args, kwargs)
     try:
@@ -70,10 +70,10 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], served: Sequence[s
 def _bind(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments by name."""
     if len(args) > len(ARGUMENTS):
-        raise InvalidRequestError("arguments", f"{len(args)} by position, at most {len(ARGUMENTS)}; {ONE_LIST}")
+        raise InvalidRequestError("arguments", f"{len(args)} passed by position, at most {len(ARGUMENTS)}; {ONE_LIST}")
     if unknown := sum(name not in ARGUMENTS for name in kwargs):
         known = ", ".join(ARGUMENTS)
-        raise InvalidRequestError("arguments", f"{unknown} with a name that is none of {known}; {ONE_LIST}")
+        raise InvalidRequestError("arguments", f"{unknown} passed by a name that is not one of {known}; {ONE_LIST}")
     by_position = dict(zip(ARGUMENTS, args, strict=False))
     if twice := [name for name in by_position if name in kwargs]:
         raise InvalidRequestError(twice[0], f"passed by position and by name; {ONE_LIST}")
@@ -87,20 +87,20 @@ def _check_model(model: Any, served: Sequence[str]) -> str | None:
     if model in (None, ""):
         return None
     if model not in served:
-        raise InvalidRequestError("model", f"{kind(model)} is none that this worker serves: {', '.join(served)}")
+        raise InvalidRequestError("model", f"{kind(model)} is not a model that this worker serves: {', '.join(served)}")
     return str(model)
 
 
 def embed(engine: Embedder, call: EmbedCall) -> dict[str, Any]:
-    """Embed at most one chunk's cost of texts; what fails on one of them rejects that one alone.
+    """Embed texts that cost at most one chunk; a text that fails is rejected alone.
 
     Returns:
         ``vectors`` (raw little-endian rows), ``shape``, ``dtype``, ``token_counts``, ``truncated``, ``rejected``
         (``[index, reason, detail]``), ``model``, ``fingerprint``.
 
     Raises:
-        RequestError: texts or options that cannot be served, or more than a chunk of them.
-        InferenceError: it failed, and not on one of the texts; the message holds none.
+        RequestError: texts or options are invalid, or the texts cost more than one chunk.
+        InferenceError: the task failed, not because of a single text; the message holds no text.
     """
     values, options = call.texts, call.options
     engine.card.check(options)
@@ -129,7 +129,7 @@ def _embedded(engine: Embedder, values: Sequence[str], options: EmbedOptions) ->
 
 
 def check_cost(engine: Embedder, texts: Sequence[str]) -> None:
-    """Raise TooManyTextsError for more than one chunk; one text alone is always a chunk."""
+    """Raise TooManyTextsError if texts cost more than one chunk; a single text never does."""
     budget = chunking.chunk_budget(engine.card)
     costs = chunking.estimate_costs([len(text) for text in texts], engine.card)
     if len(texts) > 1 and (len(texts) > MAX_CHUNK_TEXTS or costs.sum() > budget):

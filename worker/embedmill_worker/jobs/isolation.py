@@ -1,4 +1,4 @@
-"""Texts through an engine so that whatever goes wrong is one text's fault, and its neighbours have their vectors."""
+"""Embedding with isolation of failures: a text that fails is rejected, and its neighbours get their vectors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def embed(engine: Embedder, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
-    """Embed texts; what fails together is embedded one by one. Rows are cut to the asked dimensions."""
+    """Embed texts together, or one by one if that fails. Rows are cut to the requested dimensions."""
     embeddings = embed_together(engine, texts, options)
     return embed_alone(engine, texts, options) if embeddings is None else embeddings
 
 
 def embed_together(engine: Embedder, texts: Sequence[str], options: EmbedOptions) -> Embeddings | None:
-    """Embed texts in planned batches; None if something was thrown, and the culprit must be found."""
+    """Embed texts in planned batches; return None if that raises, so that the faulty text must be found."""
     try:
         return _as_asked(engine.embed(texts, input_type=options.input_type, truncate=options.truncate), options)
     except STOPS:
         raise
-    except BaseException as error:  # whatever it is: its message may hold a text and is not passed on
+    except BaseException as error:  # of any kind; its message may hold a text and is not logged
         log.warning(
             "%d texts failed together (%s); they are embedded one by one",
             len(texts),
@@ -46,13 +46,13 @@ def embed_alone(
     options: EmbedOptions,
     before: Callable[[int], Rejected | None] = lambda _: None,
 ) -> Embeddings:
-    """Embed text by text, so that whatever fails or crashes is one text's fault.
+    """Embed texts one by one, so that a failure or crash is the fault of a single text.
 
     Args:
         engine: the model.
-        texts: some, at least one.
-        options: how.
-        before: called with each position before its forward pass; says why there shall be none, or None.
+        texts: at least one text.
+        options: options of the request.
+        before: called with each position before its forward pass; returns a rejection to skip it, or None.
     """
     parts = []
     for position, text in enumerate(texts):
@@ -77,12 +77,12 @@ def _none(engine: Embedder, options: EmbedOptions, rejected: Rejected) -> Embedd
 
 
 def _kind(error: BaseException) -> str:
-    """Return what may be said of an error: our own words, which hold no text, or no more than its type."""
+    """Return a description of an error that holds no text: the reason of our own error, or else only the type."""
     return error.reason if isinstance(error, InferenceError) else type(error).__name__
 
 
 def _as_asked(made: Embeddings, options: EmbedOptions) -> Embeddings:
-    """Cut rows to the asked dimensions, and reject those that the asked dtype cannot hold."""
+    """Cut rows to the requested dimensions, and reject those that the requested dtype cannot hold."""
     rows = vectors.cut(made.vectors, options.dimensions)
     too_large = np.flatnonzero(vectors.overflows(rows, options.dtype))
     if not len(too_large):

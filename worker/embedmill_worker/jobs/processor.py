@@ -1,4 +1,4 @@
-"""One doorbell's work: claim a chunk, embed it, commit the reply."""
+"""Processing of one doorbell: claim its chunk, embed it, commit the reply."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ from embedmill_worker.jobs.claims import ChunkRef
 
 log = logging.getLogger(__name__)
 
-#: Seconds to get a claim or a commit through; what is lost beyond it, the reconciler finds.
+#: Timeout of a claim or commit in seconds; if one is lost, the reconciler finds its chunk.
 REDIS_TIMEOUT_S: Final = 10.0
 
-#: A chunk of another fingerprint is not looked at more often than this.
+#: Pause in seconds after a chunk of another fingerprint, so that it is not taken again at once.
 OTHER_FINGERPRINT_PAUSE_S: Final = 0.2
 
 
 class ClaimGoneError(Exception):
-    """The chunk under work is not this worker's any more: its job was cancelled, or somebody else has it."""
+    """The chunk is no longer claimed by this worker: its job was cancelled, or another worker has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkProcessor:
-    """What a child needs to work on chunks."""
+    """Processor of chunks in a child process."""
 
     link: RedisTransport
     keys: Keyspace
     worker_id: str
-    #: Whether dead letters hold their texts.
+    #: Whether dead letters store their texts.
     keeps_texts: bool = False
 
     def work(self, ref: ChunkRef, engine: Embedder) -> None:
-        """Do what the doorbell asks for; nothing if there is nothing to do.
+        """Process the chunk that a doorbell names; do nothing if it needs no work.
 
-        Whatever goes wrong is counted under the chunk as a lost worker is, so that it has an end.
+        A failure is counted for the chunk like a lost worker, so that retries end.
 
         Raises:
-            QueueError: Redis did not answer, or not as it should; the reconciler finds the chunk.
+            QueueError: Redis did not answer, or gave an unexpected answer; the reconciler re-queues the chunk.
         """
         try:
             self._work(ref, engine)
         except (*STOPS, QueueError):
             raise
-        except BaseException as error:  # its message may hold a text and is not passed on
+        except BaseException as error:  # its message may hold a text and is not logged
             log.error(
-                "work on chunk %s failed (%s); it is tried again, %d times at most",
+                "processing of chunk %s failed (%s); chunk re-queued, at most %d times",
                 ref.token,
                 type(error).__name__,
                 MAX_LOSSES,
@@ -77,7 +77,9 @@ class ChunkProcessor:
                 try:
                     reply = self._embed(ref, engine, claim)
                 except ClaimGoneError:
-                    log.debug("chunk %s is not wanted any more", ref.token, extra={"action": "claim_gone"})
+                    log.debug(
+                        "chunk %s dropped: this worker no longer holds it", ref.token, extra={"action": "claim_gone"}
+                    )
                     return
             case claims.Late():
                 waited, deadline = f"{claim.waited_ms / 1000:.3f} s", f"{claim.deadline_ms / 1000:.3f} s"
@@ -85,13 +87,13 @@ class ChunkProcessor:
                 reply = _reject_all(claim.texts, claim.options, engine, Reason.DEADLINE, detail)
             case claims.OtherFingerprint():
                 if self._is_served(ref.model, claim.pinned):
-                    time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler rings it again, for a worker that can
+                    time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler re-queues it for another worker
                     return
                 reply = _of_another_model(claim, engine)
             case claims.OtherVersion(theirs):
-                # Each version has queues of its own: somebody has written this doorbell who should not have.
+                # Each version has its own queues, so this doorbell was written by mistake.
                 log.error(
-                    "job %s speaks protocol %s, this worker %s; its chunk is left to others",
+                    "job %s has protocol version %s, this worker %s; its chunk is left to other workers",
                     ref.job_id,
                     theirs,
                     version.PROTOCOL_VERSION,
@@ -99,28 +101,33 @@ class ChunkProcessor:
                 )
                 return
             case claims.NotOurs(why):
-                log.debug("chunk %s is %s", ref.token, why, extra={"action": "not_ours"})
+                log.debug("chunk %s skipped: it is %s", ref.token, why, extra={"action": "not_ours"})
                 return
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)
-        # A chunk whose very rejection failed before leaves no letter.
+        # A chunk whose rejection has failed before leaves no dead letters.
         if isinstance(claim, claims.Work) and claim.losses <= MAX_LOSSES and (reply.rejected or is_unreadable):
             letters = dead_letters.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
         if self._commit(ref, reply, letters) and letters:
-            log.warning("chunk %s left %d dead letters", ref.token, len(letters), extra={"action": "dead_letter"})
+            log.warning(
+                "chunk %s left %d dead letters: see embedmill dead list",
+                ref.token,
+                len(letters),
+                extra={"action": "dead_letter"},
+            )
 
     def _commit(self, ref: ChunkRef, reply: ChunkReply, letters: list[bytes]) -> bool:
         commit = claims.commit(self.keys, ref, pack_reply(reply), letters)
         try:
             return self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
-        except KeyConflictError:  # waited out, however long it takes: no text of the chunk is to blame
+        except KeyConflictError:  # not counted against the chunk: none of its texts caused it
             self.link.run(claims.give_back(self.keys, ref), timeout_s=REDIS_TIMEOUT_S)
             raise
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
             detail = (
-                f"its chunk was tried {work.losses} times, limit {MAX_LOSSES}, and the process was lost or gave it up"
+                f"its chunk was tried {work.losses} times, limit {MAX_LOSSES}, and each time failed or lost its process"
             )
             return _reject_all(work.texts, work.options, engine, Reason.WORKERS_LOST, detail)
         try:
@@ -139,7 +146,7 @@ class ChunkProcessor:
                 return rejected
 
             embeddings = isolation.embed_alone(engine, chunk.texts, options, before)
-            self._note(ref, None)  # what goes wrong from here on is no single text's fault
+            self._note(ref, None)  # failures from here on are not a single text's fault
         return to_reply(embeddings, chunk, options, engine, work.waited_ms)
 
     def _note(self, ref: ChunkRef, position: int | None) -> None:
@@ -152,13 +159,13 @@ class ChunkProcessor:
 
 
 def _given_up(work: claims.Work, position: int) -> Rejected | None:
-    """Return why a text is not tried again, or None if it is."""
+    """Return the rejection of a text that is not tried again; None if it is tried."""
     crashes, losses = work.crashes_alone.get(position, 0), work.losses_alone.get(position, 0)
     if crashes >= MAX_TEXT_CRASHES:
         detail = f"its process died {crashes} times while it was embedded alone, limit {MAX_TEXT_CRASHES}"
         return Rejected(index=position, reason=Reason.CRASHED, detail=detail)
     if losses >= MAX_LOSSES:
-        detail = f"it was embedded alone {losses} times, limit {MAX_LOSSES}, and its process was lost or gave it up"
+        detail = f"it was embedded alone {losses} times, limit {MAX_LOSSES}, and each time failed or lost its process"
         return Rejected(index=position, reason=Reason.WORKERS_LOST, detail=detail)
     return None
 
@@ -166,7 +173,7 @@ def _given_up(work: claims.Work, position: int) -> Rejected | None:
 def to_reply(
     embeddings: Embeddings, chunk: Chunk, options: EmbedOptions, engine: Embedder, waited_ms: float
 ) -> ChunkReply:
-    """Turn rows, cut as the job asked, into its reply."""
+    """Return the reply for embeddings whose rows are cut as the job asked."""
     return ChunkReply(
         indices=chunk.indices,
         vectors=vectors.to_bytes(embeddings.vectors, options.dtype),
@@ -186,27 +193,27 @@ def to_reply(
 
 
 def _of_another_model(claim: claims.OtherFingerprint, engine: Embedder) -> ChunkReply:
-    """Reject a chunk of a job that a model began which nobody serves any more."""
+    """Reject a chunk whose job is pinned to a fingerprint that no live worker serves."""
     detail = f"its job was begun with fingerprint {claim.pinned}, which no worker serves any more; submit it again"
     reply = _reject_all(claim.texts, claim.options, engine, Reason.MODEL_CHANGED, detail)
     return replace(reply, fingerprint=claim.pinned)
 
 
 def _reject_all(texts: bytes, options: bytes, engine: Embedder, reason: Reason, detail: str) -> ChunkReply:
-    """Reject a chunk without a forward pass. Of an unreadable one the client rejects the rows that never came."""
+    """Reject a chunk without a forward pass. If it is unreadable, the client rejects the rows that are missing."""
     try:
-        asked = unpack_options(options)
+        wanted = unpack_options(options)
     except MessageError:
-        asked = EmbedOptions()
+        wanted = EmbedOptions()
     try:
         chunk = unpack_chunk(texts)
     except MessageError:
         chunk = Chunk(indices=np.zeros(0, dtype=np.uint32), texts=())
-    count, dimension = len(chunk.texts), asked.dimensions or engine.card.dimension
+    count, dimension = len(chunk.texts), wanted.dimensions or engine.card.dimension
     return ChunkReply(
         indices=chunk.indices,
-        vectors=vectors.blank(count, asked.dtype, dimension).tobytes(),
-        dtype=asked.dtype,
+        vectors=vectors.blank(count, wanted.dtype, dimension).tobytes(),
+        dtype=wanted.dtype,
         dimension=dimension,
         token_counts=np.zeros(count, dtype=np.uint32),
         truncated=np.zeros(count, dtype=np.bool_),

@@ -1,10 +1,11 @@
-"""Finds work that was lost, whatever lost it: compares job records with queues, claims and live workers.
+"""Recovery of lost work: compares job records with queues, claims and live workers, and re-queues lost chunks.
 
-One worker at a time does it, under a lock. A chunk that is unfinished, not in its queue and under a dead claim is
-rung again at once; one without a claim, or whose claimer's worker lives without working on it, in two sweeps running.
+One worker at a time does it, under a lock. An unfinished chunk that is not in its queue is re-queued at once if its
+claim belongs to a dead worker. If it has no claim, or its worker is live but does not work on it, it is re-queued when
+two sweeps in a row find it so.
 
-A sweep reads queues and records in pages, each a few milliseconds of Redis, and rests between them; what it keeps
-meanwhile is bounded, whatever waits.
+A sweep reads queues and records in pages that take Redis a few milliseconds each, and rests between them. The memory
+that it takes is bounded, however many chunks wait.
 """
 
 from __future__ import annotations
@@ -33,44 +34,44 @@ SWEEP_PERIOD_S: Final = 2.5
 #: Seconds that the lock outlives its holder's last page.
 LOCK_TTL_S: Final = 6.0
 
-#: Jobs of a page, chunks looked at in it, and messages of a page of a queue: about 1 ms of Redis each.
+#: Jobs per page, chunks checked in it, and messages per page of a queue. A page takes Redis about 1 ms.
 JOBS_PAGE: Final = 100
 CHUNKS_PAGE: Final = 1_000
 MESSAGES_PAGE: Final = 300
 
-#: Chunks rung again in one round trip.
+#: Chunks re-queued in one round trip.
 RING_PAGE: Final = 100
 
-#: Rest after a page, as a multiple of the time that it took, and in seconds at most: Redis and this worker's main
-#: process have other work.
+#: Rest after a page, as a multiple of the time that the page took, and its maximum in seconds. Redis and this worker's
+#: main process have other work.
 REST: Final = 3.0
 LONGEST_REST_S: Final = 0.02
 
-#: Chunks that a sweep remembers, 80 bytes each. A longer queue is compared in as many parts as it takes.
+#: Chunks that a sweep remembers, 80 bytes each. A longer queue is compared in several parts.
 MAX_MARKS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A chunk to ring again, unless its claim is another one by then."""
+    """A chunk to re-queue, unless its claim has changed meanwhile."""
 
     ref: ChunkRef
-    #: "worker token pid", or "" for none; whatever bytes it has are Latin-1.
+    #: "worker token pid", or "" for an unclaimed chunk; its bytes are decoded as Latin-1.
     claim: str
-    #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's.
+    #: ``reclaim`` keeps the dead claim for the next claimer to count; ``abandon`` drops a live worker's claim.
     how: str
 
 
 @dataclass(frozen=True, slots=True)
 class OpenChunk:
-    """A chunk that was rung and is not committed."""
+    """A chunk that was queued and is not committed."""
 
     ref: ChunkRef
     claim: str
 
 
 class Marks:
-    """A set of tuples of which only the hashes are kept: most of them are never looked at again."""
+    """A bounded set of tuples that keeps only their hashes, because most of them are never looked up."""
 
     def __init__(self, limit: int = MAX_MARKS) -> None:
         self._hashes: set[int] = set()
@@ -80,14 +81,14 @@ class Marks:
         return hash(item) in self._hashes
 
     def add(self, item: tuple[str | int, ...]) -> None:
-        """Remember it, if there is room."""
+        """Add an item, if there is room."""
         if len(self._hashes) < self._limit:
             self._hashes.add(hash(item))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A share of all chunks: those whose hash falls to it."""
+    """A share of all chunks, chosen by their hash."""
 
     number: int
     of: int
@@ -96,7 +97,7 @@ class Part:
         return hash(chunk) % self.of == self.number
 
 
-def judge(
+def find_lost(
     chunks: Iterable[OpenChunk],
     queued: Container[tuple[str, int]],
     active: Mapping[str, frozenset[str]],
@@ -105,13 +106,13 @@ def judge(
     """Decide which chunks are lost.
 
     Args:
-        chunks: unfinished ones that were rung.
+        chunks: unfinished chunks that were queued.
         queued: (job, chunk) of the doorbells in the queues.
-        active: live worker's id → tokens it works on.
-        suspects: what the sweep before suspected.
+        active: live worker's id → tokens that it works on.
+        suspects: suspects of the previous sweep.
 
     Returns:
-        The lost ones, and the suspects for the next sweep.
+        The lost chunks, and the suspects for the next sweep.
     """
     lost, next_suspects = [], set()
     for chunk in chunks:
@@ -131,7 +132,7 @@ def judge(
 
 
 class Reconciler:
-    """One worker's part in reconciling: holds the suspects between sweeps."""
+    """The reconciler of one worker, which keeps the suspects between sweeps."""
 
     def __init__(self, keys: Keyspace, worker_id: str) -> None:
         self._keys = keys
@@ -142,7 +143,7 @@ class Reconciler:
         self._next_suspects = Marks()
 
     def sweep(self) -> Flow[int]:
-        """Look once at everything, if this worker holds the lock; return the number of chunks rung again."""
+        """Check every lane once, if this worker holds the lock; return the number of chunks re-queued."""
         (held,) = yield RoundTrip([self._lock()])
         rung = 0
         self._next_suspects = Marks()
@@ -150,18 +151,20 @@ class Reconciler:
             try:
                 rung += yield from self._sweep_lane(model, lane)
                 yield from self._retire(model, lane)
-            except KeyConflictError as error:  # the other lanes are looked at all the same
-                log.warning("lane %s %s is passed over: %s", model, lane, error, extra={"action": "reconcile"})
+            except KeyConflictError as error:  # the other lanes are still checked
+                log.warning(
+                    "lane %s %s is passed over in this sweep: %s", model, lane, error, extra={"action": "reconcile"}
+                )
         self._suspects = self._next_suspects
         if rung:
-            log.warning("%d lost chunks were rung again", rung, extra={"action": "reconcile", "chunks": rung})
+            log.warning("re-queued %d lost chunks", rung, extra={"action": "reconcile", "chunks": rung})
         return rung
 
     def _lock(self) -> Command:
         return evalsha("lock", (self._keys.reconciler_lock,), self._worker_id, int(LOCK_TTL_S * 1000))
 
     def _lanes(self) -> Flow[list[tuple[str, str]]]:
-        """List the lanes: every one that was used, and those of the live workers' models if that list is lost."""
+        """Return every lane that was used, and those of live workers' models in case that list is lost."""
         yield from self._look()
         yield from self._forget_dead()
         (used,) = yield RoundTrip([("SMEMBERS", self._keys.lanes)])
@@ -172,7 +175,7 @@ class Reconciler:
         return sorted(pairs, key=lambda pair: (pair[1] != LANES[0], pair))
 
     def _look(self) -> Flow[None]:
-        """Note what the live workers work on, and the models that they serve."""
+        """Read what the live workers work on, and the models that they serve."""
         workers = (yield from look_around(self._keys)).workers
         self._active = {worker.worker_id: frozenset(worker.active) for worker in workers}
         self._served = frozenset(model for worker in workers for model in worker.models)
@@ -190,13 +193,13 @@ class Reconciler:
         rung = 0
         for number in range(n_parts):
             part = Part(number=number, of=n_parts)
-            # The queue before the records: what is popped in between is found under its claim.
+            # Read the queue before the records: a chunk popped in between is then found by its claim.
             queued = yield from self._queued(queue, part)
             rung += yield from self._compare(model, lane, part, queued)
         return rung
 
     def _retire(self, model: str, lane: str) -> Flow[None]:
-        """Forget a lane that nobody serves, if it holds nothing: one of a model that was named wrongly, say."""
+        """Remove a lane that no worker serves, if it is empty; for example that of a misspelled model."""
         if model in self._served:
             return
         keys = self._keys
@@ -204,12 +207,10 @@ class Reconciler:
         args = (f"{model} {lane}", keys.job_prefix, MESSAGES_PAGE)
         (is_forgotten,) = yield RoundTrip([evalsha("retire", (*named, keys.lanes), *args)])
         if is_forgotten:
-            log.info(
-                "lane %s %s is forgotten: it is empty and nobody serves it", model, lane, extra={"action": "retire"}
-            )
+            log.info("lane %s %s removed: it is empty and no worker serves it", model, lane, extra={"action": "retire"})
 
     def _queued(self, queue: str, part: Part) -> Flow[Marks]:
-        """Read a queue from its new end to its old: what comes and goes meanwhile hides nothing that stays."""
+        """Read a queue from its newest message to its oldest, so that changes meanwhile hide no message that stays."""
         queued = Marks()
         start = 0
         while True:
@@ -224,7 +225,7 @@ class Reconciler:
             yield _rest(began_s)
 
     def _compare(self, model: str, lane: str, part: Part, queued: Marks) -> Flow[int]:
-        """Go through the lane's records; return the number of chunks rung again."""
+        """Check the lane's records; return the number of chunks re-queued."""
         named = ChunkRef(job_id="", chunk=0, model=model, lane=lane, token="")
         rung, ended = 0, b""
         while True:
@@ -234,11 +235,13 @@ class Reconciler:
                 return rung
             ended, was_wrong, *listed = page
             if was_wrong:
-                log.warning("the counters of %s %s were put right", model, lane, extra={"action": "recount"})
+                log.warning(
+                    "counters of lane %s %s corrected from its records", model, lane, extra={"action": "recount"}
+                )
             chunks = [chunk for chunk in _read_chunks(named, listed) if (chunk.ref.job_id, chunk.ref.chunk) in part]
             if any(chunk.claim and chunk.claim.partition(" ")[0] not in self._active for chunk in chunks):
-                yield from self._look()  # it may have started since
-            lost, suspects = judge(chunks, queued, self._active, self._suspects)
+                yield from self._look()  # a worker may have started since
+            lost, suspects = find_lost(chunks, queued, self._active, self._suspects)
             for suspicion in suspects:
                 self._next_suspects.add(suspicion)
             rung += yield from self._ring(lost)
@@ -272,14 +275,14 @@ def _read_doorbell(named: bytes) -> tuple[str, int]:
 
 
 def _read_chunks(lane: ChunkRef, listed: Sequence[Any]) -> list[OpenChunk]:
-    """Read what a survey lists: job, chunk, claim, …."""
+    """Return the open chunks that a survey lists as job, chunk, claim, …."""
     chunks = []
     for packed_id, number, claim in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
         try:
             job_id = read_name(packed_id)
             chunk = read_count(number, MAX_JOB_TEXTS)
         except MessageError:
-            warn_once("a job is passed over: a key of its record holds another type than embedmill's")
+            warn_once("a job is passed over: a key of its record is not of the type that embedmill writes")
             continue
         ref = ChunkRef(job_id=job_id, chunk=chunk, model=lane.model, lane=lane.lane, token="")
         chunks.append(OpenChunk(ref, claim.decode("latin-1")))

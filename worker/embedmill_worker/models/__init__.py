@@ -1,4 +1,4 @@
-"""Models: what is known by name, what a folder holds, and how both become files the engine can run."""
+"""Models: finding them by name or in folders, and turning both into files that the engine can run."""
 
 from embedmill_worker.models.files import ModelFiles, Pooling
 from embedmill_worker.models.fingerprint import Model, fingerprint

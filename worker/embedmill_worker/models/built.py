@@ -1,4 +1,4 @@
-"""Graphs that we make ourselves: once, whole, and kept in the data folder."""
+"""Graphs that we build ourselves, once and atomically, and keep in the data folder."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from embedmill_worker.models.export.bert import EXPORTER, BertConfig
 from embedmill_worker.models.files import ModelFiles
 from embedmill_worker.models.formats.onnx_graph import DATA_NAME, QUANTIZER
 
-#: Writes a graph and its weights.
+#: Function that writes a graph and its weights.
 Maker = Callable[[IO[bytes], IO[bytes]], None]
 
 logger = logging.getLogger(__name__)
@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltGraph:
-    """A graph that we made, verified."""
+    """A graph that we built, verified."""
 
     graph: Path
-    #: Who made it, and of what that its weights do not tell.
+    #: Exporter or quantizer that built it, and its input apart from the weights.
     exporter: str
-    #: Of what names its weights in a fingerprint: those that an export was made from, or those of an int8 graph itself,
-    #: which are calibrated on this machine: another kind of CPU may make others.
+    #: sha256 that stands for its weights in a fingerprint: of the weights that were exported, or of an int8 graph
+    #: itself, because it is calibrated on this machine and other kinds of CPU may build others.
     weights_sha256: str
 
 
 def exported_graph(weights: Sequence[Path], config: BertConfig, *, data_dir: Path) -> BuiltGraph:
-    """Return the graph of a model's safetensors files; make it if it is not there or damaged.
+    """Return the graph of a model's safetensors files; build it if it is missing or damaged.
 
     Raises:
         ValueError: the weights are damaged or do not fit the config.
@@ -54,17 +54,17 @@ def exported_graph(weights: Sequence[Path], config: BertConfig, *, data_dir: Pat
 
 
 def quantized_graph(files: ModelFiles, *, data_dir: Path) -> BuiltGraph:
-    """Return the int8 graph of an fp32 model; make it if it is not there or damaged.
+    """Return the int8 graph of an fp32 model; build it if it is missing or damaged.
 
     Raises:
-        ValueError: there is nothing in the graph that could be quantised.
+        ValueError: the graph has nothing to quantise.
         OSError: a file cannot be read or written.
     """
 
     def make(graph: IO[bytes], data: IO[bytes]) -> None:
         from embedmill_worker.models.quantization.quantizer import quantize  # noqa: PLC0415 (imports onnx, half a second, once in a model's life)
 
-        text = "making int8 of %s, which takes some seconds, once on this machine"
+        text = "quantizing %s to int8; this takes some seconds, once per machine"
         logger.info(text, files.name, extra={"action": "quantize_model"})
         quantize(files.graph, graph, data)
 
@@ -79,13 +79,13 @@ def _key(made_of: str) -> str:
 
 
 def made_graph(folder: Path, make: Maker) -> tuple[Path, str]:
-    """Return the graph of a folder and the sha256 of it all; make it if it is not there or damaged.
+    """Return the graph in a folder, and the sha256 of graph and weights; build it if it is missing or damaged.
 
-    Several processes may ask at once: one makes it, the others wait.
+    If several processes ask at once, one builds it and the others wait.
 
     Raises:
-        ValueError: it cannot be made.
-        OSError: a file cannot be read; StorageError if it cannot be written.
+        ValueError: the graph cannot be built.
+        OSError: a file cannot be read; a StorageError if it cannot be written.
     """
     graph, manifest = folder / "model.onnx", folder / "manifest.json"
     if not _is_intact(graph, manifest):

@@ -1,4 +1,4 @@
-"""Files of models and of the data folder: read, hashed, written whole; and what is said when the system refuses."""
+"""Files of models and of the data folder: reading, hashing, atomic writing, and errors of the system."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from embedmill.errors import ModelLoadError
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import open_regular
 
-#: Most bytes of a JSON file; the tokenizers of the largest vocabularies take 35 MB.
+#: Maximum bytes of a JSON file; tokenizers with the largest vocabularies take 35 MB.
 _MAX_NOTE_BYTES: Final = 256 << 20
 
-#: What a system answers that refuses for want of rights.
+#: Error numbers of the system for missing rights.
 _NO_RIGHT: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
-#: What else can be done about a file of the data folder.
+#: Hint for a file of the data folder that cannot be used.
 OWN_FOLDER: Final = "set EMBEDMILL_DATA_DIR to a folder of your own"
 
 logger = logging.getLogger(__name__)
@@ -36,23 +36,23 @@ class StorageError(OSError):
     """A file of the data folder cannot be written. Arguments: errno, the system's reason, the file."""
 
     def __str__(self) -> str:
-        first = "" if _is_refusal(self) else "mend that, or "
+        first = "" if _is_refusal(self) else "fix that, or "
         folder = "a folder that you may write" if _is_refusal(self) else "another folder"
         return f"{self.filename} cannot be written: {self.strerror}; {first}set EMBEDMILL_DATA_DIR to {folder}"
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Return whether the system refused something for want of rights."""
+    """Return whether the system refused something because of missing rights."""
     return isinstance(error, OSError) and error.errno in _NO_RIGHT
 
 
 @contextmanager
 def told(model: str, *, instead: str = "name another folder") -> Iterator[None]:
-    """Turn what the system refuses over a model's files into ModelLoadError, which names the file and the way out.
+    """Turn an OSError about a model's files into a ModelLoadError, which names the file and gives a hint.
 
     Args:
-        model: its name, for errors.
-        instead: what can be done if the file is of no use.
+        model: name of the model, for errors.
+        instead: hint for a file that cannot be used.
     """
     try:
         yield
@@ -63,13 +63,13 @@ def told(model: str, *, instead: str = "name another folder") -> Iterator[None]:
 def _reason(error: OSError, instead: str) -> str:
     if isinstance(error, StorageError) or error.filename is None:
         return str(error)
-    cure = f"let user id {os.geteuid()} read it and enter its folders" if _is_refusal(error) else "restore it"
-    return f"{error.filename} cannot be read: {error.strerror}; {cure}, or {instead}"
+    hint = f"let user id {os.geteuid()} read it and enter its folders" if _is_refusal(error) else "restore it"
+    return f"{error.filename} cannot be read: {error.strerror}; {hint}, or {instead}"
 
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn what the system refuses while something is written to the data folder into StorageError."""
+    """Turn an OSError while writing to the data folder into a StorageError."""
     try:
         yield
     except OSError as error:
@@ -78,10 +78,10 @@ def storing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder in the data folder, which is made if need be: one process at a time.
+    """Hold the lock of a folder in the data folder, for one process at a time; create the folder if it is missing.
 
     Raises:
-        StorageError: it cannot be made, or its lock cannot be written.
+        StorageError: the folder cannot be created, or its lock cannot be written.
     """
     lock = FileLock(folder / ".lock")
     with storing(folder):
@@ -94,43 +94,43 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def exists(path: Path) -> bool:
-    """Return whether there is anything.
+    """Return whether a path exists.
 
     Raises:
-        OSError: this process may not look. pathlib answers no to that, from Python 3.14 on.
+        OSError: this process may not check it. From Python 3.14 on, pathlib returns False in that case.
     """
     return _mode(str(path)) != 0
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file.
+    """Return whether a path is an ordinary file.
 
     Raises:
-        OSError: this process may not look.
+        OSError: this process may not check it.
     """
     return stat.S_ISREG(_mode(str(path)))
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether there is a folder.
+    """Return whether a path is a folder.
 
     Raises:
-        OSError: this process may not look, or enter it.
+        OSError: this process may not check or enter it.
     """
     return stat.S_ISDIR(_mode(str(path))) and stat.S_ISDIR(_mode(f"{path}/."))
 
 
 def _mode(path: str) -> int:
     try:
-        return os.stat(path).st_mode  # noqa: PTH116  pathlib takes the dot away
+        return os.stat(path).st_mode  # noqa: PTH116  pathlib removes the dot
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return 0
 
 
 def sha256_of(*paths: Path) -> str:
-    """Return the sha256 of one file, or one over those of several; about 0.1 s for 100 MB.
+    """Return the sha256 of one file, or the sha256 over those of several; about 0.1 s for 100 MB.
 
-    A file is read once a process unless its size, times or inode change.
+    Each process reads a file once, unless its size, times or inode change.
 
     Raises:
         OSError: a file cannot be read.
@@ -149,11 +149,11 @@ def _sha256_at(path: Path, _state: tuple[int, ...]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a file that is not there reads as an empty one.
+    """Read a JSON object; a missing file reads as an empty one.
 
     Raises:
-        ValueError: the file is not a JSON object, or too large for one.
-        OSError: it cannot be read.
+        ValueError: the file is not a JSON object, or too large.
+        OSError: the file cannot be read.
     """
     try:
         value = json.loads(read_note(path))
@@ -167,17 +167,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> bytes:
-    """Read a small file whole. A pipe or a device in its place, which might never end, is not read.
+    """Read a small file whole. A pipe or device, which might never end, is refused.
 
     Raises:
-        ValueError: it is no ordinary file, or too large.
-        OSError: it cannot be read.
+        ValueError: it is not an ordinary file, or too large.
+        OSError: the file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is no ordinary file")
+            raise ValueError(f"{path} is not an ordinary file")
         if status.st_size > _MAX_NOTE_BYTES:
             raise ValueError(f"{path} has {status.st_size} bytes, limit {_MAX_NOTE_BYTES}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -187,16 +187,16 @@ def read_note(path: Path) -> bytes:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Return whether a path leads into a folder, links followed."""
+    """Return whether a path, with links resolved, is inside a folder."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes its place, in a folder that is made if need be, when all went well.
+    """Open a file that replaces ``path`` if no error occurs; create its folder if it is missing.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,18 +205,20 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file in the same way.
+    """Replace a file's content atomically.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     with atomic_file(path) as file:
         file.write(content)
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write what only spares work at the next start: where it cannot be written, a warning is all."""
+    """Write a file that only saves work at the next start; if it cannot be written, log a warning."""
     try:
         write_atomically(path, content)
     except OSError as error:
-        logger.warning("what was learnt cannot be kept: %s", error, extra={"action": "keep"})
+        logger.warning(
+            "results cannot be kept, so the next start computes them again: %s", error, extra={"action": "keep"}
+        )

@@ -1,4 +1,4 @@
-"""What the engine needs to know to run a model: its files and how its vectors are made."""
+"""Description of a model for the engine: its files, and how its vectors are computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,29 +14,29 @@ _SHA256_CHARS = 64
 
 
 class Pooling(StrEnum):
-    """How the token vectors of a text become one vector."""
+    """Method that combines the token vectors of a text into one vector."""
 
     MEAN = "mean"
     CLS = "cls"
     MAX = "max"
-    #: The sum over the square root of the length.
+    #: Sum, divided by the square root of the length.
     MEAN_SQRT_LEN = "mean_sqrt_len"
-    #: The mean, each token weighted by its position, from 1.
+    #: Mean, each token weighted by its position, counted from 1.
     WEIGHTED_MEAN = "weighted_mean"
-    LAST_TOKEN = "last_token"  # noqa: S105 (no password)
-    #: The graph itself puts out (batch, dimension).
+    LAST_TOKEN = "last_token"  # noqa: S105 (not a password)
+    #: No pooling: the graph itself returns (batch, dimension).
     NONE = "none"
 
 
 class BackEnd(StrEnum):
-    """What runs a graph; each rounds in its own way."""
+    """Library that runs a graph; each rounds differently."""
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
 
 
 class Activation(StrEnum):
-    """What follows a dense layer."""
+    """Activation after a dense layer."""
 
     IDENTITY = "Identity"
     TANH = "Tanh"
@@ -60,78 +60,78 @@ class Dense:
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """All of it that changes vectors."""
+        """Values that change vectors, for the fingerprint."""
         return (self.weights_sha256, self.activation.value, self.has_bias, self.normalizes_first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceConfig:
-    """How the vectors of a folder's model are made."""
+    """Description of how the vectors of a folder's model are computed."""
 
-    #: Where tokenizer, configuration and weights of the transformer lie.
+    #: Folder of the transformer's tokenizer, configuration and weights.
     folder: Path
     pooling: Pooling
-    #: Whether somebody said so, or it is our guess for a bare folder.
+    #: Whether a file states the pooling; otherwise it is our guess for a bare folder.
     is_pooling_stated: bool
     #: Whether the tokens of a prompt count in pooling.
     pools_prompt: bool = True
     layers: tuple[Dense, ...] = ()
     normalize: bool
-    #: Longest input, special tokens included.
+    #: Maximum tokens of an input, special tokens included.
     max_tokens: int
     prompts: Mapping[str, str]
     #: Value of the graph's input `task_id` by input type, if it has one.
     task_ids: Mapping[str, int] = field(default_factory=dict)
-    #: Whether `position_ids`, if a graph wants them, are 0, 1, 2…
+    #: Whether `position_ids`, if a graph takes them, are 0, 1, 2…
     counts_from_zero: bool = True
-    #: Which file or name says so: of "pooling", "normalize", "max_tokens", "query" and "passage" (prefixes).
+    #: File or name that "pooling", "normalize", "max_tokens", "query" and "passage" (prefixes) come from.
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A model on this machine's disk; a value exists only if its files do.
+    """A model on this machine's disk; an instance exists only if its files do.
 
     Raises:
-        ModelLoadError: a file is missing or a value is impossible.
+        ModelLoadError: a file is missing or a value is invalid.
     """
 
-    #: What users call it.
+    #: Name that users give it.
     name: str
-    #: The ONNX file.
+    #: Path of the ONNX file.
     graph: Path
-    #: `tokenizer.json`.
+    #: Path of `tokenizer.json`.
     tokenizer: Path
-    #: The graph's output that is used; empty for its first.
+    #: Output of the graph to use; empty for its first.
     output: str = ""
     pooling: Pooling
     #: Whether the tokens of a prompt count in pooling.
     pools_prompt: bool = True
-    #: What pooled vectors go through.
+    #: Dense layers after pooling.
     layers: tuple[Dense, ...] = ()
     #: Whether vectors are scaled to L2 length 1 at the end.
     normalize: bool
-    #: Longest input, special tokens included; longer texts are truncated or rejected.
+    #: Maximum tokens of an input, special tokens included; longer texts are truncated or rejected.
     max_tokens: int
     #: Prefix by input type, as in {"query": "query: ", "passage": "passage: "}; empty for most models.
     prompts: Mapping[str, str] = field(default_factory=dict)
-    #: Value of the graph's input `task_id` by input type ("": none given); empty for graphs without it.
+    #: Value of the graph's input `task_id` by input type ("" for texts without one); empty if it has none.
     task_ids: Mapping[str, int] = field(default_factory=dict)
-    #: Every text is padded with `pad_id` to so many tokens; 0: to the longest of its batch.
+    #: Number of tokens to pad every text to, with `pad_id`; 0: pad to the longest of the batch.
     fixed_tokens: int = 0
     pad_id: int = 0
-    #: What the arithmetic is done in: "fp32", "bf16", "int8"; "w4" for weights alone…
+    #: Precision of the arithmetic: "fp32", "bf16", "int8"; "w4" if only weights are quantized…
     precision: str = "fp32"
     back_end: BackEnd = BackEnd.ONNXRUNTIME
-    #: The fp32 model that this is another precision of, which tells its price.
+    #: The fp32 original; used to measure what this precision costs and gains.
     reference: "ModelFiles | None" = None
-    #: Who made the graph, if we did ("embedmill-bert/3"); empty for a graph found as it is.
+    #: Our exporter, if it built the graph ("embedmill-bert/3"); empty for a graph that was found.
     exporter: str = ""
     weights_sha256: str
     tokenizer_sha256: str
-    #: Where it was fetched from, as "org/name@commit"; empty for files that were here.
+    #: Origin of a fetched model, as "org/name@commit"; empty for local files.
     revision: str = ""
-    #: Which file or name says how vectors are made, see `SentenceConfig`.
+    #: Files or names that the settings come from; see `SentenceConfig`.
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -150,5 +150,5 @@ class ModelFiles:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files in use, by what they are."""
+        """Files in use, by role."""
         return {"graph": self.graph, "tokenizer": self.tokenizer}

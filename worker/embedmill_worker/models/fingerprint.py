@@ -1,4 +1,4 @@
-"""One short name for everything that changes a model's vectors."""
+"""Fingerprint: a short hash of everything that changes a model's vectors."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from embedmill_worker.models.formats import fasttext_file, static
 from embedmill_worker.models.formats.fasttext_file import FastTextFile
 from embedmill_worker.models.formats.static import StaticTable
 
-#: Hexadecimal characters kept: 64 bits, enough to tell the models of one deployment apart.
+#: Hexadecimal characters kept: 64 bits, enough to distinguish the models of one deployment.
 FINGERPRINT_CHARS = 16
 
 #: A model on this machine's disk.
@@ -16,9 +16,9 @@ Model = ModelFiles | StaticTable | FastTextFile
 
 
 def fingerprint(model: Model) -> str:
-    """Return 16 hexadecimal characters; equal if and only if two models give the same vectors.
+    """Return 16 hexadecimal characters, equal if and only if two models return the same vectors.
 
-    Names and paths do not count: the same files elsewhere have the same fingerprint.
+    Names and paths are not included: the same files elsewhere have the same fingerprint.
     """
     canonical = json.dumps(_parts(model), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_CHARS]

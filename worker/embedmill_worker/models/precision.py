@@ -1,4 +1,4 @@
-"""A model in another precision than its files have: what EMBEDMILL_PRECISION asks for."""
+"""Models in the precision that EMBEDMILL_PRECISION asks for, if their files have another."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,15 @@ from embedmill_worker.models.fingerprint import Model
 
 
 def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
-    """Return the model as it is asked for; build its int8 graph if there is none yet.
+    """Return the model in a precision; build its int8 graph if it does not exist yet.
 
     Args:
-        files: the model as it was found; a table of vectors has no arithmetic worth a choice and stays as it is.
-        precision: "fp32", "bf16" or "int8"; empty for whatever the files are.
-        data_dir: where graphs of other precisions are kept.
+        files: the model as it was found; a table of vectors stays as it is, because precision hardly affects it.
+        precision: "fp32", "bf16" or "int8"; empty keeps that of the files.
+        data_dir: folder that keeps graphs of other precisions.
 
     Raises:
-        ModelLoadError: the files do not allow it; says what does.
+        ModelLoadError: the files do not allow the precision; the message gives a hint.
     """
     if not isinstance(files, ModelFiles) or precision in ("", files.precision):
         return files
@@ -35,7 +35,7 @@ def in_precision(files: Model, precision: str, *, data_dir: Path) -> Model:
         try:
             quantized = quantized_graph(files, data_dir=data_dir)
         except ValueError as error:
-            raise ModelLoadError(files.name, f"no int8 can be made of it ({error}); use fp32") from error
+            raise ModelLoadError(files.name, f"it cannot be quantized to int8 ({error}); use fp32") from error
     return replace(
         files,
         graph=quantized.graph,

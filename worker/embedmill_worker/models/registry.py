@@ -1,4 +1,4 @@
-"""From what a user calls a model to its files. The modules of a hub's models are loaded when one is named."""
+"""Registry: finds a model's files by its name. Modules for hub models are imported only when one is named."""
 
 import difflib
 from collections.abc import Iterator
@@ -16,19 +16,19 @@ from embedmill_worker.models.sources.commit import UnknownRepositoryError
 from embedmill_worker.models.sources.folder import files_of_folder
 from embedmill_worker.models.sources.wheel import WHEELS, Progress, find_wheel, wheel_folder
 
-#: How alike two names are, of 1, that may be each other mistyped.
+#: Minimum similarity, from 0 to 1, at which a name may be a mistyped form of another.
 _CLOSE: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownModel:
-    """A model that can be asked for by name."""
+    """A model that can be requested by name."""
 
     name: str
     #: "wheel" (package index) or "fastembed" (model hub).
     source: str
     dimension: int
-    #: What is fetched.
+    #: Size of the download.
     bytes: int
     description: str
     #: Why it cannot be served; empty if it can.
@@ -36,7 +36,7 @@ class KnownModel:
 
 
 def known() -> list[KnownModel]:
-    """List the models that have a name, the embedded default first."""
+    """List the models that have a name, with the embedded default first."""
     from embedmill_worker.models.sources import fastembed  # noqa: PLC0415 (brings ONNX Runtime)
 
     wheels = [
@@ -75,18 +75,18 @@ def resolve(
     newest: bool = False,
     progress: Progress | None = None,
 ) -> Model:
-    """Find a model, fetch or export it if need be, and verify its files.
+    """Find a model, fetch or export it if necessary, and verify its files.
 
     Args:
-        spec: what its users call it and where it is, see `ModelSpec.parse`.
-        data_dir: where downloads, exports and notes are kept.
-        precision: what is asked for; it decides where there are only ONNX files of other precisions than fp32.
-        download: False to use only what is there.
-        newest: ask the hub for the newest commit of a repository, although one was fetched before.
-        progress: called with the model's name, bytes done and bytes in all while something is fetched.
+        spec: the model's name and location, see `ModelSpec.parse`.
+        data_dir: folder of downloads, exports and notes.
+        precision: requested precision; it selects an ONNX file if none is in fp32.
+        download: False to use only files that are already there.
+        newest: ask the hub for the newest commit of a repository, even if one was fetched before.
+        progress: called with the model's name, bytes fetched and total bytes during a download.
 
     Raises:
-        ModelLoadError: it is not known, damaged or not supported, or may not be read; says what to do.
+        ModelLoadError: the model is unknown, damaged, not supported or not readable; the message gives a hint.
     """
     spec = _parsed(spec)
     data_dir = data_dir.expanduser().absolute()
@@ -113,16 +113,16 @@ def resolve(
             if registered
             else repository.files_of_repository(spec.name, found, data_dir=data_dir, precision=precision)
         )
-        found.keep()  # not before: a newer commit that cannot be served does not take the place of one that can
+        found.keep()  # only now: a newer commit that cannot be served must not replace one that can
         return files
     raise ModelLoadError(spec.name, _unknown(spec))
 
 
 def tokenizer_of(spec: ModelSpec, *, data_dir: Path) -> Path:
-    """Return a model's `tokenizer.json`; of a repository it alone is fetched, without the weights.
+    """Return a model's `tokenizer.json`; from a repository, fetch it without the weights.
 
     Raises:
-        ModelLoadError: the model is not known or has none, or it cannot be fetched.
+        ModelLoadError: the model is unknown or has no `tokenizer.json`, or it cannot be fetched.
     """
     from embedmill_worker.models.sources import fastembed, hub, repository  # noqa: PLC0415 (only for a hub's models)
 
@@ -147,11 +147,11 @@ def _parsed(spec: ModelSpec | str) -> ModelSpec:
 
 
 def _folder_called(spec: ModelSpec) -> Path | None:
-    """The folder that a place without a slash is; None for a name that is only one."""
+    """Return the folder that a location without a slash means; None if it is only a name."""
     if spec.place != spec.name and not spec.repository:
-        return Path(spec.place)  # with a name before it, it can be nothing else
+        return Path(spec.place)  # a location after a name can only be a folder
     try:
-        # A name may be asked for in a folder that this process may not enter.
+        # This process may not be allowed to enter the current folder.
         return Path(spec.place) if is_folder(Path(spec.place)) else None
     except (OSError, ValueError):
         return None
@@ -161,7 +161,9 @@ def _files_at(name: str, path: Path, data_dir: Path, precision: str) -> Model:
     try:
         path = path.expanduser()
     except RuntimeError:
-        raise ModelLoadError(name, f"{path} is in the home of a user who has none here; write it out") from None
+        raise ModelLoadError(
+            name, f"{path} is in the home of a user who has no home folder here; write the full path"
+        ) from None
     with told(name):
         file = fasttext_in(path)
     if file:
@@ -171,7 +173,7 @@ def _files_at(name: str, path: Path, data_dir: Path, precision: str) -> Model:
 
 @contextmanager
 def _hinted(spec: ModelSpec) -> Iterator[None]:
-    """Add to the refusal of a repository that is not there what the user may have meant."""
+    """Add similar model names to the error about an unknown repository."""
     try:
         yield
     except UnknownRepositoryError as error:

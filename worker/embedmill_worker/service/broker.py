@@ -1,4 +1,4 @@
-"""A Redis URL as Celery and kombu want it: they spell unix sockets, TLS and Sentinel in ways of their own. No I/O."""
+"""Celery's settings for a Redis URL: Celery and kombu spell unix sockets, TLS and Sentinel differently. No I/O."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from redis.connection import parse_url
 from embedmill.transport.pools import SENTINEL_S
 from embedmill.urls import SentinelAddress, is_sentinel, read_sentinel
 
-#: Seconds for one try to connect.
+#: Timeout of one attempt to connect, in seconds.
 CONNECT_S: Final = 5
 
-#: What kombu is told whatever the URL. A connection that a firewall has dropped silently is found within brpop's 1 s
-#: and twice the interval; what is written to it meanwhile waits no longer than the timeout.
+#: Options of kombu for every URL. A connection that a firewall has dropped silently is detected within BRPOP's 1 s plus
+#: twice the health check interval; a write to it meanwhile waits no longer than the timeout.
 TRANSPORT_OPTIONS: Final = {
     "socket_keepalive": True,
     "socket_connect_timeout": CONNECT_S,
@@ -24,7 +24,7 @@ TRANSPORT_OPTIONS: Final = {
 
 
 def broker_settings(redis_url: str) -> dict[str, Any]:
-    """Return Celery's settings of broker and result backend for one URL."""
+    """Return Celery's settings of broker and result backend for a URL."""
     transport_options: dict[str, Any] = dict(TRANSPORT_OPTIONS)
     backend_options: dict[str, Any] = {}
     tls = tls_options(redis_url)
@@ -44,7 +44,7 @@ def broker_settings(redis_url: str) -> dict[str, Any]:
 
 
 def broker_url(redis_url: str) -> str:
-    """Return the URL in kombu's spelling, without what goes into other settings."""
+    """Return the URL in kombu's spelling, without the options that go into other settings."""
     if is_sentinel(redis_url):
         address = read_sentinel(redis_url)
         user = quote(address.username or "", safe="")
@@ -61,15 +61,15 @@ def broker_url(redis_url: str) -> str:
 
 
 def tls_options(redis_url: str) -> dict[str, Any]:
-    """Return what TLS is told: the URL's ssl options; certificates and host names are verified unless these say no.
+    """Return the TLS options of a URL; empty if it does not use TLS.
 
-    Empty for a URL without TLS.
+    Certificates and host names are verified unless the URL's ``ssl_…`` options turn that off.
     """
     if not redis_url.startswith("rediss"):
         return {}
     url = read_sentinel(redis_url).direct_url if is_sentinel(redis_url) else redis_url
-    told = {name: value for name, value in parse_url(url).items() if name.startswith("ssl_")}
-    return {"ssl_cert_reqs": "required", "ssl_check_hostname": told.get("ssl_cert_reqs") != "none", **told}
+    options = {name: value for name, value in parse_url(url).items() if name.startswith("ssl_")}
+    return {"ssl_cert_reqs": "required", "ssl_check_hostname": options.get("ssl_cert_reqs") != "none", **options}
 
 
 def _sentinel_options(address: SentinelAddress, tls: dict[str, Any]) -> dict[str, Any]:

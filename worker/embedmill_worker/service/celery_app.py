@@ -1,4 +1,4 @@
-"""The Celery app: right with no flags. Everything that Celery has to know is set here."""
+"""The Celery app. All of Celery's settings are made here, so that it needs no flags."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from embedmill_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which an unacknowledged message of ``embedmill.embed`` is delivered again; far above its time limit.
+#: Seconds after which an unacknowledged message of ``embedmill.embed`` is redelivered; far above its time limit.
 VISIBILITY_TIMEOUT_S: Final = 300
 
-#: Seconds that one ``embedmill.embed`` may take: the floor of a chunk's limit plus 20 times a chunk.
+#: Time limit of one ``embedmill.embed`` in seconds: a chunk's minimum limit plus 20 times a chunk's expected time.
 EMBED_TIME_LIMIT_S: Final = 60
 
 
@@ -43,7 +43,7 @@ class QuietWorker(Worker):
     """Celery's worker without mingle and gossip, which cost a second at start and leak queues, and without events."""
 
     def on_after_init(self, *args: Any, **options: Any) -> None:
-        """Set up logging before the models are loaded, so that a first start of minutes shows what it does."""
+        """Set up logging before the models are loaded, so that a first start of several minutes shows its progress."""
         super().on_after_init(*args, **options)
         self.setup_logging()
 
@@ -53,7 +53,7 @@ class QuietWorker(Worker):
 
 
 class EmbedmillCelery(Celery):
-    """A Celery app whose ``worker`` command starts a ``QuietWorker``, and what it is as a worker of ours."""
+    """A Celery app with the worker's ``node``; its ``worker`` command starts a ``QuietWorker``."""
 
     node: Node
 
@@ -64,7 +64,7 @@ class EmbedmillCelery(Celery):
 
 
 def build(settings: WorkerSettings) -> Celery:
-    """Make the app. Connects to nothing and loads no model: that happens when a worker starts."""
+    """Build the app without connecting or loading models; that happens when a worker starts."""
     keys = Keyspace(settings.namespace)
     app = EmbedmillCelery("embedmill", set_as_current=False)
     app.conf.update(configuration(settings, keys))
@@ -79,7 +79,12 @@ def build(settings: WorkerSettings) -> Celery:
     def chunk(self: Any, job_id: str, number: int) -> None:
         queue = self.request.delivery_info["routing_key"]
         if queue not in lane_of:
-            log.warning("doorbell %s names no lane of this worker", self.request.id, extra={"action": "no_lane"})
+            log.warning(
+                "task %s is for queue %s, which this worker does not serve; task dropped",
+                self.request.id,
+                queue,
+                extra={"action": "no_lane"},
+            )
             return
         model, lane = lane_of[queue]
         ref = ChunkRef(job_id=job_id, chunk=number, model=model, lane=lane, token=self.request.id)
@@ -87,7 +92,7 @@ def build(settings: WorkerSettings) -> Celery:
 
     @app.task(name=EMBED_TASK, shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
     def embed(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        # Bound here and not by Python, whose TypeError would quote a text that stands in a name's place.
+        # Bound here, not by Python: its TypeError would quote a text that was passed as an argument's name.
         call = embed_task.read_call(args, kwargs, settings.model_names)
         return embed_task.embed(node.engine(call.model), call)
 
@@ -99,8 +104,8 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
     """Return Celery's settings."""
     ns = settings.namespace
     lanes = [keys.queue(model, lane) for lane in LANES for model in settings.model_names]
-    # A doorbell that is lost is rung again from the record: keeping deliveries of it in Redis would only cost round
-    # trips, fail when Redis is full, and ring for a second time whatever a killed worker had taken.
+    # A lost doorbell is re-queued from the job's record, so Redis keeps no unacknowledged copy of it. A copy would cost
+    # round trips, fail when Redis is full, and re-queue once more what a killed worker had taken.
     doorbells = [Queue(name, Exchange(ns), routing_key=name, no_ack=True) for name in lanes]
     tasks = Queue(keys.embed_queue, Exchange(ns), routing_key=keys.embed_queue)
     broker = broker_settings(settings.redis_url)
@@ -108,14 +113,14 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         **broker,
         "task_queues": [*doorbells, tasks],
         "task_default_queue": keys.embed_queue,
-        # What follows embedmill.embed in a canvas goes into queues of its own, which no configuration here knows.
+        # Tasks that follow embedmill.embed in a canvas use other queues, which are not configured here.
         "task_create_missing_queues": True,
         "task_serializer": "json",
         "result_serializer": "msgpack",
         "accept_content": ["json", "msgpack"],
         "result_accept_content": ["json", "msgpack"],
         "result_expires": 3_600,
-        # A result of embedmill.embed waits for a Redis that restarts; without this it would become a failure.
+        # Storing a result of embedmill.embed is retried while Redis restarts; otherwise the task would fail.
         "result_backend_always_retry": True,
         "result_backend_base_sleep_between_retries_ms": 100,
         "result_backend_max_sleep_between_retries_ms": 1_000,
@@ -127,7 +132,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
         "worker_send_task_events": False,
-        # Whoever can write to Redis could stop workers by it. ``embedmill status`` tells what they do.
+        # Anyone who can write to Redis could stop workers with it. ``embedmill status`` shows what they do.
         "worker_enable_remote_control": False,
         "worker_proc_alive_timeout": 120,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
@@ -136,7 +141,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        # A key of the wrong type in a queue's place is as a Redis that is away: waited for, no reason to end.
+        # A key of the wrong type in place of a queue is treated like a Redis outage: wait, do not exit.
         "broker_channel_error_retry": True,
         "broker_transport_options": {
             **broker["broker_transport_options"],
@@ -159,7 +164,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
 
 
 def connect_signals(app: Celery, node: Node) -> None:
-    """Tie the node's life to the worker's. Handlers are held by the app, so they live as long as it does."""
+    """Connect the node to the worker's signals. The app holds the handlers, so they live as long as it does."""
     workers: list[Any] = []
 
     @_of_workers(app, signals.worker_init)
@@ -194,7 +199,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
 
 def _of_workers(app: Celery, signal: Any) -> Callable[[Callable[..., None]], None]:
-    """Connect a handler to a signal of one app's workers: other apps in the process send the same signals."""
+    """Return a decorator that connects a handler to a signal of this app's workers, and of no other app's."""
 
     def connect(handler: Callable[..., None]) -> None:
         def handle(sender: Any = None, **values: Any) -> None:
@@ -206,17 +211,17 @@ def _of_workers(app: Celery, signal: Any) -> Callable[[Callable[..., None]], Non
     return connect
 
 
-#: What Celery's main process reports when a child is gone. Children report everything else themselves.
+#: Errors that Celery's main process reports for a lost child. Children report all other errors themselves.
 LOST_CHILD: Final = ("WorkerLostError", "TimeLimitExceeded", "Terminated")
 
-#: Signals that somebody else sends: an operator, a supervisor, the kernel short of memory.
+#: Signals from outside: from an operator, a supervisor or the kernel when memory runs out.
 KILLS: Final = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SystemExit", "KeyboardInterrupt")
 
 
 def was_killed(error: Any) -> bool:
-    """Return whether a lost child was killed from outside, by what billiard says, rather than crashed or too slow."""
-    name, said = type(error).__name__, str(error)
-    return name == "Terminated" or (name == "WorkerLostError" and any(kill in said for kill in KILLS))
+    """Return whether billiard's error says that a child was killed from outside, rather than crashed or too slow."""
+    name, message = type(error).__name__, str(error)
+    return name == "Terminated" or (name == "WorkerLostError" and any(kill in message for kill in KILLS))
 
 
 def start(node: Node, hostname: str) -> None:
@@ -232,11 +237,11 @@ def start(node: Node, hostname: str) -> None:
 
 
 def quieten(**_: Any) -> None:
-    """Log no line a chunk: at hundreds of chunks a second it costs more than it tells."""
+    """Turn off Celery's log lines per task, which are too costly at hundreds of chunks a second."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def client_settings(settings: WorkerSettings) -> ClientSettings:
-    """Return the part of the settings that a link needs."""
+    """Return the settings that a Redis connection needs."""
     return ClientSettings(redis_url=settings.redis_url, url_name=settings.url_name, namespace=settings.namespace)

@@ -1,4 +1,4 @@
-"""Celery's part of liveness: timers in the worker's main process, which notice that it has stopped to consume."""
+"""Liveness in the worker's main process: timers that beat and that detect when it stops consuming."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for dead children. Celery looks when a child's pipe closes, which is a moment before the
-#: child can be waited for, and then only every five seconds.
+#: Seconds between two checks for dead children. Celery checks when a child's pipe closes, which is a moment too early
+#: to reap the child, and then only every five seconds.
 CHILDREN_PERIOD_S: Final = 0.2
 
-#: Seconds in which work waits, children idle and nothing begins, after which a worker is stalled.
+#: Seconds after which a worker is stalled if work waits, a child is idle and no task begins.
 STALL_AFTER_S: Final = 12.0
 
-#: Seconds beyond its time limit after which a task that still runs shows that limits are not kept.
+#: Seconds beyond its time limit after which a task that still runs shows that limits are not enforced.
 OVERDUE_AFTER_S: Final = 12.0
 
-#: Seconds that a stalled worker says so before it ends itself.
+#: Seconds that a stalled worker reports its state before it exits.
 STALL_GRACE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a worker's main process sees at one beat."""
+    """State of a worker's main process at one beat."""
 
     at_s: float
     children: int
     #: Tasks that children have begun since the start.
     begun: int
-    #: Tasks under work: id → time limit in seconds; 0: none.
+    #: Running tasks: id → time limit in seconds; 0: no limit.
     active: Mapping[str, float]
     #: Tasks taken from Redis that no child has begun.
     taken: int
@@ -56,15 +56,15 @@ class Beat:
 
 
 class StallWatch:
-    """Compares beats."""
+    """Detector of a stalled worker, which compares its beats."""
 
     def __init__(self) -> None:
         self._begun = -1
         self._idle_since_s: float | None = None
         self._first_seen_s: dict[str, float] = {}
 
-    def judge(self, beat: Beat) -> str:
-        """Take a beat; return why the worker is stalled, or ""."""
+    def check(self, beat: Beat) -> str:
+        """Return why the worker is stalled at this beat; "" if it is not."""
         self._first_seen_s = {task: self._first_seen_s.get(task, beat.at_s) for task in beat.active}
         for task, limit_s in beat.active.items():
             over_s = beat.at_s - self._first_seen_s[task] - limit_s
@@ -84,7 +84,7 @@ class StallWatch:
 
 
 class Liveness(bootsteps.StartStopStep):
-    """Beats and lets sweep while the consumer runs; started anew after every lost connection."""
+    """A step of Celery's consumer that beats and sweeps while it runs; restarted after every lost connection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     name = "embedmill.liveness"
@@ -98,7 +98,7 @@ class Liveness(bootsteps.StartStopStep):
         self._stalled_since_s: float | None = None
 
     def start(self, consumer: Any) -> None:
-        """Beat as soon as the consumer consumes, then regularly."""
+        """Start sweeping and beating, with the first beat as soon as the consumer consumes."""
         self._watch = StallWatch()
         self._timers = [
             consumer.timer.call_after(0, self._beat, (consumer,)),
@@ -122,7 +122,7 @@ class Liveness(bootsteps.StartStopStep):
         active = list(state.active_requests)
         limits_s = {request.id: float((request.time_limits or (0,))[0] or 0) for request in active}
         now_s = time.monotonic()
-        reason = self._watch.judge(
+        reason = self._watch.check(
             Beat(
                 at_s=now_s,
                 children=children,
@@ -133,8 +133,8 @@ class Liveness(bootsteps.StartStopStep):
             )
         )
         reason = reason or _unconsumed(consumer)
-        said = health.STALLED if reason else health.READY
-        self._waiting = self._node.beat(state=said, reason=reason, children=children, active=limits_s)
+        worker_state = health.STALLED if reason else health.READY
+        self._waiting = self._node.beat(state=worker_state, reason=reason, children=children, active=limits_s)
         self._react(reason, now_s, consumer)
 
     def _react(self, reason: str, now_s: float, consumer: Any) -> None:
@@ -144,13 +144,13 @@ class Liveness(bootsteps.StartStopStep):
         if self._stalled_since_s is None:
             self._stalled_since_s = now_s
             log.error(
-                "this worker is stalled: %s; it ends itself in %.0f s unless it goes on",
+                "this worker is stalled: %s; it exits in %.0f s unless it recovers",
                 reason,
                 STALL_GRACE_S,
                 extra={"action": "stalled"},
             )
         if now_s - self._stalled_since_s >= STALL_GRACE_S:
-            log.critical("this worker ends itself: %s", reason, extra={"action": "exit"})
+            log.critical("this worker exits because it is stalled: %s", reason, extra={"action": "exit"})
             end_now(self._node, consumer.pool, exit_codes.STALLED)
 
 
@@ -162,7 +162,7 @@ def _unconsumed(consumer: Any) -> str:
 
 
 def end_now(node: Node, pool: Any, code: int) -> None:
-    """End this worker, whatever its children do: its claims are dead at once, and no crash is laid to their texts."""
+    """Exit at once and kill the children. Their claims end immediately, and no crash is counted against their texts."""
     node.leave()
     for child in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
         with suppress(OSError, TypeError):
@@ -172,13 +172,14 @@ def end_now(node: Node, pool: Any, code: int) -> None:
 
 
 def end_after_grace(node: Node, pool: Any) -> None:
-    """Let a stopping worker finish what it has begun, but not for ever.
+    """End a stopping worker when its grace period is over, even if tasks still run.
 
-    Celery enforces time limits while it stops, too; this bounds the stop where a task's limit is longer than the grace.
+    Celery also enforces time limits during a stop; this bounds the stop if a task's limit exceeds the grace period.
     """
 
     def end() -> None:
-        log.critical("this worker did not finish within its %.0f s of grace", node.grace_s, extra={"action": "exit"})
+        reason = "this worker exits: tasks still run after its grace period of %.0f s; their chunks will be re-queued"
+        log.critical(reason, node.grace_s, extra={"action": "exit"})
         end_now(node, pool, exit_codes.GRACE)
 
     timer = threading.Timer(node.grace_s, end)
@@ -187,22 +188,25 @@ def end_after_grace(node: Node, pool: Any) -> None:
 
 
 class PatientConsumer(Consumer):
-    """Celery's consumer, which is live while it waits for Redis: a restart would mend nothing."""
+    """Celery's consumer that counts as live while it waits for Redis, because a restart would not help."""
 
     def start(self) -> None:
-        """Run; an end for want of descriptors keeps its exit code, which Celery 5.7.0 forgets: it must be restarted."""
+        """Run.
+
+        Celery 5.7.0 loses the exit code when file descriptors run out; it is kept, so that the worker is restarted.
+        """
         try:
             super().start()
         except WorkerTerminate as end:
-            self.controller.exitcode = end.code  # type: ignore[attr-defined]  # the stubs leave it out
+            self.controller.exitcode = end.code  # type: ignore[attr-defined]  # missing in the stubs
             raise
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
-        """Drop what cannot be read, without the body that Celery would log."""
+        """Drop a message that cannot be decoded; Celery would log its body."""
         self._drop(message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        """Drop what a task cannot be made of; the same."""
+        """Drop a message that is not a valid task; Celery would log its body."""
         self._drop(message, exc)
 
     def _drop(self, message: Any, exc: BaseException) -> None:
@@ -210,9 +214,9 @@ class PatientConsumer(Consumer):
         message.reject_log_error(log, message.channel.connection_errors)
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect, however long it takes, and go on telling so."""
+        """Connect, however long it takes, and update the health file meanwhile."""
         ensure = conn.ensure_connection
-        node: Node = self.app.node  # type: ignore[attr-defined]  # of EmbedmillCelery
+        node: Node = self.app.node  # type: ignore[attr-defined]  # set on EmbedmillCelery
 
         def ensure_connection(
             errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any

@@ -1,4 +1,4 @@
-"""One worker process tree as seen from Redis: starts, beats, reconciles, works, leaves."""
+"""One worker as Redis sees it: it starts, beats, reconciles, works and leaves."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ BEAT_TIMEOUT_S: Final = 1.0
 #: Seconds between two tries to reach Redis at start-up.
 START_PAUSE_S: Final = 2.0
 
-#: How spawned children learn their worker's id.
+#: Variable that passes the worker's id to spawned children.
 WORKER_ID_ENV: Final = "EMBEDMILL_WORKER_ID"
 
 
 class Node:
-    """State of one worker: made in the main process before the fork and used on both sides of it."""
+    """State of one worker, created in the main process before the fork and used by it and by its children."""
 
     def __init__(
         self, settings: WorkerSettings, engines: Engines, keys: Keyspace, link: RedisTransport, sweeper: Sweeper
@@ -59,12 +59,12 @@ class Node:
         self._cache = EmbeddingCache(settings.cache_url, settings.namespace) if settings.cache_url else None
 
     def start(self, name: str) -> None:
-        """Load the models, check that nobody serves others under their names, and announce them.
+        """Load the models, check that live workers serve the same ones under their names, and announce them.
 
         Raises:
             ModelLoadError: a model cannot be served.
-            FingerprintError: live workers differ.
-            SettingsError: the cache is none.
+            FingerprintError: live workers serve other fingerprints.
+            SettingsError: the cache's Redis cannot be used as a cache.
         """
         began_s = time.monotonic()
         self._worker_id = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -83,10 +83,10 @@ class Node:
         self._took_s = time.monotonic() - began_s
 
     def log_models(self) -> None:
-        """Return what is served, once Celery has set up logging."""
+        """Log what is served; call this once Celery has set up logging."""
         for engine in self._engines:
             log.info(
-                "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s a core; loaded in %.2f s",
+                "%s: fingerprint %s, dimension %d, max %d tokens, %s, %s, %.0f tokens/s per core; loaded in %.2f s",
                 engine.card.name,
                 engine.card.fingerprint,
                 engine.card.dimension,
@@ -105,11 +105,11 @@ class Node:
 
     @property
     def grace_s(self) -> float:
-        """Seconds from SIGTERM until what still runs is given up."""
+        """Seconds from SIGTERM until tasks that still run are given up."""
         return self._settings.grace_s
 
     def beat(self, *, state: str, reason: str = "", children: int, active: Iterable[str]) -> int | None:
-        """Renew the liveness key; a Redis that does not answer is tried again at the next beat.
+        """Renew the liveness key. If Redis does not answer, the next beat tries again.
 
         Returns:
             Messages in this worker's queues; None: Redis did not answer.
@@ -134,21 +134,21 @@ class Node:
         return waiting
 
     def tell(self, reason: str = "") -> None:
-        """Write the health file, if one is wanted."""
+        """Write the health file, if one is configured."""
         if self._settings.health_file is None:
             return
         now_s = health.now_s()
-        said = Health(
+        report = Health(
             pid=os.getpid(), state=self._state, beat_at_s=now_s, reached_at_s=self._reached_at_s, reason=reason
         )
         try:
-            health.write(self._settings.health_file, said)
+            health.write(self._settings.health_file, report)
         except OSError as error:
-            words = "%s cannot be written: %s; set EMBEDMILL_HEALTH_FILE to a file that you may write"
-            log.warning(words, self._settings.health_file, error.strerror, extra={"action": "health"})
+            message = "%s cannot be written: %s; set EMBEDMILL_HEALTH_FILE to a file that you may write"
+            log.warning(message, self._settings.health_file, error.strerror, extra={"action": "health"})
 
     def start_sweeping(self) -> None:
-        """Look for lost work from now on, beside everything else."""
+        """Start looking for lost work in the background."""
         self._sweeper.start(Reconciler(self._keys, self._worker_id))
 
     def pause_sweeping(self) -> None:
@@ -156,37 +156,39 @@ class Node:
         self._sweeper.pause()
 
     def release(self, token: str, *, was_killed: bool) -> None:
-        """A child is gone: give its chunk back. If Redis does not answer, the reconciler finds it.
+        """Re-queue the chunk of a lost child. If Redis does not answer, the reconciler does it later.
 
         Args:
-            token: of the doorbell under which it died.
-            was_killed: by somebody else's signal, and not by a crash of its own or its time limit.
+            token: id of the task that the child was processing.
+            was_killed: whether a signal from outside ended it, not a crash or its time limit.
         """
         if self._quietly(claims.release(self._keys, token, was_killed=was_killed), "release"):
             how = "was killed" if was_killed else "died"
-            log.warning("a child %s under chunk %s; it was rung again", how, token, extra={"action": "release"})
+            log.warning(
+                "child process %s while processing chunk %s; chunk re-queued", how, token, extra={"action": "release"}
+            )
 
     def leave(self) -> None:
-        """Say good-bye, so that nobody waits for the liveness key to expire."""
+        """Delete the liveness key, so that nobody waits for it to expire."""
         self._state = health.STOPPING
         self.tell()
         self._quietly(announcements.leave(self._keys, self._worker_id), "leave")
 
     def work(self, ref: ChunkRef) -> None:
-        """Work on one doorbell, in a child."""
-        miller = ChunkProcessor(
+        """Process the chunk of one doorbell, in a child process."""
+        processor = ChunkProcessor(
             link=self._link,
             keys=self._keys,
             worker_id=self._worker_id,
             keeps_texts=self._settings.keep_dead_texts,
         )
-        miller.work(ref, self._cached(self._engines.get(ref.model)))
+        processor.work(ref, self._cached(self._engines.get(ref.model)))
 
     def engine(self, model: str | None) -> Embedder:
-        """Return a served model; None: the default one.
+        """Return the engine of a served model; None: of the default model.
 
         Raises:
-            KeyError: it is not served.
+            KeyError: the model is not served.
         """
         return self._cached(self._engines.get(model or self._engines.default))
 
@@ -196,7 +198,7 @@ class Node:
         return CachedEngine(engine=engine, cache=self._cache, is_exact=self._settings.exact)
 
     def _patiently(self, make_flow: Callable[[], Flow[T]]) -> T:
-        """Run a flow, however long Redis takes to come up."""
+        """Run a flow; wait as long as Redis takes to come up."""
         while True:
             try:
                 return self._link.run(make_flow(), timeout_s=5.0)

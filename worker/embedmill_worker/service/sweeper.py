@@ -1,8 +1,8 @@
-"""Sweeps in a thread of its own, with connections of its own: however long one takes, the main process goes on.
+"""A thread for sweeps, with its own connections, so that the main process goes on however long a sweep takes.
 
-The main process forks children while the thread lives. A fork copies every lock as it is at that moment, so it waits
-until the thread rests: the thread is ``busy`` while it does anything else. It does not wait long: a thread that is busy
-for more than ``FORK_PATIENCE_S`` waits for a Redis that does not answer, and holds nothing else.
+The main process forks children while the thread lives. A fork copies every lock in its current state, so it waits until
+the thread rests; the thread holds ``busy`` at all other times. The wait is short: a thread that is busy for more than
+``FORK_PATIENCE_S`` is waiting for a Redis that does not answer, and holds no other lock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from embedmill_worker.jobs.reconciler import SWEEP_PERIOD_S, Reconciler
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a sweep may take: far more than one over a million jobs.
+#: Timeout of a sweep, in seconds; one over a million jobs takes far less.
 SWEEP_TIMEOUT_S: Final = 3_600.0
 
 #: Seconds that a fork waits for the thread to rest: a page takes some milliseconds.
@@ -28,14 +28,14 @@ FORK_PATIENCE_S: Final = 0.1
 
 
 class RestingLink(RedisTransport):
-    """A link that is busy in all it does but a flow's pauses."""
+    """A connection to Redis that holds ``busy`` while it runs a flow, except in the flow's pauses."""
 
     def __init__(self, settings: ClientSettings) -> None:
         super().__init__(settings)
         self.busy = threading.Lock()
 
     def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
-        """Drive a flow to its result; see ``RedisTransport.run``."""
+        """Run a flow and return its result; see ``RedisTransport.run``."""
         with self.busy:
             return super().run(flow, timeout_s=timeout_s, outage_s=outage_s)
 
@@ -50,7 +50,7 @@ class RestingLink(RedisTransport):
 
 
 class Sweeper:
-    """The thread. It ends with its process; children have none."""
+    """The sweeping thread. It ends with the main process; children do not have it."""
 
     def __init__(self, link: RestingLink) -> None:
         self._link = link
@@ -59,7 +59,7 @@ class Sweeper:
         self._holds_fork = False
 
     def start(self, reconciler: Reconciler) -> None:
-        """Sweep from now on; again after a ``pause``. For the main process, once its first children are forked."""
+        """Start sweeping, or resume after a ``pause``. For the main process, after its first children are forked."""
         self._may_sweep.set()
         if not self._is_started:
             self._is_started = True
@@ -69,7 +69,7 @@ class Sweeper:
             threading.Thread(target=self._run, args=(reconciler,), name="embedmill-sweeper", daemon=True).start()
 
     def pause(self) -> None:
-        """Begin no further sweep; one under way goes on to its end."""
+        """Start no further sweep; a sweep under way is finished."""
         self._may_sweep.clear()
 
     def _run(self, reconciler: Reconciler) -> None:
@@ -84,7 +84,7 @@ class Sweeper:
             self._link.run(reconciler.sweep(), timeout_s=SWEEP_TIMEOUT_S, outage_s=0.0)
         except QueueError as error:
             log.warning("sweep failed: %s", error, extra={"action": "sweep"})
-        except Exception as error:  # whatever it is: the thread must live on
+        except Exception as error:  # of any kind: the thread must live on
             log.error("sweep failed (%s)", type(error).__name__, extra={"action": "sweep"})
 
     def _before_fork(self) -> None:

@@ -1,1 +1,1 @@
-"""What is measured when a model is first loaded: how vectors depend on batches, its speed, what a precision costs."""
+"""Measurements when a model is first loaded: batch invariance, speed, and the cost of a precision."""

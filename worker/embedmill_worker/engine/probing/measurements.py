@@ -1,4 +1,4 @@
-"""What the probe found out about a model, kept between starts."""
+"""Probe results of models, kept between starts."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any, Final
 
 from embedmill_worker.models.disk import keep, read_json
 
-#: To be raised whenever the probe changes: verdicts of another version are not believed.
+#: Version of the probe; raise it when the probe changes, so that stored results of other versions are not used.
 PROBE_VERSION: Final = 5
 
 
 class BatchClass(StrEnum):
-    """How a text's vector depends on the texts it runs with."""
+    """How far a model is batch-invariant: how a text's vector depends on the texts in its batch."""
 
-    #: Not at all: the same bits.
+    #: The same bits in any batch.
     EXACT = "exact"
-    #: By rounding only.
+    #: Vectors differ by rounding only.
     CLOSE = "close"
-    #: Visibly, as in dynamically quantised graphs: such a model runs one text at a time.
+    #: Vectors differ visibly, as in dynamically quantised graphs; such a model runs one text at a time.
     VARIANT = "variant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionReport:
-    """A precision of a model against its fp32, on one kind of machine.
+    """Comparison of a model's precision with its fp32, on one kind of machine.
 
     Raises:
-        ValueError: a number that cannot be.
+        ValueError: a number is out of range.
     """
 
-    #: Texts measured.
+    #: Number of texts measured.
     texts: int
-    #: How many times as fast.
+    #: Speed as a multiple of the fp32 model's.
     speed: float
-    #: Cosine of each text's two vectors: mean and lowest.
+    #: Cosine of a text's two vectors: mean and minimum over the texts.
     mean_cosine: float
     min_cosine: float
 
@@ -47,25 +47,25 @@ class PrecisionReport:
         if not (
             self.texts > 0 and 0 < self.speed < float("inf") and -1.01 < self.min_cosine <= self.mean_cosine < 1.01
         ):
-            raise ValueError(f"{self} is no price")
+            raise ValueError(f"{self} has a number out of range")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """A model on one kind of machine.
+    """Probe result of a model on one kind of machine.
 
     Raises:
         ValueError: a rate is not positive.
     """
 
     batch_class: BatchClass
-    #: Lowest cosine of a text alone to the same text in a batch.
+    #: Lowest cosine between a text embedded alone and the same text in a batch.
     min_cosine: float
-    #: Of one core.
+    #: Tokens per second of one core.
     tokens_per_s: float
-    #: Of ordinary text in several languages, without special tokens.
+    #: Characters per token in ordinary text of several languages, without special tokens.
     chars_per_token: float
-    #: Against the fp32 model, where this is another precision of it.
+    #: Comparison with the fp32 model, if this is another precision of it and was measured.
     price: PrecisionReport | None = None
 
     def __post_init__(self) -> None:
@@ -77,15 +77,15 @@ class ProbeResult:
 
 
 class ProbeCache:
-    """One small file a model and machine; without a folder nothing is kept."""
+    """Stored probe result, one file per model and kind of machine; nothing is stored without a folder."""
 
     def __init__(self, folder: Path | None, *parts: object) -> None:
-        """``parts`` are all that a verdict depends on."""
+        """Choose the file by ``parts``: everything that a probe result depends on."""
         key = hashlib.sha256(" ".join(map(str, (PROBE_VERSION, *parts))).encode()).hexdigest()[:32]
         self._path = folder / f"{key}.json" if folder else None
 
     def load(self) -> ProbeResult | None:
-        """Read an earlier verdict; None if there is none that can be believed."""
+        """Read an earlier probe result; return None if there is none or it is invalid."""
         if self._path is None:
             return None
         try:
@@ -93,10 +93,10 @@ class ProbeCache:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def store(self, verdict: ProbeResult) -> None:
-        """Keep a verdict; a folder that cannot be written costs only time at the next start."""
+    def store(self, result: ProbeResult) -> None:
+        """Store a probe result. If the folder cannot be written, the next start probes again."""
         if self._path is not None:
-            keep(self._path, json.dumps(asdict(verdict)).encode())
+            keep(self._path, json.dumps(asdict(result)).encode())
 
 
 def _parse(values: dict[str, Any]) -> ProbeResult:

@@ -1,4 +1,4 @@
-"""Passages of prose from Python's own language reference, which every Python carries as plain text. No I/O."""
+"""Passages of prose from Python's language reference, which every Python includes as plain text. No I/O."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-#: Words from which a passage is long enough, and beyond which it takes no further paragraph.
+#: A passage takes further paragraphs until it has enough words, but none that takes it beyond the most.
 ENOUGH_WORDS: Final = 60
 MOST_WORDS: Final = 200
 
-#: Words below which a remainder is no passage.
+#: Minimum words of a passage; a shorter remainder is left out.
 FEWEST_WORDS: Final = 15
 
 _UNDERLINE = re.compile(r"([*=\-~^\"'+#])\1{2,}")
@@ -22,20 +22,20 @@ _WORD = re.compile(r"[A-Za-z“‘(\"'*]+[\w’”\"'*.,;:)-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """Some paragraphs that belong together."""
+    """Consecutive paragraphs of one section."""
 
-    #: Heading of the section, after that of what it is part of.
+    #: Headings of the outer section, if any, and of the section.
     title: str
     body: str
 
     @property
     def text(self) -> str:
-        """What is embedded."""
+        """Text to embed: title and body."""
         return f"{self.title}\n{self.body}"
 
 
 def passages(topics: Mapping[str, str]) -> list[Passage]:
-    """Cut the topics into passages, each body once though topics overlap: the narrowest topic names it."""
+    """Cut topics into passages. Where topics overlap, a body appears once, with the title from the shortest topic."""
     found: dict[str, Passage] = {}
     for name in sorted(topics, key=lambda name: (len(topics[name]), name)):
         for passage in _of_topic(topics[name]):
@@ -78,7 +78,7 @@ def _group(headings: Mapping[str, str], paragraphs: list[str]) -> Iterator[Passa
 
 
 def _heading(block: str) -> tuple[str, str]:
-    """Return an underlined heading and the character of its line, else two empty strings."""
+    """Return an underlined heading and the underlining character, or two empty strings."""
     lines = block.strip("\n").splitlines()
     if len(lines) == 2 and _UNDERLINE.fullmatch(lines[1].strip()):
         return _clean(lines[0]), lines[1].strip()[0]
@@ -95,7 +95,7 @@ def _is_prose(block: str) -> bool:
 
 
 def _clean(block: str) -> str:
-    """Join lines and take off the marks of the plain-text form."""
+    """Join lines and remove the plain-text markup."""
     text = re.sub(r"(\w)-\s*\n\s*(\w)", r"\1-\2", block)
     text = re.sub(r"\s+", " ", text).strip().removeprefix("* ")
     text = re.sub(r"\s*\[\d+\]", "", text)

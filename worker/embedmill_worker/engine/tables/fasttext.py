@@ -1,6 +1,6 @@
-"""fastText: words straight from the text, and vectors from the mapped matrix of its file.
+"""fastText: splits texts into words, and computes their vectors from the mapped matrix of the model's file.
 
-Sums of rows are taken segment by segment: the same bits for a segment in any batch.
+Sums over rows are batch-invariant: each segment of rows is summed on its own, in its order.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from embedmill.errors import InferenceError, ModelLoadError
 from embedmill_worker.arrays import Floats, Ints, finite_rows
 from embedmill_worker.engine.engine import Engine
 from embedmill_worker.engine.probing.measurements import ProbeResult
-from embedmill_worker.engine.probing.probe import SPEED_PASSES, judge, probe_texts
+from embedmill_worker.engine.probing.probe import SPEED_PASSES, classify_vectors, probe_texts
 from embedmill_worker.engine.tables.loading import engine_of
 from embedmill_worker.engine.transformer.tokenization import Encoded
 from embedmill_worker.models.formats.fasttext_file import MAX_TOKENS, FastTextFile, mapped
 from embedmill_worker.models.formats.fnv import subwords, word_hashes
 
-#: Rows up to which segments are summed side by side, row by row: a microsecond for ten rows of 300, an eighth of what
-#: ``np.add.reduceat`` takes. Longer ones are summed alone, in blocks.
+#: Segments of at most this many rows are summed side by side, row by row, which takes a microsecond for ten rows of 300
+#: numbers, an eighth of ``np.add.reduceat``. Longer segments are summed one by one, in blocks.
 _SIDE_BY_SIDE: Final = 64
 _BLOCK_ROWS: Final = 2_048
 
 #: The word that ends a line in fastText; it has no subwords.
 EOS: Final = b"</s>"
-#: What labels begin with unless the dictionary says otherwise.
+#: Beginning of labels, for words that are not in the dictionary.
 _LABEL: Final = b"__label__"
 
-#: Bytes of kept vectors, of each child: 14,000 words at 300 dimensions.
+#: Bytes of vectors that each child keeps: 14,000 words at 300 dimensions.
 _KEPT_BYTES: Final = 16 << 20
-#: Bytes of the kept words themselves from which all are let go.
+#: Bytes of the kept words themselves beyond which all are dropped.
 _KEPT_WORD_BYTES: Final = 2 << 20
-#: Bytes of words whose subwords are looked up at a time.
+#: Bytes of words whose subwords are looked up at once.
 _BLOCK_BYTES: Final = 1 << 16
 
-#: Words of a run: bounds its memory, 20 MB at 300 dimensions. A text of more makes a run of its own.
+#: Maximum words of a run, which bounds its memory: 20 MB at 300 dimensions. A longer text gets its own run.
 _RUN_WORDS: Final = 8_192
 #: Factor of fastText's hash of several words (its `Dictionary::addWordNgrams`).
 _NGRAM_FACTOR: Final = np.uint64(116049371)
 
 
 class FastTextTokenizer:
-    """Splits where fastText splits, at ASCII white space alone. Supervised models end every text with ``</s>``."""
+    """A tokenizer that splits at ASCII white space only, as fastText does. For supervised models it adds ``</s>``."""
 
     def __init__(self, *, is_supervised: bool) -> None:
         self._is_supervised = is_supervised
@@ -58,7 +58,7 @@ class FastTextTokenizer:
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """Split texts of valid Unicode, with a prefix before each, into words of UTF-8; these are the ids.
 
-        A newline is white space, too, where fastText's own package refuses a text that holds one.
+        A newline counts as white space, whereas fastText's own package refuses a text that holds one.
         """
         return [self._encoded(prefix + text) for text in texts]
 
@@ -68,34 +68,34 @@ class FastTextTokenizer:
             return Encoded(words[:MAX_TOKENS], len(words))
         words = text.encode().replace(b"\0", b" ").split()
         kept = words[:MAX_TOKENS]
-        # As fastText does: this word ends a text wherever it stands.
+        # This word ends a text wherever it stands, as in fastText.
         return Encoded([*(kept[: kept.index(EOS)] if EOS in kept else kept), EOS], len(words))
 
 
 class WordVectors:
-    """Vectors of words by their place in a table that is emptied when it is full.
+    """Vectors of words in a table that is emptied when it is full.
 
-    In unsupervised models a word brings the mean of its rows, scaled to length 1, once; in supervised ones the sum of
-    its rows, as often as there are rows.
+    In unsupervised models a word's vector is the mean of its rows, scaled to length 1, with weight 1; in supervised
+    models it is the sum of its rows, with the number of rows as its weight.
     """
 
     def __init__(self, model: FastTextFile, data: mmap.mmap, matrix: npt.NDArray[np.uint8]) -> None:
-        """``data`` is the mapped file, ``matrix`` its input matrix as bytes, uint8 (rows, 4 × dimension)."""
+        """Take the mapped file, and its input matrix as bytes, uint8 (rows, 4 × dimension)."""
         self._model, self._data, self._matrix = model, data, matrix
         dimension = model.header.dimension
         capacity = max(MAX_TOKENS + 1, _KEPT_BYTES // (4 * dimension))
         self._places: dict[bytes, int] = {}
         self._word_bytes = 0
-        #: float32 (capacity, dimension); memory is taken as words come.
+        #: float32 (capacity, dimension); memory is used as words are added.
         self.vectors: Floats = np.empty((capacity, dimension), dtype=np.float32)
-        #: How often each counts in the mean, int64 (capacity,).
+        #: Weight of each word in a mean, int64 (capacity,).
         self.weights: Ints = np.empty(capacity, dtype=np.int64)
-        #: Its part in n-grams of words, uint64 (capacity,), and whether it has one: labels have none.
+        #: Each word's hash in n-grams of words, uint64 (capacity,), and whether it takes part in them: labels do not.
         self.hashes = np.empty(capacity, dtype=np.uint64)
         self.is_word = np.empty(capacity, dtype=np.bool_)
 
     def places(self, words: Sequence[bytes]) -> Ints:
-        """Return the place of each word, (n,), until the next call; at most ``MAX_TOKENS`` and the end of the line."""
+        """Return each word's row in the table, (n,), valid until the next call. At most ``MAX_TOKENS`` + 1 words."""
         unknown = [word for word in dict.fromkeys(words) if word not in self._places]
         if unknown:
             if len(self._places) + len(unknown) > len(self.vectors) or self._word_bytes > _KEPT_WORD_BYTES:
@@ -105,7 +105,7 @@ class WordVectors:
         return np.fromiter(map(self._places.__getitem__, words), dtype=np.int64, count=len(words))
 
     def clear(self) -> None:
-        """Let all words go."""
+        """Drop all words."""
         self._places.clear()
         self._word_bytes = 0
 
@@ -130,14 +130,14 @@ class WordVectors:
         first = len(self._places)
         new = slice(first, first + len(words))
         self.vectors[new], self.weights[new], self.is_word[new] = sums, counts, is_word
-        self.hashes[new] = fnv.view(np.int32).astype(np.int64).view(np.uint64)  # signed there
+        self.hashes[new] = fnv.view(np.int32).astype(np.int64).view(np.uint64)  # fastText's hash is signed
         self._places.update(zip(words, range(first, first + len(words)), strict=True))
         self._word_bytes += sum(map(len, words))
 
     def _row_sums(self, words: list[bytes], ids: Ints) -> tuple[Floats, Ints]:
-        """Return the sum of each word's rows, its own and those of its subwords, and how many they are."""
+        """Return the sum of each word's rows, its own and its subwords', and the number of rows."""
         header = self._model.header
-        # Labels of unsupervised models have ids beyond the words, where the rows of n-grams are; so has fastText.
+        # Labels of unsupervised models have ids beyond the words', where the rows of n-grams are, as in fastText.
         counts = ((ids >= 0) & (ids < self._model.rows)).astype(np.int64)
         sums = segment_sums(self._matrix, ids[counts > 0], counts)
         spelt = np.array([i for i, word in enumerate(words) if word != EOS], dtype=np.int64)
@@ -150,16 +150,16 @@ class WordVectors:
 
 
 class FastTextEncoder:
-    """See ``engine.Encoder``: the mean of the words' vectors and, in supervised models, of their n-grams' rows.
+    """Encoder of fastText: the mean of the words' vectors and, in supervised models, of their n-grams' rows.
 
-    Sums go in the order of the text, so its neighbours cannot change a bit. Not for several threads at a time.
+    It sums in the order of the text, so it is batch-invariant. It is not thread-safe.
     """
 
     def __init__(self, model: FastTextFile) -> None:
-        """Map the file; only rows that texts use come into memory, and all children share them.
+        """Map the file; only rows that texts use are loaded, and all children share them.
 
         Raises:
-            ModelLoadError: it is not the file any more that was read.
+            ModelLoadError: the file has changed since it was read.
         """
         try:
             data = mapped(model.path)
@@ -170,7 +170,7 @@ class FastTextEncoder:
             raise ModelLoadError(model.name, f"{model.path} has become shorter; replace it by renaming, and restart")
         data.madvise(mmap.MADV_RANDOM)
         matrix = np.frombuffer(data, dtype=np.uint8, count=size, offset=model.matrix_start)
-        #: The input matrix as bytes, since it begins anywhere in the file: uint8 (rows, 4 × dimension).
+        #: Input matrix as bytes, because it may start at any offset of the file: uint8 (rows, 4 × dimension).
         self._matrix = matrix.reshape(model.rows, -1)
         self._model = model
         self.words = WordVectors(model, data, self._matrix)
@@ -181,7 +181,7 @@ class FastTextEncoder:
         return self._model.header.dimension
 
     def __call__(self, ids: Sequence[Sequence[bytes]]) -> Floats:
-        """Return (n, dimension) for the words of n texts; zeros for a text without any that the model has rows for."""
+        """Return (n, dimension) for the words of n texts; zeros for a text whose words have no rows."""
         return np.concatenate([self._run(run) for run in _runs(ids)])
 
     def _run(self, texts: Sequence[Sequence[bytes]]) -> Floats:
@@ -196,7 +196,7 @@ class FastTextEncoder:
         return sums
 
     def _word_ngrams(self, places: Ints, counts: Ints) -> Iterator[tuple[Ints, Ints]]:
-        """Return the rows of the n-grams of each length, text after text, and how many each text has."""
+        """Yield the rows of the n-grams of each length, text after text, and their number in each text."""
         header = self._model.header
         if not header.is_supervised or header.word_ngrams < 2:
             return
@@ -214,7 +214,7 @@ class FastTextEncoder:
 
 
 def _runs(texts: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
-    """Cut texts into runs of at most ``_RUN_WORDS`` words, or of one text."""
+    """Cut texts into runs of one text or at most ``_RUN_WORDS`` words."""
     start = words = 0
     for i, text in enumerate(texts):
         if i > start and words + len(text) > _RUN_WORDS:
@@ -225,9 +225,9 @@ def _runs(texts: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
 
 
 def _normalized_means(sums: Floats, counts: Ints) -> tuple[Floats, Ints]:
-    """Scale means to L2 length 1, weight 1; a word without rows, or with a mean of zeros, has weight 0.
+    """Return means scaled to L2 length 1, and weights of 1; a word without rows, or with a zero mean, has weight 0.
 
-    One that is not finite, or whose length overflows, becomes NaN.
+    A mean that is not finite, or whose length overflows, becomes NaN.
     """
     means = sums / np.maximum(counts, 1)[:, None].astype(np.float32)
     norms = np.sqrt(np.square(means).sum(axis=1, keepdims=True))
@@ -237,10 +237,10 @@ def _normalized_means(sums: Floats, counts: Ints) -> tuple[Floats, Ints]:
 
 
 def segment_sums(table: npt.NDArray[Any], rows: Ints, counts: Ints) -> Floats:
-    """Sum consecutive segments of rows, each in its own order.
+    """Return the sums of consecutive segments of rows, each summed in order.
 
     Args:
-        table: float32 (m, dimension), or the same as bytes, uint8 (m, 4 × dimension), which need no alignment.
+        table: float32 (m, dimension), or the same as unaligned bytes, uint8 (m, 4 × dimension).
         rows: rows of the table, segment after segment.
         counts: length of each segment, (n,).
 
@@ -269,7 +269,7 @@ def _gather(table: npt.NDArray[Any], rows: Ints) -> Floats:
 
 
 def load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
-    """Load fastText's table; see ``engine.load``."""
+    """Load a fastText model; see ``engine.load``."""
     tokenizer = FastTextTokenizer(is_supervised=files.header.is_supervised)
     encoder = FastTextEncoder(files)
     return engine_of(
@@ -284,7 +284,9 @@ def load_fasttext(files: FastTextFile, *, cache_dir: Path | None) -> Engine:
 
 
 def _probe_fasttext(name: str, tokenizer: FastTextTokenizer, encoder: FastTextEncoder) -> ProbeResult:
-    """Embed the probe texts alone and together, and time them with no word kept: one in twelve is new, as in real text.
+    """Embed the probe texts alone and together, and time them.
+
+    They are timed with an empty table of words: one word in twelve is new, as in real text.
 
     Raises:
         InferenceError: a vector is not finite.
@@ -302,7 +304,7 @@ def _probe_fasttext(name: str, tokenizer: FastTextTokenizer, encoder: FastTextEn
         encoder([one.ids for one in tokenizer.encode(texts) if one.ids])
         times_s.append(time.process_time() - start_s)
     encoder.words.clear()
-    batch_class, min_cosine = judge(np.concatenate([encoder([row]) for row in ids]), [together])
+    batch_class, min_cosine = classify_vectors(np.concatenate([encoder([row]) for row in ids]), [together])
     token_count = sum(one.token_count for one in encoded)
     return ProbeResult(
         batch_class=batch_class,

@@ -1,4 +1,4 @@
-"""What the engines of all tables have in common: numpy as the runtime, a probe, no prompts."""
+"""Loading that all tables have in common: numpy as the runtime, a probe, and no prompts."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ def engine_of(
     max_tokens: int,
     cache_dir: Path | None,
 ) -> Engine:
-    """Return the engine of a table, probed if it is the first time on this machine.
+    """Return the engine of a table; probe it the first time on this machine.
 
     Raises:
-        ModelLoadError: it gives numbers that are not finite.
+        ModelLoadError: it returns numbers that are not finite.
     """
     runtime = f"numpy {np.__version__} {instruction_set()}"
     cache = ProbeCache(cache_dir, fingerprint(files), runtime)
-    verdict = cache.load()
-    if verdict is None:
+    result = cache.load()
+    if result is None:
         try:
-            verdict = measure()
+            result = measure()
         except InferenceError as error:
             raise ModelLoadError(files.name, error.reason) from None
-        cache.store(verdict)
+        cache.store(result)
     return Engine(
         card=ModelCard(
             name=files.name,
             fingerprint=fingerprint(files),
             dimension=dimension,
             max_tokens=max_tokens,
-            chars_per_token=verdict.chars_per_token,
-            tokens_per_s=verdict.tokens_per_s,
+            chars_per_token=result.chars_per_token,
+            tokens_per_s=result.tokens_per_s,
             precision=files.precision,
-            batch_class=str(verdict.batch_class),
+            batch_class=str(result.batch_class),
             revision=files.revision,
         ),
         runtime=runtime,

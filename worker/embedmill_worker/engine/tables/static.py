@@ -1,4 +1,4 @@
-"""Static models: the mean of token vectors, straight from the mapped table."""
+"""Static models: means of token vectors, read directly from the mapped table."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from embedmill_worker.models.formats.static import MAPPING, MAX_TOKENS, TABLE, W
 
 
 class StaticEncoder:
-    """See ``engine.Encoder``. A text's sum is taken alone and in order, so its neighbours cannot change a bit."""
+    """Encoder of a static model. It sums each text alone and in order, so it is batch-invariant."""
 
     def __init__(self, files: StaticTable) -> None:
-        """Map the table; only rows that texts use come into memory, and all children share them.
+        """Map the table; only rows that texts use are loaded, and all children share them.
 
         Raises:
             ModelLoadError: the file is damaged.
@@ -46,12 +46,12 @@ class StaticEncoder:
         """Return (n, dimension) for the token ids of n texts; zeros for a text of unknown tokens only.
 
         Raises:
-            InferenceError: the tokenizer knows more tokens than the table.
+            InferenceError: the tokenizer has more tokens than the table.
         """
         try:
             vectors = np.stack([self._mean(np.array(row, dtype=np.int64)) for row in ids])
         except IndexError:
-            raise InferenceError(self._name, "its tokenizer knows more tokens than its table") from None
+            raise InferenceError(self._name, "its tokenizer has more tokens than its table") from None
         return normalize(vectors) if self._normalizes else vectors
 
     def _mean(self, ids: Ints) -> Floats:
@@ -64,7 +64,7 @@ class StaticEncoder:
 
 
 def load_static(files: StaticTable, *, cache_dir: Path | None) -> Engine:
-    """Load a static model's table; see ``engine.load``."""
+    """Load a static model; see ``engine.load``."""
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=MAX_TOKENS, adds_special=False)
     encoder = StaticEncoder(files)
     return engine_of(

@@ -1,1 +1,1 @@
-"""Transformers: tokenize, batch, run, pool."""
+"""Transformers: tokenization, batching, forward pass and pooling."""

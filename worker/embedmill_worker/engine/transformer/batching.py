@@ -1,4 +1,4 @@
-"""Which texts run together, and as what arrays. Pure: no I/O."""
+"""Batching: which texts run together, and the padded arrays that they become. No I/O."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 
 from embedmill_worker.arrays import Ints
 
-#: Most padded tokens a run. Measured on one core with MiniLM fp32: 256 to 512 are alike, 128 and 1,024 cost up to
-#: 10 %, 4,096 a third. It bounds the memory of a run, too: 16 MB at 384, 22 MB at 512.
+#: Maximum padded tokens of a run. On one core with MiniLM fp32, 256 to 512 are equally fast, 128 and 1,024 up to 10 %
+#: slower, 4,096 a third slower. It also bounds the memory of a run: 16 MB at 384, 22 MB at 512.
 MAX_BATCH_TOKENS: Final = 384
 
-#: What starting a run costs, in tokens: 3.3 ms where a token takes 0.19 (fitted over 85 shapes, MiniLM fp32).
+#: Fixed cost of a run, in tokens: 3.3 ms, at 0.19 ms per token (fitted over 85 shapes, MiniLM fp32).
 RUN_COST_TOKENS: Final = 18
 
 
 def plan(
     token_counts: Sequence[int], *, max_batch_tokens: int = MAX_BATCH_TOKENS, token_step: int = 1
 ) -> list[list[int]]:
-    """Cut texts, sorted by length, into the batches that cost least: padding weighed against the number of runs.
+    """Cut texts, sorted by length, into the batches that cost least, by padding and number of runs.
 
-    Against batches filled up to the budget this saves 3 % on chunks of short texts and 2 % on mixed ones.
+    Compared with batches that fill the budget, this saves 3 % on chunks of short texts and 2 % on mixed ones.
 
     Args:
         token_counts: tokens of each text, special tokens included, at least 1.
-        max_batch_tokens: bound on longest × count of a batch; a longer text makes a batch of its own.
+        max_batch_tokens: maximum padded cost, longest × count, of a batch; a longer text gets its own batch.
         token_step: see ``pad``.
 
     Returns:
-        Positions, every one exactly once, shortest texts first.
+        Positions of the texts in each batch, every one exactly once, shortest texts first.
     """
     order = sorted(range(len(token_counts)), key=token_counts.__getitem__)
-    # Of the shortest texts up to each place: what they cost at least, and where their last batch starts.
+    # For the shortest texts up to each position: their minimum cost, and the start of their last batch.
     costs, starts = [0], [0]
     for end, position in enumerate(order, start=1):
         longest = token_counts[position]
@@ -54,7 +54,7 @@ def plan(
 
 
 def width(longest: int, count: int, token_step: int) -> int:
-    """Return the tokens of each of ``count`` rows, at least ``longest``, that make all a multiple of ``token_step``."""
+    """Return the row length, at least ``longest``, at which ``count`` rows are a multiple of ``token_step`` tokens."""
     if token_step == 1:
         return longest
     step = token_step // math.gcd(token_step, count)
@@ -69,17 +69,17 @@ def pad(
     token_step: int = 1,
     max_tokens: int | None = None,
 ) -> tuple[Ints, Ints]:
-    """Lay out token ids as a model reads them.
+    """Pad token ids to the arrays that a model reads.
 
     Args:
         ids: token ids of each text.
-        pad_id: what rows are filled up with.
-        fixed_tokens: tokens a row has at least.
-        token_step: all rows together have a multiple of it, if that leaves them within ``max_tokens``.
-        max_tokens: tokens a row has at most, unless a text has more.
+        pad_id: token id of padding.
+        fixed_tokens: minimum tokens of a row.
+        token_step: pad so that all rows together are a multiple of it, as far as ``max_tokens`` allows.
+        max_tokens: maximum tokens of a row, unless a text is longer.
 
     Returns:
-        Token ids, int64 (batch, tokens), filled up on the right, and the length of each row, (batch,).
+        Token ids, int64 (batch, tokens), padded on the right, and the length of each row, (batch,).
     """
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     longest = int(lengths.max(initial=fixed_tokens))

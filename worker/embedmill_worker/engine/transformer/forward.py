@@ -1,4 +1,4 @@
-"""From token ids to finished vectors: pad, run, pool, layers, normalise."""
+"""Forward passes, from token ids to vectors: pad, run, pool, apply layers, normalise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedmill_worker.models.files import ModelFiles, Pooling
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """A session and what its model wants done with the output."""
+    """A session, and the processing of its output that the model needs."""
 
     files: ModelFiles
     session: Session
@@ -35,8 +35,8 @@ class ForwardPass:
             (batch, dimension).
 
         Raises:
-            InferenceError: the graph failed, or put out another shape than its files say.
-            MemoryError: there is not enough.
+            InferenceError: the graph failed, or returned another shape than its files say.
+            MemoryError: there is not enough memory.
         """
         input_ids, lengths = pad(
             ids,
@@ -50,7 +50,7 @@ class ForwardPass:
         expected = input_ids.shape[: 1 if self.files.pooling is Pooling.NONE else 2]
         if output.shape[:-1] != expected:
             reason = (
-                f"its graph put out {output.shape} for {input_ids.shape} tokens, which {self.files.pooling} pooling"
+                f"its graph returned {output.shape} for {input_ids.shape} tokens, which {self.files.pooling} pooling"
             )
             raise InferenceError(self.files.name, f"{reason} cannot use")
         vectors = pool(output, lengths, self.files.pooling, skipped=self.skipped)
@@ -61,11 +61,11 @@ class ForwardPass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerEncoder:
-    """See ``engine.Encoder``."""
+    """Encoder of a transformer."""
 
     forward: ForwardPass
     dimension: int
-    #: Padded tokens a run; 1: one text at a time.
+    #: Maximum padded tokens of a run; 1: one text at a time.
     max_batch_tokens: int
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Floats:

@@ -1,4 +1,4 @@
-"""A transformer's files to an engine."""
+"""Loading of a transformer's files into an engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def load_transformer(
     files: ModelFiles, *, cache_dir: Path | None, max_batch_tokens: int, exact: bool, measures_price: bool
 ) -> Engine:
-    """Load a graph; see ``engine.load``."""
+    """Load a transformer; see ``engine.load``."""
     if note := precision_note(files.precision):
         log.warning("%s runs in %s: %s", files.name, files.precision, note, extra={"action": "load_model"})
     tokenizer = TextTokenizer(files.tokenizer, model=files.name, max_tokens=files.max_tokens)
@@ -36,11 +36,11 @@ def load_transformer(
         cache_dir, fingerprint(files), runtime(files.back_end, files.name), max_batch_tokens, f"{exact=}"
     )
     try:
-        verdict = cache.load()
+        result = cache.load()
         wants_price = measures_price and files.reference is not None
-        if verdict is None or (wants_price and verdict.price is None):
-            verdict = _measured(files, tokenizer, verdict, max_batch_tokens, exact=exact, wants_price=wants_price)
-            cache.store(verdict)
+        if result is None or (wants_price and result.price is None):
+            result = _measured(files, tokenizer, result, max_batch_tokens, exact=exact, wants_price=wants_price)
+            cache.store(result)
         passes = _forward_passes(files, tokenizer)
         dimension = passes[""]([tokenizer.encode(["warm-up"])[0].ids]).shape[1]
     except InferenceError as error:
@@ -50,7 +50,7 @@ def load_transformer(
         input_type: TransformerEncoder(
             forward=forward,
             dimension=dimension,
-            max_batch_tokens=budget(verdict.batch_class, max_batch_tokens, exact=exact),
+            max_batch_tokens=budget(result.batch_class, max_batch_tokens, exact=exact),
         )
         for input_type, forward in passes.items()
     }
@@ -60,10 +60,10 @@ def load_transformer(
             fingerprint=fingerprint(files),
             dimension=dimension,
             max_tokens=files.max_tokens,
-            chars_per_token=verdict.chars_per_token,
-            tokens_per_s=verdict.tokens_per_s,
+            chars_per_token=result.chars_per_token,
+            tokens_per_s=result.tokens_per_s,
             precision=files.precision,
-            batch_class=str(verdict.batch_class),
+            batch_class=str(result.batch_class),
             revision=files.revision,
         ),
         runtime=passes[""].session.runtime,
@@ -71,18 +71,18 @@ def load_transformer(
         tokenizer=tokenizer,
         encoder=encoders.pop(""),
         encoders=encoders,
-        price=verdict.price,
+        price=result.price,
     )
 
 
 def budget(batch_class: BatchClass, max_batch_tokens: int, *, exact: bool) -> int:
-    """Return the padded tokens a run: 1, so one text at a time, for models whose vectors depend on their batch."""
+    """Return the maximum padded tokens of a run: 1, so one text at a time, if vectors depend on batches too much."""
     runs_alone = batch_class is BatchClass.VARIANT or (exact and batch_class is BatchClass.CLOSE)
     return 1 if runs_alone else max_batch_tokens
 
 
 def precision_note(precision: str) -> str:
-    """Return what this CPU does badly in a precision, as a sentence; "" if nothing."""
+    """Return a sentence on what this CPU does badly in a precision; "" if there is nothing to say."""
     return cpu.slow_int8() if precision == "int8" else ""
 
 
@@ -95,9 +95,9 @@ def _measured(
     exact: bool,
     wants_price: bool,
 ) -> ProbeResult:
-    """Probe a model in a session of its own, so that the memory of these runs goes with it.
+    """Probe a model in a separate session, so that the memory of these runs is freed with it.
 
-    What is ``known`` is not measured again; the price is measured if it is wanted.
+    If a result is ``known``, it is not measured again; the comparison with fp32 is made if ``wants_price`` is set.
     """
     forward = _forward_passes(files, tokenizer)[""]
     if known is None:
@@ -118,10 +118,10 @@ def _measured(
 def _price(
     files: ModelFiles, tokenizer: TextTokenizer, forward: ForwardPass, used: int, max_batch_tokens: int
 ) -> PrecisionReport:
-    """Measure a precision against the fp32 model that it is made of."""
+    """Compare a precision with the fp32 model that it was made from."""
     assert files.reference is not None
     log.info(
-        "measuring %s in %s against fp32, which takes some seconds, once on this machine",
+        "comparing %s in %s with fp32; this takes some seconds, once per machine",
         files.name,
         files.precision,
         extra={"action": "measure_price"},
@@ -138,7 +138,7 @@ def _price(
 
 
 def _forward_passes(files: ModelFiles, tokenizer: TextTokenizer) -> dict[str, ForwardPass]:
-    """One session; under "" the forward pass of texts without an input type, and those of input types that differ."""
+    """Return the forward passes on one session: "" for texts without an input type, and input types that differ."""
     session = open_session(files)
     layers = tuple(DenseLayer.load(layer, model=files.name) for layer in files.layers)
     passes = {}
@@ -157,12 +157,14 @@ def _forward_passes(files: ModelFiles, tokenizer: TextTokenizer) -> dict[str, Fo
 
 def _with_task(session: Session, task_id: int, model: str) -> Session:
     if not isinstance(session, OnnxSession):
-        raise ModelLoadError(model, "its graph takes a task_id, which ONNX Runtime alone is given; use fp32 or int8")
+        raise ModelLoadError(
+            model, "its graph takes a task_id, which only ONNX Runtime supports here; use fp32 or int8"
+        )
     return session.with_task(task_id)
 
 
 def release_free_memory() -> None:
-    """Give back what loading left behind. Only glibc can."""
+    """Return the memory that loading has freed to the system; only glibc supports this."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
@@ -173,7 +175,7 @@ def open_session(files: ModelFiles) -> Session:
     """Load a model's graph.
 
     Raises:
-        ModelLoadError: it cannot be loaded, or its back end cannot be used here.
+        ModelLoadError: the graph cannot be loaded, or its back end cannot be used here.
     """
     match files.back_end:
         case BackEnd.ONNXRUNTIME:
@@ -183,7 +185,7 @@ def open_session(files: ModelFiles) -> Session:
 
 
 def runtime(back_end: BackEnd, model: str) -> str:
-    """Return what rounds: the back end's version and the CPU's instruction set.
+    """Return what determines rounding: the back end's version and the CPU's instruction set.
 
     Raises:
         ModelLoadError: the back end is not installed.

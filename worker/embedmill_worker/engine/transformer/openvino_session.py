@@ -1,4 +1,4 @@
-"""OpenVINO behind the contract of ``session.Session``: bf16 arithmetic where the CPU has it."""
+"""``session.Session`` with OpenVINO, for bf16 arithmetic on CPUs that have it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.engine.transformer.session import feed, first_line, input_names, pick_output
 
-#: What a CPU must be able to for each precision that OpenVINO computes in, and OpenVINO's hint for it. Only bf16 is
-#: served this way; fp32 is what every CPU has, so that all else here can be tried on each.
+#: Precision → capability that the CPU must have, and OpenVINO's hint for the precision. Only bf16 is served this way;
+#: fp32 is here so that this module can be tested on every CPU.
 PRECISIONS: Final = {"bf16": ("BF16", "bf16"), "fp32": ("FP32", "f32")}
 
 
 class OpenVinoSession:
-    """A graph compiled by OpenVINO: one stream, one thread; a fork inherits it, but must not compile anew."""
+    """A graph compiled by OpenVINO, with one stream and thread. A fork inherits it, but must not compile again."""
 
-    #: It keeps a megabyte of kernels for every number of tokens that it has run. In steps of 16 these are 30 MB a
-    #: child, otherwise 200; padding costs 2 %, which fewer new kernels give back.
+    #: OpenVINO keeps a megabyte of kernels for every number of tokens that it has run. In steps of 16 these are 30 MB
+    #: per child, otherwise 200 MB; padding costs 2 %, which fewer new kernels save.
     token_step = 16
 
     def __init__(self, graph: Path, *, output: str, precision: str, model: str) -> None:
         """Read and compile the graph.
 
         Args:
-            graph: the ONNX file.
-            output: the output that is used; empty for the first.
+            graph: path of the ONNX file.
+            output: name of the output to use; empty for the first.
             precision: one of ``PRECISIONS``.
-            model: its name, for errors.
+            model: name of the model, for errors.
 
         Raises:
-            ModelLoadError: OpenVINO is not installed or does not read the graph, or the CPU has no such arithmetic.
+            ModelLoadError: OpenVINO is not installed or cannot load the graph, or the CPU lacks the precision.
         """
         openvino = _openvino(model)
         self._model = model
@@ -53,7 +53,9 @@ class OpenVinoSession:
             compiled = core.compile_model(read, "CPU", _properties(precision))
         except RuntimeError as error:
             raise_if_memory(error)
-            raise ModelLoadError(model, f"{graph} is no graph that OpenVINO loads ({first_line(error)})") from None
+            raise ModelLoadError(
+                model, f"{graph} is not a graph that OpenVINO can load ({first_line(error)})"
+            ) from None
         self._output = compiled.output(output)
         self._request = compiled.create_infer_request()
         self.runtime: str = runtime(model)
@@ -63,12 +65,12 @@ class OpenVinoSession:
         arrays = feed(self._inputs, input_ids, attention_mask)
         with guarded(self._model, f"OpenVINO failed on {input_ids.shape[0]} × {input_ids.shape[1]} tokens"):
             outputs = self._request.infer(arrays, share_inputs=True, share_outputs=True)
-        # Shared with the request: overwritten by the next run, by when it is pooled.
+        # Shared with the request: the next run overwrites it, after it has been pooled.
         return np.asarray(outputs[self._output], dtype=np.float32)
 
 
 def runtime(model: str) -> str:
-    """Return what rounds: version of OpenVINO and instruction set of the CPU.
+    """Return what determines rounding: OpenVINO's version and the CPU's instruction set.
 
     Raises:
         ModelLoadError: OpenVINO is not installed.
@@ -78,13 +80,13 @@ def runtime(model: str) -> str:
 
 
 def _openvino(model: str) -> Any:
-    # Importing OpenVINO reports to its maker and leaves an id in the home folder, unless this package is missing.
+    # Importing OpenVINO sends telemetry and leaves an id in the home folder, unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: an import of it fails
     try:
         return importlib.import_module("openvino")
     except ImportError:
-        way_out = "run: pip install 'embedmill[openvino]', or use EMBEDMILL_PRECISION=fp32 or int8"
-        raise ModelLoadError(model, f"bf16 needs OpenVINO, which is not installed; {way_out}") from None
+        hint = "run: pip install 'embedmill[openvino]', or use EMBEDMILL_PRECISION=fp32 or int8"
+        raise ModelLoadError(model, f"bf16 needs OpenVINO, which is not installed; {hint}") from None
 
 
 def _properties(precision: str) -> dict[str, Any]:
@@ -92,6 +94,6 @@ def _properties(precision: str) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision][1],
         "INFERENCE_NUM_THREADS": 1,
         "NUM_STREAMS": 1,
-        # Otherwise all children of a fork sit on the core that their parent was pinned to.
+        # Otherwise all forked children share the core that their parent was pinned to.
         "ENABLE_CPU_PINNING": "NO",
     }

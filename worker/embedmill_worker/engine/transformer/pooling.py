@@ -1,6 +1,6 @@
-"""From token vectors to one vector a text, and through dense layers: the same bits whatever the batch and its padding.
+"""Pooling of token vectors to one vector per text, and dense layers. Both are batch-invariant, whatever the padding.
 
-Layers go one row at a time, as a matrix product over a batch rounds by the batch's size.
+Layers process one row at a time, because the rounding of a matrix product depends on the size of the batch.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from embedmill_worker.models.formats.safetensors import SafetensorsFile
 def pool(output: Floats, lengths: Ints, pooling: Pooling, *, skipped: int = 0) -> Floats:
     """Pool token vectors over each text's own tokens.
 
-    Every row is computed from its own tokens alone, in their order, so that neither neighbours nor padding can
-    change a bit.
+    Each row is computed from its own tokens only, in their order, so that the result is batch-invariant.
 
     Args:
         output: (batch, tokens, dimension), or (batch, dimension) for ``Pooling.NONE``.
         lengths: tokens of each text, at least 1, (batch,); the rest of a row is padding.
-        pooling: how.
-        skipped: tokens at the start of each text that do not count; the last one always does.
+        pooling: method.
+        skipped: number of tokens to skip at the start of each text; the last token always counts.
 
     Returns:
         (batch, dimension).
@@ -58,20 +57,20 @@ def _pooled(tokens: Floats, pooling: Pooling, skipped: int) -> Floats:
             weights = np.arange(skipped + 1, len(tokens) + 1, dtype=np.float32)
             return np.asarray((used * weights[:, None]).sum(axis=0) / weights.sum())
         case Pooling.NONE:
-            raise ValueError("there are no token vectors to pool")
+            raise ValueError("a finished vector has no token vectors to pool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseLayer:
-    """A layer with its weights; the same bits for a row in any batch."""
+    """A dense layer with its weights; it is batch-invariant."""
 
-    #: (outputs, inputs).
+    #: Weights, (outputs, inputs).
     weight: Floats
-    #: (outputs,).
+    #: Bias, (outputs,).
     bias: Floats
     activation: Activation
     normalizes_first: bool
-    #: For errors.
+    #: Name of the model, for errors.
     model: str
 
     @classmethod
@@ -79,7 +78,7 @@ class DenseLayer:
         """Read the weights.
 
         Raises:
-            ModelLoadError: they are damaged, or of another shape than the layer's configuration says.
+            ModelLoadError: they are damaged, or their shape is not that of the layer's configuration.
         """
         try:
             tensors = SafetensorsFile(layer.weights)
@@ -100,7 +99,7 @@ class DenseLayer:
         """Return (n, outputs) for (n, inputs).
 
         Raises:
-            InferenceError: the vectors are of another length than the layer takes.
+            InferenceError: the vectors do not have the dimension that the layer takes.
         """
         if vectors.shape[1] != self.weight.shape[1]:
             reason = f"its vectors are of dimension {vectors.shape[1]}, a Dense layer takes {self.weight.shape[1]}"
@@ -112,7 +111,7 @@ class DenseLayer:
 
     def _row(self, row: Floats) -> Floats:
         values: Floats = self.weight @ row + self.bias
-        if not np.isfinite(values).all():  # what follows may make numbers of it that look good
+        if not np.isfinite(values).all():  # an activation could turn them into finite numbers
             return np.full_like(values, np.nan)
         match self.activation:
             case Activation.IDENTITY:

@@ -1,4 +1,4 @@
-"""What runs a graph: the contract of a back end, and ONNX Runtime behind it. Its types go no further than this file."""
+"""Sessions that run a graph: the interface of back ends, and ONNX Runtime, whose types stay inside this file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from embedmill_worker.arrays import Floats, Ints
 from embedmill_worker.cpu import instruction_set
 from embedmill_worker.models.formats.onnx_graph import KNOWN_INPUTS, TASK_INPUT
 
-#: Types of inputs as ONNX Runtime names them, where they are not int64.
+#: Types of inputs that are not int64, by ONNX Runtime's name for them.
 _INTEGERS: Final = {"tensor(int32)": np.int32}
 
-#: Characters of a back end's own words that an error repeats.
+#: Maximum characters of a back end's message in an error.
 _REASON_CHARS: Final = 300
 
 
 class Session(Protocol):
-    """A graph that is loaded, on one thread; a fork inherits all of it."""
+    """A loaded graph that runs on one thread; a fork inherits it."""
 
     @property
     def runtime(self) -> str:
-        """What rounds: the back end's version and the CPU's instruction set."""
+        """Back end's version and CPU's instruction set, which determine rounding."""
         ...
 
     @property
     def token_step(self) -> int:
-        """A run's padded tokens should be a multiple of it."""
+        """Number whose multiple a run's padded tokens should be."""
         ...
 
     def run(self, input_ids: Ints, attention_mask: Ints) -> Floats:
@@ -44,11 +44,11 @@ class Session(Protocol):
             attention_mask: (batch, tokens), 1 for tokens and 0 for padding.
 
         Returns:
-            (batch, tokens, dimension) or (batch, dimension), as the graph puts out.
+            (batch, tokens, dimension) or (batch, dimension), as the graph returns it.
 
         Raises:
-            InferenceError: it failed; the message holds nothing of the input.
-            MemoryError: there is not enough.
+            InferenceError: the graph failed; the message holds nothing of the input.
+            MemoryError: there is not enough memory.
         """
         ...
 
@@ -56,26 +56,28 @@ class Session(Protocol):
 class OnnxSession:
     """A graph in ONNX Runtime."""
 
-    #: It keeps nothing of a shape that it has run.
+    #: ONNX Runtime keeps nothing per shape, so runs need no common step.
     token_step = 1
 
     def __init__(self, graph: Path, *, output: str, model: str) -> None:
         """Load the graph.
 
         Args:
-            graph: the ONNX file; given by path, so that weights kept beside it are mapped and not copied.
-            output: the output that is used; empty for the first.
-            model: its name, for errors.
+            graph: path of the ONNX file, so that weights beside it are mapped, not copied.
+            output: name of the output to use; empty for the first.
+            model: name of the model, for errors.
 
         Raises:
-            ModelLoadError: it cannot be loaded, or has other inputs or outputs.
+            ModelLoadError: the graph cannot be loaded, or has unexpected inputs or outputs.
         """
         self._model = model
         try:
             self._session: Any = onnx_runtime.open_graph(graph)
-        except Exception as error:  # onnxruntime's errors have no other common root
+        except Exception as error:  # onnxruntime's errors have no other common base class
             raise_if_memory(error)
-            raise ModelLoadError(model, f"{graph} is no graph that ONNX Runtime loads ({first_line(error)})") from None
+            raise ModelLoadError(
+                model, f"{graph} is not a graph that ONNX Runtime can load ({first_line(error)})"
+            ) from None
         nodes = self._session.get_inputs()
         self._inputs = input_names(model, [node.name for node in nodes], also={TASK_INPUT})
         self._narrow = {node.name: _INTEGERS[node.type] for node in nodes if node.type in _INTEGERS}
@@ -105,12 +107,12 @@ class OnnxSession:
 
 
 def runtime() -> str:
-    """Return what rounds: version of ONNX Runtime and instruction set of the CPU."""
+    """Return what determines rounding: ONNX Runtime's version and the CPU's instruction set."""
     return f"onnxruntime {onnx_runtime.library().__version__} {instruction_set()}"
 
 
 def first_line(error: Exception) -> str:
-    """Return the beginning of a back end's own words."""
+    """Return the beginning of a back end's error message."""
     return str(error).strip().splitlines()[0][:_REASON_CHARS] if str(error).strip() else type(error).__name__
 
 
@@ -118,7 +120,7 @@ def input_names(model: str, names: Iterable[str], also: Set[str] = frozenset()) 
     """Return the names of a graph's inputs.
 
     Raises:
-        ModelLoadError: there are some that cannot be filled: neither by ``feed`` nor among ``also``.
+        ModelLoadError: ``input_ids`` is missing, or an input is neither filled by ``feed`` nor in ``also``.
     """
     found = frozenset(names)
     if not {"input_ids"} <= found <= KNOWN_INPUTS | also:
@@ -130,15 +132,15 @@ def pick_output(model: str, wanted: str, names: Sequence[str]) -> str:
     """Return the wanted output of a graph, or the first if none is wanted.
 
     Raises:
-        ModelLoadError: there is no such output.
+        ModelLoadError: the graph lacks the wanted output.
     """
     if wanted and wanted not in names:
-        raise ModelLoadError(model, f"its graph puts out {', '.join(names)}, not {wanted}")
+        raise ModelLoadError(model, f"its graph has the outputs {', '.join(names)}, not {wanted}")
     return wanted or names[0]
 
 
 def feed(inputs: frozenset[str], input_ids: Ints, attention_mask: Ints) -> dict[str, Ints]:
-    """Return the arrays that a graph with these inputs takes, by name."""
+    """Return the arrays for a graph with these inputs, by name."""
     known: dict[str, Callable[[], Ints]] = {
         "input_ids": lambda: input_ids,
         "attention_mask": lambda: attention_mask,

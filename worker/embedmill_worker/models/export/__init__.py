@@ -1,1 +1,1 @@
-"""Weights of the BERT family written as ONNX graphs."""
+"""Export of BERT-family weights to ONNX graphs."""

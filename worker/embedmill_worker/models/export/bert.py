@@ -1,21 +1,21 @@
-"""The architectures that are exported: BERT and its kin, as `config.json` describes them."""
+"""Architectures that can be exported, BERT and its relatives, as `config.json` describes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-#: Part of the fingerprint: to be raised whenever exported graphs may give other vectors.
+#: Part of the fingerprint; raise it when exported graphs may return other vectors.
 EXPORTER = "embedmill-bert/3"
 #: The graphs' only output, (batch, tokens, hidden).
 OUTPUT = "last_hidden_state"
 
-#: Our graph node for each `hidden_act`: exact erf gelu, and its tanh approximation.
+#: `hidden_act` → node of our graph: exact erf gelu, or its tanh approximation.
 ACTIVATIONS = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
 
-#: Model types, and how many rows of the position table lie before position 0 relative to `pad_token_id`.
+#: Model type → rows of the position table from `pad_token_id` to position 0.
 _POSITION_ROWS = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1, "distilbert": 0, "mpnet": 1}
 
-#: What DistilBERT calls the values that the others call otherwise.
+#: Usual key → DistilBERT's key for the same value.
 _DISTILBERT_KEYS = {
     "num_hidden_layers": "n_layers",
     "num_attention_heads": "n_heads",
@@ -27,9 +27,9 @@ _DISTILBERT_KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNames:
-    """Names within one layer, without `.weight` and `.bias`."""
+    """Names of tensors within one layer, without `.weight` and `.bias`."""
 
-    #: Of a layer, by its number.
+    #: Prefix of a layer, with its number.
     layer: str = "encoder.layer.{}."
     query: str = "attention.self.query"
     key: str = "attention.self.key"
@@ -64,14 +64,14 @@ MPNET = LayerNames(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertConfig:
-    """A BERT-family encoder; a value exists only for what the exporter can do."""
+    """A BERT-family encoder; an instance exists only for an architecture that the exporter supports."""
 
     layers: int
     heads: int
     hidden: int
     intermediate: int
     vocabulary: int
-    #: Rows of the position table, those that no text reaches included.
+    #: Rows of the position table, including those that no text reaches.
     position_rows: int
     #: Row of the position table that position 0 uses: 0, or `pad_token_id` + 1 for RoBERTa.
     first_position: int
@@ -85,7 +85,7 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Longest input, special tokens included."""
+        """Maximum tokens of an input, special tokens included."""
         return self.position_rows - self.first_position
 
     @property
@@ -98,7 +98,7 @@ class BertConfig:
         """Read `config.json`.
 
         Raises:
-            ValueError: the architecture is not supported, or a value is missing; names which.
+            ValueError: the architecture is not supported, or a value is missing; the message names it.
         """
         model_type = config.get("model_type")
         if model_type == "distilbert":

@@ -1,7 +1,7 @@
-"""BERT-family safetensors to a fused ONNX graph, without torch.
+"""Export of BERT-family safetensors to a fused ONNX graph, without torch.
 
 All but attention is computed on rows, (batch * tokens, hidden). Attention takes the number of real tokens of each text
-(right padding), which gives the same bits to a text alone and in any padded batch; see docs/decisions/0004.
+(right padding), which makes it batch-invariant; see docs/decisions/0004.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from embedmill_worker.models.export.bert import ACTIVATIONS, EXPORTER, OUTPUT, B
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
 from embedmill_worker.models.formats.safetensors import SafetensorsFiles
 
-#: Old enough for ONNX Runtime 1.17, new enough for every operator used here.
+#: Opset that is old enough for ONNX Runtime 1.17 and new enough for every operator used here.
 _OPSET = 17
 _IR_VERSION = 8
-#: Distance of two tokens from which all share a bucket of relative attention bias.
+#: Distance of two tokens beyond which all pairs share a bucket of relative attention bias.
 _MAX_DISTANCE = 128
 
 #: Weight (inputs, outputs) and bias (outputs,).
@@ -28,13 +28,13 @@ _Linear = tuple[Floats, Floats]
 
 
 def export(weights: Sequence[Path], config: BertConfig, graph: IO[bytes], data: IO[bytes]) -> None:
-    """Write an encoder as an ONNX file and its weights beside it; the same input gives the same bytes.
+    """Write an encoder as an ONNX file, and its weights to a file beside it; the same input gives the same bytes.
 
-    The data file is found by its name, `DATA_NAME`, in the graph's folder.
+    ONNX finds the data file by its name, `DATA_NAME`, in the graph's folder.
 
     Inputs `input_ids`, `attention_mask` and, with several token types, `token_type_ids` are int64
     (batch, tokens); output `last_hidden_state` is float32 (batch, tokens, hidden). Masks must be
-    right-padded. Weights stored as fp16 or bf16 are upcast. Takes little more memory than the largest tensor.
+    right-padded. Weights stored as fp16 or bf16 are upcast. It takes little more memory than the largest tensor.
 
     Raises:
         ValueError: the file is damaged or does not fit the config.
@@ -48,7 +48,7 @@ def export(weights: Sequence[Path], config: BertConfig, graph: IO[bytes], data: 
 
 
 class _GraphWriter:
-    """Writes weights as they come, so that no more than one is in memory; names of values are strings, as in ONNX."""
+    """A writer that writes one weight at a time, to save memory; values are named by strings, as in ONNX."""
 
     def __init__(self, tensors: SafetensorsFiles, config: BertConfig, data: IO[bytes]) -> None:
         self._tensors = tensors
@@ -57,14 +57,16 @@ class _GraphWriter:
         prefixes = ("", "bert.", "roberta.", "distilbert.", "mpnet.", "model.")
         found = [prefix for prefix in prefixes if f"{prefix}embeddings.word_embeddings.weight" in tensors]
         if not found:
-            raise ValueError("tensor embeddings.word_embeddings.weight is missing; this is no BERT-family checkpoint")
+            raise ValueError(
+                "tensor embeddings.word_embeddings.weight is missing; this is not a BERT-family checkpoint"
+            )
         self._prefix = found[0]
         if f"{found[0]}{config.names.layer.format(config.layers)}{config.names.output}.weight" in tensors:
             raise ValueError(f"the weights have more layers than config.json says ({config.layers})")
         self._writer = OnnxWriter(data, opset=_OPSET)
-        #: What is added to the attention scores of every layer, (1, heads, tokens, tokens); empty for none.
+        #: Value added to the attention scores of every layer, (1, heads, tokens, tokens); empty for none.
         self._bias = ""
-        #: The shape (batch, tokens, hidden), as a value of the graph.
+        #: Value that holds the shape (batch, tokens, hidden).
         self._texts_shape = ""
 
     def embeddings(self) -> str:
@@ -111,13 +113,13 @@ class _GraphWriter:
         hidden = self._projected(dense, f"{source}{names.attention_norm}", f"{name}attention", attended, hidden)
         weight, bias = self._linear(f"{source}{names.inner}", config.hidden, config.intermediate)
         inputs = [hidden, self._weight(f"{name}inner.weight", weight), self._weight(f"{name}inner.bias", bias)]
-        # (of MatMul and Add ONNX Runtime would make one node with the activation, which is slower)
+        # Gemm, because ONNX Runtime would fuse MatMul, Add and the activation to one slower node.
         inner = node(ACTIVATIONS[config.activation], [node("Gemm", inputs)], domain=FUSED)
         dense = self._linear(f"{source}{names.output}", config.intermediate, config.hidden)
         return self._projected(dense, f"{source}{names.output_norm}", f"{name}output", inner, hidden)
 
     def model(self, hidden: str) -> onnx.ModelProto:
-        """Return everything but the large weights; puts out a value, (rows, hidden), by text."""
+        """Return the model without the large weights; its output is a value, (rows, hidden), reshaped by text."""
         self._writer.node("Reshape", [hidden, self._texts_shape], output=OUTPUT)
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._config.has_token_types else [])]
         graph = helper.make_graph(
@@ -139,7 +141,7 @@ class _GraphWriter:
         config, node, constant = self._config, self._writer.node, self._writer.constant
         table = self._read("encoder.relative_attention_bias.weight", config.relative_buckets, config.heads)
         bias = self._weight("relative_bias", attention_bias(table, config.max_tokens))
-        # (batch, tokens) to (tokens, tokens): how far to cut the last two axes.
+        # The last two axes are cut to (tokens, tokens).
         shape = node("Shape", ["input_ids"], start=1)
         ends = node("Concat", [shape, shape], axis=0)
         return node("Slice", [bias, constant([0, 0], np.int64), ends, constant([2, 3], np.int64)])
@@ -158,7 +160,7 @@ class _GraphWriter:
         return self._rows(self._writer.node("Attention", inputs, domain=FUSED, num_heads=config.heads))
 
     def _projected(self, dense: _Linear, norm: str, name: str, value: str, residual: str) -> str:
-        """Dense, plus residual, layer-normalised. ONNX Runtime makes one Gemm of the first two nodes."""
+        """Add a dense layer, a residual and a layer norm. ONNX Runtime fuses the first two nodes to one Gemm."""
         node, (weight, bias) = self._writer.node, dense
         projected = node("MatMul", [value, self._weight(f"{name}.weight", weight)])
         projected = node("Add", [projected, self._weight(f"{name}.bias", bias)])
@@ -183,14 +185,14 @@ class _GraphWriter:
 
 
 def attention_bias(table: Floats, tokens: int) -> Floats:
-    """Spread a table of relative attention bias (buckets, heads) over pairs of positions: (1, heads, tokens, tokens).
+    """Return the bias of all pairs of positions, (1, heads, tokens, tokens), from a table (buckets, heads).
 
-    Half of the buckets are for keys behind the query; of each half, one half are single distances and the others
+    Half of the buckets are for keys behind the query; half of each half are single distances, and the others
     grow logarithmically (Raffel et al. 2020, bidirectional).
     """
     half = table.shape[0] // 2
     positions = np.arange(tokens)
-    distance = positions[None, :] - positions[:, None]  # of a key (column) from a query (row)
+    distance = positions[None, :] - positions[:, None]  # from a query (row) to a key (column)
     single = half // 2
     far = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(single)
     steps = np.log(far) / np.float32(np.log(_MAX_DISTANCE / single)) * np.float32(half - single)

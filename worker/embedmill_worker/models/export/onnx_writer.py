@@ -1,4 +1,4 @@
-"""Builds an ONNX graph node by node, its large weights in a file beside it."""
+"""A writer that builds an ONNX graph node by node, with its large weights in a file beside it."""
 
 from collections.abc import Sequence
 from typing import IO, Any
@@ -11,23 +11,23 @@ from embedmill_worker.models.formats.onnx_graph import DATA_NAME
 
 #: Domain of ONNX Runtime's own operators.
 FUSED = "com.microsoft"
-#: Weights from this size on stand in the data file, where ONNX Runtime maps them: MiniLM's session then starts in
-#: 60 ms instead of 200, and its embedding table is shared by every process that has it open.
+#: Weights of at least this size go to the data file, which ONNX Runtime maps. MiniLM's session then starts in 60 ms
+#: instead of 200, and all processes share its embedding table.
 _DATA_FROM_BYTES = 1024
-#: Weights begin on a page of their own, as mapping wants it.
+#: Weights start on a page boundary, as mapping requires.
 _PAGE_BYTES = 4096
 
 
 class OnnxWriter:
-    """Nodes and weights as they come; values are known by name, as in ONNX. Equal calls give equal bytes."""
+    """A writer of nodes and weights; values are identified by name, as in ONNX. Equal calls write equal bytes."""
 
     def __init__(self, data: IO[bytes], *, opset: int, prefix: str = "") -> None:
-        """Start with nothing.
+        """Start an empty graph.
 
         Args:
-            data: takes the large weights; the graph will call it `DATA_NAME`.
-            opset: version of the standard operators that is written.
-            prefix: what names begin with that the caller does not give, lest they be names of a graph that is copied.
+            data: file for the large weights, which the graph refers to as `DATA_NAME`.
+            opset: version of the standard operators to write.
+            prefix: prefix of generated names, so that they differ from names in a graph that is copied.
         """
         self.opset = opset
         self._prefix = prefix
@@ -38,14 +38,14 @@ class OnnxWriter:
         self._count = 0
 
     def node(self, kind: str, inputs: Sequence[str], *, output: str = "", domain: str = "", **attributes: Any) -> str:
-        """Add a node of one output; return the output's name."""
+        """Add a node with one output; return the output's name."""
         name = output or self._fresh(kind)
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike, name: str = "") -> str:
-        """Add a weight, a small one only once; return its name."""
-        # (not ascontiguousarray, which makes a vector of a scalar)
+        """Add a weight and return its name; equal small weights are added once."""
+        # Not ascontiguousarray, which turns a scalar into a vector.
         array = np.asarray(value, dtype=np.dtype(dtype).newbyteorder("<"), order="C")
         is_small = array.nbytes < _DATA_FROM_BYTES
         key = (array.dtype.str, array.shape, array.tobytes() if is_small else b"")

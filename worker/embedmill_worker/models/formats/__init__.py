@@ -1,1 +1,1 @@
-"""What lies in a model's files."""
+"""File formats of models."""

@@ -1,6 +1,6 @@
-"""fastText's own files (`*.bin`): what they say, where their input matrix lies, and whether they can be served.
+"""fastText's files (`*.bin`): their header, the position of their input matrix, and whether they can be served.
 
-Layout as `FastText::saveModel` of fastText 0.9.3 writes it: magic, version, arguments, dictionary, a flag for
+The layout is that of `FastText::saveModel` in fastText 0.9.3: magic, version, arguments, dictionary, a flag for
 quantised matrices, the input matrix, a flag, the output matrix; all little-endian and packed.
 """
 
@@ -18,90 +18,90 @@ from embedmill.safe.regular_file import open_regular
 from embedmill_worker.models.disk import is_file, is_folder, told
 from embedmill_worker.models.formats.fasttext_words import WordIndex
 
-#: Most words of a text that count. fastText has no limit; this is 16 pages, and bounds what one text may cost.
+#: Maximum words of a text that are used. fastText has no limit; this one, 16 pages, bounds the cost of a text.
 MAX_TOKENS: Final = 8_192
 
 _MAGIC = 793_712_314
 _VERSIONS = (11, 12)
 _SUPERVISED = 3
 _MODELS = (1, 2, _SUPERVISED)
-#: Most characters of a subword, and words of a word n-gram: far beyond any use, and bounds what a file may cost.
+#: Maximum characters of a subword, and words of a word n-gram; far beyond real use, it bounds the cost of a file.
 _MAX_NGRAM = 32
 _HEAD = struct.Struct("<2i12id")
 _COUNTS = struct.Struct("<3i2q")
 _SHAPE = struct.Struct("<?2q")
-#: Pages of the matrix that the fingerprint takes, evenly spread, and their size.
+#: Number of evenly spread pages of the matrix that the fingerprint covers, and their size.
 _SAMPLED_PAGES = 256
 _PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The arguments that make the vectors; a value exists only if it can be served.
+    """Arguments that determine the vectors; an instance exists only if it can be served.
 
     Raises:
-        ValueError: a value is impossible.
+        ValueError: a value is invalid.
     """
 
     dimension: int
     is_supervised: bool
-    #: Longest n-gram of words that has rows; 1: none.
+    #: Maximum words of an n-gram with rows; 1: no n-grams.
     word_ngrams: int
-    #: Rows that all n-grams share.
+    #: Number of rows that all n-grams share.
     bucket: int
-    #: Characters of the shortest and the longest subword; `maxn` 0: none.
+    #: Minimum and maximum characters of a subword; `maxn` 0: no subwords.
     minn: int
     maxn: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.dimension <= MAX_DIMENSION:
-            raise ValueError(f"its dimension is {self.dimension}, from 1 to {MAX_DIMENSION} is served")
+            raise ValueError(f"its dimension is {self.dimension}, which is not from 1 to {MAX_DIMENSION}")
         for what, value in (("maxn", self.maxn), ("wordNgrams", self.word_ngrams)):
             if value > _MAX_NGRAM:
-                raise ValueError(f"its {what} is {value}, up to {_MAX_NGRAM} is served")
+                raise ValueError(f"its {what} is {value}, limit {_MAX_NGRAM}")
         if self.bucket < 0 or (self.bucket == 0 and (self.maxn > 0 or (self.is_supervised and self.word_ngrams > 1))):
             raise ValueError(f"it has n-grams and {self.bucket} buckets for them; restore it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastTextFile:
-    """A fastText model on this machine's disk, its sizes checked against each other."""
+    """A fastText model on this machine's disk, with consistent sizes."""
 
-    #: What users call it.
+    #: Name that users give it.
     name: str
     path: Path
     header: Header
-    #: Words, without labels.
+    #: Number of words, without labels.
     words: int
-    #: Rows of the input matrix: words, then buckets.
+    #: Number of rows of the input matrix: words, then buckets.
     rows: int
-    #: Where the input matrix begins.
+    #: Offset of the input matrix.
     matrix_start: int
-    #: Of header, dictionary, sizes and 256 pages of the matrix.
+    #: sha256 of header, dictionary, sizes and 256 pages of the matrix.
     sha256: str
     index: WordIndex = field(repr=False, compare=False)
 
     @property
     def revision(self) -> str:
-        """Empty: such files are not fetched from a hub."""
+        """Empty, because these files have no recorded origin."""
         return ""
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files in use, by what they are."""
+        """Files in use, by role."""
         return {"model": self.path}
 
     @property
     def precision(self) -> str:
-        """What the matrix is stored as."""
+        """Precision of the stored matrix."""
         return "fp32"
 
 
 def fasttext_in(path: Path) -> Path | None:
-    """Return the fastText file that a path means: itself by its suffix, or the only one of a folder without others.
+    """Return the fastText file at a path: the path itself, by its suffix, or the only one in a folder without others.
 
     Raises:
-        OSError: this process may not look.
+        OSError: this process may not check it.
     """
     is_in_folder = is_folder(path)
     if path.suffix in (".bin", ".ftz") and not is_in_folder:
@@ -116,7 +116,7 @@ def read_fasttext(name: str, path: Path, *, data_dir: Path) -> FastTextFile:
     """Describe a fastText file; its index of words is kept in `data_dir` if it is large.
 
     Raises:
-        ModelLoadError: the file is damaged or not supported; says what to do.
+        ModelLoadError: the file is damaged or not supported; the message gives a hint.
     """
     path = path.expanduser().absolute()
     with told(name, instead="name another file"):
@@ -127,11 +127,11 @@ def read_fasttext(name: str, path: Path, *, data_dir: Path) -> FastTextFile:
 
 
 def mapped(path: Path) -> mmap.mmap:
-    """Map a file read-only and shared; the mapping lives as long as it or an array over it is in use.
+    """Map a file read-only and shared; the mapping lives as long as it or an array over it is used.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is empty.
+        OSError: the file cannot be read.
+        ValueError: the file is empty.
     """
     with open_regular(path) as file:
         if not os.fstat(file.fileno()).st_size:
@@ -175,13 +175,15 @@ def _read(name: str, path: Path, data: mmap.mmap, folder: Path) -> FastTextFile:
 
 def _header(data: mmap.mmap) -> Header:
     if len(data) < 4 or data[:4] != struct.pack("<i", _MAGIC):
-        raise ValueError("is no fastText model: other first bytes than every model since 2017; name another file")
+        raise ValueError(
+            "is not a fastText model: its first bytes differ from those of all models since 2017; name another file"
+        )
     _, version, *arguments = _unpack(_HEAD, data, 0, "header")
     if version not in _VERSIONS:
-        raise ValueError(f"its format is version {version}, 11 and 12 are served; save it with fastText 0.9")
+        raise ValueError(f"its format is version {version}, not 11 or 12; save it with fastText 0.9")
     dimension, _, _, _, _, word_ngrams, _, model, bucket, minn, maxn, _, _ = arguments
     if model not in _MODELS:
-        raise ValueError(f"its model is number {model}, {', '.join(map(str, _MODELS))} are served; restore it")
+        raise ValueError(f"its model is number {model}, not one of {', '.join(map(str, _MODELS))}; restore it")
     is_supervised = model == _SUPERVISED
     return Header(
         dimension=dimension,
@@ -189,7 +191,7 @@ def _header(data: mmap.mmap) -> Header:
         word_ngrams=word_ngrams,
         bucket=bucket,
         minn=minn,
-        # As fastText reads it: supervised models of that version had no subwords.
+        # As in fastText, supervised models of version 11 have no subwords.
         maxn=0 if is_supervised and version == _VERSIONS[0] else max(0, maxn),
     )
 
@@ -201,10 +203,10 @@ def _unpack(layout: struct.Struct, data: mmap.mmap, start: int, what: str) -> tu
 
 
 def _digest(data: mmap.mmap, index: WordIndex, start: int, end: int) -> str:
-    """Take header and dictionary whole and a sample of the matrix; see docs/decisions/0007."""
+    """Return the sha256 of header, dictionary and a sample of the matrix; see docs/decisions/0007."""
     taken = sha256(f"{index.sha256} {len(data)} {start} {end} ".encode())
     last = max(start, end - _PAGE_BYTES)
-    data.madvise(mmap.MADV_RANDOM)  # else each page brings its neighbours along, by the megabyte on some disks
+    data.madvise(mmap.MADV_RANDOM)  # otherwise each page loads its neighbours, up to megabytes on some disks
     step = max(_PAGE_BYTES, (last - start) // (_SAMPLED_PAGES - 1))
     for place in (*range(start, last, step), last):
         taken.update(data[place : min(place + _PAGE_BYTES, end)])

@@ -1,4 +1,4 @@
-"""The dictionary of a fastText file as a few arrays: sorted hashes, and where in the file each word stands."""
+"""Index of a fastText file's dictionary: sorted hashes, and the position of each word in the file."""
 
 import json
 import logging
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from embedmill_worker.models.disk import atomic_file, locked_folder, read_json, sha256_of, write_atomically
 from embedmill_worker.models.formats.fnv import hashes
 
-#: Longest word that is read; fastText knows no bound, and web crawls hold words of some thousands of bytes.
+#: Maximum bytes of a word. fastText has no limit, and web crawls hold words of some thousands of bytes.
 MAX_WORD_BYTES: Final = 65_535
-#: Bytes of an entry besides its word: a zero, an int64 count and an int8 type.
+#: Bytes of an entry after its word: a zero, an int64 count and an int8 type.
 ENTRY_BYTES: Final = 10
-#: Words from which the index is kept in the data folder: below, it is made in a fifth of a second.
+#: Minimum words for an index to be kept in the data folder; a smaller one is built in 0.2 s.
 KEPT_FROM_WORDS: Final = 500_000
-#: Part of what the index's folder is called: to be raised when its layout changes.
+#: Part of the name of the index's folder; raise it when the layout changes.
 _VERSION = 1
-#: Words that are hashed at a time.
+#: Number of words that are hashed at once.
 _BLOCK = 65_536
 
 log = logging.getLogger(__name__)
@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordIndex:
-    """Where each word of a mapped file is; 12 bytes a word, shared by all processes."""
+    """Index of the words in a mapped file; 12 bytes per word, shared by all processes."""
 
-    #: uint32 (3, words): FNV-1a of all words, sorted; the word that each belongs to; the start of each word by its id.
+    #: uint32 (3, words): sorted FNV-1a hashes of all words; the word of each hash; the start of each word, by its id.
     table: NDArray[np.uint32]
-    #: The first byte after the dictionary.
+    #: Offset of the first byte after the dictionary.
     end: int
-    #: Of everything before `end`.
+    #: sha256 of everything before `end`.
     sha256: str
 
     def find(self, data: mmap.mmap, words: Sequence[bytes], fnv: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Return the ids of words, (n,), -1 for unknown ones; of words that stand twice the last, as in fastText."""
+        """Return the ids of words, (n,), -1 for unknown ones; for a duplicate word its last id, as in fastText."""
         ids = np.full(len(words), -1, dtype=np.int64)
         sorted_hashes, owners, starts = self.table
         last = np.searchsorted(sorted_hashes, fnv, side="right") - 1
@@ -60,10 +60,10 @@ class WordIndex:
 
     @classmethod
     def build(cls, data: mmap.mmap, start: int, words: int, labels: int) -> Self:
-        """Read a dictionary; 2 million words take 0.8 s.
+        """Build the index of a dictionary; 2 million words take 0.8 s.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: the dictionary is damaged.
         """
         total = words + labels
         if start + total * (ENTRY_BYTES + 1) > len(data):
@@ -85,7 +85,7 @@ class WordIndex:
     def cached(cls, data: mmap.mmap, start: int, words: int, labels: int, folder: Path) -> Self:
         """Return the index of a dictionary; a large one is built once, under a lock, and mapped from `folder`.
 
-        What is kept is believed only if the dictionary and the index have the digests noted with it.
+        A stored index is used only if the dictionary and the index have the digests stored with it.
 
         Raises:
             ValueError: the dictionary is damaged.
@@ -100,12 +100,20 @@ class WordIndex:
             with locked_folder(place):
                 if index := cls._load(place, data, words + labels):
                     return index
-                log.info("indexing %d words", words + labels, extra={"action": "index_words"})
+                log.info(
+                    "building the index of %d words; this happens once per file",
+                    words + labels,
+                    extra={"action": "index_words"},
+                )
                 built = cls.build(data, start, words, labels)
                 built._store(place)
                 return cls._load(place, data, words + labels) or built
         except OSError as error:
-            log.warning("the index of words cannot be kept: %s", error, extra={"action": "index_words"})
+            log.warning(
+                "the index of words cannot be kept, so the next start builds it again: %s",
+                error,
+                extra={"action": "index_words"},
+            )
             return cls.build(data, start, words, labels)
 
     @classmethod
@@ -138,7 +146,7 @@ def digest(data: mmap.mmap, end: int) -> str:
 
 
 def _ends(data: mmap.mmap, start: int, total: int) -> "array[int]":
-    """Where the word of each entry ends. Entries have no stated length, so they are walked one by one."""
+    """Return the end of each entry's word. Entries do not state their length, so they are read one by one."""
     ends = array("I")
     find, append = data.find, ends.append
     limit = min(len(data), 1 << 32) - ENTRY_BYTES

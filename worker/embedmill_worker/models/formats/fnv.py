@@ -1,6 +1,6 @@
-"""FNV-1a over many byte strings at once, as fastText hashes words and their n-grams.
+"""FNV-1a hashes of many byte strings at once, as in fastText for words and their n-grams.
 
-Bytes are signed, see `Dictionary::hash` and `Dictionary::computeSubwords` there.
+Bytes are signed; see fastText's `Dictionary::hash` and `Dictionary::computeSubwords`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from embedmill_worker.arrays import Ints
 BASIS: Final = np.uint32(2166136261)
 PRIME: Final = np.uint32(16777619)
 
-#: With fewer strings left than this, one by one is faster than a numpy call for each byte.
+#: Number of strings below which hashing one by one is faster than a numpy call per byte.
 _FEW = 32
 _MASK = 0xFFFFFFFF
 
@@ -23,7 +23,7 @@ Hashes = NDArray[np.uint32]
 
 
 def hashes(data: NDArray[np.int8], starts: Ints, lengths: Ints) -> Hashes:
-    """Hash the strings that begin at `starts`, (n,), in `data`; all of them byte by byte, the longest first."""
+    """Return the hashes of the strings that begin at `starts`, (n,), in `data`."""
     order = np.argsort(-lengths, kind="stable")
     begins, left = starts[order], np.sort(lengths)
     sums = np.full(len(order), BASIS)
@@ -39,7 +39,7 @@ def hashes(data: NDArray[np.int8], starts: Ints, lengths: Ints) -> Hashes:
 
 
 def step(sums: Hashes, data: NDArray[np.int8]) -> Hashes:
-    """Take one more byte into each hash; both are (n,)."""
+    """Return the hashes after one more byte each; both are (n,)."""
     return (sums ^ data.astype(np.int32).view(np.uint32)) * PRIME
 
 
@@ -60,11 +60,11 @@ def subwords(words: Sequence[bytes], minn: int, maxn: int) -> Iterator[tuple[Has
 
     Args:
         words: UTF-8, at least one.
-        minn: characters of the shortest; a single ``<`` or ``>`` is none.
-        maxn: characters of the longest.
+        minn: minimum characters; a single ``<`` or ``>`` does not count as an n-gram.
+        maxn: maximum characters.
 
     Yields:
-        Their hashes, uint32, word after word, and how many each word has, (n,).
+        Hashes, uint32, word after word, and their number in each word, (n,).
     """
     data = np.frombuffer(b"".join([b"<" + word + b">" for word in words]), dtype=np.int8)
     is_first = (data.view(np.uint8) & 0xC0) != 0x80
@@ -72,7 +72,7 @@ def subwords(words: Sequence[bytes], minn: int, maxn: int) -> Iterator[tuple[Has
     sizes = np.diff(firsts, append=len(data))  # bytes of each character
     lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words)) + 2
     chars = np.add.reduceat(is_first, np.cumsum(lengths) - lengths, dtype=np.int64)
-    # Of each character: how many there are from it to the end of its word, and of its word.
+    # For each character: the characters from it to the end of its word, and those of its word.
     left = np.repeat(np.cumsum(chars), chars) - np.arange(len(firsts))
     whole = np.repeat(chars, chars)
     begins = np.arange(len(firsts))
@@ -91,7 +91,7 @@ def subwords(words: Sequence[bytes], minn: int, maxn: int) -> Iterator[tuple[Has
 
 
 def _with_character(sums: Hashes, data: NDArray[np.int8], firsts: Ints, sizes: Ints) -> Hashes:
-    """Take one more character, of one to four bytes, into each hash."""
+    """Return the hashes after one more character, of one to four bytes, each."""
     longer = step(sums, data[firsts])
     for byte in range(1, int(sizes.max(initial=1))):
         has = np.flatnonzero(sizes > byte)

@@ -1,4 +1,4 @@
-"""`modules.json`: what sentence-transformers does after the transformer, read and never executed."""
+"""`modules.json`: the modules that sentence-transformers applies; read, never executed."""
 
 import json
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from embedmill_worker.models.disk import exists, is_file, is_inside, read_json, 
 from embedmill_worker.models.files import Activation, Dense, Pooling
 
 _MODULES = "modules.json"
-#: Where a Dense module's weights lie, beside its `config.json`.
+#: File of a Dense module's weights, beside its `config.json`.
 _DENSE_WEIGHTS = "model.safetensors"
-#: Modules of this package are known by their class's name; all others are code of the model's own.
+#: Package whose modules are supported by class name; all others are code that comes with the model.
 _PACKAGE = "sentence_transformers."
-#: What may follow the transformer; Dropout does nothing to a finished model.
+#: Supported modules; Dropout has no effect in a trained model.
 _SUPPORTED = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
 
-#: Switches of a Pooling module's config before sentence-transformers 6, and what it calls them since.
+#: Switch of a Pooling module's config before sentence-transformers 6 → pooling mode since then.
 _LEGACY_POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -37,9 +37,9 @@ _POOLING = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modules:
-    """What a folder wants done with texts, in order."""
+    """Processing that a folder's modules ask for."""
 
-    #: Where tokenizer, configuration and weights of the transformer lie.
+    #: Folder of the transformer's tokenizer, configuration and weights.
     transformer: Path
     pooling: Pooling
     #: Whether the tokens of a prompt count in pooling.
@@ -47,17 +47,17 @@ class Modules:
     layers: tuple[Dense, ...] = ()
     #: Whether vectors are scaled to L2 length 1 at the end.
     normalize: bool
-    #: Whether somebody said so, or it is our guess for a bare folder.
+    #: Whether `modules.json` states this; otherwise it is our guess for a bare folder.
     is_stated: bool
-    #: The file that says how to pool.
+    #: File that states the pooling.
     pooling_source: str
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a folder; without `modules.json` vectors are mean-pooled and normalised.
+        """Read a folder; without `modules.json`, vectors are mean-pooled and normalised.
 
         Raises:
-            ValueError: a file is damaged, or asks for what cannot be done; names it.
+            ValueError: a file is damaged, or asks for something unsupported; the message names it.
             OSError: a file cannot be read.
         """
         if not exists(folder / _MODULES):
@@ -86,11 +86,11 @@ class Modules:
 
 
 def module_folders(folder: Path) -> list[tuple[str, Path]]:
-    """Return each module's class and folder; none without `modules.json`.
+    """Return each module's class and folder; an empty list without `modules.json`.
 
     Raises:
-        ValueError: the file is damaged, or names what is not supported.
-        OSError: it cannot be read.
+        ValueError: the file is damaged, or names a module that is not supported.
+        OSError: the file cannot be read.
     """
     path = folder / _MODULES
     if not exists(path):
@@ -129,7 +129,7 @@ def _dense(folder: Path, *, normalizes_first: bool) -> Dense:
     """Read a Dense module's folder.
 
     Raises:
-        ValueError: it is damaged, or asks for what cannot be done; names it.
+        ValueError: it is damaged, or asks for something unsupported; the message names it.
         OSError: a file cannot be read.
     """
     config, weights = read_json(folder / "config.json"), folder / _DENSE_WEIGHTS
@@ -155,7 +155,7 @@ def _dense(folder: Path, *, normalizes_first: bool) -> Dense:
 
 
 def _activation(config: dict[str, Any]) -> Activation:
-    """The activation by its class's name, torch's only; nothing is imported."""
+    """Return the activation by the name of its torch class; nothing is imported."""
     stated = str(config.get("activation_function") or "torch.nn.modules.activation.Tanh")
     kind = stated.rpartition(".")[2]
     if not stated.startswith("torch.nn.") or kind not in tuple(Activation):

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: how its weights are stored and what it puts out."""
+"""Facts about an ONNX file: its precision, inputs, outputs and external weights."""
 
 import json
 import math
@@ -13,57 +13,57 @@ from embedmill_worker.models.disk import keep, read_json
 if TYPE_CHECKING:
     import onnx
 
-#: The file of large weights beside each graph that we make.
+#: Name of the file with large weights beside each graph that we build.
 DATA_NAME = "model.onnx.data"
-#: Part of the fingerprint: to be raised whenever quantised graphs may give other vectors.
+#: Part of the fingerprint; raise it when quantised graphs may return other vectors.
 QUANTIZER = "embedmill-int8/2"
 
-#: Inputs the engine can fill.
+#: Inputs that the engine can fill.
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
-#: A number that says what the vectors are for; given by models that name their tasks.
+#: Input with the number of the task that vectors are for, in models that have tasks.
 TASK_INPUT = "task_id"
-#: What outputs of token vectors are called where a file does not say their rank.
+#: Usual names of outputs with token vectors, for files that do not state their rank.
 _TOKEN_OUTPUTS = frozenset({"last_hidden_state", "token_embeddings", "hidden_states"})
-#: What sentence-transformers' ONNX exports call the finished vector.
+#: Name of the finished vector in sentence-transformers' ONNX exports.
 FINISHED_OUTPUT = "sentence_embedding"
-#: Operators that quantise activations at run time: their vectors depend on a batch's neighbours.
+#: Operators that quantise activations at run time, which is not batch-invariant.
 _DYNAMIC_INT8 = frozenset(
     {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
 )
 _STATIC_INT8 = frozenset({"QLinearMatMul", "QuantizeLinear", "QGemm", "QAttention"})
-#: Operators with weights in blocks of a few bits; `bits` is 4 where it is not said.
+#: Operators with weights in blocks of a few bits; `bits` defaults to 4.
 _BLOCKED = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphFacts:
-    """One ONNX file, without its weights."""
+    """Facts about an ONNX file, read without its weights."""
 
     #: "fp32", "fp16", "bf16", "int8" (activations too), "w8", "w4"… (weights only).
     precision: str
     inputs: tuple[str, ...]
-    #: Name and rank of each output; rank -1 if the file does not say.
+    #: Name and rank of each output; rank -1 if the file does not state it.
     outputs: tuple[tuple[str, int], ...]
     #: Files beside the graph that hold its weights, relative to it.
     external: tuple[str, ...]
 
     @property
     def token_output(self) -> str:
-        """The first output that is (batch, tokens, hidden), to be pooled; empty if there is none."""
+        """First output of (batch, tokens, hidden), to be pooled; empty if none exists."""
         return next((name for name, rank in self.outputs if rank == 3 or (rank < 0 and name in _TOKEN_OUTPUTS)), "")
 
     @property
     def pooled_output(self) -> str:
-        """The output that is (batch, dimension), a finished one before others; empty if there is none."""
+        """Output of (batch, dimension), preferably the finished vector; empty if none exists."""
         pooled = [name for name, rank in self.outputs if rank == 2 or (rank < 0 and name == FINISHED_OUTPUT)]
         return FINISHED_OUTPUT if FINISHED_OUTPUT in pooled else next(iter(pooled), "")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Parse an ONNX file; takes about a second for 500 MB.
+        """Parse an ONNX file; this takes about a second for 500 MB.
 
         Raises:
-            ValueError: the file is damaged or is no ONNX model.
+            ValueError: the file is damaged or is not an ONNX model.
         """
         import onnx  # noqa: PLC0415 (half a second, and only for graphs not seen before)
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415 (protobuf ships no types)
@@ -71,9 +71,9 @@ class GraphFacts:
         try:
             model = onnx.load(path, load_external_data=False)
         except (DecodeError, RecursionError) as error:
-            raise ValueError(f"{path.name} is damaged or is no ONNX model ({error})") from None
+            raise ValueError(f"{path.name} is damaged or is not an ONNX model ({error})") from None
         if not model.graph.node:
-            raise ValueError(f"{path.name} is damaged or is no ONNX model (it has no nodes)")
+            raise ValueError(f"{path.name} is damaged or is not an ONNX model (it has no nodes)")
         weights = {tensor.name for tensor in model.graph.initializer}
         return cls(
             precision=_precision(model.graph),
@@ -84,10 +84,10 @@ class GraphFacts:
 
     @classmethod
     def cached(cls, path: Path, sha256: str, cache_dir: Path) -> Self:
-        """The same, remembered by the file's digest.
+        """Return the facts as `read` does, cached by the file's digest.
 
         Raises:
-            ValueError: as `read`.
+            ValueError: the file is damaged or is not an ONNX model.
         """
         entry = cache_dir / f"{sha256}.json"
         try:
@@ -110,21 +110,21 @@ def _rank(value: "onnx.ValueInfoProto") -> int:
 
 
 def _external(model: "onnx.ModelProto") -> set[str]:
-    """Every file that a tensor names, wherever in the model it stands."""
+    """Return every file that a tensor anywhere in the model names."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     tensors = [*_tensors(model.graph), *(tensor for node in nodes for tensor in _tensors_of(node))]
     return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
 def _tensors(graph: "onnx.GraphProto") -> "Iterator[onnx.TensorProto]":
-    """The tensors of a graph besides those of its nodes."""
+    """Yield the tensors of a graph, without those of its nodes."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
 
 
 def _tensors_of(node: "onnx.NodeProto") -> "Iterator[onnx.TensorProto]":
-    """The tensors of a node's attributes and of the graphs within it."""
+    """Yield the tensors of a node's attributes and of the graphs within it."""
     for attribute in node.attribute:
         yield from (attribute.t, *attribute.tensors)
         for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
@@ -136,7 +136,7 @@ def _tensors_of(node: "onnx.NodeProto") -> "Iterator[onnx.TensorProto]":
 
 
 def _precision(graph: "onnx.GraphProto") -> str:
-    """How most of a graph's arithmetic is done, by its operators, then by its weights' dtype."""
+    """Return the precision of most of a graph's arithmetic, by its operators or else its weights' dtype."""
     kinds = {node.op_type for node in graph.node}
     if kinds & (_DYNAMIC_INT8 | _STATIC_INT8):
         return "int8"

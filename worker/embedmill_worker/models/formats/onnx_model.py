@@ -1,4 +1,4 @@
-"""An ONNX file as it is to a runnable model: which inputs it gets, which output is used, what is left to do."""
+"""ONNX files that are served as they are: their inputs, the output to use, and the remaining processing."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def files_of_graph(
     fixed_tokens: int = 0,
     pad_id: int = 0,
 ) -> ModelFiles:
-    """Describe an ONNX file as it is.
+    """Describe an ONNX file that is served as it is.
 
     Args:
-        name: what users call it.
-        graph: the ONNX file.
-        tokenizer: `tokenizer.json`.
-        sentence: what is wanted of it.
-        data_dir: where what was learnt about graphs is kept.
+        name: name that users give it.
+        graph: path of the ONNX file.
+        tokenizer: path of `tokenizer.json`.
+        sentence: how vectors are computed.
+        data_dir: folder that keeps facts about graphs.
         output: number or name of the output to use; None: the first that fits.
         fixed_tokens: see `ModelFiles`.
         pad_id: see `ModelFiles`.
@@ -37,7 +37,7 @@ def files_of_graph(
     graph_sha256 = sha256_of(graph)
     facts = GraphFacts.cached(graph, graph_sha256, data_dir / "graphs")
     external = [graph.parent / place for place in facts.external]
-    homes = (graph.parent.resolve(), graph.resolve().parent)  # those that ONNX Runtime accepts
+    homes = (graph.parent.resolve(), graph.resolve().parent)  # folders that ONNX Runtime accepts
     for path in external:
         if not any(path.resolve().is_relative_to(home) for home in homes) or not is_file(path):
             raise ValueError(f"{graph.name} keeps weights in {path.name}, which is not beside it; copy it there")
@@ -50,7 +50,7 @@ def files_of_graph(
         output=used,
         pooling=pooling,
         pools_prompt=sentence.pools_prompt,
-        # A finished vector has been through them.
+        # A finished vector has already passed them.
         layers=() if used == FINISHED_OUTPUT else sentence.layers,
         normalize=sentence.normalize,
         max_tokens=sentence.max_tokens,
@@ -72,7 +72,7 @@ def _check_inputs(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> N
     known = KNOWN_INPUTS | ({TASK_INPUT} if sentence.task_ids else set())
     if set(facts.inputs) - known or "input_ids" not in facts.inputs:
         raise ValueError(
-            f"{graph.name} takes {', '.join(facts.inputs)}, only {', '.join(sorted(known))} can be given; "
+            f"{graph.name} takes {', '.join(facts.inputs)}, only {', '.join(sorted(known))} are supported; "
             "export it without the others"
         )
     if "position_ids" in facts.inputs and not sentence.counts_from_zero:
@@ -80,9 +80,9 @@ def _check_inputs(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> N
 
 
 def _pooling(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> tuple[Pooling, str]:
-    """What is left to do after the graph, and to which of its outputs.
+    """Return the pooling to apply after the graph, and the output to apply it to.
 
-    A bare folder's finished vectors are taken as they are.
+    Finished vectors of a bare folder are used as they are.
     """
     is_finished = not sentence.is_pooling_stated and facts.pooled_output == FINISHED_OUTPUT
     if facts.token_output and not is_finished and sentence.pooling is not Pooling.NONE:
@@ -90,16 +90,16 @@ def _pooling(graph: Path, facts: GraphFacts, sentence: SentenceConfig) -> tuple[
     if facts.pooled_output:
         return Pooling.NONE, facts.pooled_output
     shapes = ", ".join(f"{name} of rank {rank}" for name, rank in facts.outputs)
-    raise ValueError(f"{graph.name} puts out {shapes}; (batch, tokens, hidden) or (batch, dimension) is needed")
+    raise ValueError(f"{graph.name} returns {shapes}; (batch, tokens, hidden) or (batch, dimension) is needed")
 
 
 def _stated(graph: Path, facts: GraphFacts, sentence: SentenceConfig, output: int | str) -> tuple[Pooling, str]:
-    """The output that is asked for: pooled as the model wants it if it holds token vectors."""
+    """Return the requested output, and its pooling: the model's if the output holds token vectors."""
     names = [name for name, _ in facts.outputs]
     if (output not in names) if isinstance(output, str) else (output >= len(names)):
-        raise ValueError(f"{graph.name} puts out {', '.join(names)}, not {output}")
+        raise ValueError(f"{graph.name} has the outputs {', '.join(names)}, not {output}")
     name, rank = facts.outputs[output if isinstance(output, int) else names.index(output)]
     is_pooled = rank == 2 or (rank < 0 and sentence.pooling is Pooling.NONE)
     if not is_pooled and (rank not in (3, -1) or sentence.pooling is Pooling.NONE):
-        raise ValueError(f"{graph.name} puts out {name} of rank {rank}, which {sentence.pooling} pooling cannot use")
+        raise ValueError(f"{graph.name} returns {name} of rank {rank}, which {sentence.pooling} pooling cannot use")
     return (Pooling.NONE if is_pooled else sentence.pooling), name

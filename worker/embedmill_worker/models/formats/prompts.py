@@ -1,4 +1,4 @@
-"""Prefixes that model families were trained with and whose files do not tell."""
+"""Prefixes and pooling of model families whose files do not state them."""
 
 import re
 
@@ -7,7 +7,7 @@ from embedmill_worker.models.files import Pooling
 _BGE_EN = "Represent this sentence for searching relevant passages: "
 _INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
 
-#: A pattern of the model's name, and its prefixes by input type, from the models' own cards. First match wins.
+#: Pattern of a model's name, and prefixes by input type, from the models' own cards. The first match wins.
 _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
     (r"(^|[^a-z0-9])e5([^a-z0-9]|$)", {"query": "query: ", "passage": "passage: "}),
     (r"nomic-embed-text", {"query": "search_query: ", "passage": "search_document: "}),
@@ -21,11 +21,11 @@ _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
     (r"embeddinggemma", {"query": "task: search result | query: ", "passage": "title: none | text: "}),
 )
 
-#: Members of a family that are instructed otherwise.
+#: Members of a family that use other prefixes.
 _EXCEPTIONS = re.compile(r"e5.*-instruct")
 
 
-#: Families whose vectors are those of one token, where no file says so, from the models' own cards.
+#: Families that pool by a single token, from the models' own cards; used if no file states the pooling.
 _POOLINGS: tuple[tuple[str, Pooling], ...] = (
     (r"bge-(small|base|large|m3)|mxbai-embed|snowflake-arctic-embed", Pooling.CLS),
     (r"qwen3-embedding", Pooling.LAST_TOKEN),
@@ -33,12 +33,12 @@ _POOLINGS: tuple[tuple[str, Pooling], ...] = (
 
 
 def known_pooling(name: str) -> Pooling | None:
-    """Return the pooling of a model by its name; None if the family is not known, or its vectors are means."""
+    """Return the pooling of a model by its name; None if the family is unknown or uses the mean."""
     return next((pooling for pattern, pooling in _POOLINGS if re.search(pattern, name.lower())), None)
 
 
 def known_prompts(name: str) -> dict[str, str]:
-    """Return the prefixes of a model by its name; empty for models that want none."""
+    """Return the prefixes of a model by its name; empty for models without prefixes."""
     lowered = name.lower()
     if _EXCEPTIONS.search(lowered):
         return {}

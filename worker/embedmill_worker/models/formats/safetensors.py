@@ -1,4 +1,4 @@
-"""Reading safetensors: an eight-byte length, a JSON header, raw little-endian tensors."""
+"""Safetensors files: an eight-byte length, a JSON header, raw little-endian tensors."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from embedmill_worker.arrays import Floats
 
-#: Longest header read, in bytes; the format's own limit.
+#: Maximum bytes of a header; the format's own limit.
 _MAX_HEADER_BYTES = 100_000_000
 
-#: Most dimensions of a tensor.
+#: Maximum dimensions of a tensor.
 _MAX_RANK = 8
 
-#: How each stored dtype is read. BF16 is the upper half of a float32; numpy has no name for it.
+#: Stored dtype → numpy dtype to read it with. BF16 is the upper half of a float32; numpy has no name for it.
 _STORED = {
     "F64": "<f8",
     "F32": "<f4",
@@ -32,7 +32,7 @@ _STORED = {
 
 
 class SafetensorsFile:
-    """The tensors of one memory-mapped file, by name, upcast to float32 as they are read.
+    """A memory-mapped file, whose tensors are read by name and upcast to float32.
 
     Raises:
         ValueError: the file is damaged.
@@ -63,24 +63,24 @@ class SafetensorsFile:
         """Return a tensor's shape.
 
         Raises:
-            ValueError: there is no such tensor.
+            ValueError: the file lacks the tensor.
         """
         return self._entry(name)[1]
 
     def precision(self, name: str) -> str:
-        """Return what a tensor is stored as, as in "fp16".
+        """Return the precision of a stored tensor, such as "fp16".
 
         Raises:
-            ValueError: there is no such tensor.
+            ValueError: the file lacks the tensor.
         """
         dtype = self._entry(name)[0]
         return f"fp{dtype[1:]}" if dtype[0] == "F" else dtype.lower()
 
     def read(self, name: str, shape: tuple[int, ...]) -> Floats:
-        """Return a tensor as float32; not copied if it is stored so.
+        """Return a tensor as float32; it is not copied if it is stored as float32.
 
         Raises:
-            ValueError: there is no such tensor, or it has another shape.
+            ValueError: the file lacks the tensor, or it has another shape.
         """
         stored_shape = self.shape(name)
         if stored_shape != shape:
@@ -91,7 +91,7 @@ class SafetensorsFile:
         """Return a tensor as it is stored, mapped from the file; only bf16 is copied, to float32.
 
         Raises:
-            ValueError: there is no such tensor.
+            ValueError: the file lacks the tensor.
         """
         dtype, shape, start = self._entry(name)
         stored: NDArray[Any] = np.frombuffer(self._body, dtype=_STORED[dtype], count=math.prod(shape), offset=start)
@@ -106,7 +106,7 @@ class SafetensorsFile:
 
 
 class SafetensorsFiles:
-    """The tensors of one file, or of several that share a model's weights.
+    """One or several files that hold a model's tensors together.
 
     Raises:
         ValueError: a file is damaged.
@@ -120,7 +120,7 @@ class SafetensorsFiles:
         return any(name in file for file in self._files)
 
     def read(self, name: str, shape: tuple[int, ...]) -> Floats:
-        """As `SafetensorsFile.read`."""
+        """Read a tensor; see `SafetensorsFile.read`."""
         return next((file for file in self._files if name in file), self._files[0]).read(name, shape)
 
 
@@ -129,10 +129,10 @@ def _checked(name: str, entry: Any, body_bytes: int) -> tuple[str, tuple[int, ..
         dtype, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
         numbers = (*shape, start, stop)
         if len(shape) > _MAX_RANK or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
-            raise ValueError("its shape or its place is not made of whole numbers")
+            raise ValueError("its shape or its offsets are not valid whole numbers")
         expected = math.prod(shape) * np.dtype(_STORED[dtype]).itemsize
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"tensor {name} has an entry that cannot be read ({error!r})") from None
+        raise ValueError(f"tensor {name} has an invalid entry ({error!r})") from None
     if not 0 <= start <= stop <= body_bytes or stop - start != expected:
         raise ValueError(
             f"tensor {name} takes {expected} bytes and should lie at {start} to {stop} of {body_bytes}; "

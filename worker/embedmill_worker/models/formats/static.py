@@ -8,35 +8,35 @@ from embedmill.errors import ModelLoadError
 from embedmill_worker.models.disk import read_json, read_note, sha256_of, told
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
 
-#: Longest input: model2vec's default and fastembed's limit.
+#: Maximum tokens of an input: model2vec's default and fastembed's limit.
 MAX_TOKENS = 512
-#: Names of the tensors: vectors, (rows, dimension); where tokens share rows, the row and weight of each, (vocabulary,).
+#: Names of tensors: vectors, (rows, dimension); if tokens share rows, each token's row and weight, (vocabulary,).
 TABLE, MAPPING, WEIGHTS = "embeddings", "mapping", "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticTable:
-    """A static model on this machine's disk; a value exists only if its files fit.
+    """A static model on this machine's disk; an instance exists only if its files fit together.
 
     Raises:
         ModelLoadError: a file is missing or damaged.
     """
 
-    #: What users call it.
+    #: Name that users give it.
     name: str
-    #: safetensors with the table.
+    #: Path of the safetensors file with the table.
     table: Path
-    #: `tokenizer.json`.
+    #: Path of `tokenizer.json`.
     tokenizer: Path
     #: Whether vectors are scaled to L2 length 1.
     normalize: bool
-    #: Id of the unknown token, which is left out; None if there is none.
+    #: Id of the unknown token, which is skipped; None if the tokenizer has none.
     unknown_id: int | None
-    #: What the table is stored as: "fp32", "fp16"…
+    #: Precision of the stored table: "fp32", "fp16"…
     precision: str = "fp32"
     weights_sha256: str
     tokenizer_sha256: str
-    #: Where it was fetched from, as "org/name@commit"; empty for files that were here.
+    #: Origin of a fetched model, as "org/name@commit"; empty for local files.
     revision: str = ""
 
     def __post_init__(self) -> None:
@@ -50,14 +50,14 @@ class StaticTable:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files in use, by what they are."""
+        """Files in use, by role."""
         return {"table": self.table, "tokenizer": self.tokenizer}
 
 
 def static_table(
     name: str, folder: Path, *, table: str = "model.safetensors", normalize: bool | None = None
 ) -> StaticTable:
-    """Describe a folder with a static model; `normalize` is what `config.json` says if it is not given.
+    """Describe a folder with a static model; `normalize` defaults to the value in `config.json`.
 
     Raises:
         ValueError: a file is damaged.
@@ -80,7 +80,7 @@ def static_table(
 
 
 def is_static(folder: Path) -> bool:
-    """Whether a folder says that it holds a static model."""
+    """Return whether a folder's `config.json` says that it holds a static model."""
     return read_json(folder / "config.json").get("model_type") == "model2vec"
 
 

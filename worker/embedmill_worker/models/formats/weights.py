@@ -1,4 +1,4 @@
-"""Which of a model's files hold the weights that are served. No I/O."""
+"""Choice of the weights to serve among a model's files. No I/O."""
 
 import platform
 import re
@@ -8,27 +8,27 @@ from typing import Any, Final
 
 from embedmill_worker.models.export.bert import BertConfig
 
-#: Where plain ONNX files lie; the first one found is taken.
+#: Usual names of ONNX files; the first one found is used.
 _GRAPHS: Final = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_optimized.onnx")
-#: ONNX files of other precisions; taken only if there is nothing else.
+#: ONNX files of other precisions; used only if nothing else is found.
 _VARIANT: Final = re.compile(r"(?:onnx/)?model_[^/]*\.onnx")
-#: What their names say about them, the best for fp32 first: optimized but as precise, halves, 8 bits.
+#: Kinds of them by name, the best for fp32 first: optimized at the same precision, 16 bits, 8 bits.
 _KINDS: Final = (re.compile(r"_o[123]\b"), re.compile(r"fp16|float16|_o4\b"), re.compile(r"int8|quantized"))
 _WEIGHTS: Final = "model.safetensors"
-#: Says that the weights are changes to another model's.
+#: File that marks weights as changes to another model's.
 ADAPTER: Final = "adapter_config.json"
-#: Says which of several files holds which tensor.
+#: File that states which of several files holds which tensor.
 INDEX: Final = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """One ONNX file that is served as it is, or safetensors that are exported. Names are relative to the model."""
+    """An ONNX file to serve as it is, or safetensors to export. Names are relative to the model."""
 
-    #: Empty: there is none, or it is not used.
+    #: ONNX file; empty if none is used.
     graph: str = ""
     safetensors: tuple[str, ...] = ()
-    #: What is exported.
+    #: Architecture to export; None with an ONNX file.
     config: BertConfig | None = None
 
 
@@ -40,17 +40,17 @@ def choose_weights(
     index: Mapping[str, Any],
     precision: str = "",
 ) -> Weights:
-    """Return what a model is served from: its safetensors if we export its architecture, else an ONNX file.
+    """Return the weights to serve: safetensors if we export their architecture, otherwise an ONNX file.
 
     Args:
-        names: every file there is, relative to the model's folder.
-        transformer: where configuration and safetensors lie, relative to it: "" or, say, "0_Transformer".
-        config: `config.json`.
-        index: `model.safetensors.index.json`; empty if there is none.
-        precision: what is asked for, of which the choice among ONNX files of other precisions depends.
+        names: all files, relative to the model's folder.
+        transformer: folder of configuration and safetensors, relative to it: "" or, for example, "0_Transformer".
+        config: content of `config.json`.
+        index: content of `model.safetensors.index.json`; empty if it is missing.
+        precision: requested precision, for the choice among ONNX files of other precisions.
 
     Raises:
-        ValueError: there is nothing that can be served; says why and what to do.
+        ValueError: nothing can be served; the message says why and gives a hint.
     """
     if ADAPTER in names:
         raise ValueError(f"{ADAPTER} makes it an adapter of another model; merge both, save that, and name its folder")
@@ -72,7 +72,7 @@ def choose_weights(
 
 
 def _refuse_code(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if a model brings code of its own, so that its weights may mean another thing."""
+    """Raise ValueError if a model comes with its own code, which may use the weights differently."""
     if isinstance(config.get("auto_map"), Mapping) and "AutoModel" in config["auto_map"]:
         raise ValueError(
             "config.json names code that comes with the model (auto_map, AutoModel) and is never executed; put an ONNX "
@@ -81,7 +81,7 @@ def _refuse_code(config: Mapping[str, Any]) -> None:
 
 
 def _safetensors(names: Collection[str], transformer: str, index: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the safetensors files of a model; none if there are none."""
+    """Return the safetensors files of a model, if any."""
     folder = f"{transformer}/" if transformer else ""
     if f"{folder}{_WEIGHTS}" in names:
         return (f"{folder}{_WEIGHTS}",)
@@ -98,7 +98,7 @@ def _safetensors(names: Collection[str], transformer: str, index: Mapping[str, A
 
 
 def _variant(names: Collection[str], precision: str) -> str:
-    """Return the ONNX file of another precision that comes closest to what is asked for; "" if there is none."""
+    """Return the ONNX file of another precision that is closest to the requested one; "" if none exists."""
     kinds = _KINDS[::-1] if precision == "int8" else _KINDS
     found = [name for name in names if _VARIANT.fullmatch(name)]
     return min(found, key=lambda name: (_is_foreign(name), _rank(name, kinds), name), default="")
@@ -109,6 +109,6 @@ def _rank(name: str, kinds: tuple[re.Pattern[str], ...]) -> int:
 
 
 def _is_foreign(name: str) -> bool:
-    """Return whether a file is made for another kind of CPU than this one."""
+    """Return whether a file is built for another kind of CPU than this one."""
     is_arm = platform.machine().lower() in ("arm64", "aarch64")
     return ("avx" if is_arm else "arm64") in name.lower()

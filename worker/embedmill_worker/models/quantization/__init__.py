@@ -1,1 +1,1 @@
-"""int8 graphs whose vectors do not depend on their batch."""
+"""Batch-invariant quantization to int8 graphs."""

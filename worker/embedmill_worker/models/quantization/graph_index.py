@@ -1,4 +1,4 @@
-"""What quantising has to know of an ONNX graph: who uses what, and how large the values inside it become."""
+"""Index of an ONNX graph for quantising: which nodes use which values, and how large these become."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,19 +13,19 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from embedmill_worker.arrays import Floats
 from embedmill_worker.onnx_runtime import open_graph
 
-#: Lengths of the random samples that int8 factors are chosen by, and how often each comes.
+#: Lengths of the random samples for calibration, and the number of samples of each length.
 _LENGTHS = (8, 16, 32, 64, 128)
 _REPEATS = 8
-#: Protobuf, in which the graph is handed over, holds no more.
+#: Maximum bytes of a graph that is passed on as protobuf.
 _MOST_BYTES = 2**31 - 1
 
 _GELUS = frozenset({"Gelu", "FastGelu"})
-#: These give rows if all their inputs are rows or weights.
+#: Operators whose output is rows if all their inputs are rows or weights.
 _ROW_WISE = _GELUS | {"MatMul", "Gemm", "Add", "LayerNormalization"}
 
 
 class GraphIndex:
-    """A graph, looked up by the names of its values."""
+    """Index of a graph by the names of its values."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -41,17 +41,17 @@ class GraphIndex:
             if self._gives_rows(node):
                 self.rows.add(node.output[0])
         for value in graph.output:
-            self.consumers[value.name].append(NodeProto())  # whoever runs the graph uses it, too
+            self.consumers[value.name].append(NodeProto())  # stands for the caller, who uses the output
 
     def is_dense(self, node: NodeProto) -> bool:
-        """Tells a product with constant float32 weights, (inputs, outputs)."""
+        """Return whether a node is a product with constant float32 weights, (inputs, outputs)."""
         if node.op_type != "MatMul" or node.input[0] in self.weights:
             return False
         weight = self.weights.get(node.input[1])
         return weight is not None and len(weight.dims) == 2 and weight.data_type == onnx.TensorProto.FLOAT
 
     def is_attention(self, node: NodeProto) -> bool:
-        """Tells the exporter's attention, and no other: from rows to rows, with the lengths of texts as mask."""
+        """Return whether a node is the exporter's attention: from rows to rows, with the texts' lengths as mask."""
         if node.op_type != "Attention" or len(node.input) != 4 or {a.name for a in node.attribute} != {"num_heads"}:
             return False
         counter, before, behind = (
@@ -66,12 +66,12 @@ class GraphIndex:
         return is_between and projection is not None and self.is_dense(projection)
 
     def unfolds_rows(self, node: NodeProto) -> bool:
-        """Tells a Reshape of rows, for one consumer alone."""
+        """Return whether a node is a Reshape of rows with a single consumer."""
         is_reshape = node.op_type == "Reshape" and node.input[0] in self.rows
         return is_reshape and len(self.consumers[node.output[0]]) == 1
 
     def is_feed_forward(self, node: NodeProto) -> bool:
-        """Tells the first of the exporter's two dense layers around a GELU, if nothing else uses what is between."""
+        """Return whether a node is the first of the exporter's two dense layers around a GELU, used by nothing else."""
         if node.op_type != "Gemm" or node.attribute or node.input[0] not in self.rows:
             return False
         gelu = self._only_consumer(node.output[0])
@@ -95,15 +95,15 @@ class GraphIndex:
 
 
 def array_of(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
-    """Return a weight; one beside the graph is mapped, not read, so that a large one takes no memory of its own.
+    """Return a weight; one in a file beside the graph is mapped, so that it takes no extra memory.
 
     Args:
         tensor: an initializer.
-        folder: where the graph lies.
+        folder: folder of the graph.
 
     Raises:
-        ValueError: it lies outside the folder, or its file is too short.
-        OSError: its file cannot be read.
+        ValueError: the weight is in a file outside the folder, or its file is too short.
+        OSError: the file cannot be read.
     """
     if tensor.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(tensor)
@@ -118,14 +118,14 @@ def array_of(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
 
 
 def random_samples(vocabulary: int, *, max_tokens: int) -> list[list[int]]:
-    """Return texts of random tokens, the same every time: they find a model's outliers as well as prose does.
+    """Return texts of random tokens, the same every time; they show a model's outliers as well as prose does.
 
     Args:
         vocabulary: number of token ids.
-        max_tokens: most tokens of a text.
+        max_tokens: maximum tokens of a text.
 
     Returns:
-        Token ids of 40 texts, of 8 to 128 tokens.
+        Token ids of 40 texts of 8 to 128 tokens.
     """
     rng = np.random.default_rng(0)
     lengths = [min(length, max_tokens) for length in _LENGTHS] * _REPEATS
@@ -136,7 +136,7 @@ def samples_of(graph: onnx.GraphProto) -> list[list[int]]:
     """Return random samples that fit a graph's table of words, and of positions if the graph is fused.
 
     Raises:
-        ValueError: it has no such table.
+        ValueError: the graph has no such table.
     """
     rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
     ids = {"input_ids"}
@@ -147,25 +147,24 @@ def samples_of(graph: onnx.GraphProto) -> list[list[int]]:
             return random_samples(rows[node.input[2]], max_tokens=rows[node.input[3]])
         elif node.op_type == "Gather" and node.input[1] in ids and node.input[0] in rows:
             return random_samples(rows[node.input[0]], max_tokens=max(_LENGTHS))
-    raise ValueError("the graph has no table of words that input_ids select from; give samples of token ids")
+    raise ValueError("the graph has no table of words that input_ids select from; pass samples of token ids")
 
 
 def largest_values(
     model: onnx.ModelProto, folder: Path, names: Iterable[str], samples: Sequence[Sequence[int]]
 ) -> dict[str, Floats]:
-    """Run samples, one by one; return the largest absolute value of each channel (last axis) of inner values.
+    """Run samples one by one; return the largest absolute value of each channel (last axis) of inner values.
 
-    Takes about 2 s for MiniLM and 40 samples, and three times what the graph itself holds in memory: weights beside it
-    are mapped.
+    It takes about 2 s for MiniLM and 40 samples, and three times the memory of the graph, without mapped weights.
 
     Args:
         model: a text encoder.
-        folder: where weights beside it lie.
+        folder: folder of the external weights.
         names: float32 values of the graph, of any shape (…, channels).
         samples: token ids, special tokens included.
 
     Returns:
-        (channels,) of each name.
+        Largest values, (channels,), by name.
 
     Raises:
         ValueError: the graph is too large, or ONNX Runtime cannot run it.
@@ -176,7 +175,7 @@ def largest_values(
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     if probe.ByteSize() > _MOST_BYTES:
-        raise ValueError(f"the graph takes {probe.ByteSize()} bytes, and at most {_MOST_BYTES} can be calibrated")
+        raise ValueError(f"the graph has {probe.ByteSize()} bytes, limit {_MOST_BYTES} for calibration")
     try:
         session = open_graph(probe.SerializeToString(), weights_folder=folder)
         inputs = [node.name for node in session.get_inputs()]
@@ -187,6 +186,6 @@ def largest_values(
             for name, value in zip(wanted, session.run(wanted, {key: feed[key] for key in inputs}), strict=True):
                 seen = np.abs(value.reshape(-1, value.shape[-1])).max(axis=0)
                 largest[name] = np.maximum(largest.get(name, seen), seen)
-    except Exception as error:  # onnxruntime's errors have no other common root; their words may hold ids
+    except Exception as error:  # onnxruntime's errors have no other common base class; their messages may hold ids
         raise ValueError(f"ONNX Runtime cannot run the graph for calibration ({type(error).__name__})") from None
     return largest

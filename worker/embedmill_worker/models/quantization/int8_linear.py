@@ -1,7 +1,7 @@
-"""Dense layers in 8 bits, as ONNX nodes: every row of the input has a scale of its own.
+"""Dense layers in 8 bits as ONNX nodes, with one scale per row of the input.
 
-Rows are tokens, so a text's vectors depend on no other text and no padding: the same bits in any company. The weights
-have a scale a column. ONNX Runtime's fused product takes one input scale, which is 1 here; rows are scaled behind it.
+Rows are tokens, so the layers are batch-invariant. Weights have one scale per column. ONNX Runtime's fused product
+takes a single input scale, which is 1 here; rows are scaled after the product.
 """
 
 from collections.abc import Sequence
@@ -13,30 +13,30 @@ from onnx import TensorProto
 from embedmill_worker.arrays import Floats
 from embedmill_worker.models.export.onnx_writer import FUSED, OnnxWriter
 
-#: How far outliers of an input are moved into the weights: 0 not at all, 1 wholly (SmoothQuant's alpha, Xiao et al.
-#: 2023). 0.5 to 0.8 are alike; see docs/decisions/0006.
+#: Share of an input's outliers that is moved into the weights, from 0 to 1 (SmoothQuant's alpha, Xiao et al. 2023).
+#: 0.5 to 0.8 give similar results; see docs/decisions/0006.
 _MIGRATION = 0.65
-#: Migration factors are powers of two to this fraction, so that rounding elsewhere seldom changes a factor.
+#: Steps per power of two of migration factors, so that other rounding rarely changes a factor.
 _FACTOR_STEPS = 8
-#: What is subtracted from a GELU's output (never below -0.17) before it is quantised without a sign.
+#: Offset of a GELU's output (never below -0.17) that makes it unsigned before it is quantised.
 _GELU_FLOOR = 0.3
-#: Its largest value has to stay below 255 floors; this many times the largest value seen.
+#: 255 times the floor is at least this many times the largest value seen at calibration.
 _GELU_HEADROOM = 4
-#: From this opset on, ReduceMax takes its axes as an input.
+#: First opset in which ReduceMax takes its axes as an input.
 _AXES_AS_INPUT = 18
-#: Smallest divisor of a row: a row of zeros stays zero.
+#: Minimum divisor of a row, so that a row of zeros stays zero.
 _SMALLEST = 1e-6
 
 
 def migration(largest: Floats, weight: Floats) -> Floats:
-    """Return what each input channel is divided by, and its weights multiplied.
+    """Return the factors to divide each input channel by, and to multiply its weights by.
 
     Args:
-        largest: absolute value of each channel at most, (inputs,).
+        largest: largest absolute value of each channel, (inputs,).
         weight: (inputs, outputs).
 
     Returns:
-        (inputs,), their geometric mean about 1.
+        Factors (inputs,) with a geometric mean of about 1.
     """
     floor = np.float64(1e-3)
     factors = _MIGRATION * np.log2(np.maximum(largest, floor))
@@ -50,10 +50,10 @@ def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: S
     """Add products of one value, (rows, inputs), with weights (inputs, outputs).
 
     Args:
-        writer: takes the nodes.
+        writer: writer to add the nodes to.
         value: name of the value.
-        weights: what it is multiplied with.
-        outputs: names of the products; the writer's own if there are none.
+        weights: weights to multiply it with.
+        outputs: names of the products; generated if empty.
 
     Returns:
         Names of the products, (rows, outputs).
@@ -61,7 +61,7 @@ def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: S
     largest = _row_max(writer, writer.node("Abs", [value]))
     floored = writer.node("Max", [largest, writer.constant(_SMALLEST, np.float32)])
     scale = writer.node("Mul", [floored, writer.constant(1 / 127, np.float32)])
-    # ONNX Runtime multiplies unsigned by signed bytes: the sign is a zero point of 128.
+    # ONNX Runtime multiplies unsigned by signed bytes, so signed values get a zero point of 128.
     middle = writer.constant(128, np.uint8)
     rows = _vector(writer, scale)
     zeros = writer.node("Expand", [middle, writer.node("Shape", [rows])])
@@ -77,10 +77,10 @@ def linear(writer: OnnxWriter, value: str, weights: Sequence[Floats], outputs: S
 def gelu_linear(writer: OnnxWriter, value: str, weight: Floats, largest: float) -> tuple[str, Floats]:
     """Add the product of a GELU's output, (rows, inputs), with a weight, using all 256 steps for its one-sided range.
 
-    A row's zero point is a whole number of steps that make up one same floor; what it adds to each output is constant.
+    A row's zero point is a whole number of steps that amounts to the same floor, so it adds a constant to each output.
 
     Args:
-        writer: takes the nodes.
+        writer: writer to add the nodes to.
         value: name of the GELU's output.
         weight: (inputs, outputs).
         largest: the largest value seen at calibration.
@@ -92,7 +92,7 @@ def gelu_linear(writer: OnnxWriter, value: str, weight: Floats, largest: float) 
     one, offset = writer.constant(1, np.float32), writer.constant(floor, np.float32)
     span = writer.node("Add", [_row_max(writer, value), offset])
     steps = writer.node("Div", [writer.constant(255 * floor, np.float32), span])
-    # A row without a large value would want more than 127 steps below zero: it has plenty.
+    # A row without large values would use more than 127 steps below zero; 127 are enough.
     most = writer.constant(127, np.float32)
     steps = writer.node("Min", [writer.node("Max", [writer.node("Floor", [steps]), one]), most])
     scale = writer.node("Div", [offset, steps])
@@ -105,7 +105,7 @@ def gelu_linear(writer: OnnxWriter, value: str, weight: Floats, largest: float) 
 
 
 def quantize_columns(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Return a weight, (inputs, outputs), as integers of -127 to 127 and a scale a column, (outputs,)."""
+    """Return a weight, (inputs, outputs), as integers from -127 to 127, and a scale per column, (outputs,)."""
     scale = np.abs(weight).max(axis=0) / np.float32(127)
     scale[scale == 0] = 1
     return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale

@@ -1,4 +1,4 @@
-"""An fp32 text encoder to int8, for ONNX Runtime: the same bits for a text in any company; see docs/decisions/0006."""
+"""Batch-invariant quantization of an fp32 text encoder to int8, for ONNX Runtime; see docs/decisions/0006."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,34 +14,34 @@ from embedmill_worker.models.formats.onnx_graph import QUANTIZER, GraphFacts
 from embedmill_worker.models.quantization.graph_index import GraphIndex, array_of, largest_values, samples_of
 from embedmill_worker.models.quantization.int8_linear import gelu_linear, linear, migration
 
-#: QuantizeLinear knows rows from here on; older graphs are converted to the newer opset.
+#: First opset whose QuantizeLinear supports rows; older graphs are converted to the second one.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
-#: Activations that add a bias first.
+#: Activation → fused operator that adds a bias first.
 _WITH_BIAS = {"Gelu": "BiasGelu", "FastGelu": "FastGelu"}
-#: One inner channel in so many, those of the largest values, has a scale apart.
+#: One inner channel in this many, those with the largest values, gets a scale of its own.
 _OUTLIERS_ONE_IN = 24
 
 
 def quantize(source: Path, graph: IO[bytes], data: IO[bytes], *, samples: Sequence[Sequence[int]] = ()) -> None:
-    """Write the graph with its dense layers in 8 bits, and its weights beside it.
+    """Write the graph with its dense layers in 8 bits, and its weights to a file beside it.
 
-    The same input gives the same bytes on one kind of CPU. The data file is found by its name, `DATA_NAME`, in the
-    graph's folder. Graphs that `export` made gain most; of others, every product with constant weights is quantised.
+    The same input gives the same bytes on one kind of CPU. ONNX finds the data file by its name, `DATA_NAME`, in the
+    graph's folder. Graphs from `export` gain most; in others, every product with constant weights is quantised.
 
     Args:
-        source: an ONNX file in fp32; inputs and outputs stay as they are.
-        graph: takes the graph.
-        data: takes the weights.
-        samples: token ids to calibrate by; none for random ones.
+        source: ONNX file in fp32; inputs and outputs stay as they are.
+        graph: file to write the graph to.
+        data: file to write the weights to.
+        samples: token ids for calibration; empty for random ones.
 
     Raises:
-        ValueError: the file is damaged, is not fp32 or has no dense layers that this can quantise.
+        ValueError: the file is damaged, is not fp32 or has no dense layers to quantise.
         OSError: a file cannot be read or written.
     """
     facts = GraphFacts.read(source)
     if facts.precision != "fp32":
-        raise ValueError(f"{source.name} is {facts.precision}; only fp32 can be quantised, give that file")
-    # Weights beside the graph stay there: read whole, they take four times their size on the way.
+        raise ValueError(f"{source.name} is {facts.precision}; only fp32 can be quantised; use that file")
+    # External weights are not loaded, which would take four times their size in memory.
     model = onnx.load(source, load_external_data=False)
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
         raise ValueError(f"{source.name} has branches or loops; only plain encoders can be quantised")
@@ -63,16 +63,16 @@ def quantize(source: Path, graph: IO[bytes], data: IO[bytes], *, samples: Sequen
 
 
 class _Rewriter:
-    """Goes through the nodes in order, replaces some and copies the others."""
+    """A rewriter that goes through the nodes in order, replaces some and copies the others."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path, writer: OnnxWriter) -> None:
         self._model, self._folder, self._writer = model, folder, writer
         self._index = GraphIndex(model.graph)
         self._weights, self._consumers = self._index.weights, self._index.consumers
         self._largest: dict[str, Floats] = {}
-        self._done: set[str] = set()  # outputs that a rewritten node of before has put out
-        self._divided: dict[str, Floats] = {}  # values that come divided by factors
-        self._texts: dict[str, NodeProto] = {}  # attention inputs' Reshape of rows
+        self._done: set[str] = set()  # outputs that rewritten nodes already produce
+        self._divided: dict[str, Floats] = {}  # values that are already divided by factors
+        self._texts: dict[str, NodeProto] = {}  # Reshape of rows before each attention, by output
 
     def dense_inputs(self) -> set[str]:
         """Return the values that are multiplied with constant weights."""
@@ -86,7 +86,7 @@ class _Rewriter:
             if node.output[0] in self._done:
                 continue
             if self._is_before_attention(node):
-                self._texts[node.output[0]] = node  # each product has its own, behind it
+                self._texts[node.output[0]] = node  # replaced by a Reshape after each product
             elif self._index.is_attention(node):
                 self._attention(node)
             elif self._index.is_feed_forward(node):
@@ -125,7 +125,7 @@ class _Rewriter:
         self._writer.nodes.append(node)
 
     def _dense(self, node: NodeProto) -> None:
-        """All products of one value share its integers."""
+        """Replace all products of one value, which share its quantized integers."""
         writer, value = self._writer, node.input[0]
         nodes = [other for other in self._consumers[value] if self._index.is_dense(other)]
         weights = [self._weight(other.input[1]) for other in nodes]
@@ -145,7 +145,7 @@ class _Rewriter:
             writer.node("Reshape", [product, self._shape(value, weight.shape[1])], output=output)
 
     def _attention(self, node: NodeProto) -> None:
-        """Query, key and value are products of their own; the values are scaled for the product behind them."""
+        """Replace attention: query, key and value become separate products; values are scaled for the next product."""
         writer, value = self._writer, node.input[0]
         weight, bias = self._weight(node.input[1]).copy(), self._weight(node.input[2]).copy()
         hidden = weight.shape[1] // 3
@@ -166,7 +166,7 @@ class _Rewriter:
         writer.node("MultiHeadAttention", inputs, output=node.output[0], domain=FUSED, num_heads=heads)
 
     def _feed_forward(self, node: NodeProto) -> None:
-        """Inner channels of large values go through apart, so that the others keep fine steps."""
+        """Replace a feed-forward block. Channels with large values are separate, so that the others keep fine steps."""
         (gelu,) = self._consumers[node.output[0]]
         (last,) = self._consumers[gelu.output[0]]
         weight, bias, last_weight = (self._weight(name) for name in (*node.input[1:], last.input[1]))
@@ -189,7 +189,7 @@ class _Rewriter:
         self._done |= {node.output[0], gelu.output[0], last.output[0]}
 
     def _shape(self, value: str, width: int) -> str:
-        """Add the shape of a value, its last axis replaced."""
+        """Add the shape of a value with its last axis replaced."""
         writer = self._writer
         first, end = writer.constant([0], np.int64), writer.constant([-1], np.int64)
         lead = writer.node("Slice", [writer.node("Shape", [value]), first, end])

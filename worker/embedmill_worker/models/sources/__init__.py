@@ -1,1 +1,1 @@
-"""Where models come from: wheels, fastembed, a hub, a folder."""
+"""Sources of models: wheels, fastembed, a hub, a folder."""

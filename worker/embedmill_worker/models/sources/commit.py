@@ -1,4 +1,4 @@
-"""A hub's repository at one commit, and that there is none. No I/O."""
+"""Commits of a hub's repositories, and errors about repositories. No I/O."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class HubAwayError(ModelLoadError):
 
 
 class UnknownRepositoryError(ModelLoadError):
-    """The hub knows no repository of this name, or does not show it to us."""
+    """The hub has no repository with this name, or does not show it to us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +24,16 @@ class Commit:
     """A repository at one commit.
 
     Raises:
-        ValueError: a value is impossible.
+        ValueError: a value is invalid.
     """
 
-    #: `org/name`.
+    #: Name as `org/name`.
     repository: str
     #: 40 hexadecimal characters.
     commit: str
-    #: Bytes of every file, fetched or not; 0 if nobody told.
+    #: Bytes of every file, fetched or not; 0 if not known.
     sizes: Mapping[str, int]
-    #: Whether these are all files, as a hub says, or those that a cache happens to hold.
+    #: Whether these are all files, as listed by a hub, or only those in a cache.
     is_whole: bool = True
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class Commit:
 
 
 def is_below(name: object) -> bool:
-    """Return whether a file's name leads into its repository and nowhere else."""
+    """Return whether a file's name leads to a file inside its repository."""
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return False
     path = PurePosixPath(name)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
-    """What one of fastembed's classes does with its graphs."""
+    """Processing that one of fastembed's classes applies to its graphs."""
 
     pooling: Pooling
     normalize: bool
-    #: Number or name of the graph's output.
+    #: Number or name of the graph's output to use.
     output: int | str = 0
     #: Whether texts are padded to the longest that the model reads.
     pads_to_longest: bool = False
@@ -41,26 +41,26 @@ RULES = {
     "BuiltinSentenceEmbedding": _Rule(pooling=Pooling.NONE, normalize=False, output=1),
     "LastTokenNormalizedEmbedding": _Rule(pooling=Pooling.LAST_TOKEN, normalize=True),
 }
-#: The class of tables of token vectors, which have no graph.
+#: fastembed's class for tables of token vectors, which have no graph.
 STATIC = "StaticTextEmbedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredModel:
-    """One dense text model of fastembed's registry."""
+    """A dense text model of fastembed's registry."""
 
     name: str
     dimension: int
     bytes: int
     description: str
-    #: Of the hub.
+    #: Repository on the hub.
     repository: str
     #: Why it cannot be served; empty if it can.
     refusal: str
 
 
 def registered_models() -> list[RegisteredModel]:
-    """List fastembed's dense text models, those that cannot be served included."""
+    """List fastembed's dense text models, including those that cannot be served."""
     return [
         RegisteredModel(
             name=description.model,
@@ -85,13 +85,13 @@ def files_of_registered(
     """Fetch a model of fastembed's registry.
 
     Args:
-        name: what users call it.
-        model: what the registry says of it.
-        repository: where it is.
-        data_dir: where what was learnt about graphs is kept.
+        name: name that users give it.
+        model: the registry's entry.
+        repository: the model's repository.
+        data_dir: folder that keeps facts about graphs.
 
     Raises:
-        ModelLoadError: the model cannot be fetched, stored or read; says what to do.
+        ModelLoadError: the model cannot be fetched, stored or read; the message gives a hint.
     """
     kind, description = next((kind, item) for kind, item in described_by_fastembed() if item.model == model.name)
     folder = repository.fetch(_wanted(kind, description))
@@ -108,7 +108,7 @@ def files_of_registered(
 
 
 def described_by_fastembed() -> Iterator[tuple[str, "DenseModelDescription"]]:
-    """Name of fastembed's class, and the model; in fastembed's order, in which the first match wins."""
+    """Yield each model with the name of its fastembed class, in fastembed's order; the first match wins."""
     environment.prepare()  # fastembed imports onnxruntime
     from fastembed.text.text_embedding import TextEmbedding  # noqa: PLC0415 (slow, only for its models)
 
@@ -122,7 +122,7 @@ def _refusal(kind: str) -> str:
 
 
 def _wanted(kind: str, description: "DenseModelDescription") -> list[str]:
-    """The files that a model is made of."""
+    """Return the files that a model needs."""
     configs = ["tokenizer.json"] if kind == STATIC else ["tokenizer.json", "tokenizer_config.json"]
     return [description.model_file, *description.additional_files, *configs]
 
@@ -133,7 +133,7 @@ def _graph(name: str, folder: Path, description: "DenseModelDescription", kind: 
     limits = [token_limit(tokenizer.get(key)) for key in ("model_max_length", "max_length")]
     max_tokens = min((limit for limit in limits if limit), default=0)
     if not max_tokens:
-        raise ValueError("tokenizer_config.json does not say how long a text may be")
+        raise ValueError("tokenizer_config.json does not state the maximum length of a text")
     sentence = SentenceConfig(
         folder=folder,
         pooling=rule.pooling,
@@ -163,7 +163,7 @@ def _graph(name: str, folder: Path, description: "DenseModelDescription", kind: 
 
 
 def _pad_id(folder: Path, tokenizer_config: dict[str, Any]) -> int:
-    """The padding token, looked for where fastembed does."""
+    """Return the id of the padding token, from the files that fastembed reads."""
     from tokenizers import Tokenizer  # noqa: PLC0415 (only for models that pad to a fixed length)
 
     tokenizer = Tokenizer.from_buffer(read_note(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""A folder on disk to a runnable model: an ONNX file as it is, or safetensors exported to one."""
+"""Models in a folder: an ONNX file as it is, or safetensors that are exported to one."""
 
 import logging
 from pathlib import Path
@@ -15,13 +15,13 @@ from embedmill_worker.models.formats.sentence_transformers import FAMILY_SOURCE,
 from embedmill_worker.models.formats.static import StaticTable, is_static, static_table
 from embedmill_worker.models.formats.weights import INDEX, choose_weights
 
-#: Endings of the files among which is chosen.
+#: Suffixes of the files to choose from.
 _ENDINGS = (".onnx", ".safetensors", ".bin", ".json")
 
-#: How a file begins that stands for a large one.
+#: Beginning of a Git LFS pointer, which stands for a large file.
 _POINTER = b"version https://git-lfs"
 
-#: What a value of a wrong type in a configuration ends in.
+#: Errors that a value of the wrong type in a configuration causes.
 _ODD = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 logger = logging.getLogger(__name__)
@@ -36,18 +36,17 @@ def files_of_folder(
     graph: Path | None = None,
     repository: str = "",
 ) -> ModelFiles | StaticTable:
-    """Resolves a local folder, or one ONNX file of it; nothing in it is executed or written.
+    """Describe the model in a local folder, or one of its ONNX files; nothing in it is executed or written.
 
-    Exports and what was learnt about graphs are kept in `data_dir`.
+    Exports and facts about graphs are kept in `data_dir`.
 
     Args:
-        name: what users call it.
-        folder: the folder, or the ONNX file that is to be taken; tokenizer and configuration then lie beside it or
-            one folder up.
-        data_dir: where exports and notes are kept.
-        precision: what is asked for; it decides if there are only ONNX files of other precisions than fp32.
-        graph: the ONNX file that is to be taken, if it does not lie in the folder.
-        repository: `org/name`, if it comes from a hub.
+        name: name that users give it.
+        folder: the folder, or the ONNX file to use; tokenizer and configuration are then beside it or one folder up.
+        data_dir: folder of exports and notes.
+        precision: requested precision; it selects an ONNX file if none is in fp32.
+        graph: the ONNX file to use, if it is not in the folder.
+        repository: `org/name`, if the model comes from a hub.
 
     Raises:
         ModelLoadError: the folder is damaged, incomplete or not supported, or may not be read.
@@ -60,13 +59,13 @@ def files_of_folder(
             return _resolved(name, place, graph, data_dir=data_dir, precision=precision, repository=repository)
         except ValueError as error:
             raise ModelLoadError(name, f"{place}: {error}") from error
-        except _ODD as error:  # not each field of each file is looked at for its type
+        except _ODD as error:  # not every field is checked for its type
             raise ModelLoadError(name, f"{place}: its configuration is damaged ({error!r}); restore it") from error
 
 
 def _folder_of(graph: Path) -> Path:
     if not is_file(graph):
-        raise ValueError("is no file; name an ONNX file or a folder")
+        raise ValueError("is not a file; name an ONNX file or a folder")
     return graph.parent if is_file(graph.parent / "tokenizer.json") else graph.parent.parent
 
 
@@ -74,7 +73,7 @@ def _resolved(
     name: str, folder: Path, graph: Path | None, *, data_dir: Path, precision: str, repository: str
 ) -> ModelFiles | StaticTable:
     if not is_folder(folder):
-        raise ValueError("is no folder; name one that holds tokenizer.json and model.onnx or model.safetensors")
+        raise ValueError("is not a folder; name one that holds tokenizer.json and model.onnx or model.safetensors")
     if graph is None and is_static(folder):
         return static_table(name, folder)
     if not is_file(folder / "tokenizer.json") and not any(
@@ -84,7 +83,7 @@ def _resolved(
     sentence = read_sentence_config(folder, repository or repository_of_path(folder), name)
     if sentence.prompts and sentence.sources["query"].startswith(FAMILY_SOURCE):
         logger.info(
-            "%s: its prefixes %s come from %s, as no file states any; to fix them whatever it is called, write them "
+            "%s: its prefixes %s come from %s, as no file states any; to make them independent of its name, write them "
             "into config_sentence_transformers.json",
             name,
             dict(sentence.prompts),
@@ -96,7 +95,7 @@ def _resolved(
     _refuse_pointers(tokenizer)
     if graph is not None:
         _refuse_pointers(graph)
-        return _guess_told(files_of_graph(name, graph, tokenizer, sentence, data_dir=data_dir), sentence)
+        return _log_pooling(files_of_graph(name, graph, tokenizer, sentence, data_dir=data_dir), sentence)
     config = read_json(sentence.folder / "config.json")
     weights = choose_weights(
         _names(folder, sentence.folder),
@@ -108,7 +107,7 @@ def _resolved(
     _refuse_pointers(*(folder / part for part in (weights.graph, *weights.safetensors) if part))
     if weights.config is None:
         files = files_of_graph(name, folder / weights.graph, tokenizer, sentence, data_dir=data_dir)
-        return _guess_told(files, sentence)
+        return _log_pooling(files, sentence)
     exported = exported_graph([folder / part for part in weights.safetensors], weights.config, data_dir=data_dir)
     files = ModelFiles(
         name=name,
@@ -126,18 +125,18 @@ def _resolved(
         tokenizer_sha256=sha256_of(tokenizer),
         sources=sentence.sources,
     )
-    return _guess_told(files, sentence)
+    return _log_pooling(files, sentence)
 
 
-def _guess_told(files: ModelFiles, sentence: SentenceConfig) -> ModelFiles:
-    """Return the files; log where pooling is our guess or taken from a name, as another gives other vectors."""
+def _log_pooling(files: ModelFiles, sentence: SentenceConfig) -> ModelFiles:
+    """Return the files; log a pooling that is our guess or from a name, because another changes the vectors."""
     if sentence.is_pooling_stated or files.pooling is Pooling.NONE:
         return files
     is_guess = not sentence.sources["pooling"].startswith(FAMILY_SOURCE)
     logger.log(
         logging.WARNING if is_guess else logging.INFO,
-        "%s: its vectors are pooled by %s, from %s, as it has no modules.json; if the model wants another way, put one "
-        "there",
+        "%s: its vectors are pooled by %s, from %s, as it has no modules.json; if the model needs another pooling, add "
+        "a modules.json",
         files.name,
         files.pooling.value,
         sentence.sources["pooling"],
@@ -147,15 +146,15 @@ def _guess_told(files: ModelFiles, sentence: SentenceConfig) -> ModelFiles:
 
 
 def _refuse_pointers(*paths: Path) -> None:
-    """Raise ValueError for files that a clone without Git LFS has in place of large ones."""
+    """Raise ValueError if a file is a Git LFS pointer, as in a clone without Git LFS."""
     for path in paths:
         with open_regular(path) as file:
             if file.read(len(_POINTER)) == _POINTER:
-                raise ValueError(f"{path.name} is a pointer of Git LFS and not the file itself; run git lfs pull there")
+                raise ValueError(f"{path.name} is a Git LFS pointer and not the file itself; run git lfs pull there")
 
 
 def _names(folder: Path, transformer: Path) -> frozenset[str]:
-    """Return the files among which is chosen, relative to the folder."""
+    """Return the files to choose from, relative to the folder."""
     places = [place for place in {folder, folder / "onnx", transformer} if is_folder(place)]
     paths = [path for place in places for path in place.iterdir() if path.suffix in _ENDINGS]
     return frozenset(_relative(path, folder) for path in paths if is_file(path))

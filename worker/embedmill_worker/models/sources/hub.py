@@ -1,4 +1,4 @@
-"""Repositories of a hub, each file of which is fetched once and verified ever after."""
+"""Repositories of a hub, whose files are fetched once and verified at every start."""
 
 import json
 import logging
@@ -24,19 +24,19 @@ from embedmill_worker.models.disk import (
 from embedmill_worker.models.sources.commit import Commit, HubAwayError
 from embedmill_worker.models.sources.wheel import Progress
 
-#: The branch that is meant when no revision is named.
+#: Branch to use if no revision is named.
 _MAIN: Final = "main"
-#: A large file in the hub's cache is named by its sha256.
+#: Name of a large file in the hub's cache: its sha256.
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
 
 
 class Repository:
-    """A repository at one commit: the one that was fetched first, until a newer one is asked for.
+    """A repository at one commit: the commit that was fetched first, until a newer one is requested.
 
-    What was fetched is written down with its sha256 in the data folder, so that a later start neither needs the hub nor
-    gets other files than the first.
+    A manifest in the data folder records the fetched files with their sha256, so that later starts do not need the hub
+    and get the same files.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Repository:
         """Find the commit.
 
         Args:
-            model: what users call it, for errors.
+            model: name that users give it, for errors.
             repository: `org/name`.
             revision: branch, tag or commit; empty: `main`.
-            data_dir: where it is written down what was fetched.
-            download: False to use only what is there.
-            newest: ask the hub although a commit was fetched before.
-            progress: called with the model's name, bytes done and bytes in all while something is fetched.
+            data_dir: folder of the manifests.
+            download: False to use only files that are already there.
+            newest: ask the hub even if a commit was fetched before.
+            progress: called with the model's name, bytes fetched and total bytes during a download.
 
         Raises:
-            ModelLoadError: there is no such repository or revision, or the hub cannot be reached; says what to do.
+            ModelLoadError: the repository or revision does not exist, or the hub cannot be reached; gives a hint.
         """
         from embedmill_worker.models.sources import hub_client  # noqa: PLC0415 (slow, only for models of a hub)
 
@@ -81,21 +81,21 @@ class Repository:
             self.commit = recorded if recorded and is_known else self._found(repository, self._revision)
         if recorded is None or recorded.commit != self.commit.commit:
             self._sha256, folder = {}, None
-        #: Where the files are: the cache that they were fetched into, though HF_HOME may name another one now.
+        #: Folder of the files: in the cache that they were fetched into, even if HF_HOME names another one now.
         self._folder = folder or hub_client.folder_of(self.commit)
 
     @property
     def names(self) -> frozenset[str]:
-        """Every file of the commit, fetched or not."""
+        """Names of all files of the commit, fetched or not."""
         return frozenset(self.commit.sizes)
 
     def fetch(self, names: Iterable[str]) -> Path:
-        """Return the commit's folder with these files in it, verified; those that are missing or damaged are fetched.
+        """Return the commit's folder with these files verified; fetch those that are missing or damaged.
 
-        Several processes may ask at once: one fetches, the others wait.
+        If several processes ask at once, one fetches and the others wait.
 
         Raises:
-            ModelLoadError: one cannot be fetched, stored or read; says what to do.
+            ModelLoadError: a file cannot be fetched, stored or read; the message gives a hint.
         """
         wanted = sorted(names)
         with told(self._model, instead=self._client.OWN_CACHE):
@@ -104,15 +104,15 @@ class Repository:
                     recorded, digests, _ = self._recorded(self.commit.repository)
                     if recorded and recorded.commit == self.commit.commit:
                         self._sha256 = {**digests, **self._sha256}
-                    self._folder = self._client.folder_of(self.commit)  # of now, not of then
+                    self._folder = self._client.folder_of(self.commit)  # the current cache, not the recorded one
                     if unfit := self._unfit(wanted):
                         self._fetch(unfit)
         return self._folder
 
     def keep(self) -> None:
-        """Write down the commit and what was fetched of it; to be called once it is known to be of use."""
+        """Write the manifest of the commit and its fetched files; call this once the model is known to be usable."""
         if not self.commit.is_whole:
-            return  # who has filled the cache may have left out what the model needs; the hub is asked when it is there
+            return  # the cache may lack files that the model needs, so the hub is asked again at the next start
         note = {
             "commit": self.commit.commit,
             "folder": str(self._folder),
@@ -122,21 +122,21 @@ class Repository:
         content = json.dumps(note, indent=1).encode()
         with told(self._model, instead=OWN_FOLDER):
             if is_file(self._manifest) and read_note(self._manifest) == content:
-                return  # without the lock: the data folder of a worker may be one that it may only read
+                return  # without the lock: the data folder may be read-only
             with locked_folder(self._hub):
                 write_atomically(self._manifest, content)
                 self._client.remember(self.commit, self._revision)
 
     def is_absent(self, name: str) -> bool:
-        """Return whether the repository is known to have no such file."""
+        """Return whether the repository is known not to have this file."""
         return name not in self.names and (self.commit.is_whole or self._client.is_absent(self.commit, name))
 
     def _unfit(self, names: Iterable[str]) -> list[str]:
-        """Return the files that are not here, or not what they were when they were fetched."""
+        """Return the files that are missing, or that have changed since they were fetched."""
         return [name for name in names if name not in self._sha256 or self._digest(name) != self._sha256[name]]
 
     def _digest(self, name: str) -> str:
-        """Return the sha256 of a file in the cache; empty if it is not there."""
+        """Return the sha256 of a file in the cache; empty if it is missing."""
         path = self._folder / name
         return sha256_of(path) if is_file(path) else ""
 
@@ -159,7 +159,7 @@ class Repository:
             self._sha256[name] = self._fetched(name, report)
 
     def _fetched(self, name: str, report: Callable[[int], None]) -> str:
-        """Fetch a file that is not in the cache, or damaged there; return its sha256."""
+        """Fetch a file if it is missing or damaged in the cache; return its sha256."""
         path = self._folder / name
         digest = self._digest(name)
         is_damaged = bool(digest) and (_is_misnamed(path, digest) or digest != self._sha256.get(name, digest))
@@ -170,13 +170,15 @@ class Repository:
         if _is_misnamed(path, digest):
             with storing(path):
                 if is_inside(path, self._client.cache()):
-                    path.resolve().unlink(missing_ok=True)  # the cache keeps the content elsewhere and links to it
+                    path.resolve().unlink(missing_ok=True)  # the cache links to the content elsewhere
                 path.unlink(missing_ok=True)
-            raise ModelLoadError(self._model, f"{name} was damaged on its way and is deleted; start again to fetch it")
+            raise ModelLoadError(
+                self._model, f"{name} was damaged during the download and is deleted; start again to fetch it"
+            )
         return digest
 
     def _recorded(self, repository: str) -> tuple[Commit | None, dict[str, str], Path | None]:
-        """Return the commit that was fetched before, the sha256 of its files, and their folder if it is there."""
+        """Return the commit that was fetched before, the sha256 of its files, and their folder if it exists."""
         try:
             note = read_json(self._manifest)
             digests = {str(name): str(digest) for name, digest in note["sha256"].items()}
@@ -187,33 +189,33 @@ class Repository:
         return commit, digests, folder if folder.is_absolute() and is_folder(folder) else None
 
     def _found(self, repository: str, revision: str) -> Commit:
-        """Ask the hub for the commit, or the cache where the hub cannot be asked."""
+        """Return the commit from the hub, or from the cache if the hub cannot be asked."""
         if not self._download:
             if cached := self._client.cached_commit(repository, revision):
                 return cached
             raise ModelLoadError(self._model, self._client.not_here("it", self._model))
         try:
-            with locked_folder(self._hub):  # tells whether what is fetched can be written down
+            with locked_folder(self._hub):  # fails early if the manifest cannot be written
                 pass
             return self._client.newest_commit(self._model, repository, revision)
         except HubAwayError as error:
             cached = self._client.cached_commit(repository, revision)
             if cached is None:
                 raise ModelLoadError(self._model, error.reason) from error
-            text = "%s: the hub cannot be asked, so %s is used, which is in its cache"
+            text = "%s: the hub cannot be asked, so %s is used from its cache"
             level = logging.INFO if self._client.is_offline() else logging.WARNING
             logger.log(level, text, self._model, cached, extra={"action": "fetch_model"})
             return cached
 
 
 def _is_misnamed(path: Path, digest: str) -> bool:
-    """Return whether the cache's name for a content, its sha256, is not that content's."""
+    """Return whether the cache's name for a file, its sha256, differs from the content's."""
     stated = path.resolve().name
     return bool(_SHA256.fullmatch(stated)) and stated != digest
 
 
 def linked(folder: Path, graph: str, data: list[str]) -> Path:
-    """Return the path of a graph in the hub's cache under which ONNX Runtime finds its data files, too."""
+    """Return a path of a graph in the hub's cache beside which ONNX Runtime finds the graph's data files."""
     from fastembed.common.onnx_external_data import link_external_data  # noqa: PLC0415 (slow, only for a hub's models)
 
     return link_external_data(folder, graph, data)

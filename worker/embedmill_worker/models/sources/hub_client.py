@@ -1,4 +1,4 @@
-"""The client of a Hugging Face hub and its cache; nothing else imports huggingface_hub, which takes its time."""
+"""Client of a Hugging Face hub and its cache; the only module that imports huggingface_hub, which is slow."""
 
 import logging
 import re
@@ -18,17 +18,17 @@ from embedmill.safe.printable import printable
 from embedmill_worker.models.disk import is_file, is_folder, write_atomically
 from embedmill_worker.models.sources.commit import Commit, HubAwayError, UnknownRepositoryError, is_below
 
-#: What else can be done about a file of the hub's cache.
+#: Hint for a file of the hub's cache that cannot be used.
 OWN_CACHE: Final = "set HF_HOME to a folder of your own"
-#: Files by which a cached commit is found.
+#: Files to find a cached commit by.
 _USUAL: Final = ("config.json", "modules.json", "tokenizer.json")
-#: Files of a repository that are looked at.
+#: Maximum files of a repository that are read.
 _MAX_FILES: Final = 200_000
-#: Seconds that a hub may take to say what a repository holds.
+#: Timeout of a hub's list of files, in seconds.
 _ASK_TIMEOUT_S: Final = 30.0
-#: Characters of the client's own words that are shown.
+#: Maximum characters of the client's error message that are shown.
 _SHOWN_CHARS: Final = 300
-#: What the client raises over a hub: its answers, and that there is none.
+#: Errors of the client for a hub's refusals and for missing answers.
 _REFUSALS: Final = (
     hub.HfHubHTTPError,
     hub.HFValidationError,
@@ -40,14 +40,14 @@ _REFUSALS: Final = (
 
 
 def be_quiet() -> None:
-    """Keep the client's own log lines from the user: what goes wrong is told, and the rest is not about the model."""
+    """Silence the client's own log lines; errors are raised, and the rest does not concern the model."""
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no types
     for name in ("httpx", "httpcore"):  # whose lines hold URLs, with passwords and signatures
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def is_offline() -> bool:
-    """Return whether the user has switched the hub off."""
+    """Return whether the user has turned the hub off."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -55,49 +55,51 @@ def newest_commit(model: str, repository: str, revision: str) -> Commit:
     """Ask the hub for the commit of a branch, tag or commit.
 
     Args:
-        model: what users call it, for errors.
+        model: name that users give it, for errors.
         repository: `org/name`.
         revision: branch, tag or commit.
 
     Raises:
-        HubAwayError: the hub could not be asked; it may still be in the cache.
-        ModelLoadError: the hub does not give it; says what to do.
+        HubAwayError: the hub could not be asked; the commit may still be in the cache.
+        ModelLoadError: the hub refuses; the message gives a hint.
     """
     try:
         info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=_ASK_TIMEOUT_S)
         files = [file for file in (info.siblings or [])[:_MAX_FILES] if is_below(file.rfilename)]
         sizes = {file.rfilename: file.size or 0 for file in files}
-    except Exception as error:  # an answer that is none ends in anything
+    except Exception as error:  # an invalid answer can cause any error
         raise _error(error, model, repository, revision) from error
     try:
         return Commit(repository=repository, commit=str(info.sha), sizes=sizes)
     except ValueError as error:
-        raise ModelLoadError(model, f"the hub's answer about {repository} is none: {error}; {way_out(model)}") from None
+        raise ModelLoadError(
+            model, f"the hub's answer about {repository} is invalid: {error}; {_hint(model)}"
+        ) from None
 
 
 def cached_commit(repository: str, revision: str) -> Commit | None:
-    """Return a revision's commit as the cache knows it, with the files that are there; None if it does not."""
+    """Return a revision's commit from the cache, with the files that are there; None if the cache lacks it."""
     for name in _USUAL:
         path = try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(path, str) and is_folder(Path(path).parent):
             folder = Path(path).parent
             files = [file for file in folder.rglob("*") if is_file(file)]
             sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-            with suppress(ValueError):  # a folder that no client of a hub has made
+            with suppress(ValueError):  # a folder that was not made by a hub's client
                 return Commit(repository=repository, commit=folder.name, sizes=sizes, is_whole=False)
     return None
 
 
 def is_absent(commit: Commit, name: str) -> bool:
-    """Return whether the cache knows that a commit has no such file."""
+    """Return whether the cache records that a commit does not have this file."""
     return try_to_load_from_cache(commit.repository, name, revision=commit.commit) is _CACHED_NO_EXIST
 
 
 def remember(commit: Commit, revision: str) -> None:
-    """Write into the cache which commit a branch or tag is, as its client does, so that others find it offline."""
+    """Write a branch's or tag's commit into the cache, as the client does, so that it is found offline."""
     path = folder_of(commit).parent.parent / "refs" / revision
     if revision != commit.commit and is_below(revision):
-        with suppress(OSError):  # a cache that may only be read
+        with suppress(OSError):  # the cache may be read-only
             write_atomically(path, commit.commit.encode())
 
 
@@ -107,7 +109,7 @@ def cache() -> Path:
 
 
 def folder_of(commit: Commit) -> Path:
-    """Return where the cache keeps the files of a commit."""
+    """Return the cache's folder for the files of a commit."""
     name = "models--" + commit.repository.replace("/", "--")
     return cache() / name / "snapshots" / commit.commit
 
@@ -115,18 +117,18 @@ def folder_of(commit: Commit) -> Path:
 def get(
     model: str, commit: Commit, name: str, report: Callable[[int], None], *, download: bool, again: bool = False
 ) -> Path:
-    """Return a file of a commit, fetching it if it is not in the cache.
+    """Return a file of a commit; fetch it if it is not in the cache.
 
     Args:
-        model: what users call it, for errors.
+        model: name that users give it, for errors.
         commit: the commit.
         name: the file.
-        report: called with the bytes that have come.
-        download: False to use only what is there.
-        again: fetch it although it is there.
+        report: called with the number of bytes received.
+        download: False to use only files that are already there.
+        again: fetch it even if it is in the cache.
 
     Raises:
-        ModelLoadError: it cannot be fetched or stored; says what to do.
+        ModelLoadError: the file cannot be fetched or stored; the message gives a hint.
     """
 
     class Reported(bars):
@@ -145,55 +147,55 @@ def get(
             local_files_only=not download,
             tqdm_class=Reported,
         )
-    except Exception as error:  # an answer that is none ends in anything
+    except Exception as error:  # an invalid answer can cause any error
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, _REFUSALS):
-            place = error.filename or folder_of(commit)  # no room, or no right to write
-            reason = f"{place} cannot be written: {error.strerror or error}; mend that, or {OWN_CACHE}"
+            place = error.filename or folder_of(commit)  # the disk is full, or this process may not write
+            reason = f"{place} cannot be written: {error.strerror or error}; fix that, or {OWN_CACHE}"
         elif not download:
             reason = not_here(f"{name} of {commit}", model)
         else:
             reason = _error(error, model, f"{name} of {commit}", commit.commit).reason
         raise ModelLoadError(model, reason) from error
     if Path(path) != folder_of(commit) / name:
-        reason = f"the hub gave {name} of another commit than {commit.commit}; start again, or {way_out(model)}"
+        reason = f"the hub gave {name} of another commit than {commit.commit}; start again, or {_hint(model)}"
         raise ModelLoadError(model, reason)
     return Path(path)
 
 
 def not_here(what: str, model: str) -> str:
-    """Return why something cannot be had while nothing is fetched."""
-    return f"{what} was not fetched before and downloads are off; {way_out(model)}"
+    """Return the reason why a file is not available without downloads."""
+    return f"{what} was not fetched before and downloads are off; {_hint(model)}"
 
 
-def way_out(model: str) -> str:
-    """Return what can be done instead of fetching."""
+def _hint(model: str) -> str:
+    """Return the hint for a model that cannot be fetched."""
     return f"name a folder with the model: {model}=/path/to/folder"
 
 
 def _error(error: Exception, model: str, what: str, revision: str) -> ModelLoadError:
-    """Return what the hub's answer means, and the way out."""
+    """Return the error for a hub's answer, with a hint."""
     endpoint = _masked(constants.ENDPOINT)
     if isinstance(error, hub.RepositoryNotFoundError) and not isinstance(error, hub.GatedRepoError):
         return UnknownRepositoryError(
             model,
             f"there is no repository {what} at {endpoint}, or it is private; check its name, set HF_TOKEN if it is "
-            f"private, or {way_out(model)}",
+            f"private, or {_hint(model)}",
         )
     if reason := _refusal(error, what, revision, endpoint):
         return ModelLoadError(model, reason)
     if constants.HF_HUB_OFFLINE and isinstance(error, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
-        reason = f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it, or {way_out(model)}"
+        reason = f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it, or {_hint(model)}"
         return HubAwayError(model, reason)
-    said = printable(_masked(str(error)), limit=_SHOWN_CHARS)
+    message = printable(_masked(str(error)), limit=_SHOWN_CHARS)
     return HubAwayError(
         model,
-        f"{what} could not be fetched ({type(error).__name__}: {said}); check that {endpoint} can be reached, set "
-        f"HF_ENDPOINT to a mirror, or {way_out(model)}",
+        f"{what} could not be fetched ({type(error).__name__}: {message}); check that {endpoint} can be reached, set "
+        f"HF_ENDPOINT to a mirror, or {_hint(model)}",
     )
 
 
 def _refusal(error: Exception, what: str, revision: str, endpoint: str) -> str:
-    """Return why the hub does not give something, and the way out; "" if that is not what it says."""
+    """Return why the hub refuses something, with a hint; "" if the error is not a refusal."""
     name = re.sub(r".* of |@.*", "", what)
     answer = error.response if isinstance(error, hub.HfHubHTTPError) else None
     status = answer.status_code if answer is not None else 0

@@ -1,4 +1,4 @@
-"""A repository of a hub to a runnable model: the files that are needed, fetched and read as a folder."""
+"""Models in a hub's repository: the files that they need are fetched and read as a folder."""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from embedmill_worker.models.sources.hub import Repository, linked
 
 _TOKENIZER: Final = "tokenizer.json"
 _MODULES: Final = "modules.json"
-#: Small files that say what a model is, at its top and in the folders of its modules.
+#: Small files that describe a model, in its folder and in those of its modules.
 _NOTES: Final = frozenset(
     {
         _TOKENIZER,
@@ -41,16 +41,16 @@ logger = logging.getLogger(__name__)
 
 
 def files_of_repository(name: str, repository: Repository, *, data_dir: Path, precision: str = "") -> Model:
-    """Fetch what a model needs and read it as a folder.
+    """Fetch the files that a model needs and read them as a folder.
 
     Args:
-        name: what users call it.
-        repository: where it is.
-        data_dir: where exports and notes are kept.
-        precision: what is asked for, see `files_of_folder`.
+        name: name that users give it.
+        repository: the model's repository.
+        data_dir: folder of exports and notes.
+        precision: requested precision, see `files_of_folder`.
 
     Raises:
-        ModelLoadError: it cannot be fetched, is damaged or is not supported; says what to do.
+        ModelLoadError: the model cannot be fetched, is damaged or is not supported; the message gives a hint.
     """
     if _FASTTEXT in repository.names and not {_TOKENIZER, "config.json"} & repository.names:
         return read_fasttext(name, repository.fetch([_FASTTEXT]) / _FASTTEXT, data_dir=data_dir)
@@ -68,10 +68,10 @@ def files_of_repository(name: str, repository: Repository, *, data_dir: Path, pr
 
 
 def tokenizer_of_repository(name: str, repository: Repository) -> Path:
-    """Fetch the tokenizer alone, without the weights.
+    """Fetch the tokenizer without the weights.
 
     Raises:
-        ModelLoadError: it cannot be fetched, or there is none.
+        ModelLoadError: the tokenizer cannot be fetched, or is missing.
     """
     with _named(name, repository):
         folder = _fetch_notes(repository)
@@ -82,7 +82,7 @@ def tokenizer_of_repository(name: str, repository: Repository) -> Path:
 
 @contextmanager
 def _named(name: str, repository: Repository) -> Iterator[None]:
-    """Raise what is wrong with a repository's files with its name."""
+    """Turn errors about a repository's files into a ModelLoadError that names the repository."""
     with told(name):
         try:
             yield
@@ -91,7 +91,7 @@ def _named(name: str, repository: Repository) -> Iterator[None]:
 
 
 def _fetch_notes(repository: Repository) -> Path:
-    """Fetch the small files that say what a model is."""
+    """Fetch the small files that describe a model."""
     folder = repository.fetch(_NOTES & repository.names)
     if not repository.commit.is_whole and _MODULES not in repository.names and not repository.is_absent(_MODULES):
         logger.warning(
@@ -105,7 +105,7 @@ def _fetch_notes(repository: Repository) -> Path:
     if not {_TOKENIZER, *(path for path in within if PurePosixPath(path).name == _TOKENIZER)} & repository.names:
         raise ValueError(
             "tokenizer.json is missing; load the repository with its library, save the fast tokenizer beside the "
-            "model in a folder of yours, and name that folder"
+            "model in a folder, and name that folder"
         )
     return folder
 
@@ -121,7 +121,7 @@ def _modules(folder: Path, wanted: str) -> list[str]:
 
 
 def _fetch_weights(repository: Repository, folder: Path, data_dir: Path, precision: str) -> Path | None:
-    """Fetch the weights; return the ONNX file that is served, None if it is made of safetensors."""
+    """Fetch the weights; return the ONNX file to serve, or None if safetensors are exported."""
     transformer = _transformer(folder)
     weights = choose_weights(
         repository.names,
@@ -140,6 +140,6 @@ def _fetch_weights(repository: Repository, folder: Path, data_dir: Path, precisi
     home = PurePosixPath(weights.graph).parent
     data = [str(home / place) for place in facts.external]
     if lost := sorted(set(data) - repository.names):
-        raise ValueError(f"{weights.graph} keeps weights in {lost[0]}, which the repository has not")
+        raise ValueError(f"{weights.graph} keeps weights in {lost[0]}, which the repository does not have")
     repository.fetch([weights.graph, *data])
     return linked(folder, weights.graph, data)

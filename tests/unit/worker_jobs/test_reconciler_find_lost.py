@@ -3,7 +3,7 @@
 import pytest
 
 from embedmill_worker.jobs.claims import ChunkRef
-from embedmill_worker.jobs.reconciler import Lost, OpenChunk, judge
+from embedmill_worker.jobs.reconciler import Lost, OpenChunk, find_lost
 
 REF = ChunkRef(job_id="j", chunk=3, model="m", lane="bulk", token="")
 WORKING = {"w1": frozenset({"j:3:1", "other:0:9"})}
@@ -43,13 +43,13 @@ def suspected(claim):
     ],
 )
 def test_a_chunk_is_lost_when_nothing_can_finish_it(claim, queued, active, suspects, how):
-    lost, next_suspects = judge([OpenChunk(REF, claim)], queued, active, suspects)
+    lost, next_suspects = find_lost([OpenChunk(REF, claim)], queued, active, suspects)
     assert lost == ([Lost(REF, claim, how)] if how in ("reclaim", "abandon") else [])
     assert next_suspects == (suspected(claim) if how == "suspect" else set())
 
 
-def test_each_chunk_is_judged_by_itself():
+def test_each_chunk_is_checked_by_itself():
     others = [OpenChunk(ChunkRef(job_id="j", chunk=n, model="m", lane="bulk", token=""), "") for n in (4, 5)]
-    lost, suspects = judge([OpenChunk(REF, ""), *others], {("j", 4)}, {}, suspected(""))
+    lost, suspects = find_lost([OpenChunk(REF, ""), *others], {("j", 4)}, {}, suspected(""))
     assert lost == [Lost(REF, "", "reclaim")]
     assert suspects == {("j", 5, "")}
