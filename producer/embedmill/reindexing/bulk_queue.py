@@ -115,7 +115,7 @@ class BulkQueue:
         """Submit a job. If the queue is full and ``waits`` is True, wait a few seconds for room.
 
         Raises:
-            QueueFullError: there is no room.
+            QueueFullError: the queue is full.
         """
         self._client.submit(
             texts,

@@ -1,4 +1,4 @@
-"""Metadata as JSON. Values that JSON cannot hold become text; an error names a field for which there is no text."""
+"""Metadata as JSON. Values that JSON cannot hold become text, or are refused with the name of their field."""
 
 from __future__ import annotations
 

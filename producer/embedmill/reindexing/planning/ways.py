@@ -116,8 +116,8 @@ def check_origins(source: Source, ledger: Ledger, sink: str, *, replaces: bool) 
             raise InvalidRequestError(
                 "source",
                 f"{printable(sink)} holds records of {printable(before)} under the same ids. Name both in one call, or "
-                "use paths relative to a common folder, or give records an id (--id-field); to replace the other file by "
-                "this one, delete missing rows (--delete-missing=all)",
+                "use paths relative to a common folder, or give records an id (--id-field); to replace the other file "
+                "by this one, delete missing rows (--delete-missing=all)",
             )
     if any(known.get(label) != path for label, path in origins.items()):
         ledger.set_origins({**known, **origins})

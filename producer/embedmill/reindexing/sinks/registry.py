@@ -1,4 +1,4 @@
-"""From a sink's name to the sink. A sink's module, and the library that it needs, is loaded when it is named."""
+"""The registry of sinks, by name. A sink's module, and the library that it needs, is loaded when it is named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_sink(name: str) -> Sink:
     """Return the sink of this name; nothing is written yet.
 
     Raises:
-        InvalidRequestError: there is no sink of such a name.
+        InvalidRequestError: the name has none of the forms in ``FORMS``.
         SinkError: the system does not let this user look at it.
         ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
@@ -37,7 +37,7 @@ def open_sink(name: str) -> Sink:
     if separator and scheme in _OF_SCHEME:
         return _load(_OF_SCHEME[scheme], name)
     if "://" in name:
-        raise InvalidRequestError("to", f"{scheme}:// is no sink; name {FORMS}")
+        raise InvalidRequestError("to", f"{scheme}:// is not a sink; name {FORMS}")
     path = Path(name)
     if path.name in ("", "..", "-"):
         raise InvalidRequestError("to", f"{name!r} names no file or folder of its own; name {FORMS}, as in vectors/")
@@ -46,7 +46,7 @@ def open_sink(name: str) -> Sink:
         return _load(_OF_FILE[path.suffix], path)
     if path.suffix in ("", ".parquet") or is_folder:
         return _load(_OF_FOLDER, path)
-    raise InvalidRequestError("to", f"{path.name} is no sink; name {FORMS}")
+    raise InvalidRequestError("to", f"{path.name} is not a sink; name {FORMS}")
 
 
 def _is_folder(path: Path) -> bool:
