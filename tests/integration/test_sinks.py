@@ -522,7 +522,9 @@ def test_a_folder_holds_parquet_files_alone_and_its_older_layout_is_named(kind, 
     assert dataset.dataset(folder).count_rows() == len(IDS)
     state = folder.with_name("vectors.embedmill")
     state.rename(folder / ".embedmill")
-    with pytest.raises(SinkError, match=r"move .*vectors/\.embedmill to .*vectors\.embedmill and run this again"):
+    with pytest.raises(
+        SinkError, match=r"in .*vectors/\.embedmill, .*; move it to .*vectors\.embedmill and run this again"
+    ):
         open_sink(str(folder)).read_index()
     (folder / ".embedmill").rename(state)
     assert open_sink(str(folder)).read_index() == book.index

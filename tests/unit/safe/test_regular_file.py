@@ -131,7 +131,7 @@ def test_a_ledger_a_list_of_rejects_and_a_tokenizer_that_are_pipes_are_refused(p
         Rejects(pipe)
     assert pipe.is_fifo()
     splitter = Splitter(max_tokens=8, overlap_tokens=0, tokenizer=pipe)
-    with pytest.raises(SourceError, match="is no tokenizer"):
+    with pytest.raises(SourceError, match="is not a tokenizer"):
         splitter.parts("a text", is_markdown=False)
 
 

@@ -199,8 +199,8 @@ class QdrantSink(Sink):
     def _connected(self) -> QdrantClient:
         address = self._address
         if address.folder is not None:
-            # Only one thread uses a sink. Without this option, the client asks SQLite whether it is thread-safe, through
-            # a connection that it never closes.
+            # One thread uses a sink. Without this option, the client asks SQLite whether it is thread-safe, through a
+            # connection that it never closes.
             return QdrantClient(path=str(address.folder), force_disable_check_same_thread=True)
         options = {"timeout": TIMEOUT_S, "check_compatibility": False}
         client: QdrantClient = self._quietly(QdrantClient, url=address.url, api_key=address.api_key, **options)

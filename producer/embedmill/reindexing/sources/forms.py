@@ -1,4 +1,4 @@
-"""From a file to what reads it. What a form needs is loaded when it is met."""
+"""The choice of the source that reads a file. What a form needs is loaded when a file has that form."""
 
 from __future__ import annotations
 

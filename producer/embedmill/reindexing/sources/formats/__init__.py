@@ -1,1 +1,1 @@
-"""What a file of records may be: JSONL, lines, JSON, CSV, Parquet and tables of Arrow."""
+"""Formats of records: JSONL, lines, JSON, CSV, Parquet and tables of Arrow."""
