@@ -185,7 +185,7 @@ def test_of_a_damaged_file_what_comes_before_is_kept_and_the_rest_told(tmp_path,
         assert len(kept) == 40_000, "all of it was there"
     assert {item.text.split()[0] for item in kept} == {"text"}
     assert (lost.id, lost.is_partial, lost.is_anonymous) == (name, True, True)
-    word = {"cut": "cut off", "junk": "follows", "damaged": "damaged"}[name.split(".")[0]]
+    word = {"cut": "cut off", "junk": "other data follow", "damaged": "damaged"}[name.split(".")[0]]
     assert word in lost.detail
 
 
@@ -338,7 +338,7 @@ def test_columns_of_one_name_and_other_delimiters(tmp_path):
     with pytest.raises(InvalidRequestError, match=r"a\.csv has several columns named text"):
         read(path)
     path = write(tmp_path / "b.csv", "id,text,n,n\na,satu,1,2\n")
-    with pytest.raises(InvalidRequestError, match=r"the name n; .*--metadata"):
+    with pytest.raises(InvalidRequestError, match=r"columns named n; .*--metadata"):
         read(path)
     assert texts(read(path, fields=Fields(metadata=()))) == [("a", "satu")]
     two = pa.Table.from_arrays([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], names=["id", "text", "text"])
@@ -437,7 +437,7 @@ def test_a_column_that_looks_like_the_id_is_pointed_at(tmp_path, column):
     for path, line in ((csv, 2), (jsonl, 1), (parquet, 1)):
         source = open_source([str(path)])
         assert [item.id for item in source] == [f"{path.name}:{line}"]
-        assert f"its field '{column}' is one if you name it (--id-field)" in notes_of(source)[0]
+        assert f"to use its field '{column}', name it (--id-field)" in notes_of(source)[0]
 
 
 # Folders
@@ -665,7 +665,7 @@ def test_what_holds_no_records_is_refused_with_what_to_give(tmp_path):
         to_source(OldFrame(), None)
     with pytest.raises(InvalidRequestError, match=r"items\(\)"):
         to_source({"a": "one"}, None)
-    with (tmp_path / "a").open("w+") as stream, pytest.raises(InvalidRequestError, match="open file; give its path"):
+    with (tmp_path / "a").open("w+") as stream, pytest.raises(InvalidRequestError, match="open file; pass its path"):
         to_source(stream, None)
     (bad,) = to_source([tmp_path], None)
-    assert "files' names one by one" in bad.detail
+    assert "names of files one by one" in bad.detail

@@ -92,8 +92,8 @@ def test_a_byte_order_mark_alone_is_an_empty_file(read, suffix):
         ("a.eml", b"hello\n", "e-mail"),
         ("root", b"From a@b Thu Jan  1 00:00:00 2026\nSubject: x\n\nhello\n", "e-mail.*--format lines"),
         ("message", b"Received: by b;\n  today\nSubject: x\n\nhello\n", "e-mail"),
-        ("a.br", b"\x0b\x18\x80" + noise(2_000), "bytes that no text holds"),
-        ("a.txt", noise(2_000), "bytes that no text holds"),
+        ("a.br", b"\x0b\x18\x80" + noise(2_000), "in an encoding that must be named"),
+        ("a.txt", noise(2_000), "in an encoding that must be named"),
     ],
 )
 def test_what_holds_no_lines_is_refused_by_name(read, name, data, said):
@@ -154,10 +154,10 @@ def test_what_encodes_texts_is_read(read, encoding):
     ("name", "data", "said"),
     [
         ("a.json", b'["satu", "dua"]', "holds arrays instead of JSON objects"),
-        ("a.json", b'[\n"satu",\n"dua"\n]', "holds strings where"),
-        ("a.jsonl", b'"satu"\n"dua"\n', "holds strings where"),
-        ("a.json", b"[[{}]]", "holds arrays where"),
-        ("a.json", b"null", "holds null where"),
+        ("a.json", b'[\n"satu",\n"dua"\n]', "holds strings instead"),
+        ("a.jsonl", b'"satu"\n"dua"\n', "holds strings instead"),
+        ("a.json", b"[[{}]]", "holds arrays instead"),
+        ("a.json", b"null", "holds null instead"),
         ("a.json", b"{}", "has no field 'text' and no other one"),
         ("a.json", b'{"id": {"0": "a"}, "text": {"0": "satu"}}', r"holds dict in 'text'.*orient='records'"),
         ("a.json", b'{"id": ["a"], "text": ["satu"]}', r"holds list in 'text'"),
@@ -259,7 +259,7 @@ def test_a_stream_that_breaks_off_is_a_part_that_is_lost():
     [
         (pa.ArrowTypeError("Expected bytes, got 'secret'", "Conversion failed for column id with type object"), "'id'"),
         (pa.ArrowInvalid("secret"), "has a column that Arrow cannot hold"),
-        (ValueError("Duplicate column names found: secret"), r"a name of its own, or records, as to_dict\('records'\)"),
+        (ValueError("Duplicate column names found: secret"), r"unique names, or records, as in to_dict\('records'\)"),
     ],
 )
 def test_a_frame_that_arrow_cannot_hold_is_refused(error, said):

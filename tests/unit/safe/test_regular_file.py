@@ -78,7 +78,7 @@ def test_a_folder_passes_over_a_pipe_and_reads_the_rest(pipe):
 
 @pytest.mark.parametrize("form", ["lines", "jsonl", "csv", "parquet"])
 def test_a_source_that_is_a_pipe_is_refused_with_the_way_out(pipe, form):
-    with pytest.raises(SourceError, match="is no regular file; a pipe is read as standard input"):
+    with pytest.raises(SourceError, match="is not a regular file; a pipe is read as standard input"):
         open_source([str(pipe)], form=form)
 
 

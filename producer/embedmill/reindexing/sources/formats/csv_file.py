@@ -148,10 +148,8 @@ class _Table:
             why = "a quote opens there and is not closed" if "unexpected end" in str(error) else f"is not CSV ({error})"
             raise SourceError(name, f"line {begins}, its first row: {why}") from None
         if not is_unicode("".join(row)):
-            raise InvalidRequestError(
-                "encoding",
-                f"the first row of {name} is not {self._source.encoding.upper()}; name its encoding, as in --encoding latin-1",
-            )
+            reason = f"the first row of {name} is not {self._source.encoding.upper()}"
+            raise InvalidRequestError("encoding", f"{reason}; name its encoding, as in --encoding latin-1")
         header = [cell.strip() or f"column {number}" for number, cell in enumerate(row, start=1)]
         if header:
             hint = self._hint(self._delimiter.join(header))
