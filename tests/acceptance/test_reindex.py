@@ -113,7 +113,7 @@ def test_nothing_is_taken_for_missing_when_the_source_is_in_doubt(reindexer, tmp
     path.write_text(source)
     report = reindexer(path, "--to", tmp_path / "vectors", "--delete-missing").run(7 if source else 0)
     assert (report["deleted"], report["rows"]) == (0, 5)
-    assert "nothing was taken for missing" in report["notes"][0]
+    assert "no missing rows were deleted" in report["notes"][0]
 
 
 def test_what_has_no_vector_is_listed_and_the_rest_goes_on(reindexer, mill, tmp_path):

@@ -96,7 +96,7 @@ def test_of_a_source_that_is_cut_off_what_was_read_is_kept_and_nothing_deleted(r
     [
         ("a.zip", b"PK\x03\x04" + bytes(200), exit_codes.UNREADABLE, "ZIP"),
         ("a.csv", b"id;text\na;one\n", exit_codes.USAGE, "--delimiter ';'"),
-        ("b.csv", b"id,text,text\na,one,two\n", exit_codes.USAGE, "several columns of the name text"),
+        ("b.csv", b"id,text,text\na,one,two\n", exit_codes.USAGE, "several columns named text"),
         ("a.jsonl", b'{"id": "a", "body": "one"}\n', exit_codes.USAGE, "--text-field"),
         ("s3://bucket/a.jsonl", None, exit_codes.USAGE, "is a URL, which is not read"),
         ("missing.jsonl", None, exit_codes.UNREADABLE, "there is no such file"),

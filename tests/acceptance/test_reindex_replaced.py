@@ -58,7 +58,7 @@ def test_the_usual_list_is_no_other_program_s_file_either(reindexer, tree, tmp_p
     (tmp_path / name).write_text('{"theirs": 1}\n')
     before = tree()
     _, err = reindexer("c.jsonl", "--to", sink).start().wait(exit_codes.USAGE)
-    assert f"{name} is no list of rejects, and would be replaced; name another file (--rejects)" in err
+    assert f"{name} is not a list of rejects and would be replaced; name another file (--rejects)" in err
     assert tree() == before
     assert reindexer("c.jsonl", "--to", sink, "--rejects", "other.jsonl").run()["added"] == 1
     assert (tmp_path / name).read_text() == '{"theirs": 1}\n'
@@ -131,7 +131,7 @@ def test_nothing_is_deleted_when_the_source_is_read_otherwise(reindexer, tmp_pat
 
     def refused(*arguments: str) -> str:
         _, err = reindexer(*arguments, "--to", "v", "--delete-missing").start().wait(exit_codes.USAGE)
-        assert "say --delete-missing=all" in err
+        assert "use --delete-missing=all" in err
         assert rows(tmp_path / "v") == before
         return err
 
@@ -164,7 +164,8 @@ def test_a_table_that_has_lost_its_text_is_not_missing(reindexer, tmp_path):
     (docs / "t.csv").write_text("id,body\nx,two\n")
     report = run.run()
     assert (report["deleted"], report["rows"]) == (0, 2)
-    assert "t.csv: read before, and without a text now, so nothing was taken for missing" in report["notes"][0]
+    assert "have no text field now, so no missing rows were deleted: " in report["notes"][0]
+    assert "t.csv" in report["notes"][0]
     assert reindexer("docs", "--to", "v", "--delete-missing=all").run()["deleted"] == 1
     assert run.run()["deleted"] == 0
 

@@ -332,7 +332,7 @@ def test_sources_sinks_and_ledgers_that_may_not_be_opened_are_named(tmp_path):
         ("source", shut, f"SourceError: {shut}: cannot be read: Permission denied"),
         ("parquet", shut, f"SourceError: {shut}: cannot be read: Permission denied"),
         ("ledger", closed / "l.sqlite", f"its ledger {closed}/l.sqlite cannot be written"),
-        ("ledger", closed / "new" / "l.sqlite", f"{closed}/new cannot be made: Permission denied; name a sink that"),
+        ("ledger", closed / "new" / "l.sqlite", f"{closed}/new cannot be created: Permission denied; name a sink that"),
         ("ledger", full / "ledger.sqlite", f"its ledger {full}/ledger.sqlite cannot be written"),
         ("rejects", full / "rejects.jsonl", f"{full}/rejects.jsonl: cannot be written: Permission denied"),
         *(("sink", closed / name, "SinkError: ") for name in ("v", "v.parquet", "v.npy", "v.jsonl")),

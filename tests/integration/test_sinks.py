@@ -201,7 +201,7 @@ def test_a_folder_of_something_else_is_not_made_qdrant_s(kind, make, tmp_path):
     folder.mkdir()
     (folder / "letter.txt").write_text("theirs")
     sink = open_sink(kind.name(tmp_path))
-    with pytest.raises(SinkError, match=r"holds no files of Qdrant's, but others; name a new folder"):
+    with pytest.raises(SinkError, match=r"contains files that are not Qdrant's; name a new folder"):
         sink.read_index()
     sink.close()
     assert [path.name for path in folder.iterdir()] == ["letter.txt"]
@@ -267,7 +267,9 @@ def test_a_folder_holds_parquet_files_alone_and_its_older_layout_is_named(kind, 
     assert dataset.dataset(folder).count_rows() == len(IDS)
     state = folder.with_name("vectors.embedmill")
     state.rename(folder / ".embedmill")
-    with pytest.raises(SinkError, match=r"move .*vectors/\.embedmill to .*vectors\.embedmill, and it goes on"):
+    with pytest.raises(
+        SinkError, match=r"in .*vectors/\.embedmill, .*; move it to .*vectors\.embedmill and run this again"
+    ):
         open_sink(str(folder)).read_index()
     (folder / ".embedmill").rename(state)
     assert open_sink(str(folder)).read_index() == book.index
@@ -331,7 +333,7 @@ def test_what_lies_in_the_place_of_its_state_is_left_alone(kind, tmp_path, is_fo
     theirs = state / "theirs" if is_folder else state
     theirs.parent.mkdir(exist_ok=True)
     theirs.write_text("theirs")
-    with pytest.raises(SinkError, match=r"is something else; name another sink|Not a directory"):
+    with pytest.raises(SinkError, match=r"was not written by reindex; move it elsewhere|Not a directory"):
         open_sink(name).read_index()
     assert theirs.read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == [state.name]
@@ -341,7 +343,7 @@ def test_what_lies_in_the_place_of_its_state_is_left_alone(kind, tmp_path, is_fo
 def test_the_file_of_ids_of_another_program_is_left_alone(kind, tmp_path):
     ids = tmp_path / "vectors.ids.jsonl"
     ids.write_text("theirs")
-    with pytest.raises(SinkError, match=r"vectors\.ids\.jsonl: was not written by reindex, and would be replaced"):
+    with pytest.raises(SinkError, match=r"vectors\.ids\.jsonl: was not written by reindex and would be replaced"):
         open_sink(kind.name(tmp_path)).read_index()
     assert [path.name for path in tmp_path.iterdir()] == [ids.name]
 

@@ -1,6 +1,7 @@
-"""Reindexing: a corpus of any size through the queue into a sink, again and again.
+"""Reindexing: embed a corpus of any size through the queue into a sink, and keep the sink up to date.
 
-``embedmill.reindex`` does it; here are the values it speaks of, and what a sink or a source of one's own needs.
+The entry point is ``embedmill.reindex``. This package exports its types, and the protocols for sinks and sources of
+your own.
 """
 
 from embedmill.reindexing.api import preview, reindex

@@ -1,4 +1,4 @@
-"""``reindex``: everything put together."""
+"""``reindex`` and ``preview``: the entry points of reindexing."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def reindex(
     on_progress: Callable[[Progress, str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ReindexReport:
-    """Bring a sink up to date with a source: embed what is new or changed, leave what is not.
+    """Bring a sink up to date with a source: embed new and changed texts, skip unchanged ones.
 
-    Every window of a few thousand texts is one durable job, one write and one commit. Killed at any moment, the same
-    call goes on: it finds its jobs in Redis as far as they are, and the sink ends up with the same rows, bit for bit.
+    Every window of a few thousand texts is one durable job, one write and one commit. After a crash at any moment, the
+    same call resumes: it finds its jobs in Redis, and the sink ends up with the same rows, bit for bit.
 
     >>> embedmill.reindex([("greeting", "Selamat pagi")], "vectors/")
 
@@ -69,29 +69,30 @@ def reindex(
             (a frame of pandas or polars, a relation of DuckDB). Read once, in order.
         to: a sink, or its name: a folder or ``*.parquet``, ``*.npy``, ``*.jsonl``, ``qdrant://…``,
             ``qdrant+file:FOLDER``, ``postgresql://…``.
-        client: None: one of its own, from the environment.
-        model: None: the client's, else the only one that workers announce.
-        fields: which field of an object is the text, which the id, and which are carried along.
-        input_type: ``passage``, ``query``, or None: no prefix.
-        dimensions: components to keep; None: all.
-        dtype: float32, float16, int8 or binary, as far as the sink can hold it.
+        client: None creates one from the environment.
+        model: None takes the client's, else the only one that workers announce.
+        fields: which field of an object is the text, which the id, and which become metadata.
+        input_type: ``passage``, ``query``, or None for no prefix.
+        dimensions: components to keep; None keeps all.
+        dtype: float32, float16, int8 or binary; the sink must support it.
         truncate: False rejects texts longer than the model reads.
-        with_text: rows carry their texts.
-        delete_missing: delete rows whose ids the source no longer has. Refused if the source is read otherwise than
+        with_text: store the texts in the rows.
+        delete_missing: delete rows whose ids the source no longer has. Refused if the source is read differently than
             before (another format or field, fewer kinds of files, other files or folders), unless it is ``"all"``.
-        retry_rejected: embed again what was rejected before, though it is unchanged.
+        retry_rejected: embed texts again that were rejected before, although they are unchanged.
         rebuild: if the sink was filled by another model or with other options, build a new version beside it and
-            switch over when it is whole.
-        rejects: file that lists what has no vector; None: ``NAME.rejects.jsonl`` beside the sink.
-        on_progress: called now and then with how far the run is, and why nothing moves if nothing does.
-        should_stop: asked now and then; True stops what no worker has begun, leaves the rest to the
-            next run and returns.
+            switch to it when it is complete.
+        rejects: file that lists the records without a vector; None: ``NAME.rejects.jsonl`` beside the sink.
+        on_progress: called regularly with the progress and, if the run is waiting, a warning that says for what.
+        should_stop: called regularly; if it returns True, jobs that no worker has begun are deleted, the others are
+            left for the next run, and ``reindex`` returns.
 
     Raises:
-        RequestError: an option, a name or a sink that cannot be served; SinkMismatchError if it was filled otherwise.
-        SourceError: the source cannot be read on.
+        RequestError: an option, a name or a sink cannot be used.
+        SinkMismatchError: the sink was filled by another model or with other options.
+        SourceError: the source cannot be read any further.
         SinkError: the sink cannot be written, or another reindex is writing it.
-        BrokerUnavailableError: Redis was away for a minute. The same call goes on.
+        BrokerUnavailableError: Redis was unavailable for a minute. The same call resumes.
     """
     records = to_source(source, fields)
     with ExitStack() as stack:
@@ -128,10 +129,10 @@ def reindex(
         if is_whole:
             side.finish()
             if run.has_deleted_missing:
-                ledger.set_reading([])  # rows of other ways are gone
+                ledger.set_reading([])  # rows that were read in other ways are deleted
             note_ways(records, ledger)
         rows = ledger.count()
-        ledger.close()  # it may lie in a folder that is renamed now
+        ledger.close()  # ``activate`` may rename the folder that it lies in
         if is_whole and (note := sink.activate()):
             run.notes.append(note)
         return run.report(named.name, is_whole=is_whole, rows=rows)
@@ -154,7 +155,7 @@ def preview(
     """Estimate what ``reindex`` with these arguments would take, from a sample. Nothing is sent or written.
 
     Raises:
-        RequestError: ``reindex`` would raise it, too.
+        RequestError: as ``reindex`` raises it.
         SourceError: the source cannot be read.
     """
     with ExitStack() as stack:
@@ -178,6 +179,6 @@ def preview(
 
 
 def _new_client() -> EmbeddingClient:
-    from embedmill.client import EmbeddingClient  # noqa: PLC0415 (who gives a client has loaded it)
+    from embedmill.client import EmbeddingClient  # noqa: PLC0415 (a caller who passes a client has loaded it)
 
     return EmbeddingClient()

@@ -1,4 +1,4 @@
-"""What a reindexer asks of the queue, over a client."""
+"""The queue operations of a reindexer, through a client."""
 
 from __future__ import annotations
 
@@ -21,71 +21,68 @@ if TYPE_CHECKING:
     from embedmill.protocol.options import InputType
     from embedmill.protocol.vectors import DtypeName
 
-if TYPE_CHECKING:
-    from embedmill.client import EmbeddingClient
-
-#: Seconds that a reply outlives a reindexer that was killed: it goes on within a day, or embeds a window again.
+#: Seconds that a job and its vectors stay in Redis: a killed run that resumes within a day finds them.
 TTL_S: Final = 86_400.0
 
 #: Seconds of one wait for room in a full queue.
 ROOM_S: Final = 5.0
 
-#: Seconds for whatever reads or writes Redis and waits for no worker.
+#: Timeout in seconds of calls to Redis that wait for no worker.
 CALL_S: Final = 30.0
 
-#: Seconds for reading the vectors of a job that is done.
+#: Timeout in seconds of reading the vectors of a job that is done.
 FETCH_S: Final = 120.0
 
-#: Seconds of one wait for news.
+#: Seconds of one wait for a job's events.
 NEWS_S: Final = 0.5
 
-#: A drain rate that no reconciler has measured for so long is past.
+#: Milliseconds after which a measured drain rate is stale.
 RATE_TTL_MS: Final = 30_000
 
-#: Windows that are under work whatever else waits: one of them, and one behind it.
+#: Windows in flight even if the backlog is long: one that workers compute, and the next one.
 MIN_WINDOWS: Final = 2
 
-#: Windows under work at most: their texts are in this process, their vectors in Redis.
+#: Most windows in flight: their texts are in memory here, their vectors in Redis.
 MAX_WINDOWS: Final = 32
 
-#: Seconds of work that the lane should hold, everybody's counted: so the workers of a large mill never run dry, and
-#: several reindexers, who all count the same tokens, share what there is.
+#: Seconds of work that the lane should hold, counting the jobs of all producers: many workers stay busy, and several
+#: reindexers share them, because all count the same tokens.
 HORIZON_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A model, as the workers announce it."""
+    """A model as announced by the workers."""
 
     model: str
     card: ModelCard
-    #: A live worker serves it.
+    #: Whether a live worker serves it.
     is_live: bool
-    #: What the live workers should do together, by the card; 0: there are none.
+    #: Throughput of all live workers together, as they announce it; 0 if there are none.
     tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits in the bulk lane."""
+    """The work that waits in the bulk lane."""
 
     #: Estimated tokens not yet embedded.
     tokens: int
-    #: Tokens a second that the lane drains.
+    #: Tokens that the lane drains per second.
     tokens_per_s: float
 
     @property
     def seconds(self) -> float:
-        """How long it takes."""
+        """Seconds until the lane is drained; infinity if it does not drain."""
         return self.tokens / self.tokens_per_s if self.tokens_per_s > 0 else float("inf")
 
     def wants_more(self, n_open: int) -> bool:
-        """Return whether another window should be submitted behind those that are open."""
+        """Return whether another window should be submitted while ``n_open`` are in flight."""
         return n_open < MIN_WINDOWS or (n_open < MAX_WINDOWS and self.seconds < HORIZON_S)
 
 
 class BulkQueue:
-    """The queue as a reindexer sees it: one model, the bulk lane."""
+    """The bulk lane of one model."""
 
     lane: Final = "bulk"
 
@@ -96,10 +93,10 @@ class BulkQueue:
         self._tokens_per_s = 0.0
 
     def served(self) -> Served:
-        """Read which model is meant and who serves it.
+        """Find the model and who serves it.
 
         Raises:
-            UnknownModelError: none is named and not exactly one is announced.
+            UnknownModelError: it is not announced, or none is named and workers announce none or several.
             BrokerUnavailableError: Redis did not answer in time.
         """
         snapshot = self._run(look_around(self._keys))
@@ -111,14 +108,14 @@ class BulkQueue:
         return Served(model=name, card=card, is_live=is_live, tokens_per_s=self._tokens_per_s)
 
     def backlog(self) -> Backlog:
-        """Read what waits in the lane, and how fast it drains."""
+        """Read how much waits in the lane, and how fast it drains."""
         return self._run(self._backlog())
 
     def submit(self, job_id: str, texts: list[str], index: Index, *, dimensions: int | None, waits: bool) -> None:
-        """Store a job; waits: a while for room, if there is none.
+        """Submit a job. If the queue is full and ``waits`` is True, wait a few seconds for room.
 
         Raises:
-            QueueFullError: there is no room.
+            QueueFullError: the queue is full.
         """
         self._client.submit(
             texts,
@@ -135,7 +132,7 @@ class BulkQueue:
         )
 
     def news(self, job_id: str, cursor: str) -> Events:
-        """Wait a moment for news of a job since ``cursor``, at first ``0-0``.
+        """Wait half a second for events of a job after ``cursor``, which is ``0-0`` at first.
 
         Raises:
             ResultExpiredError: Redis does not have it.
@@ -155,7 +152,7 @@ class BulkQueue:
         return self._client.job(job_id).result(FETCH_S)
 
     def delete(self, job_id: str) -> None:
-        """Forget a job."""
+        """Delete a job from Redis."""
         self._client.job(job_id).delete()
 
     def _run(self, flow: Flow[T]) -> T:
@@ -173,7 +170,7 @@ class BulkQueue:
 
 
 def _number(value: Any) -> float:
-    """Read what a script has counted; what cannot be read counts nothing."""
+    """Read a number that a script has stored; 0 if it is missing or unreadable."""
     try:
         return read_number(value or b"0")
     except MessageError:

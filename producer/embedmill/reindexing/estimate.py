@@ -1,4 +1,4 @@
-"""What a run would take, from the first records of its source. Nothing is sent or written."""
+"""The estimated cost of a run, from the first records of its source. Nothing is sent or written."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from embedmill.reindexing.metadata import to_json
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.sources.base import Source
 
-#: Records and characters of the sample.
+#: Most records and characters in the sample.
 SAMPLE_RECORDS: Final = 20_000
 SAMPLE_CHARS: Final = 32_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Estimated cost of a run. Totals are of the whole source, or of the sample alone if ``fraction`` is None."""
+    """Estimated cost of a run. Totals are for the whole source, or for the sample only if ``fraction`` is None."""
 
-    #: Records looked at.
+    #: Records in the sample.
     sampled: int
-    #: The sample is the whole source.
+    #: Whether the sample is the whole source.
     is_whole: bool
-    #: How much of the source the sample is; None: nobody knows.
+    #: The sample's share of the source, 0 to 1; None if unknown.
     fraction: float | None
     texts: int
     #: Records of the sample that cannot be read.
     unreadable: int
-    #: Texts that the sink has already.
+    #: Texts that are in the sink already.
     unchanged: int
     tokens: int
-    #: Seconds with the workers that are live; None: there are none.
+    #: Seconds that the live workers would take; None if there are none.
     seconds: float | None
     #: Bytes of ids, vectors and metadata, before any compression.
     sink_bytes: int
@@ -51,27 +51,27 @@ def estimate(
     tokens_per_s: float,
     count_unchanged: Callable[[list[Record], list[str]], int],
 ) -> Estimate:
-    """Read a sample and reckon.
+    """Estimate the cost of a run from a sample of its source.
 
     Args:
         source: read from its beginning.
-        index: what the vectors would be.
-        card: the model's.
-        tokens_per_s: what the live workers do together; 0: there are none.
-        count_unchanged: returns how many of these records, of this metadata as JSON, the sink has already.
+        index: the model and options of the vectors.
+        card: the card of the model.
+        tokens_per_s: throughput of all live workers together; 0 if there are none.
+        count_unchanged: takes records and their metadata as JSON, and returns how many are in the sink already.
     """
     records: list[Record] = []
     metadata: list[str] = []
     chars = unreadable = 0
     is_whole = True
-    items = iter(source)  # held, so that the source is still open when it is asked how far it is
+    items = iter(source)  # a reference of its own keeps the source open, so that ``fraction`` knows its position
     for item in items:
         if isinstance(item, BadRecord):
             unreadable += 1
             continue
         try:
             metadata.append(to_json(item.metadata))
-        except InvalidRequestError:  # a run takes it as one reject
+        except InvalidRequestError:  # a run would reject this record
             unreadable += 1
             continue
         records.append(item)

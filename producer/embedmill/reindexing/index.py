@@ -1,4 +1,4 @@
-"""What all vectors of one sink have in common."""
+"""The model and options that all vectors of a sink share."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from embedmill.protocol.vectors import Dtype
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """Model and options. Vectors of two of these must not lie in one sink."""
+    """Model and options of the vectors in a sink. Vectors of two different ones must not be mixed in one sink."""
 
     model: str
     fingerprint: str
     #: Components of a vector.
     dimension: int
     dtype: Dtype = Dtype.FLOAT32
-    #: ``passage``, ``query``, or None: the texts as they are.
+    #: ``passage``, ``query``, or None for no prefix.
     input_type: str | None = None
-    #: Texts longer than the model reads are cut, not rejected.
+    #: Whether texts longer than the model reads are truncated instead of rejected.
     truncate: bool = True
-    #: Rows carry their texts.
+    #: Whether rows store their texts.
     with_text: bool = False
-    #: Where the model was fetched from, as "org/name@commit"; for people: vectors are told apart by the fingerprint.
+    #: Where the model was fetched from, as "org/name@commit". Only the fingerprint is compared.
     revision: str = field(default="", compare=False)
 
     @property
     def columns(self) -> int:
-        """Items of a row: see ``Dtype.columns``."""
+        """Array items per vector; see ``Dtype.columns``."""
         return self.dtype.columns(self.dimension)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a vector."""
+        """Bytes per vector."""
         return self.columns * self.dtype.numpy.itemsize
 
     @property
     def tag(self) -> str:
-        """Eight hex digits: the end of a version's name."""
+        """Eight hex digits that end the name of a version."""
         return hashlib.blake2b(self.identity.encode(), digest_size=4).hexdigest()
 
     @property
     def identity(self) -> str:
-        """One line with all that vectors are told apart by."""
+        """One line of JSON with every field that is compared."""
         return json.dumps(self._compared, sort_keys=True)
 
     @property
@@ -56,7 +56,7 @@ class Index:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.compare}
 
     def to_json(self) -> str:
-        """Return it as one line."""
+        """Return all fields as one line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -64,7 +64,7 @@ class Index:
         """Read what ``to_json`` wrote.
 
         Raises:
-            MessageError: it is something else.
+            MessageError: it is not such a line.
         """
         try:
             stated: dict[str, Any] = json.loads(data)
@@ -78,6 +78,6 @@ class Index:
         return index
 
     def differences(self, other: Index) -> str:
-        """Return what differs, for people, as in ``dimension 384 and 128``."""
+        """Return what differs, for a message, as in ``dimension 384 and 128``."""
         ours, theirs = self._compared, other._compared
         return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name])

@@ -1,4 +1,4 @@
-"""Metadata as JSON: what JSON cannot hold is kept as text, and what no text can hold is named in an error."""
+"""Metadata as JSON. Values that JSON cannot hold become text, or are refused with the name of their field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedmill.errors import InvalidRequestError
 from embedmill.safe.printable import printable
 from embedmill.safe.utf8 import is_unicode
 
-#: Values whose ``str`` says it all, as in ``2026-01-02 03:04:05``.
+#: Types that are stored as their ``str``, as in ``2026-01-02 03:04:05``.
 _TEXTUAL: Final = (
     datetime.date,
     datetime.time,
@@ -34,10 +34,10 @@ _TEXTUAL: Final = (
 def to_json(metadata: Mapping[str, Any]) -> str:
     """Return metadata as JSON, the same for equal metadata.
 
-    NaN and infinities become null; dates, decimals and the like become text, bytes base64.
+    NaN and infinities become null; dates, decimals, UUIDs and paths become text; bytes become base64.
 
     Raises:
-        InvalidRequestError: a field holds a lone surrogate, or something that has no such form.
+        InvalidRequestError: a field holds a lone surrogate, or a value that has no form in JSON.
     """
     if not metadata:
         return "{}"
@@ -51,17 +51,17 @@ def to_json(metadata: Mapping[str, Any]) -> str:
 
 
 def in_one_line(encoded: str) -> str:
-    """Return JSON with escapes in the place of what some programs take for the end of a line."""
+    """Return JSON in which the characters that some programs take for line ends are escaped."""
     if encoded.isascii():
         return encoded
     return encoded.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def plain(value: Any) -> Any:  # noqa: C901, PLR0911  a line a kind
-    """Return a value as JSON holds it.
+def plain(value: Any) -> Any:  # noqa: C901, PLR0911  one line per type
+    """Return the form of a value in JSON.
 
     Raises:
-        TypeError: it has no such form.
+        TypeError: it has none.
     """
     match value:
         case None | str() | bool() | int():
@@ -82,17 +82,17 @@ def plain(value: Any) -> Any:  # noqa: C901, PLR0911  a line a kind
         return str(value)
     if isinstance(value, np.generic):
         return plain(value.item())
-    if hasattr(value, "as_py"):  # a scalar of Arrow
+    if hasattr(value, "as_py"):  # an Arrow scalar
         return plain(value.as_py())
     raise TypeError(type(value).__name__)
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether it is one of the marks for nothing: NaT, NA, a decimal that is no number."""
+    """Return whether a value marks a missing one: NaT, NA, or a decimal NaN."""
     if type(value).__name__ == "NAType":
         return True
     try:
-        return bool(value != value)  # noqa: PLR0124  so NaN is told
+        return bool(value != value)  # noqa: PLR0124  True for NaN alone
     except (TypeError, ValueError, ArithmeticError):
         return False
 
@@ -114,7 +114,7 @@ def _field(name: str, value: Any) -> Any:
 def _encode_plain(metadata: Mapping[str, Any]) -> str:
     try:
         return _ENCODER.encode(metadata)
-    except (ValueError, RecursionError) as error:  # an integer of more digits than Python writes
+    except (ValueError, RecursionError) as error:  # an integer with more digits than Python prints
         raise InvalidRequestError("metadata", f"JSON cannot hold it ({type(error).__name__})") from None
 
 
@@ -131,7 +131,7 @@ def _check_unicode(encoded: str, metadata: Mapping[str, Any]) -> None:
 
 
 def shown(name: str) -> str:
-    """Return a field's name for a message, however odd or long it is."""
+    """Return a field's name for a message: quoted, printable, at most 80 characters."""
     return f"'{printable(name[:80])}'"
 
 

@@ -1,4 +1,4 @@
-"""What a run and its preview open: the model's card, the sink's version, the ledger, the source."""
+"""Opening what a run and its preview need: the model's card, the version of the sink, the ledger, the source."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from embedmill.settings import data_dir
 if TYPE_CHECKING:
     from embedmill.reindexing.bulk_queue import BulkQueue, Served
 
-#: Seconds to wait for a worker that says what a model is.
+#: Seconds to wait for a worker that announces the model.
 CARD_S: Final = 60.0
 
-#: Seconds between two looks for one.
+#: Seconds between two looks for such a worker.
 LOOK_S: Final = 0.5
 
 REBUILD: Final = "To build a new version beside it and switch over when it is whole: reindex(…, rebuild=True)."
@@ -51,10 +51,10 @@ def index_of(
     truncate: bool,
     with_text: bool,
 ) -> Index:
-    """Return what all rows will have in common.
+    """Return the model and options that all rows will share.
 
     Raises:
-        InvalidRequestError: an option that the model cannot serve.
+        InvalidRequestError: the model cannot serve an option.
     """
     options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
     card.check(options)
@@ -71,11 +71,11 @@ def index_of(
 
 
 def to_source(source: Any, fields: Fields | None) -> Source:
-    """Return what can be read from what the caller named.
+    """Return a source for what the caller passed.
 
     Raises:
         SourceError: it cannot be read.
-        InvalidRequestError: it is nothing that holds records, or a field is not there.
+        InvalidRequestError: it holds no records, or lacks a field.
     """
     if isinstance(source, str | os.PathLike):
         return open_source([os.fspath(source)], fields=fields or Fields())
@@ -83,27 +83,26 @@ def to_source(source: Any, fields: Fields | None) -> Source:
         module = import_module("embedmill.reindexing.sources.arrow")
         return cast(Source, module.Frame(source, fields))
     if callable(getattr(source, "fraction", None)) and hasattr(source, "name"):
-        given: Source = source
-        return given
+        return cast(Source, source)
     return Values(source, fields)
 
 
 def check_apart(source: Source, sink: Sink, rejects: Path | None = None) -> None:
-    """Check that nothing that is read is written, and that what is rejected is listed in a file of its own.
+    """Check that source, sink and the list of rejects do not share a file or folder.
 
     Args:
         source: what is read.
         sink: what is written.
-        rejects: the list, if there will be one.
+        rejects: the file for rejects, if there will be one.
 
     Raises:
-        InvalidRequestError: the source, the sink or the list lie in each other's place.
+        InvalidRequestError: two of them overlap.
     """
     read = [path for path in (Path(way[SOURCE]) for way in ways_of(source)) if path.is_absolute() and path.exists()]
     written = [Path(os.path.realpath(path)) for path in sink.paths]
     for path in read:
         if any(path.is_relative_to(other) or _is_same(path, other) for other in written):
-            reason = f"{printable(sink.name)} is the source itself, or holds it; name another file or folder"
+            reason = f"{printable(sink.name)} is the source itself, or contains it; name another file or folder"
             raise InvalidRequestError("to", reason)
     if rejects is not None:
         _check_list(rejects, read, written)
@@ -114,14 +113,14 @@ def _check_list(rejects: Path, read: Sequence[Path], written: Sequence[Path]) ->
     if any(_is_same(other, path) for other in read):
         raise InvalidRequestError("rejects", f"{rejects} is the source itself; name another file (--rejects)")
     if path.suffix != ".jsonl" and any(path.is_relative_to(other) for other in read):
-        reason = f"{rejects} lies in the source, and would be read as one of its files; end its name in .jsonl"
+        reason = f"{rejects} lies in the source and would be read as one of its files; end its name in .jsonl"
         raise InvalidRequestError("rejects", reason)
     if any(path.is_relative_to(other) for other in written):
         raise InvalidRequestError("rejects", f"{rejects} is written by the sink; name another file (--rejects)")
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Return whether two names are of one file, links of both kinds counted."""
+    """Return whether two paths are the same file, also through hard and symbolic links."""
     return path == other or (other.exists() and path.samefile(other))
 
 
@@ -130,10 +129,10 @@ def await_card(
     on_progress: Callable[[Progress, str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Served:
-    """Read the model's card, waiting a while for a worker that writes it.
+    """Read the model's card; wait up to a minute for a worker that announces it.
 
     Raises:
-        UnknownModelError: nobody has announced it.
+        UnknownModelError: no worker has announced it.
     """
     give_up_s = time.monotonic() + CARD_S
     while True:
@@ -154,10 +153,10 @@ def await_card(
 
 
 def version_of(sink: Sink, index: Index, *, rebuild: bool) -> Sink:
-    """Return the sink for this index: itself, or the version beside it.
+    """Return the sink itself or, if it was filled with another index and ``rebuild`` is True, a new version of it.
 
     Raises:
-        SinkMismatchError: it was filled otherwise and is not to be rebuilt.
+        SinkMismatchError: it was filled with another index, and ``rebuild`` is False.
     """
     filled = sink.read_index()
     if filled is None or filled == index:
@@ -168,10 +167,10 @@ def version_of(sink: Sink, index: Index, *, rebuild: bool) -> Sink:
 
 
 def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
-    """Open the sink and bring it and its ledger together.
+    """Open the sink and make its ledger agree with it.
 
     Raises:
-        SinkMismatchError: the ledger says that it was filled otherwise.
+        SinkMismatchError: by its ledger, the sink was filled with another index.
     """
     recorded = ledger.index()
     if recorded is not None and recorded != index:
@@ -179,14 +178,17 @@ def prepare(sink: Sink, ledger: Ledger, index: Index) -> None:
         raise SinkMismatchError(sink.name, recorded.differences(index), way_out)
     sink.open(index)
     count = sink.count()
-    if recorded is None or count not in (None, ledger.count()):  # the ledger is lost, or somebody else has written
+    if recorded is None or count not in (
+        None,
+        ledger.count(),
+    ):  # the ledger is lost, or another program wrote to the sink
         ledger.restore(sink.read_digests())
         ledger.set_index(index)
     sink.recover({write_id for write_id, n_rows, _ in ledger.segments() if n_rows})
 
 
 def ledger_path(sink: Sink, index: Index) -> Path:
-    """Return where the ledger lies."""
+    """Return the path of the sink's ledger."""
     named = sink.ledger_path(index)
     if named is not None:
         return named
@@ -196,10 +198,10 @@ def ledger_path(sink: Sink, index: Index) -> Path:
 
 
 def is_there(path: Path, sink: Sink) -> bool:
-    """Return whether there is a ledger.
+    """Return whether a ledger exists.
 
     Raises:
-        SinkError: the system does not let this user look.
+        SinkError: this user may not read its folder.
     """
     try:
         path.stat()
@@ -211,7 +213,7 @@ def is_there(path: Path, sink: Sink) -> bool:
 
 
 def rejects_path(sink: Sink) -> Path:
-    """Return where rejects are listed unless the caller says."""
+    """Return the default path of the list of rejects."""
     if "://" not in sink.name and not sink.name.startswith("qdrant+file:"):
         path = Path(sink.name)
         return path.with_name(f"{path.name}.rejects.jsonl") if path.name else Path("reindex.rejects.jsonl")

@@ -1,4 +1,4 @@
-"""Windows under work: submitted in order, collected in order, found again after a crash."""
+"""Windows in flight: submitted in order, collected in order, found again after a crash."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds between two looks at how far a job is.
+#: Seconds between two looks at the progress of jobs.
 LOOK_S: Final = 0.5
 
-#: Seconds between two tries to reach Redis.
+#: Seconds between two attempts to reach Redis.
 RETRY_S: Final = 0.5
 
-#: Seconds that a Redis which does not answer is tried again; after that the run ends, to be gone on with.
+#: Seconds to keep trying while Redis does not answer; then the run fails, and the next one resumes it.
 OUTAGE_S: Final = 60.0
 
-#: Seconds after which a job that nobody has begun is worth a look at the workers.
+#: Seconds after which a job that no worker has begun causes a look at which workers are live.
 LONELY_S: Final = 3.0
 
-#: Characters of metadata held for windows under work, beyond which no third one is begun.
+#: Characters of metadata in the open windows above which no window is opened unless fewer than two are open.
 OPEN_CARRIED: Final = 32_000_000
 
-#: How often a window is submitted again that Redis has lost.
+#: How often a window that Redis has lost is submitted again.
 MAX_RESUBMISSIONS: Final = 20
 
-#: The way out when the model has changed under a run.
+#: The hint when the model has changed during a run.
 CHANGED: Final = "Go on with workers of the model that began it, or rebuild with the new one (rebuild)."
 
 
@@ -56,12 +56,12 @@ class _Open:
     window: Window
     job_id: str
     losses: int = 0
-    #: Texts of it that were done when it was last looked at.
+    #: Texts that were done at the last look.
     texts_done: int = 0
 
 
 class Pipeline:
-    """The open windows of one run."""
+    """The open windows of one run: submitted and not yet committed."""
 
     def __init__(
         self,
@@ -73,15 +73,15 @@ class Pipeline:
         sink: str,
         dimensions: int | None,
     ) -> None:
-        """Read what an earlier run has left.
+        """Read the ids of the jobs that an earlier run has left.
 
         Args:
-            queue: where windows go.
-            ledger: where the ids of their jobs are noted.
-            index: what their vectors must be of.
-            meter: told how much is under work, and while waiting why nothing moves; it may raise Stopped.
-            sink: its name.
-            dimensions: components to keep; None: all.
+            queue: takes the jobs of the windows.
+            ledger: records the ids of these jobs.
+            index: the model and options of the vectors.
+            meter: receives the progress and, while the run waits, a warning that says for what; may raise Stopped.
+            sink: name of the sink.
+            dimensions: components to keep; None keeps all.
         """
         self._queue = queue
         self._ledger = ledger
@@ -91,7 +91,7 @@ class Pipeline:
         self._dimensions = dimensions
         self._open: deque[_Open] = deque()
         self._left_over = ledger.jobs()
-        #: Windows to be submitted before what is left over then is nobody's.
+        #: Windows still to be submitted before unmatched jobs of an earlier run are deleted.
         self._expected = len(self._left_over)
 
     def __len__(self) -> int:
@@ -99,17 +99,17 @@ class Pipeline:
 
     @property
     def oldest_job(self) -> str:
-        """Id of the oldest window's job."""
+        """Job id of the oldest open window."""
         return self._open[0].job_id
 
     def wants_more(self) -> bool:
         """Return whether another window should be submitted before the oldest one is collected."""
         if len(self._open) > 1 and sum(item.window.carried for item in self._open) > OPEN_CARRIED:
             return False
-        return self._insist(self._queue.backlog).wants_more(len(self._open))
+        return self._retry(self._queue.backlog).wants_more(len(self._open))
 
     def submit(self, window: Window) -> bool:
-        """Store a window's job. False: there is no room, and collecting the open windows makes some."""
+        """Submit a window's job. Return False if the queue is full: collecting the open windows makes room."""
         item = _Open(window, window.job_id(self._index, self._sink))
         if item.job_id in self._left_over:
             self._left_over.remove(item.job_id)
@@ -125,28 +125,29 @@ class Pipeline:
         return True
 
     def drop_left_overs(self) -> None:
-        """Delete the jobs of an earlier run that this one has not gone on with."""
+        """Delete the jobs of an earlier run that match no window of this one."""
         while self._left_over:
             job_id = self._left_over.pop()
-            self._insist(partial(self._queue.delete, job_id))
+            self._retry(partial(self._queue.delete, job_id))
             self._ledger.drop_job(job_id)
 
     def collect(self) -> tuple[Window, EmbeddingReply]:
         """Wait for the oldest window, and return it with its vectors. It stays open until ``close``.
 
         Raises:
-            SinkMismatchError: its vectors are of another model by now.
-            JobCancelledError: somebody cancelled it; the next run embeds it.
-            BrokerUnavailableError: Redis was away for a minute.
+            SinkMismatchError: its vectors are from another model, as the workers changed theirs.
+            JobCancelledError: its job was cancelled; the next run submits it again.
+            ResultExpiredError: Redis has lost its job too often.
+            BrokerUnavailableError: Redis was unavailable for a minute.
         """
         item = self._open[0]
         while True:
             try:
                 self._wait(item)
-                reply = self._insist(partial(self._queue.reply, item.job_id))
+                reply = self._retry(partial(self._queue.reply, item.job_id))
                 self._check(reply)
                 return item.window, reply
-            except ResultExpiredError:  # Redis lost it; its texts are still here
+            except ResultExpiredError:  # Redis lost the job; its texts are still in memory
                 item.losses += 1
                 item.texts_done = 0
                 self._count()
@@ -155,14 +156,14 @@ class Pipeline:
                 self._store(item, waits=True)
 
     def close(self) -> None:
-        """Forget the oldest window, which is committed."""
+        """Close the oldest window, which is committed, and delete its job."""
         item = self._open.popleft()
         self._count()
-        self._insist(partial(self._queue.delete, item.job_id))
+        self._retry(partial(self._queue.delete, item.job_id))
 
     def leave(self) -> None:
-        """Leave the windows that workers have begun to the next run, which finds them done; stop the others."""
-        with suppress(BrokerUnavailableError):  # then the next run finds them all
+        """Delete the jobs that no worker has begun. The others continue, and the next run finds their vectors."""
+        with suppress(BrokerUnavailableError):  # without Redis nothing is deleted, and the next run finds all jobs
             for item in self._open:
                 if self._is_begun(item.job_id):
                     continue
@@ -186,7 +187,7 @@ class Pipeline:
         )
         while True:
             try:
-                self._insist(store)
+                self._retry(store)
             except QueueFullError as error:
                 if not waits:
                     return False
@@ -198,9 +199,9 @@ class Pipeline:
         began_s, looked_s = time.monotonic(), 0.0
         cursor, warning = "0-0", ""
         while True:
-            events = self._insist(partial(self._queue.news, item.job_id, cursor))
+            events = self._retry(partial(self._queue.news, item.job_id, cursor))
             if events.over is JobState.CANCELLED:
-                self._insist(partial(self._queue.delete, item.job_id))  # or the next run would find it cancelled again
+                self._retry(partial(self._queue.delete, item.job_id))  # else the next run would find it cancelled, too
                 raise JobCancelledError(item.job_id)
             if events.over is not None:
                 return
@@ -209,7 +210,7 @@ class Pipeline:
             if time.monotonic() - looked_s < LOOK_S:
                 continue
             if not is_begun and not warning and time.monotonic() - began_s > LONELY_S:
-                warning = self._loneliness()
+                warning = self._no_worker_warning()
             self._look_at_jobs()
             self._count()
             self._meter.look("" if is_begun else warning)
@@ -221,21 +222,21 @@ class Pipeline:
         self._meter.texts_done = sum(item.texts_done for item in self._open)
 
     def _look_at_jobs(self) -> None:
-        """Read how far the open windows are, from the oldest one on to the first of which nothing is done."""
+        """Read the progress of the open windows, oldest first, up to the first one with no text done."""
         for item in self._open:
             if item.texts_done < len(item.window.pending):
-                item.texts_done = self._insist(partial(self._texts_done, item.job_id))
+                item.texts_done = self._retry(partial(self._texts_done, item.job_id))
             if not item.texts_done:
                 return
 
     def _texts_done(self, job_id: str) -> int:
         try:
             return self._queue.status(job_id).texts_done
-        except ResultExpiredError:  # it is submitted again when it is collected
+        except ResultExpiredError:  # ``collect`` submits it again
             return 0
 
-    def _loneliness(self) -> str:
-        served = self._insist(self._queue.served)
+    def _no_worker_warning(self) -> str:
+        served = self._retry(self._queue.served)
         if served.is_live:
             return ""
         return f"waiting: no worker serves {served.model}; start one with EMBEDMILL_MODEL={served.model}"
@@ -245,8 +246,8 @@ class Pipeline:
         if any(r.reason == Reason.MODEL_CHANGED for r in reply.rejected) or theirs not in ("", ours):
             raise SinkMismatchError(self._sink, f"fingerprint {ours} and now {theirs}", CHANGED)
 
-    def _insist(self, call: Callable[[], T]) -> T:
-        """Call, and call again while Redis is away."""
+    def _retry(self, call: Callable[[], T]) -> T:
+        """Call a function, again and again while Redis is unavailable, for up to a minute."""
         give_up_s = time.monotonic() + OUTAGE_S
         while True:
             try:

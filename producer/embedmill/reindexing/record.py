@@ -1,4 +1,4 @@
-"""What a source gives: records, or the reason why there is none."""
+"""The items of a source: records, and what could not be read as one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from embedmill.errors import InvalidRequestError
 
-#: Characters of an id.
+#: Most characters of an id.
 MAX_ID_CHARS: Final = 1_024
 
-#: Bytes of a digest: of the text's part, in which two of a billion texts agree by chance once in 10^20 corpora, and
-#: of the metadata's.
+#: Bytes of a digest for the text and for the metadata. At 16 bytes, two of a billion texts have the same digest by
+#: chance in one of 10^20 corpora.
 TEXT_BYTES: Final = 16
 METADATA_BYTES: Final = 8
 
@@ -25,9 +25,9 @@ class Record:
     #: 1 to 1,024 characters, none of them a control character.
     id: str
     text: str = field(repr=False)
-    #: What the sink carries beside the vector: anything that JSON can hold.
+    #: Stored beside the vector: anything that JSON can hold.
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Id of the document that this text is a part of; "": it stands for itself.
+    #: Id of the document that this text is a part of; "" if it is not a part.
     parent: str = ""
 
     def __post_init__(self) -> None:
@@ -37,41 +37,41 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadRecord:
-    """Something in the source that is no record. Holds nothing of any text."""
+    """An item of the source that is not a valid record. It contains nothing of any text."""
 
-    #: Its id, if that could be read, else where it stands, as in ``corpus.jsonl:17``.
+    #: Its id, if that could be read, else its position, as in ``corpus.jsonl:17``.
     id: str
-    #: A word for programs, as in ``unreadable``.
+    #: The reason as a word for programs, as in ``unreadable``.
     reason: str
-    #: The reason for people.
+    #: The reason as a message.
     detail: str
-    #: ``id`` is only a place: which record of an earlier run it may be, nobody knows.
+    #: Whether ``id`` is only a position, so that it cannot be matched with a record of an earlier run.
     is_anonymous: bool = True
-    #: More than one record could not be read: the rest of a file, or a folder.
+    #: Whether more than one record could not be read: the rest of a file, or a folder.
     is_partial: bool = False
 
 
 def parent_of(id: str, part: object) -> str:
-    """Return the document that a row is a part of, by its id and what its metadata say of ``part``; "": of none."""
+    """Return the id of a part's document, from its own id and its metadata field ``part``; "" if it is not a part."""
     stem, separator, number = id.rpartition("#")
     return stem if separator and isinstance(part, int) and number == str(part) else ""
 
 
 def check_id(value: str) -> str:
-    """Return the id.
+    """Check an id and return it.
 
     Raises:
-        InvalidRequestError: it cannot be an id.
+        InvalidRequestError: it is empty, too long or has a character that ids must not have.
     """
     if not value or len(value) > MAX_ID_CHARS:
-        raise InvalidRequestError("id", f"an id has 1 to {MAX_ID_CHARS} characters, this one {len(value)}")
+        raise InvalidRequestError("id", f"an id must have 1 to {MAX_ID_CHARS} characters, this one has {len(value)}")
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in value):
-        raise InvalidRequestError("id", "an id holds no control characters and no lone surrogates")
+        raise InvalidRequestError("id", "an id must not contain control characters or lone surrogates")
     return value
 
 
 def digest(text: str, metadata_json: str) -> bytes:
-    """Return what tells a changed record from an unchanged one: 16 bytes of the text, 8 of the metadata (BLAKE2b)."""
+    """Return a digest that changes with the record: 16 bytes for the text, 8 for the metadata (BLAKE2b)."""
     of_text = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=TEXT_BYTES)
     of_metadata = hashlib.blake2b(metadata_json.encode("utf-8", "surrogatepass"), digest_size=METADATA_BYTES)
     return of_text.digest() + of_metadata.digest()

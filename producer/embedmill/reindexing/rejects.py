@@ -1,4 +1,4 @@
-"""The side file: a line for everything that has no vector."""
+"""The list of rejects: a file with one line for every record without a vector."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from embedmill.errors import InvalidRequestError, SinkError
 from embedmill.reindexing.metadata import in_one_line
 from embedmill.safe.regular_file import open_regular
 
-#: The fields of every line, by which a list is known.
+#: Fields of every line; a file whose first line has just these is a list of rejects.
 FIELDS = frozenset({"id", "reason", "detail"})
 
-#: Bytes of a first line that is looked at: an id and a detail are shorter.
+#: Most bytes of the first line that are read; id and detail are shorter.
 MAX_LINE_BYTES = 65_536
 
 
 class Rejects:
-    """``{"id": …, "reason": …, "detail": …}`` a line, of the latest run; no file if there are none."""
+    """The list of rejects of one run: ``{"id": …, "reason": …, "detail": …}`` per line, and no file without rejects."""
 
     def __init__(self, path: Path) -> None:
-        """Name the file, which is left as it is until there is something to write.
+        """Check the file, which is not changed before the first reject is added.
 
         Raises:
-            InvalidRequestError: it is another program's.
+            InvalidRequestError: it exists and is not a list of rejects.
             SinkError: it cannot be read.
         """
         self.path = path
         self._stream: IO[str] | None = None
         self._has_written = False
         if path.name in ("", ".."):
-            raise InvalidRequestError("rejects", "names no file; leave it out, or name one, as in rejects.jsonl")
+            raise InvalidRequestError(
+                "rejects", "is not the name of a file; leave it out, or name one, as in rejects.jsonl"
+            )
         self._check()
 
     def add(self, id: str, reason: str, detail: str) -> None:
-        """Write a line; the first one takes the place of an older list.
+        """Write a line. The first one replaces an older list.
 
         Raises:
             SinkError: it cannot be written.
@@ -45,14 +47,14 @@ class Rejects:
         line = in_one_line(json.dumps({"id": id, "reason": reason, "detail": detail}, ensure_ascii=False))
         with self._mapped():
             if self._stream is None:
-                self._check()  # since the run began, another program may have put something there
+                self._check()  # another program may have written the file since the run began
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = self.path.open("w", encoding="utf-8", errors="backslashreplace")
                 self._has_written = True
             self._stream.write(f"{line}\n")
 
     def flush(self) -> None:
-        """Flush what has been written, so that readers see it.
+        """Flush written lines, so that other programs see them.
 
         Raises:
             SinkError: it cannot be written.
@@ -62,7 +64,7 @@ class Rejects:
                 self._stream.flush()
 
     def finish(self) -> None:
-        """Remove an older list: this run has come to its end, and what it has rejected, if anything, is in a new one.
+        """Remove an older list if this run, which is complete, has rejected nothing.
 
         Raises:
             SinkError: it cannot be removed.
@@ -78,7 +80,7 @@ class Rejects:
             raise SinkError(str(self.path), f"cannot be removed: {error.strerror}") from None
 
     def close(self) -> None:
-        """Close the file, if there is one.
+        """Close the file, if it is open.
 
         Raises:
             SinkError: the rest of it cannot be written.
@@ -103,15 +105,15 @@ class Rejects:
             except FileNotFoundError:
                 return
         if not is_ours:
-            reason = f"{self.path} is no list of rejects, and would be replaced; name another file (--rejects)"
+            reason = f"{self.path} is not a list of rejects and would be replaced; name another file (--rejects)"
             raise InvalidRequestError("rejects", reason)
 
 
 def is_reject_list(path: Path) -> bool:
-    """Return whether a file is a list of rejects, as its first line shows.
+    """Return whether a file is a list of rejects, by its first line.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
     """
     with open_regular(path) as stream:
         line = stream.readline(MAX_LINE_BYTES)

@@ -1,4 +1,4 @@
-"""How a run goes, and how it went."""
+"""The progress of a run, and its final report."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from embedmill.reindexing.sources.base import Source
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """Counted up while a run goes on."""
+    """Counters that increase during a run."""
 
-    #: Records and what should have been some.
+    #: Items of the source: records and invalid ones.
     read: int = 0
     added: int = 0
     updated: int = 0
-    #: Unchanged since they were embedded.
+    #: Records that are unchanged since they were embedded.
     skipped: int = 0
     deleted: int = 0
     rejected: int = 0
-    #: Texts that were embedded in this run only as far as the model reads.
+    #: Texts that were truncated in this run.
     truncated: int = 0
     #: Files, rests of files and folders that could not be read.
     unread: int = 0
@@ -31,39 +31,39 @@ class Counts:
 
     @property
     def embedded(self) -> int:
-        """Texts that were embedded in this run."""
+        """Number of texts that were embedded in this run."""
         return self.added + self.updated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A run at one moment."""
+    """The progress of a run at one moment."""
 
     counts: Counts
     elapsed_s: float
-    #: Texts embedded so far: those in the sink, and those under work that are done.
+    #: Texts embedded so far: those in the sink, and finished ones of windows in flight.
     embedded: int = 0
-    #: Such texts a second.
+    #: Texts embedded per second since the run began.
     texts_per_s: float
-    #: How much of the source is done with, 0 to 1; None: nobody knows.
+    #: Share of the source that is finished, 0 to 1; None if unknown.
     fraction: float | None
-    #: Seconds still to go; None: nobody knows.
+    #: Estimated seconds that remain; None if unknown.
     eta_s: float | None
-    #: Texts that are not done, and windows, under work.
+    #: Unfinished texts in flight, and windows in flight.
     texts_in_flight: int = 0
     windows_in_flight: int = 0
 
 
-#: Before a run has begun.
+#: The progress before a run has begun.
 NOTHING_YET: Final = Progress(counts=Counts(), elapsed_s=0.0, texts_per_s=0.0, fraction=None, eta_s=None)
 
 
 class Stopped(Exception):
-    """The caller wants the run to end."""
+    """Raised to end a run because ``should_stop`` returned True."""
 
 
 class ProgressMeter:
-    """Counts what a run does, and shows it to the caller, who may stop the run."""
+    """The counters of a run, which reports them to the caller and asks whether to stop."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ProgressMeter:
         should_stop: Callable[[], bool] | None,
     ) -> None:
         self.counts = Counts()
-        #: Windows under work, the texts in them, and those of these that are done.
+        #: Windows in flight, their texts, and the finished ones of these texts.
         self.windows = self.texts = self.texts_done = 0
         self._source = source
         self._on_progress = on_progress
@@ -86,15 +86,15 @@ class ProgressMeter:
         return time.monotonic() - self._began_s
 
     def begin(self) -> None:
-        """Reckon what is left from the first call on: what comes before is no measure of it."""
+        """Start the clock of the estimated time, at the first call only: skipping records is faster than embedding."""
         if self._first_submit is None:
             self._first_submit = (time.monotonic(), self._fraction() or 0.0)
 
     def look(self, warning: str = "") -> None:
-        """Show how far the run is, and why nothing moves if nothing does.
+        """Report the progress, with a warning if the run is waiting.
 
         Raises:
-            Stopped: the caller wants no more.
+            Stopped: ``should_stop`` returned True.
         """
         if self._on_progress is not None:
             self._on_progress(self._progress(), warning)
@@ -116,7 +116,7 @@ class ProgressMeter:
         )
 
     def _fraction(self) -> float | None:
-        """Return the share of the source that is done with: what has been read, less what is under work."""
+        """Return the share of the source that is finished: what has been read, less what is in flight."""
         read, counts = self._source.fraction(), self.counts
         if read is None or not counts.read:
             return read
@@ -133,12 +133,12 @@ class ProgressMeter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReindexReport:
-    """What a whole run has done."""
+    """The result of a run."""
 
     sink: str
     model: str
     fingerprint: str
-    #: False: it was stopped before its end.
+    #: False if the run was stopped before its end.
     is_whole: bool
     read: int
     added: int
@@ -152,13 +152,13 @@ class ReindexReport:
     elapsed_s: float
     #: Rows that the sink holds now.
     rows: int
-    #: Where the rejected ones are listed; "": there are none.
+    #: Path of the list of rejects; "" if there are none.
     rejects: str
-    #: Why the first one was, for people; "": there are none.
+    #: The detail of the first reject; "" if there are none.
     first_reject: str = ""
-    #: What people should know besides: where the version before this one is kept, why nothing was deleted.
+    #: Further messages, such as where the previous version is kept or why nothing was deleted.
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return all fields as values of JSON."""
         return asdict(self) | {"notes": list(self.notes)}

@@ -1,4 +1,4 @@
-"""One run: from the source through the queue into the sink, with a commit a window."""
+"""One run: moves records from the source through the queue into the sink, and commits each window."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.reindexing.sources.base import Source, notes_of, ways_of
 from embedmill.reply import EmbeddingReply, Rejected
 
-#: Ids deleted from the sink at a time.
+#: Most ids deleted from the sink at a time.
 DELETE_IDS: Final = 1_000
 
-#: Vanished ids gathered at a time.
+#: Most vanished ids collected at a time.
 VANISHED_IDS: Final = 100_000
 
 
 class Run:
-    """A run over one source."""
+    """A run that brings one sink up to date with one source."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Run:
         self._meter = meter
         self._counts = meter.counts
         self._deletes_missing = delete_missing
-        #: What the source has not is deleted: from now on it is how the sink's rows are read.
+        #: Whether missing rows were deleted, so that all rows of the sink come from this way of reading.
         self.has_deleted_missing = False
         self._planner = Planner(
             ledger,
@@ -68,10 +68,10 @@ class Run:
         )
 
     def execute(self) -> bool:
-        """Bring the sink up to date; return whether that came to its end, and was not stopped.
+        """Bring the sink up to date. Return False if the run was stopped before its end.
 
         Raises:
-            EmbedError: it cannot go on; what is committed stays, and the next run goes on from there.
+            EmbedError: the run failed. Committed windows stay, and the next run resumes after them.
         """
         try:
             for window in self._planner.windows(self._source, self._meter.look):
@@ -91,7 +91,7 @@ class Run:
         return True
 
     def report(self, sink: str, *, is_whole: bool, rows: int) -> ReindexReport:
-        """Return what has been done."""
+        """Return the report of the run."""
         counts = self._counts
         return ReindexReport(
             sink=sink,
@@ -156,7 +156,7 @@ class Run:
             vectors = reply.vectors[kept] if lost else reply.vectors
             self._sink.write(self._rows(window.write_id, pending, vectors))
         outdated = [p.record.id for p in lost if p.old_write_id is not None]
-        if outdated:  # the text that the old vector belongs to is gone
+        if outdated:  # the new text has no vector, and the old text is gone
             self._sink.delete(outdated)
         entries = [_entry(p, window.write_id, why.get(i)) for i, p in enumerate(window.pending)]
         self._ledger.commit(window.write_id, entries, self._pipeline.oldest_job, self._planner.whole_by(pending, lost))
@@ -172,17 +172,19 @@ class Run:
         self._rejects.flush()
 
     def _sweep(self) -> None:
-        """Delete parts that their documents no longer have and, if asked for, all that has vanished."""
+        """Delete outdated rows, vanished parts of documents and, with ``delete_missing``, all vanished rows."""
         deletes_missing = bool(self._deletes_missing)
         if deletes_missing and self._planner.has_unreadable:
-            self.notes.append("some records could not be read, so nothing was taken for missing")
+            self.notes.append("some records could not be read, so no missing rows were deleted")
             deletes_missing = False
         if deletes_missing and not self._counts.read:
-            self.notes.append("the source holds no record at all, so nothing was taken for missing")
+            self.notes.append("the source has no records, so no missing rows were deleted")
             deletes_missing = False
         before, now = self._ledger.reading(), ways_of(self._source)
         if self._deletes_missing is True and (tables := hidden(before, now)):
-            self.notes.append(f"{some(tables)}: read before, and without a text now, so nothing was taken for missing")
+            self.notes.append(
+                f"tables that were read before have no text field now, so no missing rows were deleted: {some(tables)}"
+            )
             deletes_missing = False
         self.has_deleted_missing = deletes_missing
         self._delete(self._planner.outdated)

@@ -1,7 +1,7 @@
-"""Long texts in parts, cut by the model's own tokens at the best place near by (crate text-splitter).
+"""Splitting of long texts into parts, limited by the model's tokens, at the best boundary (crate text-splitter).
 
-A part is named ``PARENT#0``, ``PARENT#1``, …, so that a document that has changed in one place keeps the names of its
-parts, and parts that it no longer has are found and deleted.
+The ids of parts are ``PARENT#0``, ``PARENT#1``, …, so that parts that a changed document no longer has are found and
+deleted.
 """
 
 from __future__ import annotations
@@ -29,58 +29,58 @@ from embedmill.safe.regular_file import check_regular
 #: ``# Title``, or a line of text above ``===`` or ``---``.
 _HEADING: Final = re.compile(r"\s*+(?:#{1,6}(?:[ \t][^\n]*)?(?:\n|\Z)|\S[^\n]*\n {0,3}(?:=+|-+)[ \t]*(?:\n|\Z))")
 
-#: Characters tokenized at a time: an encoding takes some 200 bytes a token while it lives, these arrays eight.
+#: Characters tokenized at a time: an ``Encoding`` takes about 200 bytes per token, the arrays of offsets eight.
 BLOCK_CHARS: Final = 65_536
 
-#: Characters before the latest piece in which the next one is looked for first: parts may overlap.
+#: Characters before the latest piece from where the next one is searched, because parts may overlap.
 BEHIND: Final = 4_096
 
-#: Version of the way parts are cut; another one cuts unchanged documents anew.
+#: Version of the algorithm; a change of it makes the next run split unchanged documents again.
 VERSION: Final = 2
 
-#: A heading leaves at least one in so many of a part's tokens to what follows it, or stands alone.
+#: A heading joins the text after it only if at least 1/MIN_BODY of a part's tokens remain for that text.
 MIN_BODY: Final = 8
 
-#: Words to see by whether the tokens of a word depend on its neighbours.
+#: Sample for testing whether the tokens of a word depend on its neighbours.
 WORDS: Final = "zebras carry the mail; kuda membawa surat"
 
-#: Characters of a document that is split.
+#: Most characters of a document.
 MAX_DOCUMENT_CHARS: Final = 16_000_000
 
-#: Endings of ids that name Markdown.
+#: Suffixes of the ids of Markdown documents.
 MARKDOWN: Final = (".md", ".markdown", ".mdx")
 
-#: Fields in the metadata of a part: its number, and where in its document it begins.
+#: Metadata fields of a part: its number, and the character of its document at which it begins.
 PART: Final = "part"
 START: Final = "start"
 
-#: Character at which it begins, text.
+#: (character at which it begins, text)
 Part = tuple[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splitter:
-    """How texts are split."""
+    """The settings of a split, and the algorithm."""
 
-    #: Tokens of a part, special ones counted.
+    #: Most tokens of a part, including special ones.
     max_tokens: int
-    #: Tokens that neighbouring parts share, at most.
+    #: Most tokens that neighbouring parts share.
     overlap_tokens: int = 0
     #: The model's ``tokenizer.json``.
     tokenizer: Path
 
     def __post_init__(self) -> None:
         if self.max_tokens < 8:
-            raise InvalidRequestError("split", f"{self.max_tokens} tokens hold no sentence; give at least 8")
+            raise InvalidRequestError("split", f"{self.max_tokens} tokens are too few for a sentence; give at least 8")
         if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
-            reason = f"{self.overlap_tokens} of {self.max_tokens} tokens; give at most half of what a part has"
+            reason = f"{self.overlap_tokens} is not from 0 to half of the {self.max_tokens} tokens of a part"
             raise InvalidRequestError("overlap", reason)
 
     def parts(self, text: str, *, is_markdown: bool) -> list[Part]:
-        """Return the parts, at least one.
+        """Return the parts of a text, at least one.
 
-        Every character of the text that is not white space is in one of them. The text is tokenized once; a part is
-        tokenized again only where its tokens may differ from those that it has within the text.
+        Every character other than white space is in a part. The text is tokenized once; a part is tokenized again only
+        if its tokens may differ from those that it has within the text.
         """
         counts = TokenCounts(text, self._tokenizer)
         parts = self._cut(counts, 0, text, is_markdown=is_markdown)
@@ -91,7 +91,7 @@ class Splitter:
     def _cut(
         self, counts: TokenCounts, at: int, text: str, *, is_markdown: bool, capacity: int | None = None
     ) -> list[Part]:
-        """Cut a piece that begins at a character of the text."""
+        """Cut a piece of the text that begins at character ``at``."""
         kind = MarkdownSplitter if is_markdown else TextSplitter
         most = self._capacity if capacity is None else capacity
         counts.rewind(at)
@@ -99,7 +99,7 @@ class Splitter:
         return [(at + start, part) for start, part in splitter.chunk_indices(text)]
 
     def _with_headings(self, counts: TokenCounts, parts: list[Part]) -> list[Part]:
-        """Put headings that are parts by themselves together with what follows, the last one with what precedes."""
+        """Join headings that are parts by themselves to the next part; a final one to the previous part."""
         text = counts.text
         joined: list[Part] = []
         heading = -1
@@ -115,7 +115,7 @@ class Splitter:
         return joined if heading < 0 else self._trailed(counts, joined, heading, parts[-1])
 
     def _headed(self, counts: TokenCounts, start: int, part: str) -> list[Part]:
-        """Cut a part that is too long because a heading was put before it."""
+        """Cut a part that is too long because a heading was joined to it."""
         body = headings_end(part)
         room = self._capacity - counts.between(start, start + body)
         if room * MIN_BODY < self._capacity:
@@ -126,7 +126,7 @@ class Splitter:
         return [(start, part[: end - start]), *self._with_headings(counts, rest)]
 
     def _trailed(self, counts: TokenCounts, parts: list[Part], heading: int, last: Part) -> list[Part]:
-        """Put a heading that ends the text together with the end of what precedes it."""
+        """Join a heading at the end of the text to the end of the previous part."""
         end = last[0] + len(last[1])
         room = self._capacity - counts.between(heading, end)
         if not parts or room * MIN_BODY < self._capacity:
@@ -136,7 +136,7 @@ class Splitter:
         return [*before, *pieces, (begin, counts.text[begin:end])]
 
     def _fitting(self, counts: TokenCounts, start: int, part: str) -> list[Part]:
-        """Return a part, or what it is cut into if it alone has too many tokens."""
+        """Return a part, or its pieces if it has too many tokens when tokenized by itself."""
         end = start + len(part)
         if self._is_wordwise and counts.is_apart(start, end) and counts.between(start, end) <= self._capacity:
             return [(start, part)]
@@ -146,24 +146,24 @@ class Splitter:
 
     @cached_property
     def _exact(self) -> TextSplitter:
-        """Cuts what the counts were wrong about; tokenizes again and again."""
+        """The splitter that tokenizes each candidate; slow, for parts whose counted tokens were wrong."""
         return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self._capacity)
 
     @cached_property
     def settings(self) -> str:
-        """What parts depend on besides the text: for ledgers, which know an unchanged document by it."""
+        """Everything besides the text that determines the parts; part of a document's digest in the ledger."""
         hashed = hashlib.blake2b(self._tokenizer_json, digest_size=8).hexdigest()
         return f"{VERSION} {self.max_tokens} {self.overlap_tokens} {hashed}"
 
     @cached_property
     def _is_wordwise(self) -> bool:
-        """Whether words have the same tokens in any company, as they have unless spaces are parts of tokens."""
+        """Whether the tokens of a word do not depend on its neighbours, as they do if spaces are in tokens."""
         alone = [id for word in WORDS.split() for id in self._tokenizer.encode(word, add_special_tokens=False).ids]
         return bool(self._tokenizer.encode(WORDS, add_special_tokens=False).ids == alone)
 
     @property
     def _capacity(self) -> int:
-        """Tokens of a part besides the special ones, which the library does not count."""
+        """Most tokens of a part without the special ones, which the library does not count."""
         return self.max_tokens - self._tokenizer.num_special_tokens_to_add(is_pair=False)
 
     @cached_property
@@ -176,18 +176,18 @@ class Splitter:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        """The tokenizer without truncation and padding, by which all long parts would count alike."""
+        """The tokenizer without truncation and padding, which would change the number of tokens."""
         try:
             loaded = Tokenizer.from_buffer(self._tokenizer_json)
         except Exception as error:  # the library raises nothing more precise
-            raise SourceError(str(self.tokenizer), f"is no tokenizer.json ({type(error).__name__})") from None
+            raise SourceError(str(self.tokenizer), f"is not a tokenizer.json ({type(error).__name__})") from None
         loaded.no_truncation()
         loaded.no_padding()
         return loaded
 
 
 class Split:
-    """A source whose texts are split."""
+    """A source that yields the parts of another source's texts."""
 
     def __init__(self, source: Source, splitter: Splitter) -> None:
         self.name = source.name
@@ -196,16 +196,16 @@ class Split:
 
     @property
     def documents(self) -> Source:
-        """The source of what is split."""
+        """The source of the documents."""
         return self._source
 
     @property
     def settings(self) -> str:
-        """What parts depend on besides their documents."""
+        """Everything besides a document that determines its parts."""
         return self._splitter.settings
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Read the parts of each record in turn."""
+        """Yield the parts of each record."""
         for item in self._source:
             if isinstance(item, BadRecord):
                 yield item
@@ -214,26 +214,26 @@ class Split:
 
     @property
     def notes(self) -> list[str]:
-        """What the source has to say."""
+        """The notes of the source."""
         return notes_of(self._source)
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """Where the source's ids come from."""
+        """The origins of the source."""
         return origins_of(self._source)
 
     @property
     def ways(self) -> list[Mapping[str, str]]:
-        """How the source is read, and split."""
+        """The ways in which the source is read and split."""
         parts = f"{self._splitter.max_tokens} tokens, {self._splitter.overlap_tokens} shared"
         return [{**way, "split": parts} for way in ways_of(self._source)]
 
     def fraction(self) -> float | None:
-        """Return how much of the source has been read."""
+        """Return the share of the source that has been read."""
         return self._source.fraction()
 
     def parts(self, record: Record) -> Iterator[Record | BadRecord]:
-        """Split one record; what cannot be split is a bad one."""
+        """Split one record; yield a BadRecord if it cannot be split."""
         if len(record.text) > MAX_DOCUMENT_CHARS:
             detail = f"{len(record.text)} characters, limit {MAX_DOCUMENT_CHARS}"
             yield BadRecord(id=record.id, reason=UNFIT, detail=detail, is_anonymous=False)
@@ -250,7 +250,7 @@ class Split:
                 parts = self._splitter.parts(record.text, is_markdown=is_markdown)
         except (*STOPS, MemoryError, SourceError):
             raise
-        except BaseException as error:  # a panic, as a rule, and its words quote the text
+        except BaseException as error:  # usually a panic, whose message may quote the text
             detail = f"the tokenizer failed on it ({type(error).__name__})"
             yield BadRecord(id=record.id, reason=Reason.FAILED, detail=detail, is_anonymous=False)
             return
@@ -261,14 +261,14 @@ class Split:
 
 
 def _kept(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a record's metadata, its own ``part`` and ``start`` under names of their own."""
+    """Return a record's metadata with its own ``part`` and ``start`` renamed to ``document_…``."""
     if PART not in metadata and START not in metadata:
         return metadata
     return {f"document_{key}" if key in (PART, START) else key: value for key, value in metadata.items()}
 
 
 class TokenCounts:
-    """Where each token of a text begins and ends."""
+    """The positions of a text's tokens, to count the tokens of its pieces."""
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         self.text = text
@@ -281,14 +281,14 @@ class TokenCounts:
             self._ends.extend([begin + end for _, end in offsets])
 
     def between(self, start: int, end: int) -> int:
-        """Return the number of tokens that touch these characters.
+        """Return the number of tokens that overlap these characters.
 
-        A token that ends just before them counts, too: it may be the space that belongs to the first word.
+        A token that ends just before them also counts: it may be the space that belongs to the first word.
         """
         return max(0, bisect_left(self._starts, end) - bisect_left(self._ends, start or 1))
 
     def of_piece(self, piece: str) -> int:
-        """Return the number of tokens of a piece of the text; the splitter does not say where it stands."""
+        """Return the number of tokens of a piece, after finding its position, which the splitter does not pass."""
         near = max(0, self._latest - BEHIND)
         start = self.text.find(piece, near, self._latest + BEHIND + 4 * len(piece))
         if start < 0:
@@ -298,17 +298,17 @@ class TokenCounts:
         return self.between(start, start + len(piece))
 
     def rewind(self, start: int) -> None:
-        """Look for the next piece from here on."""
+        """Search for the next piece from this character on."""
         self._latest = start
 
     def is_apart(self, start: int, end: int) -> bool:
-        """Return whether a piece has white space, or an end of the text, on either side."""
+        """Return whether a piece is surrounded by white space or the ends of the text."""
         text = self.text
         return (start == 0 or text[start - 1].isspace()) and (end >= len(text) or text[end].isspace())
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str]]:
-    """Cut a text where no token is cut, as far as possible: after lines, else after words."""
+    """Cut a text into blocks after lines, else after words, so that tokens are rarely cut."""
     start = 0
     while start < len(text):
         end = start + BLOCK_CHARS
@@ -323,7 +323,7 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
 
 
 def headings_end(text: str) -> int:
-    """Return the character after the headings, with blank lines, that a text begins with; 0: there is none."""
+    """Return the position after the headings and blank lines at the start of a text; 0 without a heading."""
     end = 0
     while found := _HEADING.match(text, end):
         end = found.end()
@@ -331,5 +331,5 @@ def headings_end(text: str) -> int:
 
 
 def is_heading(text: str) -> bool:
-    """Return whether a text is nothing but headings."""
+    """Return whether a text consists of headings only."""
     return bool(text) and headings_end(text) == len(text)

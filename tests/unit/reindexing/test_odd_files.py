@@ -81,7 +81,7 @@ def test_a_byte_order_mark_alone_is_an_empty_file(read, suffix):
         ("a.parquet", parquet(ROWS)[:-30] + b"\xff" * 18 + parquet(ROWS)[-12:], "damaged"),
         ("a.parquet", parquet(ROWS)[:-9], "cannot be read as Parquet"),
         ("a.parquet.gz", gzip.compress(parquet(ROWS), mtime=0), "Parquet, compressed as a whole; unpack it"),
-        ("a.arrows", b"\xff\xff\xff\xff" + bytes(20), "stream of Arrow; write what it holds as Parquet"),
+        ("a.arrows", b"\xff\xff\xff\xff" + bytes(20), "stream of Arrow; convert it to Parquet"),
         ("a.lzma", b"]\x00\x00\x80\x00" + bytes(20), "LZMA.*; unpack it"),
         ("a.lz", b"LZIP\x01abc", "lzip; unpack it"),
         ("a.pkl", pickle.dumps([{"text": "satu"}], protocol=4), "Python pickle"),
@@ -92,8 +92,8 @@ def test_a_byte_order_mark_alone_is_an_empty_file(read, suffix):
         ("a.eml", b"hello\n", "e-mail"),
         ("root", b"From a@b Thu Jan  1 00:00:00 2026\nSubject: x\n\nhello\n", "e-mail.*--format lines"),
         ("message", b"Received: by b;\n  today\nSubject: x\n\nhello\n", "e-mail"),
-        ("a.br", b"\x0b\x18\x80" + noise(2_000), "bytes that no text holds"),
-        ("a.txt", noise(2_000), "bytes that no text holds"),
+        ("a.br", b"\x0b\x18\x80" + noise(2_000), "in an encoding that must be named"),
+        ("a.txt", noise(2_000), "in an encoding that must be named"),
     ],
 )
 def test_what_holds_no_lines_is_refused_by_name(read, name, data, said):
@@ -138,7 +138,7 @@ def test_an_encoding_that_needs_a_mark_says_so(read):
 
 @pytest.mark.parametrize("encoding", ["idna", "punycode", "base64", "hex", "undefined", "mbcs", "ut\0f"])
 def test_what_encodes_no_texts_is_refused(read, encoding):
-    with pytest.raises(InvalidRequestError, match="is none that Python knows"):
+    with pytest.raises(InvalidRequestError, match="is not an encoding that Python knows"):
         read("a.txt", b"satu\n", encoding=encoding)
 
 
@@ -153,11 +153,11 @@ def test_what_encodes_texts_is_read(read, encoding):
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("a.json", b'["satu", "dua"]', "holds arrays where JSON objects are wanted"),
-        ("a.json", b'[\n"satu",\n"dua"\n]', "holds strings where"),
-        ("a.jsonl", b'"satu"\n"dua"\n', "holds strings where"),
-        ("a.json", b"[[{}]]", "holds arrays where"),
-        ("a.json", b"null", "holds null where"),
+        ("a.json", b'["satu", "dua"]', "holds arrays instead of JSON objects"),
+        ("a.json", b'[\n"satu",\n"dua"\n]', "holds strings instead"),
+        ("a.jsonl", b'"satu"\n"dua"\n', "holds strings instead"),
+        ("a.json", b"[[{}]]", "holds arrays instead"),
+        ("a.json", b"null", "holds null instead"),
         ("a.json", b"{}", "has no field 'text' and no other one"),
         ("a.json", b'{"id": {"0": "a"}, "text": {"0": "satu"}}', r"holds dict in 'text'.*orient='records'"),
         ("a.json", b'{"id": ["a"], "text": ["satu"]}', r"holds list in 'text'"),
@@ -175,7 +175,7 @@ def test_what_follows_an_array_is_told_and_the_array_is_read(tmp_path, rest):
     path.write_bytes(b'[{"id": "a", "text": "satu"}]' + rest)
     good, lost = open_source([str(path)])
     assert (good.id, lost.is_partial) == ("a", True)
-    assert "line 1 begins what is not JSON" in lost.detail
+    assert "line 1 is not JSON" in lost.detail
 
 
 def test_a_line_with_more_than_an_object_says_so(tmp_path):
@@ -202,12 +202,12 @@ def test_a_name_that_is_empty_is_not_the_working_folder(tmp_path, monkeypatch):
 
 
 def test_columns_of_another_case_are_listed_as_names(read):
-    with pytest.raises(InvalidRequestError, match="has no field 'text', but ID, Text; name the text field"):
+    with pytest.raises(InvalidRequestError, match="has no field 'text', only ID, Text; name the text field"):
         read("a.csv", b"ID,Text\na,satu\n")
     with pytest.raises(EmbedError) as caught:
         read("b.csv", b"a secret,satu\n")
     assert "secret" not in str(caught.value)
-    with pytest.raises(InvalidRequestError, match="no single character"):
+    with pytest.raises(InvalidRequestError, match="not a single character"):
         read("c.csv", b"id,text\n", delimiter="\0")
 
 
@@ -237,7 +237,7 @@ def test_a_data_set_of_pyarrow_is_a_source(tmp_path):
     for values in (rows, rows.scanner()):
         source = to_source(values, None)
         assert [(item.id, item.text) for item in source] == AB
-    with pytest.raises(InvalidRequestError, match="no field 'body', but id, text"):
+    with pytest.raises(InvalidRequestError, match="no field 'body', only id, text"):
         to_source(rows, Fields(text="body"))
 
 
@@ -251,7 +251,7 @@ def test_a_stream_that_breaks_off_is_a_part_that_is_lost():
     *good, lost = to_source(pa.RecordBatchReader.from_batches(table.schema, batches()), None)
     assert [(item.id, item.text) for item in good] == AB
     assert lost.is_partial
-    assert lost.detail == "values: cannot be read on after row 2 (OSError); only what comes before is read"
+    assert lost.detail == "values: cannot be read after row 2 (OSError); only the rows before are read"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_stream_that_breaks_off_is_a_part_that_is_lost():
     [
         (pa.ArrowTypeError("Expected bytes, got 'secret'", "Conversion failed for column id with type object"), "'id'"),
         (pa.ArrowInvalid("secret"), "has a column that Arrow cannot hold"),
-        (ValueError("Duplicate column names found: secret"), r"a name of its own, or records, as to_dict\('records'\)"),
+        (ValueError("Duplicate column names found: secret"), r"unique names, or records, as in to_dict\('records'\)"),
     ],
 )
 def test_a_frame_that_arrow_cannot_hold_is_refused(error, said):
@@ -286,11 +286,11 @@ class Lazy:
         (b"text", "bytes holds no records"),
         (dict, "type holds no records"),
         (pa.scalar("text"), "StringScalar holds no records"),
-        (Lazy(), r"Lazy is not computed yet; give its collect\(\)"),
+        (Lazy(), r"Lazy is not computed yet; pass its collect\(\)"),
     ],
 )
 def test_what_holds_no_records_is_refused(values, said):
     with pytest.raises(InvalidRequestError, match=said):
         to_source(values, None)
     (bad,) = to_source([pa.table(ROWS)], None)
-    assert "Table, which holds rows; give it by itself" in bad.detail
+    assert "Table, which holds rows; pass it by itself" in bad.detail

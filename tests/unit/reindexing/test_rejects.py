@@ -33,7 +33,7 @@ def test_a_file_that_is_no_list_is_refused_and_left_as_it_is(tmp_path, foreign):
     path = tmp_path / "v.rejects.jsonl"
     path.write_bytes(foreign if isinstance(foreign, bytes) else foreign.encode())
     before = path.read_bytes()
-    with pytest.raises(InvalidRequestError, match=r"v\.rejects\.jsonl is no list of rejects.*--rejects"):
+    with pytest.raises(InvalidRequestError, match=r"v\.rejects\.jsonl is not a list of rejects.*--rejects"):
         Rejects(path)
     assert path.read_bytes() == before
 
@@ -70,7 +70,7 @@ def test_what_another_program_has_put_there_meanwhile_is_left_alone(tmp_path):
     path = tmp_path / "list.jsonl"
     rejects = Rejects(path)
     path.write_text("theirs\n")
-    with pytest.raises(InvalidRequestError, match="is no list of rejects"):
+    with pytest.raises(InvalidRequestError, match="is not a list of rejects"):
         rejects.add("a", "b", "c")
     rejects.finish()
     assert path.read_text() == "theirs\n"
@@ -78,7 +78,7 @@ def test_what_another_program_has_put_there_meanwhile_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
 def test_a_name_of_no_file_is_refused(name):
-    with pytest.raises(InvalidRequestError, match=r"names no file.*as in rejects\.jsonl"):
+    with pytest.raises(InvalidRequestError, match=r"is not the name of a file.*as in rejects\.jsonl"):
         Rejects(Path(name))
 
 
@@ -119,7 +119,7 @@ def test_source_sink_and_list_lie_apart(tmp_path):
     with pytest.raises(InvalidRequestError, match="is the source itself"):
         check(ids, str(tmp_path / "v.npy"), elsewhere)
     for sink in (tmp_path / "docs", f"qdrant+file:{tmp_path / 'docs'}"):
-        with pytest.raises(InvalidRequestError, match="or holds it"):
+        with pytest.raises(InvalidRequestError, match="or contains it"):
             check(source, str(sink), elsewhere)
     (tmp_path / "docs" / "b.md").write_text("two")
     for name in ("rejects.md", "sub/rejects.json"):

@@ -51,7 +51,7 @@ def test_a_path_says_what_it_is(tmp_path):
     ],
 )
 def test_what_is_no_sink_is_refused_with_what_is_one(name):
-    with pytest.raises(InvalidRequestError, match=r"a folder or FILE\.parquet|names (the host|a folder)"):
+    with pytest.raises(InvalidRequestError, match=r"a folder or FILE\.parquet|name (qdrant://HOST|one, as in qdrant)"):
         open_sink(name)
 
 
@@ -117,7 +117,7 @@ def test_a_server_whose_disk_is_full_is_said_to_be_so():
 
 def test_a_dtype_that_a_sink_cannot_hold_is_refused_before_anything_is_sent(tmp_path):
     sink = open_sink(f"qdrant+file:{tmp_path / 'index'}")
-    with pytest.raises(InvalidRequestError, match="Qdrant holds float32, float16, not int8"):
+    with pytest.raises(InvalidRequestError, match="Qdrant can hold float32, float16, not int8"):
         sink.open(Index(model="m", fingerprint="f", dimension=8, dtype=Dtype.INT8))
     sink.close()
 

@@ -78,7 +78,7 @@ def test_a_folder_passes_over_a_pipe_and_reads_the_rest(pipe):
 
 @pytest.mark.parametrize("form", ["lines", "jsonl", "csv", "parquet"])
 def test_a_source_that_is_a_pipe_is_refused_with_the_way_out(pipe, form):
-    with pytest.raises(SourceError, match="is no regular file; a pipe is read as standard input"):
+    with pytest.raises(SourceError, match="is not a regular file; a pipe is read as standard input"):
         open_source([str(pipe)], form=form)
 
 
@@ -131,7 +131,7 @@ def test_a_ledger_a_list_of_rejects_and_a_tokenizer_that_are_pipes_are_refused(p
         Rejects(pipe)
     assert pipe.is_fifo()
     splitter = Splitter(max_tokens=8, overlap_tokens=0, tokenizer=pipe)
-    with pytest.raises(SourceError, match="is no tokenizer"):
+    with pytest.raises(SourceError, match="is not a tokenizer"):
         splitter.parts("a text", is_markdown=False)
 
 

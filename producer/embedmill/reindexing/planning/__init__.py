@@ -1,1 +1,1 @@
-"""What is to be embedded: records against the ledger of what the sink has, and what has vanished."""
+"""Planning: compares records with the ledger of a sink to find out what to embed and what to delete."""

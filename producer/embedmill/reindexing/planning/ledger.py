@@ -1,15 +1,15 @@
-"""What a sink holds, by id: the checkpoint of every run, in one SQLite file beside the sink.
+"""The ledger: what a sink holds, by id, in one SQLite file beside the sink. It is the checkpoint of every run.
 
-A commit here comes after the sink's own. So the ledger never names a row that the sink has not got; rows that a crash
-has kept out of it are written once more.
+The ledger commits after the sink. So it never names a row that the sink does not have; rows that a crash kept out of
+the ledger are written to the sink again.
 
     about      key → value: ``index``, the sink's Index as JSON; ``origins``, see ``ways.py``; ``reading``, how its
                sources were read
-    rows       a row an id: number, never used again; parent of a part; digest; place, the number of the write that put
-               it into the sink, or none and the reason why it has no vector
-    segments   place → rows of that write that have not been removed
+    rows       one row per id: number, never reused; parent, for a part of a document; digest; place, the id of the
+               write that put it into the sink, or NULL and the reason why it has no vector
+    segments   place → number of rows of that write that have not been removed
     jobs       ids of jobs in Redis that are not committed here
-    documents  a document whose parts are all in the sink: its digest, and how many they are
+    documents  documents whose parts are all in the sink: digest and number of parts
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from embedmill.errors import MessageError, SinkError
 from embedmill.reindexing.index import Index
 from embedmill.safe.regular_file import check_regular
 
-#: Version of the tables; a ledger of another one is refused.
+#: Version of the tables; a ledger of another version is refused.
 VERSION: Final = 2
 
 #: KiB of pages that SQLite keeps in memory.
@@ -59,50 +59,50 @@ ON CONFLICT (number) DO UPDATE SET parent = excluded.parent, digest = excluded.d
   reason = excluded.reason, detail = excluded.detail
 """
 
-#: What SQLite answers where this user may not write, and what to do then.
+#: Error codes of SQLite where this user may not write, and the hint for them.
 _REFUSALS: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
-_OTHER_PLACE: Final = "name a sink that you may write, or for one in a database an EMBEDMILL_DATA_DIR"
+_OTHER_PLACE: Final = "name a sink that you may write, or for a database a writable EMBEDMILL_DATA_DIR"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What is known of one id."""
+    """A row of the ledger."""
 
     number: int
     id: str
     parent: str
     digest: bytes
-    #: The write that put it into the sink; None: it has no vector.
+    #: Id of the write that put it into the sink; None if it has no vector.
     write_id: int | None
-    #: Why it has none.
+    #: Why it has no vector.
     reason: str = ""
     detail: str = ""
 
 
 class Known(NamedTuple):
-    """What ``look_up`` finds of an id: a tuple, as there are ten thousands a second."""
+    """A result of ``look_up``. It is a tuple because tens of thousands are made per second."""
 
     number: int
     digest: bytes
-    #: The write that put it into the sink; None: it has no vector.
+    #: Id of the write that put it into the sink; None if it has no vector.
     write_id: int | None
-    #: Why it has none.
+    #: Why it has no vector.
     reason: str | None
     detail: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A text that was split, and whose parts are all in the sink."""
+    """A text that was split. In the ledger only if all its parts are in the sink."""
 
     id: str
-    #: Made of its text, its metadata and the way it was split.
+    #: Digest of its text, its metadata and the settings of the split.
     digest: bytes
     n_parts: int
 
 
 class Ledger:
-    """The open file; one process at a time."""
+    """An open ledger. One process at a time may have it open."""
 
     def __init__(self, path: Path, sink: str) -> None:
         """Open or create it.
@@ -115,11 +115,11 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SinkError(sink, f"{path.parent} cannot be made: {error.strerror}; {_OTHER_PLACE}") from None
+            raise SinkError(sink, f"{path.parent} cannot be created: {error.strerror}; {_OTHER_PLACE}") from None
         try:
             check_regular(path)
         except (FileNotFoundError, PermissionError):
-            pass  # SQLite makes it, or is told why not
+            pass  # SQLite creates it, or raises an error that says why not
         except OSError as error:
             raise SinkError(sink, f"its ledger {path} cannot be used: {error.strerror}") from None
         with self._mapped():
@@ -138,7 +138,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let others in; closing twice is no error."""
+        """Close the file, so that other processes can open it. May be called twice."""
         self._db.close()
 
     def _set_up(self) -> None:
@@ -146,7 +146,7 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        self._db.execute("BEGIN IMMEDIATE")  # from now on nobody else gets in
+        self._db.execute("BEGIN IMMEDIATE")  # from now on no other process can open it
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0 and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for statement in _TABLES.split(";\n"):
@@ -160,7 +160,7 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def index(self) -> Index | None:
-        """Return what the sink's rows are made with; None: there have been none."""
+        """Return the model and options of the sink's rows; None if nothing was ever written."""
         found = self._about("index")
         try:
             return Index.from_json(found) if found else None
@@ -168,24 +168,24 @@ class Ledger:
             raise SinkError(self._sink, f"{self.path}: {error}") from None
 
     def set_index(self, index: Index) -> None:
-        """Note what the sink's rows are made with."""
+        """Store the model and options of the sink's rows."""
         self._set_about("index", index.to_json())
 
     def origins(self) -> dict[str, str]:
-        """Return what ids begin with → the path that it stands for, as ``set_origins`` has it."""
+        """Return prefixes of ids → paths of the files that they stand for."""
         origins: dict[str, str] = json.loads(self._about("origins") or "{}")
         return origins
 
     def set_origins(self, origins: Mapping[str, str]) -> None:
-        """Note what ids begin with, and the paths that it stands for."""
+        """Store prefixes of ids → paths of the files that they stand for."""
         self._set_about("origins", json.dumps(origins))
 
     def next_number(self) -> int:
-        """Return a number of a row above all that were ever used."""
+        """Return a row number that was never used."""
         return self._above("SELECT max(number) FROM rows")
 
     def next_write_id(self) -> int:
-        """Return a number of a write above all that were ever used."""
+        """Return a write id that was never used."""
         return self._above("SELECT max(place) FROM segments")
 
     def count(self) -> int:
@@ -194,20 +194,20 @@ class Ledger:
             return int(self._db.execute("SELECT count(place) FROM rows").fetchone()[0])
 
     def look_up(self, ids: Iterable[str]) -> dict[str, Known]:
-        """Return what is known of those ids of which anything is."""
+        """Return the rows of those ids that the ledger has."""
         with self._mapped():
             execute = self._db.execute
             return {id: Known(*row) for id in ids for row in execute(_LOOK_UP, (id,))}
 
     def reading(self) -> list[dict[str, str]]:
-        """Return every way in which sources of this sink have been read."""
+        """Return every way in which sources of this sink were read."""
         try:
             return [dict(way) for way in json.loads(self._about("reading") or "[]")]
         except (ValueError, TypeError, RecursionError):
-            raise SinkError(self._sink, f"{self.path}: how sources were read cannot be understood") from None
+            raise SinkError(self._sink, f"{self.path}: its record of how sources were read is damaged") from None
 
     def set_reading(self, ways: Sequence[Mapping[str, str]]) -> None:
-        """Note every way in which sources of this sink have been read."""
+        """Store every way in which sources of this sink were read."""
         self._set_about("reading", json.dumps([dict(way) for way in ways], sort_keys=True))
 
     def rows_under(self, id: str) -> list[tuple[int, str]]:
@@ -216,7 +216,7 @@ class Ledger:
             return list(self._db.execute("SELECT number, id FROM rows WHERE id = ? OR parent = ?", (id, id)))
 
     def parts(self, document: Document) -> list[int]:
-        """Return the numbers of a document's parts if all are in the sink and it has not changed; else none."""
+        """Return the row numbers of a document's parts if it is unchanged and all are in the sink; else []."""
         known = "SELECT n_parts FROM documents WHERE id = ? AND digest = ?"
         with self._mapped():
             found = self._db.execute(known, (document.id, document.digest)).fetchone()
@@ -227,7 +227,7 @@ class Ledger:
         return numbers if len(numbers) == found[0] else []
 
     def note_documents(self, documents: Sequence[Document]) -> None:
-        """Note that all parts of these documents are in the sink."""
+        """Record that all parts of these documents are in the sink."""
         if documents:
             with self._transaction():
                 self._put_documents(documents)
@@ -237,9 +237,9 @@ class Ledger:
         self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", values)
 
     def commit(self, write_id: int, entries: Sequence[Entry], job_id: str, documents: Sequence[Document] = ()) -> None:
-        """Note that a window is in the sink: its rows, its texts that have no vector, and that its job is over.
+        """Record that a window is in the sink: its rows, its rejected texts, and the end of its job.
 
-        Documents of which it holds parts are no longer known, but for those that are whole by it.
+        Documents with parts in the window are removed, except ``documents``, whose parts are now all in the sink.
         """
         with self._transaction():
             parents = {(e.parent,) for e in entries if e.parent}
@@ -254,7 +254,7 @@ class Ledger:
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     def restore(self, found: Iterable[Sequence[tuple[str, bytes, str]]]) -> None:
-        """Replace all rows by what the sink says it holds; what was rejected stays so."""
+        """Replace all rows that have a vector by what the sink reports; rejected ones stay."""
         number, write_id = self.next_number(), self.next_write_id()
         put = "INSERT OR REPLACE INTO rows (number, id, digest, parent, place) VALUES (?, ?, ?, ?, ?)"
         with self._transaction():
@@ -271,7 +271,7 @@ class Ledger:
             self._db.execute(f"INSERT INTO segments {count}", (write_id,))
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Note that rows are no longer in the sink."""
+        """Record that rows were deleted from the sink."""
         with self._transaction():
             self._db.executemany("DELETE FROM rows WHERE id = ?", [(id,) for id in ids])
 
@@ -281,17 +281,17 @@ class Ledger:
             return {id for (id,) in self._db.execute("SELECT id FROM jobs")}
 
     def note_job(self, job_id: str) -> None:
-        """Note a job before it is submitted, so that a later run finds it."""
+        """Record a job before it is submitted, so that a later run finds it."""
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO jobs VALUES (?)", (job_id,))
 
     def drop_job(self, job_id: str) -> None:
-        """Note that a job is no longer in Redis."""
+        """Record that a job is no longer in Redis."""
         with self._transaction():
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     def all_rows(self) -> Iterator[tuple[int, str, str]]:
-        """Return (number, id, parent) of everything, the parts of a document together."""
+        """Return (number, id, parent) of every row; the parts of a document follow each other."""
         with self._mapped():
             for number, id, parent in self._db.execute("SELECT number, id, parent FROM rows ORDER BY parent, number"):
                 yield number, id, parent or ""
@@ -312,12 +312,12 @@ class Ledger:
             return {id for (id,) in self._db.execute("SELECT id FROM rows WHERE place = ?", (write_id,))}
 
     def set_row_count(self, write_id: int, rows: int) -> None:
-        """See ``base.LiveRows``. The last write stays known, so that its number is not used again."""
+        """See ``base.LiveRows``. The row of the write stays, so that its id is not reused."""
         with self._transaction():
             self._db.execute("UPDATE segments SET n_rows = ? WHERE place = ?", (rows, write_id))
 
     def _about(self, key: str) -> str:
-        """Return a value of ``about``; "": there is none."""
+        """Return a value of ``about``; "" if there is none."""
         with self._mapped():
             found = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
         return found[0] if found else ""
@@ -332,7 +332,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Do all of it or nothing."""
+        """Commit all changes of the block, or none if it raises."""
         with self._mapped():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -350,12 +350,12 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             if "locked" in str(error):
-                raise SinkError(self._sink, "another reindex is writing to it; wait for its end") from None
+                raise SinkError(self._sink, "another reindex is writing to it; wait until it has finished") from None
             reason = f"its ledger {self.path} cannot be used ({error}); if it is damaged, rebuild into another sink"
             raise SinkError(self._sink, self._refused(error) or reason) from None
 
     def _refused(self, error: sqlite3.Error) -> str:
-        """Return what the system does not allow; "": nothing of that kind."""
+        """Return a message if the disk is full or a permission is missing; "" otherwise."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return f"no room is left for its ledger {self.path}; make room and run the same command again"

@@ -1,22 +1,22 @@
-"""Which rows a run has met: a bit a row, so that ten million take 1.25 MB."""
+"""Rows that a run has seen and rows that have vanished. One bit per row: ten million take 1.25 MB."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-#: Bytes by which the bits grow.
+#: Bytes by which the bit set grows.
 _STEP: Final = 65_536
 
 
 class SeenRows:
-    """A set of numbers from 0."""
+    """A set of row numbers, which start at 0."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
 
     def add(self, number: int) -> bool:
-        """Put a number in. Return whether it was not there before."""
+        """Add a number. Return whether it is new."""
         byte, mask = number >> 3, 1 << (number & 7)
         if byte >= len(self._bits):
             self._bits.extend(bytes(byte - len(self._bits) + _STEP))
@@ -31,12 +31,12 @@ class SeenRows:
 
 
 def vanished(rows: Iterable[tuple[int, str, str]], seen: SeenRows, *, all_missing: bool) -> Iterator[str]:
-    """Return the ids of parts that their documents no longer have and, if ``all_missing``, of all that was not met.
+    """Return the ids of vanished rows: the unseen parts of documents that were seen, or all unseen rows.
 
     Args:
-        rows: (number, id, parent or "") of every row, the parts of a document together.
-        seen: numbers that were met.
-        all_missing: a record that was not met is gone, and so are all parts of a document of which none was met.
+        rows: (number, id, parent or "") of every row; the parts of a document follow each other.
+        seen: numbers of the rows that the run has seen.
+        all_missing: return also unseen records, and all parts of a document if none of them was seen.
     """
     document, is_present, unseen = "", False, list[str]()
     for number, id, parent in rows:

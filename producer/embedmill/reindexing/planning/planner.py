@@ -1,4 +1,4 @@
-"""From records to windows: what is unchanged is passed over, what is new or changed is gathered for one job."""
+"""The planner: skips unchanged records and gathers new and changed ones into windows, one job each."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from embedmill.reindexing.record import BadRecord, Record, digest, has_same_text
 from embedmill.reindexing.report import Counts
 from embedmill.reindexing.sources.base import UNFIT, UNREADABLE, Source, batches
 
-#: Most texts and characters of a window, which is one job, one write to the sink and one commit. They do not change
-#: from run to run: a run that goes on cuts the same windows and so finds the jobs of the run before it.
+#: Most texts and characters of a window, which is one job, one write to the sink and one commit. They are constant, so
+#: that a run that resumes cuts the same windows and finds the jobs of the run before it.
 WINDOW_TEXTS: Final = 4_096
 WINDOW_CHARS: Final = 1_000_000
 
-#: Most bytes of a window's vectors and most characters of its metadata, unless it is of one text.
+#: Most bytes of a window's vectors and characters of its metadata; a window of one text may exceed them.
 WINDOW_BYTES: Final = 8 << 20
 WINDOW_CARRIED: Final = 8_000_000
 
-#: Most characters of a record's metadata that a window may hold twice: as JSON, and as they came.
+#: Characters of metadata up to which a window keeps them twice: as JSON, and in the record.
 TWICE_CHARS: Final = 1_000
 
-#: Records looked up in the ledger at a time, and the most characters that they may hold together.
+#: Most records, and characters of them, that are looked up in the ledger at a time.
 BATCH_RECORDS: Final = 1_000
 BATCH_CHARS: Final = 4_000_000
 
-#: Parts of a source that could not be read and that a run names; it counts them all.
+#: Unreadable parts of a source that a run names; it counts all of them.
 SHOWN_PARTS: Final = 10
 
-#: Reason of a record whose id another one before it has.
+#: Reason of a record whose id an earlier record has.
 DUPLICATE_ID: Final = "duplicate_id"
 DUPLICATE: Final = (
-    "another record before it has this id; name the field that tells them apart (--id-field), or files of one name by "
-    "their paths from a folder above them"
+    "an earlier record has this id; name a field with unique values (--id-field), or give files with the same name by "
+    "their paths relative to a common folder"
 )
 
 
-#: Records with their metadata as JSON, and what should have been some with nothing.
+#: Records with their metadata as JSON; a ``BadRecord`` with "".
 Batch = list[tuple[Record | BadRecord, str]]
 
 
@@ -55,7 +55,7 @@ class Pending:
     record: Record
     metadata: str = field(repr=False)
     digest: bytes
-    #: The write that put the sink's older row of this id; None: it has none.
+    #: Id of the write of the row that the sink has for this id; None if it has none.
     old_write_id: int | None
 
 
@@ -64,7 +64,7 @@ class Window:
     """Texts that become one job."""
 
     write_id: int
-    #: Only their metadata have changed: they keep their vectors.
+    #: Whether only the metadata of its texts have changed, so that their rows keep their vectors.
     keeps_vectors: bool = False
     pending: list[Pending] = field(default_factory=list)
     chars: int = 0
@@ -72,18 +72,18 @@ class Window:
     carried: int = 0
 
     def add(self, pending: Pending) -> None:
-        """Put a text in."""
+        """Add a text."""
         self.pending.append(pending)
         self.chars += len(pending.record.text)
         self.carried += len(pending.metadata)
 
     @property
     def texts(self) -> list[str]:
-        """Its texts, in the source's order."""
+        """The texts, in the source's order."""
         return [p.record.text for p in self.pending]
 
     def job_id(self, index: Index, sink: str) -> str:
-        """Return its job's id: the same for the same window of the same sink."""
+        """Return the id of its job, which is the same whenever window, index and sink are the same."""
         hashed = hashlib.blake2b(f"{sink}\n{index.identity}\n".encode(), digest_size=16)
         for p in self.pending:
             hashed.update(p.digest + p.record.id.encode() + b"\n")
@@ -91,7 +91,7 @@ class Window:
 
 
 class Planner:
-    """Reads a source once."""
+    """A reader of one source that plans what to embed."""
 
     def __init__(
         self,
@@ -107,18 +107,18 @@ class Planner:
 
         Args:
             ledger: what the sink holds.
-            counts: counted up here: ``read``, ``skipped``.
-            reject: takes id, reason and detail of what has no vector.
-            row_bytes: of one vector.
-            can_update_metadata: the sink gives rows new metadata without their vectors.
-            retry_rejected: embed again what was rejected before, though it is unchanged.
+            counts: updated here: ``read``, ``skipped`` and ``unread``.
+            reject: called with id, reason and detail of each record without a vector.
+            row_bytes: bytes per vector.
+            can_update_metadata: whether the sink can replace the metadata of rows and keep their vectors.
+            retry_rejected: embed texts again that were rejected before, although they are unchanged.
         """
         self.seen = SeenRows()
-        #: Some of the source could not be read: whatever seems to have vanished may be that.
+        #: Whether part of the source was unreadable, so that a missing id is not proof of deletion.
         self.has_unreadable = False
-        #: Parts of the source that could not be read, the first ones, for people.
+        #: Messages about the first unreadable parts of the source.
         self.unread: list[str] = []
-        #: Ids of rows whose records can no longer be kept: the text that their vectors belong to is gone.
+        #: Ids of rows to delete, because the record is invalid now and the text of the old vector is gone.
         self.outdated: list[str] = []
         self._ledger = ledger
         self._counts = counts
@@ -128,13 +128,13 @@ class Planner:
         self._window_texts = max(1, min(WINDOW_TEXTS, WINDOW_BYTES // row_bytes))
         self._next_number = ledger.next_number()
         self._next_write_id = ledger.next_write_id()
-        #: Numbers of ids that were not in the ledger when they were looked up.
+        #: Row numbers of ids that were not in the ledger when they were looked up.
         self._new: dict[str, int] = {}
         self._committed: list[str] = []
         self._documents = OpenDocuments()
 
     def windows(self, source: Source, tick: Callable[[], None]) -> Iterator[Window]:
-        """Return the windows of what is to be written; tick: called before every thousand records."""
+        """Return the windows to write. ``tick`` is called before each batch of up to a thousand records."""
         filling: dict[bool, Window] = {}
         for batch in self._batches(source):
             tick()
@@ -150,14 +150,14 @@ class Planner:
         self._ledger.note_documents(self._documents.take_whole())
 
     def whole_by(self, kept: Sequence[Pending], lost: Sequence[Pending]) -> list[Document]:
-        """Return the documents that are whole in the sink when these texts are; lost: those that have no vector."""
+        """Return the documents whose parts are all in the sink once ``kept`` is; texts in ``lost`` have no vector."""
         for pending in lost:
             self._documents.drop(pending.record.parent)
         self._documents.done(pending.record.parent for pending in kept)
         return self._documents.take_whole()
 
     def committed(self, window: Window) -> None:
-        """Forget the numbers of a window's new ids, which are in the ledger now."""
+        """Forget the row numbers of a window's new ids, which are in the ledger now."""
         self._committed.extend(pending.record.id for pending in window.pending)
 
     def _window(self, *, keeps_vectors: bool) -> Window:
@@ -172,13 +172,13 @@ class Planner:
         )
 
     def _batches(self, source: Source) -> Iterator[Batch]:
-        """Read records, or the parts of documents that are not whole in the sink."""
+        """Read records; of a split source, the parts of documents that are not completely in the sink."""
         if not isinstance(source, SplitSource):
             yield from _batches(source)
             return
         for documents in _batches(source.documents):
             self._ledger.note_documents(self._documents.take_whole())
-            yield []  # so that a long row of unchanged documents is heard of
+            yield []  # keeps ``tick`` called during a long run of unchanged documents
             yield from _batches(part for item, metadata in documents for part in self._parts(source, item, metadata))
 
     def _parts(self, source: SplitSource, item: Record | BadRecord, metadata: str) -> Iterator[Record | BadRecord]:
@@ -193,7 +193,7 @@ class Planner:
         yield from parts
 
     def _is_whole(self, document: Document) -> bool:
-        """Pass over a document whose parts are all in the sink; False: it has to be split."""
+        """Skip a document whose parts are all in the sink. Return False if it must be split."""
         numbers = self._ledger.parts(document)
         if not numbers or any(number in self.seen for number in numbers):
             return False
@@ -204,7 +204,7 @@ class Planner:
         return True
 
     def _changed(self, batch: Batch) -> Iterator[tuple[Pending, bool]]:
-        for id in self._committed:  # not before: the batch under work was looked up before they were committed
+        for id in self._committed:  # only now: the batch before was looked up before these ids were committed
             self._new.pop(id, None)
         self._committed.clear()
         known = self._ledger.look_up(item.id for item, _ in batch if isinstance(item, Record))
@@ -221,13 +221,13 @@ class Planner:
                 continue
             hashed = digest(item.text, metadata)
             if found and found.digest == hashed and not (found.reason and self._retries):
-                self._pass_over(item, found)
+                self._skip(item, found)
                 continue
             old_write_id = found.write_id if found else None
             keeps_vector = bool(
                 self._can_update_metadata and found and old_write_id is not None and has_same_text(found.digest, hashed)
             )
-            if len(metadata) > TWICE_CHARS:  # else a copy without them takes longer than it saves
+            if len(metadata) > TWICE_CHARS:  # a copy without them saves memory, but not for short ones
                 item = Record(id=item.id, text=item.text, parent=item.parent)  # noqa: PLW2901
             yield Pending(number, item, metadata, hashed, old_write_id), keeps_vector
 
@@ -238,7 +238,7 @@ class Planner:
             self._next_number += 1
         return number
 
-    def _pass_over(self, record: Record, known: Known) -> None:
+    def _skip(self, record: Record, known: Known) -> None:
         if known.reason:
             self._documents.drop(record.parent)
             self._reject(record.id, known.reason, known.detail or "")
@@ -255,14 +255,14 @@ class Planner:
         if bad.is_anonymous:
             self.has_unreadable = True
             return
-        is_kept = bad.reason == UNREADABLE  # the text may be as it was
+        is_kept = bad.reason == UNREADABLE  # the text may be unchanged
         for number, id in self._ledger.rows_under(bad.id):
             if self.seen.add(number) and not is_kept:
                 self.outdated.append(id)
 
 
 def _batches(source: Iterable[Record | BadRecord]) -> Iterator[Batch]:
-    """Read some records at a time, with their metadata as JSON: by its length a batch is bounded, too."""
+    """Read batches of records with their metadata as JSON, whose length also limits a batch."""
     return batches(_with_metadata(source), _chars, most=BATCH_RECORDS, most_size=BATCH_CHARS)
 
 
@@ -285,7 +285,7 @@ def _with_metadata(source: Iterable[Record | BadRecord]) -> Iterator[tuple[Recor
 
 
 def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]) -> int:
-    """Count the records, of this metadata as JSON, that a run would pass over."""
+    """Count the records, given with their metadata as JSON, that a run would skip."""
     known = ledger.look_up(record.id for record in records)
     return sum(
         record.id in known and known[record.id].digest == digest(record.text, carried)
@@ -295,25 +295,25 @@ def unchanged(ledger: Ledger, records: Sequence[Record], metadata: Sequence[str]
 
 @runtime_checkable
 class SplitSource(Protocol):
-    """A source whose records are cut into parts."""
+    """A source whose records are the parts of documents."""
 
     @property
     def documents(self) -> Source:
-        """The source of what is cut."""
+        """The source of the documents."""
         ...
 
     @property
     def settings(self) -> str:
-        """What parts depend on besides their documents."""
+        """Everything besides a document that determines its parts."""
         ...
 
     def parts(self, record: Record) -> Iterator[Record | BadRecord]:
-        """Cut one record."""
+        """Split one document."""
         ...
 
 
 def document_of(record: Record, metadata_json: str, settings: str) -> Document:
-    """Return what a ledger knows a record by."""
+    """Return the ledger's entry for a document, with no parts yet."""
     hashed = hashlib.blake2b(digest(record.text, metadata_json), digest_size=16)
     hashed.update(settings.encode())
     return Document(id=record.id, digest=hashed.digest(), n_parts=0)
@@ -326,22 +326,22 @@ class _Open:
 
 
 class OpenDocuments:
-    """Documents of which some parts are not in the sink yet."""
+    """Documents some of whose parts are not in the sink yet."""
 
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
         self._whole: list[Document] = []
 
     def begin(self, document: Document) -> None:
-        """Wait for all parts of a document."""
+        """Start to count the parts of a document."""
         self._open[document.id] = _Open(document, document.n_parts)
 
     def drop(self, parent: str) -> None:
-        """Forget a document: one of its parts has no vector, and the next run has to see it again."""
+        """Forget a document: one of its parts has no vector, so the next run must split it again."""
         self._open.pop(parent, None)
 
     def done(self, parents: Iterable[str]) -> None:
-        """Count a part of each of these documents as being in the sink."""
+        """Count, for each entry, one part of that document as written to the sink."""
         if not self._open:
             return
         for parent in parents:
@@ -353,6 +353,6 @@ class OpenDocuments:
                 self._whole.append(self._open.pop(parent).document)
 
     def take_whole(self) -> list[Document]:
-        """Return the documents that have become whole since the last call."""
+        """Return the documents whose last part was counted since the last call."""
         whole, self._whole = self._whole, []
         return whole

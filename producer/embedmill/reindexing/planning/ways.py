@@ -1,6 +1,6 @@
-"""How sources are read, as far as it decides which records there are.
+"""Ways of reading: the path, format and fields of a source, which decide what records it has.
 
-Nothing is deleted on the strength of a source that is read otherwise than before: what it seems to lack may be there.
+If a source is read differently than before, a missing id is not proof of deletion, so nothing is deleted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from embedmill.reindexing.planning.ledger import Ledger
 from embedmill.reindexing.sources.base import Source, origins_of, ways_of
 from embedmill.safe.printable import printable
 
-#: Names of what there is of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}. The kinds of
-#: a folder that cannot be read whole are left out.
+#: Keys of a way, as in {"source": "/data/docs", "format": "auto", "kinds": ".md .txt"}. A folder that cannot be read
+#: completely has no kinds.
 SOURCE: Final = "source"
 KINDS: Final = "kinds"
 
-#: Tables of a folder, a line each: those that were read, and those that were passed over as they have no text.
+#: Tables in a folder, one per line: those that were read, and those that were skipped because they have no text.
 TABLES: Final = "tables"
 LEFT_OUT: Final = "tables left out"
 
-#: Deletes what the source no longer has, however it was read before.
+#: Value of ``delete_missing`` that deletes also if the source is read differently than before.
 ALL: Final = "all"
 
 #: Whether rows whose ids the source no longer has are deleted.
@@ -32,7 +32,7 @@ Deletes = bool | Literal["all"]
 
 
 def changes(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return what is read otherwise than before, for people; a file or folder that is gone by now is no such thing."""
+    """Return messages about what is read differently than before. A file or folder that no longer exists is ignored."""
     found = list[str]()
     for old in before:
         differences = [_differences(old, new) for new in now if new[SOURCE] == old[SOURCE]]
@@ -55,7 +55,7 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def merged(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """Return all ways together; those that differ in kinds and tables alone are one."""
+    """Return all ways; those that differ only in kinds and tables are joined."""
     found = dict[frozenset[tuple[str, str]], tuple[set[str], set[str]]]()
     for way in (*before, *now):
         rest = frozenset((key, value) for key, value in way.items() if key not in (KINDS, TABLES, LEFT_OUT))
@@ -75,39 +75,39 @@ def _lines(way: Mapping[str, str], key: str) -> set[str]:
 
 
 def hidden(before: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return tables that were read before and are there without their text: their records are not gone."""
+    """Return tables that were read before and are skipped now because they have no text."""
     left_out = {table for way in now for table in _lines(way, LEFT_OUT)}
     return sorted(left_out.intersection(table for way in before for table in _lines(way, TABLES)))
 
 
 def check_ways(source: Source, ledger: Ledger, sink: str, *, deletes: Deletes) -> None:
-    """Check that nothing is deleted which another way of reading would find; an older ledger knows of none.
+    """Check that missing rows are deleted only if the source is read as before. Older ledgers record no ways.
 
     Raises:
-        InvalidRequestError: what is missing is to be deleted, and the source is read otherwise than before.
+        InvalidRequestError: ``deletes`` is True, and the source is read differently; or it is not an allowed value.
     """
     if deletes not in (False, True, ALL):
         raise InvalidRequestError("delete_missing", f"takes True, False or {ALL!r}")
     if deletes is True and ledger.count() and (found := changes(ledger.reading(), ways_of(source))):
         raise InvalidRequestError(
             "delete_missing",
-            f"nothing is deleted from {printable(sink)}, as its source is read otherwise: {some(found)}. "
-            "To delete all the same what this source has not, say --delete-missing=all",
+            f"nothing was deleted from {printable(sink)}, because its source is read differently: {some(found)}. "
+            "To delete the rows that this source does not have anyway, use --delete-missing=all",
         )
 
 
 def note_ways(source: Source, ledger: Ledger) -> None:
-    """Note how a source is read, besides every way before it: rows of all of them may be there."""
+    """Record how a source is read, in addition to earlier ways, whose rows may still be in the sink."""
     before = ledger.reading()
     if (together := merged(before, ways_of(source))) != before:
         ledger.set_reading(together)
 
 
 def check_origins(source: Source, ledger: Ledger, sink: str, *, replaces: bool) -> None:
-    """Note where ids come from; replaces: this source takes the place of another one.
+    """Check and record which files ids stand for. With ``replaces``, this source may replace another one.
 
     Raises:
-        InvalidRequestError: the sink holds such ids of another file, which is still there.
+        InvalidRequestError: the sink holds the same ids from another file, which still exists.
     """
     known, origins = ledger.origins(), origins_of(source)
     for label, path in origins.items():
@@ -116,8 +116,8 @@ def check_origins(source: Source, ledger: Ledger, sink: str, *, replaces: bool) 
             raise InvalidRequestError(
                 "source",
                 f"{printable(sink)} holds records of {printable(before)} under the same ids. Name both in one call, or "
-                "files from a folder above them by their relative paths, or give records an id (--id-field); to put "
-                "this one in the place of the other, delete what is missing (--delete-missing=all)",
+                "use paths relative to a common folder, or give records an id (--id-field); to replace the other file "
+                "by this one, delete missing rows (--delete-missing=all)",
             )
     if any(known.get(label) != path for label, path in origins.items()):
         ledger.set_origins({**known, **origins})

@@ -1,4 +1,4 @@
-"""Where rows go. A sink of your own is a subclass with ``open``, ``write`` and ``delete``."""
+"""The interface of sinks, which store rows. A sink of your own subclasses ``Sink``: ``open``, ``write``, ``delete``."""
 
 from __future__ import annotations
 
@@ -17,111 +17,111 @@ from embedmill.reindexing.index import Index
 
 
 class LiveRows(Protocol):
-    """Which of the rows ever written still count, as the ledger knows."""
+    """The ledger's view of a sink: which of the rows ever written are live, that is neither replaced nor deleted."""
 
     def segments(self) -> Sequence[tuple[int, int, int]]:
-        """Return (write_id, rows written, rows that still count) of every write, by write_id."""
+        """Return (write_id, rows in its segment, live rows) of every write, ordered by write_id."""
         ...
 
     def ids(self, write_id: int) -> Set[str]:
-        """Return the ids whose newest row is of that write."""
+        """Return the ids of the live rows of a write."""
         ...
 
     def set_row_count(self, write_id: int, rows: int) -> None:
-        """Note that only so many rows are left of that write; 0: it is gone."""
+        """Record the number of rows that remain in the segment of a write; 0 if it was removed."""
 
 
 class Sink(ABC):
-    """A place for vectors that can be written again and again.
+    """A store of rows that runs of reindex bring up to date.
 
-    The reindexer calls ``open`` first and then ``write`` and ``delete`` in turn; when one of them has returned, its
-    work must outlast a crash. What was written just before a crash is written once more, with the same bits.
+    The reindexer calls ``open`` first and then ``write`` and ``delete`` in any order. When one of them has returned,
+    its changes must survive a crash. Rows written just before a crash are written again, with the same bits.
     """
 
-    #: Shown to people; holds no password.
+    #: Name for messages, without a password.
     name: str
 
     @abstractmethod
     def open(self, index: Index) -> None:
-        """Prepare for rows of this index; called once, before everything but ``read_index`` and ``new_version``.
+        """Prepare for rows of this index. Called once; only ``read_index`` and ``new_version`` may be called before.
 
         Raises:
-            SinkError: it cannot be.
+            SinkError: the sink cannot be prepared.
         """
 
     @abstractmethod
     def write(self, rows: Rows) -> None:
-        """Put rows, each in the place of an older one of the same id.
+        """Write rows; each replaces an older one with the same id.
 
         Raises:
-            SinkError: they were not written, or only some.
+            SinkError: some or all were not written.
         """
 
     @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove rows; ids that are not there are no error.
+        """Delete rows; ignore ids that the sink does not have.
 
         Raises:
-            SinkError: they were not removed, or only some.
+            SinkError: some or all were not deleted.
         """
 
-    #: Whether ``new_version`` and ``activate`` are there: each version has a ledger of its own.
+    #: Whether ``new_version`` and ``activate`` are implemented. Each version has its own ledger.
     has_versions: ClassVar[bool] = False
 
-    #: Whether ``update_metadata`` is there.
+    #: Whether ``update_metadata`` is implemented.
     can_update_metadata: ClassVar[bool] = False
 
     def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
-        """Give rows new metadata and keep their vectors; asked for only if ``can_update_metadata``.
+        """Replace the metadata of rows and keep their vectors. Called only if ``can_update_metadata``.
 
         Args:
-            rows: as in ``write``, but with vectors of no columns.
-            write_ids: the writes that put their vectors here, (n,).
+            rows: as in ``write``, but with vectors of shape (n, 0).
+            write_ids: ids of the writes that stored their vectors, (n,).
 
         Raises:
-            SinkError: it was not done, or only in part.
+            SinkError: some or all were not updated.
         """
         raise NotImplementedError
 
-    def close(self) -> None:  # noqa: B027  most sinks hold nothing open
+    def close(self) -> None:  # noqa: B027  most sinks have nothing to close
         """Close connections and files."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Files and folders that it writes, none of which may be a source; empty: it is no file."""
+        """Files and folders that the sink writes, which must not be a source; empty if it is not a file."""
         return ()
 
     def read_index(self) -> Index | None:
-        """Return the index that the sink itself keeps of its rows; None: it is new, or keeps none."""
+        """Return the index that the sink stores with its rows; None if it is new or stores none."""
         return None
 
     def ledger_path(self, index: Index) -> Path | None:
-        """Return where the ledger of this version belongs; None: into the user's data directory, by ``name``.
+        """Return the path of this version's ledger; None puts it into the user's data directory, by ``name``.
 
-        A sink that is a file or folder has it in ``SINK.embedmill/`` beside it, which also says that it is no source.
+        A sink that is a file or folder keeps it in ``SINK.embedmill/`` next to it, which also marks it as not a source.
         """
         return None
 
     def count(self) -> int | None:
-        """Return the number of rows; None: the ledger knows it best. Called after ``open``."""
+        """Return the number of rows; None if only the ledger knows it. Called after ``open``."""
         return None
 
     def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
-        """Return (id, digest, ``record.parent_of`` it) of all rows, some at a time, to restore a lost ledger from.
+        """Return (id, digest, ``record.parent_of`` it) of all rows, in batches. A lost ledger is restored from them.
 
         Raises:
-            SinkError: the sink cannot say, and it holds rows.
+            SinkError: the sink holds rows, but not these fields.
         """
         return iter(())
 
-    def recover(self, write_ids: Set[int]) -> None:  # noqa: B027  only files have to
-        """Remove what a crash has left of writes other than these; called after ``open``."""
+    def recover(self, write_ids: Set[int]) -> None:  # noqa: B027  only file sinks need it
+        """Remove what a crash has left of writes not listed here. Called after ``open``."""
 
-    def finish(self, live: LiveRows) -> None:  # noqa: B027  only files have to
-        """Bring everything into its last form; called at the end of a whole run."""
+    def finish(self, live: LiveRows) -> None:  # noqa: B027  only file sinks need it
+        """Bring the sink into its final form. Called at the end of a complete run."""
 
     def new_version(self, index: Index) -> Sink:
-        """Return the sink for another version, of this index, while the one in use stays as it is.
+        """Return a sink that builds a new version with this index; the version in use stays unchanged.
 
         Raises:
             InvalidRequestError: this kind of sink has no versions.
@@ -129,19 +129,19 @@ class Sink(ABC):
         raise InvalidRequestError("rebuild", f"{self.name} has no versions; name another sink for {index.model}")
 
     def activate(self) -> str:
-        """Make this version the one in use under the sink's name; called at the end of every whole run.
+        """Make this version the one in use under the sink's name. Called at the end of every complete run.
 
         Returns:
-            A sentence for people: where the version before it is kept. Empty: there is none, or it was in use already.
+            A message that says where the previous version is kept; empty if this version was in use already.
         """
         return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Some rows of one write; everything but ``write_id`` has length n."""
+    """Rows of one write. Every field but ``write_id`` has length n."""
 
-    #: Number of this write, growing and never used again; the same after a crash for the same rows.
+    #: Id of this write: increasing, never reused, and the same if a crash causes the rows to be written again.
     write_id: int
     ids: Sequence[str]
     #: (n, columns)
@@ -150,7 +150,7 @@ class Rows:
     metadata: Sequence[str] = field(repr=False)
     #: Digests of the records, 24 bytes each; see ``record.digest``.
     digests: Sequence[bytes]
-    #: None: the sink does not carry texts.
+    #: None if the sink does not store texts.
     texts: Sequence[str] | None = field(repr=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Parquet, one file or a folder of them that any program reads as one table.
+"""Parquet sinks: one file, or a folder of files that readers of Parquet take as one table.
 
-Columns ``id``, ``vector`` (fixed-size list), ``metadata`` (JSON) and, if asked for, ``text``.
+The columns are ``id``, ``vector`` (fixed-size list), ``metadata`` (JSON) and, with ``with_text``, ``text``.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from embedmill.safe.atomic_file import replacing, sync_folder
 from embedmill.safe.regular_file import check_regular, read_regular
 from embedmill.safe.utf8 import storable
 
-#: File in the folder of state of a version that is whole and takes the place of the one before it. Holds what is put
-#: behind the name of that one.
+#: File in the state folder of a complete version while it replaces the previous one. Contains the suffix that the
+#: previous version's folder is given.
 SWITCH: Final = "switch"
 
 _BEFORE: Final = re.compile(r"\.before-[0-9a-z]+(-\d+)?")
 
-#: What a folder of state may hold before it says what the rows have in common.
+#: Names of files that a state folder may contain before its index is written.
 STATE_FILES: Final = re.compile(rf"{re.escape(LEDGER)}(-wal|-shm|-journal)?|\.{re.escape(INDEX)}\.\w+\.tmp")
 
 
-#: Key in the file's metadata under which the Index lies.
+#: Key of the Index in the file's metadata.
 INDEX_KEY: Final = b"embedmill"
 
-#: Vectors hardly shrink, and reading them plain is fastest. A list's values are the column ``vector.list.element``.
+#: Vectors hardly compress, and are fastest to read uncompressed. Their column is ``vector.list.element``.
 _VECTOR_CODEC: Final = {"vector.list.element": "none"}
 
-#: Gives back what it no longer needs; Arrow's usual one keeps 40 MB of it.
+#: Memory pool that returns freed memory to the system; Arrow's default keeps 40 MB of it.
 _POOL: Final = pa.system_memory_pool()
 
 #: Rows read at a time.
@@ -58,7 +58,7 @@ BATCH_ROWS: Final = 1_024
 
 
 def write_file(path: Path, index: Index, rows: Iterable[Rows], *, folder: Path | None = None) -> None:
-    """Write a Parquet file that is whole or not there; folder: see ``replacing``."""
+    """Write a Parquet file atomically; for ``folder`` see ``replacing``."""
     table_schema = schema(index)
     plain = [name for name in table_schema.names if name != "vector"]
     options: dict[str, Any] = {
@@ -103,7 +103,7 @@ def is_ours(path: Path) -> bool:
 
 
 def schema(index: Index) -> pa.Schema:
-    """Return the columns of an index."""
+    """Return the schema of a file with this index."""
     item = pa.from_numpy_dtype(index.dtype.numpy)
     fields: list[Any] = [
         pa.field("id", pa.string(), nullable=False),
@@ -116,7 +116,7 @@ def schema(index: Index) -> pa.Schema:
 
 
 def to_batch(rows: Rows, table_schema: pa.Schema) -> pa.RecordBatch:
-    """Return rows as Arrow holds them, the vectors without a copy."""
+    """Return rows as an Arrow batch, without copying the vectors."""
     vector_field = table_schema.field("vector")
     flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1), memory_pool=_POOL)
     columns: list[Any] = [
@@ -130,7 +130,7 @@ def to_batch(rows: Rows, table_schema: pa.Schema) -> pa.RecordBatch:
 
 
 class ParquetFile(SingleFile):
-    """One Parquet file; see above for its columns."""
+    """A sink that is one Parquet file."""
 
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
         """Write the file."""
@@ -138,16 +138,16 @@ class ParquetFile(SingleFile):
 
 
 class ParquetFolder(SegmentedSink):
-    """Each file holds the rows of one window."""
+    """A sink that is a folder with one Parquet file per window."""
 
     suffix = ".parquet"
 
     def __init__(self, folder: Path, *, target: Path | None = None) -> None:
-        """Name the folder; target: the folder whose place it takes when it is whole."""
+        """Open a folder. If ``target`` is given, this is a new version that replaces ``target`` when it is complete."""
         super().__init__(str(folder))
         self._folder = folder
         self._target = target
-        #: Where files lie until they are whole; None: nobody has looked.
+        #: Folder of files until they are complete; None if not known yet.
         self._torn: Path | None = None
         if target is None:
             with self.mapped():
@@ -158,16 +158,16 @@ class ParquetFolder(SegmentedSink):
         return self._folder
 
     def state(self, index: Index) -> Path:
-        """Return a folder beside it, so that it holds nothing but Parquet files."""
+        """Return the folder beside it, so that the sink's folder contains Parquet files only."""
         return state_of(self._folder)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The folder, and that of state."""
+        """The folder and its state folder."""
         return (self._folder, state_of(self._folder))
 
     def read_index(self) -> Index | None:
-        """Read it from the folder of state."""
+        """Read the index from the state folder."""
         with self.mapped():
             found = self.index_in(state_of(self._folder))
             if found is None:
@@ -175,21 +175,21 @@ class ParquetFolder(SegmentedSink):
         return found
 
     def refuse_foreign(self) -> None:
-        """Raise SinkError if other files lie there, or in the place of its state."""
+        """Raise SinkError if the folder or its state folder contains files of another program."""
         inner, state = self._folder / STATE_SUFFIX, state_of(self._folder)
         if (inner / INDEX).exists():
-            reason = f"keeps its state within it, as it no longer does; move {inner} to {state}, and it goes on"
+            reason = f"keeps its state in {inner}, as older versions did; move it to {state} and run this again"
             raise SinkError(self.name, reason)
         if self._folder.exists() and any(not path.name.startswith(".") for path in self._folder.iterdir()):
-            raise SinkError(self.name, "holds files that no ledger here knows; name a new folder")
+            raise SinkError(self.name, "contains files that are in no ledger; name a new folder")
         refuse_others(self.name, state, STATE_FILES)
 
     def is_foreign(self, path: Path) -> bool:
-        """Return whether another program has written a file."""
+        """Return whether another program wrote a file."""
         return not is_ours(path)
 
     def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
-        """Write one file, a row group an item; what is not whole is kept from readers."""
+        """Write one file, with a row group per item. Readers of the folder never see an incomplete file."""
         if self._torn is None:
             self._torn = self._place_of_torn(path)
         write_file(path, index, rows, folder=self._torn)
@@ -199,14 +199,14 @@ class ParquetFolder(SegmentedSink):
         return read_file(path, index)
 
     def new_version(self, index: Index) -> Sink:
-        """Build in a folder with the version's tag in its name."""
+        """Return a sink whose folder has the version's tag in its name."""
         folder = self._folder
         built = ParquetFolder(folder.with_name(f"{folder.name}.rebuild-{index.tag}"), target=folder)
-        built.read_index()  # what lies there may be another program's
+        built.read_index()  # raises SinkError if another program's files are there
         return built
 
     def activate(self) -> str:
-        """Put the folder in the place of the one before it, which is kept under another name."""
+        """Rename the previous folder, which is kept, and give its name to this one."""
         if self._target is None:
             return ""
         with self.mapped():
@@ -214,10 +214,10 @@ class ParquetFolder(SegmentedSink):
             with replacing(state_of(self._folder) / SWITCH) as stream:
                 stream.write(before.name.removeprefix(self._target.name).encode())
             _switch(self._folder, self._target, before)
-        return f"{self._target} holds the new vectors; those before them are in {before} until you remove it"
+        return f"{self._target} holds the new vectors; the previous ones are in {before} until you remove it"
 
     def _place_of_torn(self, path: Path) -> Path:
-        """Return the folder of state, or the folder itself if it is a mount of its own, into which nothing is moved."""
+        """Return the state folder, or the folder itself if that is another mount, which no rename crosses."""
         state = state_of(self._folder)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=state)
         os.close(descriptor)
@@ -236,7 +236,7 @@ class ParquetFolder(SegmentedSink):
         return next(name for name in names if not any(map(os.path.lexists, (name, state_of(name)))))
 
     def _take_up_switch(self) -> None:
-        """Finish what a crash has interrupted between two renames."""
+        """Finish a switch that a crash interrupted between two renames."""
         folder = self._folder
         built = folder.parent.glob(f"{glob.escape(folder.name)}.rebuild-*{STATE_SUFFIX}")
         for state in [state_of(folder), *built]:
@@ -245,18 +245,20 @@ class ParquetFolder(SegmentedSink):
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if not _BEFORE.fullmatch(before):
-                raise SinkError(self.name, f"{state / SWITCH} names no older version; name another sink")
+                raise SinkError(
+                    self.name, f"{state / SWITCH} is damaged: it does not name a previous version; name another sink"
+                )
             built_folder = state.with_name(state.name.removesuffix(STATE_SUFFIX))
             _switch(built_folder, folder, folder.with_name(folder.name + before))
 
 
 def state_of(folder: Path) -> Path:
-    """Return the folder of state of a folder of vectors."""
+    """Return the state folder of a folder of vectors."""
     return folder.with_name(folder.name + STATE_SUFFIX)
 
 
 def _switch(built: Path, target: Path, before: Path) -> None:
-    """Rename what has not been renamed yet: the folders, then the folders of state; the mark goes last."""
+    """Do the renames that are not done yet, first the folders, then their state folders; then remove SWITCH."""
     if built != target:
         for new, old, kept in ((built, target, before), (state_of(built), state_of(target), state_of(before))):
             if new.exists():

@@ -1,8 +1,8 @@
-"""PostgreSQL with the extension pgvector.
+"""The sink for PostgreSQL with the extension pgvector.
 
-The name is a view on the version in use, a table named ``NAME_TAG``; a rebuild fills another table and then replaces
-the view in one transaction. Columns: ``id``, ``vector``, ``metadata`` (jsonb), ``text``; in the table also ``digest``.
-PostgreSQL cannot hold U+0000: in metadata and texts it becomes U+FFFD.
+The sink's name is a view of the version in use, which is a table named ``NAME_TAG``. A rebuild fills another table and
+then replaces the view in one transaction. The columns are ``id``, ``vector``, ``metadata`` (jsonb), ``text`` and, in
+the table only, ``digest``. PostgreSQL cannot hold U+0000; in metadata and texts it becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from embedmill.urls import mask_url
 
 T = TypeVar("T")
 
-#: Table of a sink that names none.
+#: Default table.
 DEFAULT_TABLE: Final = "documents"
 
-#: Seconds to connect in.
+#: Timeout in seconds of a connection attempt.
 CONNECT_S: Final = 30
 
 #: Rows read at a time.
 BATCH_ROWS: Final = 1_000
 
-#: 63 bytes are a name's most; the version's tag takes nine of them.
+#: Names have at most 63 bytes, of which the version's tag takes nine.
 _TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,53}")
 _TYPES: Final[dict[Dtype, tuple[sql.SQL, Any]]] = {
     Dtype.FLOAT32: (sql.SQL("vector"), Vector),
@@ -46,16 +46,16 @@ _TYPES: Final[dict[Dtype, tuple[sql.SQL, Any]]] = {
 
 
 class PostgresSink(Sink):
-    """A view and its versions."""
+    """A view and the tables of its versions."""
 
     has_versions = True
     can_update_metadata = True
 
     def __init__(self, name: str, *, is_new_version: bool = False) -> None:
-        """Read the name: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, further options as libpq knows them.
+        """Parse the name: ``postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME``, with further options of libpq.
 
         Raises:
-            InvalidRequestError: no table can have this name.
+            InvalidRequestError: the URL is malformed, or no table can have this name.
         """
         self._given = name
         self._url, self._table = parse(name)
@@ -65,7 +65,7 @@ class PostgresSink(Sink):
         self._connection: psycopg.Connection | None = None
 
     def read_index(self) -> Index | None:
-        """Read the view's comment."""
+        """Read the index from the view's comment."""
         kind_and_comment = "SELECT relkind, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = to_regclass(%s)"
 
         def look(connection: psycopg.Connection) -> Any:
@@ -79,13 +79,15 @@ class PostgresSink(Sink):
                 return Index.from_json(str(found[1]))
         except MessageError:
             pass
-        raise SinkError(self.name, f"{self._table} is another program's; name another table, which will be a view")
+        raise SinkError(
+            self.name, f"{self._table} belongs to another program; name another table, which will be created as a view"
+        )
 
     def open(self, index: Index) -> None:
-        """Create the extension, the version's table and, unless another version is in use, the view."""
+        """Create the extension, the version's table and, if there is none, the view."""
         if index.dtype not in _TYPES:
             known = ", ".join(_TYPES)
-            raise InvalidRequestError("dtype", f"pgvector holds {known}, not {index.dtype}")
+            raise InvalidRequestError("dtype", f"pgvector can hold {known}, not {index.dtype}")
         self._index = index
         is_new = self.read_index() is None
         kind = _TYPES[index.dtype][0]
@@ -104,7 +106,7 @@ class PostgresSink(Sink):
         self._run(make)
 
     def write(self, rows: Rows) -> None:
-        """Put the rows in one transaction."""
+        """Insert or replace the rows in one transaction."""
         to_vector = _TYPES[self._opened.dtype][1]
         values = [(rows.ids[i], to_vector(rows.vectors[i]), *_others(rows, i)) for i in range(len(rows))]
         upsert = sql.SQL(
@@ -121,7 +123,7 @@ class PostgresSink(Sink):
         self._run(put)
 
     def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
-        """Update everything but the vectors in one transaction."""
+        """Update all columns but the vectors in one transaction."""
         values = [(*_others(rows, i), rows.ids[i]) for i in range(len(rows))]
         update = sql.SQL("UPDATE {} SET metadata = %s::jsonb, text = %s, digest = %s WHERE id = %s")
         update_of_version = update.format(self._version)
@@ -133,7 +135,7 @@ class PostgresSink(Sink):
         self._run(put)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove the rows in one transaction."""
+        """Delete the rows in one transaction."""
         delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._version)
 
         def remove(connection: psycopg.Connection) -> None:
@@ -169,11 +171,11 @@ class PostgresSink(Sink):
             last = batch[-1][0]
 
     def new_version(self, index: Index) -> Sink:
-        """Fill another table; the view stays as it is."""
+        """Return a sink for another table; the view stays unchanged."""
         return PostgresSink(self._given, is_new_version=True)
 
     def activate(self) -> str:
-        """Replace the view."""
+        """Make the view show this version's table."""
         before = self.read_index()
         if not self._is_new_version or before == self._opened:
             return ""
@@ -201,7 +203,7 @@ class PostgresSink(Sink):
     @property
     def _opened(self) -> Index:
         if self._index is None:
-            raise RuntimeError("a sink is opened before it is used")
+            raise RuntimeError("the sink is not open; call open first")
         return self._index
 
     @property
@@ -209,7 +211,7 @@ class PostgresSink(Sink):
         return sql.Identifier(f"{self._table}_{self._opened.tag}")
 
     def _run(self, call: Callable[[psycopg.Connection], T]) -> T:
-        """Call within a transaction, once more if the connection had been dropped meanwhile."""
+        """Call in a transaction; reconnect and try once more if the connection was lost."""
         was_connected = self._connection is not None
         with self._mapped():
             try:
@@ -228,13 +230,15 @@ class PostgresSink(Sink):
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turn psycopg's errors into SinkError; a server's messages may quote values and are not passed on."""
+        """Turn psycopg's errors into SinkError, without the server's messages, which may quote values."""
         try:
             yield
         except psycopg.errors.FeatureNotSupported:
-            raise SinkError(self.name, "the server has no pgvector; install its package there") from None
+            raise SinkError(self.name, "the server does not have pgvector; install its package there") from None
         except psycopg.errors.InsufficientPrivilege:
-            raise SinkError(self.name, "the user may not do that; CREATE EXTENSION vector may need another") from None
+            raise SinkError(
+                self.name, "the user lacks a privilege; CREATE EXTENSION vector may need another user"
+            ) from None
         except psycopg.errors.DiskFull:
             raise SinkError(self.name, "the server's disk is full; make room there and run this again") from None
         except psycopg.Error as error:
@@ -246,27 +250,29 @@ class PostgresSink(Sink):
 
 
 def parse(name: str) -> tuple[str, str]:
-    """Return libpq's URL and the table's name.
+    """Return the URL for libpq and the table's name.
 
     Raises:
-        InvalidRequestError: no table can have this name.
+        InvalidRequestError: the URL is malformed, or no table can have this name.
     """
     try:
         parts = urlsplit(name)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise InvalidRequestError("to", "postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME is wanted") from None
+        raise InvalidRequestError(
+            "to", "the URL is malformed; name postgresql://USER:PASSWORD@HOST/DATABASE?table=NAME"
+        ) from None
     table = next((value for key, value in query if key == "table"), DEFAULT_TABLE)
     if not _TABLE.fullmatch(table):
-        raise InvalidRequestError("to", f"a table's name matches {_TABLE.pattern}")
+        raise InvalidRequestError("to", f"a table's name must match {_TABLE.pattern}")
     rest = urlencode([(key, value) for key, value in query if key != "table"], safe="/")
-    # Not urlunsplit, which would drop the slashes of an empty host.
+    # urlunsplit would drop the slashes before an empty host.
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     return (f"{url}?{rest}" if rest else url), table
 
 
 def _others(rows: Rows, i: int) -> tuple[str, str | None, bytes]:
-    """Return metadata, text and digest as PostgreSQL can hold them."""
+    """Return metadata, text and digest, without U+0000."""
     text = None if rows.texts is None else storable(rows.texts[i]).replace("\0", "\ufffd")
     return rows.metadata[i].replace("\\u0000", "\\ufffd"), text, rows.digests[i]
 

@@ -1,8 +1,8 @@
-"""Qdrant, a server or its client's own files.
+"""The sink for Qdrant: a server, or the local files of its client.
 
-The name is an alias that points at the version in use, a collection named ``NAME-TAG``; a rebuild fills another one and
-then moves the alias in one step. A point's payload has ``id``, ``metadata``, if asked for ``text``, and our ``digest``.
-Qdrant itself scales vectors to length 1, as its cosine distance wants them.
+The sink's name is an alias of the version in use, which is a collection named ``NAME-TAG``. A rebuild fills another
+collection and then moves the alias in one step. A point's payload has ``id``, ``metadata``, ``embedmill`` with the
+digest and, with ``with_text``, ``text``. Qdrant itself scales vectors to length 1 for its cosine distance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from embedmill.reindexing.record import parent_of
 from embedmill.reindexing.sinks.base import Rows, Sink
 from embedmill.safe.utf8 import storable
 
-#: Variable that holds the key of a server.
+#: Environment variable with the API key of a server.
 KEY_VARIABLE: Final = "EMBEDMILL_QDRANT_API_KEY"
 
 #: Default collection.
@@ -42,42 +42,42 @@ DEFAULT_PORT: Final = 6333
 
 _COLLECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 
-#: A point's id is made of the record's, since Qdrant takes UUIDs and numbers only.
+#: Namespace in which record ids become UUIDs: Qdrant takes only UUIDs and numbers as ids of points.
 ID_SPACE: Final = uuid.UUID("5f0c3c1e-6f0a-4a52-9d0e-3c6b7a1f2e11")
 
-#: Key of ours in a collection's metadata and in payloads.
+#: Key of embedmill's data in the metadata of a collection and in payloads.
 OURS: Final = "embedmill"
 
-#: Points in one request.
+#: Most points in one request.
 BATCH_POINTS: Final = 512
 
-#: Seconds for one request.
+#: Timeout in seconds of one request.
 TIMEOUT_S: Final = 120
 
-#: What the system says of a disk, a quota or a file that takes no more.
+#: Error numbers of a full disk, an exhausted quota and a file at its size limit.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-#: File in every folder of the client's own files.
+#: File that is in every folder of local files.
 META: Final = "meta.json"
 
 _DATATYPES: Final = {Dtype.FLOAT32: models.Datatype.FLOAT32, Dtype.FLOAT16: models.Datatype.FLOAT16}
 
 
 class QdrantSink(Sink):
-    """A collection and its versions."""
+    """An alias and the collections of its versions."""
 
     has_versions = True
     can_update_metadata = True
 
     def __init__(self, name: str | Address, *, client: QdrantClient | None = None) -> None:
-        """Read the name; ``client``: of a version of the same collection."""
+        """Parse the name. A new version shares the ``client`` of the one in use."""
         self._address = name if isinstance(name, Address) else parse(name)
         self.name = self._address.name
         self._opened: QdrantClient | None = client
         self._index: Index | None = None
 
     def ledger_path(self, index: Index) -> Path | None:
-        """Return a path beside the client's own files; None for a server."""
+        """Return a path beside the local files; None for a server."""
         folder = self._address.folder
         if folder is None:
             return None
@@ -85,28 +85,28 @@ class QdrantSink(Sink):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The client's own files, and the folder of state beside them."""
+        """The folder of local files and its state folder; empty for a server."""
         folder = self._address.folder
         return () if folder is None else (folder, _state_of(folder))
 
     def read_index(self) -> Index | None:
-        """Follow the alias and read the collection's metadata."""
+        """Read the index from the metadata of the collection that the alias points to."""
         with self._mapped():
             if self._address.folder is not None and not self._holds_files(self._address.folder):
                 return None
             collection = self._in_use()
             if collection is None:
                 if self._client.collection_exists(self._address.collection):
-                    reason = "is a collection of another program; name another one, which becomes an alias of ours"
+                    reason = "is a collection of another program; name another one, which will be created as an alias"
                     raise SinkError(self.name, reason)
                 return None
             return self._index_of(collection)
 
     def open(self, index: Index) -> None:
-        """Create the version's collection and, unless another one is in use, the alias."""
+        """Create the version's collection and, if there is none, the alias."""
         if index.dtype not in _DATATYPES:
             known = ", ".join(_DATATYPES)
-            raise InvalidRequestError("dtype", f"Qdrant holds {known}, not {index.dtype}; it can quantize by itself")
+            raise InvalidRequestError("dtype", f"Qdrant can hold {known}, not {index.dtype}; it can quantize by itself")
         self._index = index
         with self._mapped():
             if not self._client.collection_exists(self._collection):
@@ -119,7 +119,7 @@ class QdrantSink(Sink):
                 self._point_alias(None)
 
     def write(self, rows: Rows) -> None:
-        """Put the points; Qdrant has them on its disk when it answers."""
+        """Upsert the points. Qdrant has them on disk when it answers."""
         with self._mapped():
             for start in range(0, len(rows), BATCH_POINTS):
                 end = start + BATCH_POINTS
@@ -131,7 +131,7 @@ class QdrantSink(Sink):
                 self._quietly(self._client.upsert, self._collection, points=points, wait=True)
 
     def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
-        """Overwrite the payloads."""
+        """Overwrite the payloads of the points."""
         with self._mapped():
             for start in range(0, len(rows), BATCH_POINTS):
                 steps: list[Any] = [
@@ -143,7 +143,7 @@ class QdrantSink(Sink):
                 self._client.batch_update_points(self._collection, update_operations=steps, wait=True)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove the points."""
+        """Delete the points."""
         with self._mapped():
             for start in range(0, len(ids), BATCH_POINTS):
                 points: list[Any] = [_point_id(id) for id in ids[start : start + BATCH_POINTS]]
@@ -171,11 +171,11 @@ class QdrantSink(Sink):
                 return
 
     def new_version(self, index: Index) -> Sink:
-        """Fill another collection; the alias stays where it is."""
+        """Return a sink for another collection; the alias stays unchanged."""
         return QdrantSink(self._address, client=self._client)
 
     def activate(self) -> str:
-        """Move the alias."""
+        """Make the alias point to this version's collection."""
         with self._mapped():
             before = self._in_use()
             if before == self._collection:
@@ -199,8 +199,8 @@ class QdrantSink(Sink):
     def _connected(self) -> QdrantClient:
         address = self._address
         if address.folder is not None:
-            # One thread uses a sink. Without the switch the client looks up what SQLite allows, over a connection that
-            # it never closes.
+            # One thread uses a sink. Without this option, the client asks SQLite whether it is thread-safe, through a
+            # connection that it never closes.
             return QdrantClient(path=str(address.folder), force_disable_check_same_thread=True)
         options = {"timeout": TIMEOUT_S, "check_compatibility": False}
         client: QdrantClient = self._quietly(QdrantClient, url=address.url, api_key=address.api_key, **options)
@@ -209,21 +209,21 @@ class QdrantSink(Sink):
     @property
     def _collection(self) -> str:
         if self._index is None:
-            raise RuntimeError("a sink is opened before it is used")
+            raise RuntimeError("the sink is not open; call open first")
         return f"{self._address.collection}-{self._index.tag}"
 
     def _holds_files(self, folder: Path) -> bool:
-        """Return whether a folder is Qdrant's.
+        """Return whether a folder contains local files of Qdrant; False if it is empty or absent.
 
         Raises:
-            SinkError: it holds something else.
+            SinkError: it contains other files.
         """
         if not folder.exists():
             return False
         if os.path.lexists(folder / META):
             return True
         if any(folder.iterdir()):
-            reason = f"{folder} holds no files of Qdrant's, but others; name a new folder, as in qdrant+file:NEW"
+            reason = f"{folder} contains files that are not Qdrant's; name a new folder, as in qdrant+file:NEW"
             raise SinkError(self.name, reason)
         return False
 
@@ -236,7 +236,9 @@ class QdrantSink(Sink):
         try:
             return Index.from_json(str(metadata[OURS]))
         except (KeyError, MessageError):
-            raise SinkError(self.name, f"points at {collection}, which is another program's; name another") from None
+            raise SinkError(
+                self.name, f"is an alias of {collection}, a collection of another program; name another one"
+            ) from None
 
     def _point_alias(self, before: str | None) -> None:
         alias = self._address.collection
@@ -249,14 +251,14 @@ class QdrantSink(Sink):
 
     @staticmethod
     def _quietly(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call without warnings: that local files suit small collections only, that a key goes unencrypted."""
+        """Call without warnings that local files suit small collections only, or that a key is sent unencrypted."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return call(*args, **options)
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turn the client's errors into SinkError; their messages may quote payloads and are not passed on."""
+        """Turn the client's errors into SinkError, without their messages, which may quote payloads."""
         try:
             yield
         except PermissionError as error:
@@ -267,7 +269,10 @@ class QdrantSink(Sink):
         except RuntimeError as error:
             if "already accessed" not in str(error):
                 raise
-            raise SinkError(self.name, "another program has the folder open; a Qdrant server takes several") from None
+            raise SinkError(
+                self.name,
+                "another program has the folder open; close that, or use a Qdrant server",
+            ) from None
 
 
 def _state_of(folder: Path) -> Path:
@@ -291,7 +296,7 @@ def _payload(rows: Rows, i: int) -> dict[str, Any]:
 
 
 def _reason(error: Exception, folder: Path | None) -> str:
-    """Return what has failed, and what to do; folder: of the client's own files, None: a server."""
+    """Return what has failed, and the hint. ``folder`` is that of the local files; None for a server."""
     kind = type(error).__name__
     if folder is None:
         return f"Qdrant failed ({kind}{_status(error)}); is it running, and is the key right?"
@@ -317,43 +322,47 @@ def _status(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a collection is."""
+    """The address of a collection."""
 
     collection: str
-    #: Folder of the client's own files; None: a server.
+    #: Folder of the local files; None for a server.
     folder: Path | None = None
     url: str = ""
     api_key: str | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
-        """Name for people, without the key."""
+        """Name for messages, without the key."""
         if self.folder is not None:
             return f"qdrant+file:{self.folder}#{self.collection}"
         return f"{self.url.replace('http', 'qdrant', 1)}/{self.collection}"
 
 
 def parse(name: str) -> Address:
-    """Read ``qdrant://HOST[:PORT]/COLLECTION``, ``qdrants://…`` (TLS) or ``qdrant+file:FOLDER[#COLLECTION]``.
+    """Parse ``qdrant://HOST[:PORT]/COLLECTION``, ``qdrants://…`` (TLS) or ``qdrant+file:FOLDER[#COLLECTION]``.
 
-    A server's key is the URL's password, or ``EMBEDMILL_QDRANT_API_KEY``.
+    A server's API key is the URL's password, or ``EMBEDMILL_QDRANT_API_KEY``.
 
     Raises:
-        InvalidRequestError: it is none of these.
+        InvalidRequestError: the name has none of these forms.
     """
     scheme, _, rest = name.partition(":")
     if scheme == "qdrant+file":
         folder, _, collection = rest.partition("#")
         if Path(folder).name in ("", ".."):
-            raise InvalidRequestError("to", "qdrant+file:FOLDER names a folder of its own, as in qdrant+file:vectors")
+            raise InvalidRequestError(
+                "to", "qdrant+file: lacks the name of a folder; name one, as in qdrant+file:vectors"
+            )
         return Address(collection=_checked(collection or DEFAULT_COLLECTION), folder=Path(folder))
     try:
         parts = urlsplit(name)
         port = parts.port or DEFAULT_PORT
     except ValueError:
-        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION has no such port") from None
+        raise InvalidRequestError(
+            "to", "the host or the port is malformed; name qdrant://HOST[:PORT]/COLLECTION"
+        ) from None
     if not parts.hostname:
-        raise InvalidRequestError("to", "qdrant://HOST[:PORT]/COLLECTION names the host")
+        raise InvalidRequestError("to", "the host is missing; name qdrant://HOST[:PORT]/COLLECTION")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return Address(
         collection=_checked(unquote(parts.path.strip("/")) or DEFAULT_COLLECTION),
@@ -364,7 +373,7 @@ def parse(name: str) -> Address:
 
 def _checked(collection: str) -> str:
     if not _COLLECTION.fullmatch(collection):
-        raise InvalidRequestError("to", f"a collection's name matches {_COLLECTION.pattern}")
+        raise InvalidRequestError("to", f"a collection's name must match {_COLLECTION.pattern}")
     return collection
 
 

@@ -1,4 +1,4 @@
-"""From a sink's name to the sink. A sink's module, and the library that it needs, is loaded when it is named."""
+"""The registry of sinks, by name. A sink's module, and the library that it needs, is loaded when it is named."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_sink(name: str) -> Sink:
     """Return the sink of this name; nothing is written yet.
 
     Raises:
-        InvalidRequestError: there is no sink of such a name.
+        InvalidRequestError: the name has none of the forms in ``FORMS``.
         SinkError: the system does not let this user look at it.
         ModuleNotFoundError: the library that it needs is not installed; it comes with ``embedmill[reindex]``.
     """
@@ -38,13 +38,13 @@ def open_sink(name: str) -> Sink:
     if separator and (of_scheme := _find(f"{scheme}:")):
         return of_scheme(name)
     if "://" in name:
-        raise InvalidRequestError("to", f"{scheme}:// is no sink; name {FORMS}")
+        raise InvalidRequestError("to", f"{scheme}:// is not a sink; name {FORMS}")
     path = Path(name)
     if path.name in ("", "..", "-"):
         raise InvalidRequestError("to", f"{name!r} names no file or folder of its own; name {FORMS}, as in vectors/")
     of_path = _find("" if _is_folder(path) else path.suffix)
     if of_path is None:
-        raise InvalidRequestError("to", f"{path.name} is no sink; name {FORMS}")
+        raise InvalidRequestError("to", f"{path.name} is not a sink; name {FORMS}")
     return of_path(path)
 
 

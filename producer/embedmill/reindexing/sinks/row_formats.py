@@ -1,4 +1,4 @@
-"""Rows as files hold them: lines of JSONL, and arrays of numpy."""
+"""Formats of rows in files: lines of JSONL, and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from embedmill.reindexing.metadata import in_one_line
 
 
 def json_line(fields: Mapping[str, str]) -> str:
-    """Return a line of JSONL; fields: name → value as JSON."""
+    """Return a line of JSONL. ``fields`` has name → value as JSON."""
     return in_one_line("{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}\n")
 
 
 def json_rows(vectors: Vectors) -> Iterator[str]:
-    """Return each row as JSON, with digits that give each component back to the bit."""
+    """Return each row as JSON, with enough digits to restore every component exactly."""
     form = row_format(vectors)
     for row in vectors:
         yield f"[{form % tuple(row.tolist())}]"
 
 
 def write_npy_header(stream: IO[bytes], dtype: Dtype, n_rows: int, columns: int) -> None:
-    """Write what an ``.npy`` file of this shape begins with; its length is the same for every number of rows."""
+    """Write the header of an ``.npy`` file. Its length does not depend on the number of rows."""
     header = {"descr": dtype.numpy.str, "fortran_order": False, "shape": (n_rows, columns)}
     np.lib.format.write_array_header_1_0(stream, header)
 

@@ -1,7 +1,7 @@
-"""Sinks that are files: every write is a segment, a file of its own that is whole or not there.
+"""Sinks that are files: every write creates a segment, which is a file that is written atomically.
 
-A row whose id has been written again, or deleted, counts no more; ``finish`` writes the segments that hold such rows
-anew without them. Until then a reader of the folder sees both.
+A row whose id was written again or deleted is no longer live. ``finish`` rewrites segments without such rows; until
+then, a reader of the folder sees old and new rows.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from embedmill.reindexing.sinks.base import LiveRows, Rows, Sink
 from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import read_regular
 
-#: Files in the folder of state: the ledger, and what all rows have in common.
+#: Files in the state folder: the ledger, and the Index of all rows.
 LEDGER: Final = "ledger.sqlite"
 INDEX: Final = "index.json"
 
-#: Ending of the name of what is kept beside a sink.
+#: Suffix of the name of the state folder beside a sink.
 STATE_SUFFIX: Final = ".embedmill"
 
-#: Bytes of a file of state other than the ledger.
+#: Most bytes of a state file other than the ledger.
 MAX_NOTE_BYTES: Final = 65_536
 
 
 class SegmentedSink(Sink):
-    """A folder of segments, and a folder of state."""
+    """A sink with a folder of segments and a state folder, which may be the same."""
 
     has_versions = True
     can_update_metadata = True
 
-    #: Ending of segments' file names.
+    #: Suffix of the file names of segments.
     suffix: str
 
     def __init__(self, name: str) -> None:
@@ -53,30 +53,30 @@ class SegmentedSink(Sink):
 
     @abstractmethod
     def state(self, index: Index) -> Path:
-        """Return the folder of state."""
+        """Return the state folder."""
 
     @abstractmethod
     def refuse_foreign(self) -> None:
-        """Raise SinkError if there is something that another program has written; asked before anything is."""
+        """Raise SinkError if another program's files are in the way. Called before anything is written."""
 
     def is_foreign(self, path: Path) -> bool:
-        """Return whether another program has written a file among the segments."""
+        """Return whether another program wrote a file that is named like a segment."""
         return False
 
     @abstractmethod
     def put(self, path: Path, index: Index, rows: Iterable[Rows]) -> None:
-        """Write a file that holds these rows, at once or not at all."""
+        """Write a segment with these rows, atomically."""
 
     @abstractmethod
     def read(self, path: Path, index: Index) -> Iterator[Rows]:
-        """Read a file that ``put`` wrote, some rows at a time."""
+        """Read a segment, some rows at a time."""
 
     def ledger_path(self, index: Index) -> Path:
-        """The ledger lies in the folder of state."""
+        """Return the ledger's path in the state folder."""
         return self.state(index) / LEDGER
 
     def index_in(self, state: Path) -> Index | None:
-        """Read what all rows have in common from a folder of state."""
+        """Read the Index from a state folder; None if there is none."""
         try:
             return Index.from_json(read_regular(state / INDEX, MAX_NOTE_BYTES))
         except (FileNotFoundError, NotADirectoryError):
@@ -87,7 +87,7 @@ class SegmentedSink(Sink):
             raise SinkError(self.name, f"{state / INDEX}: {error}") from None
 
     def open(self, index: Index) -> None:
-        """Make the folders."""
+        """Create the folders."""
         state = self.state(index)
         with self.mapped():
             if not (state / INDEX).exists():
@@ -104,7 +104,7 @@ class SegmentedSink(Sink):
             self.put(self._path(rows.write_id), self.opened, [rows])
 
     def update_metadata(self, rows: Rows, write_ids: Sequence[int]) -> None:
-        """Write a segment with the vectors of the older ones, each of which is read once."""
+        """Write a segment with vectors from older segments, each of which is read once."""
         index = self.opened
         vectors = np.empty((len(rows), index.columns), dtype=index.dtype.numpy)
         at = {id: i for i, id in enumerate(rows.ids)}
@@ -116,14 +116,17 @@ class SegmentedSink(Sink):
                         if id in wanted:
                             vectors[at.pop(id)] = some.vectors[row]
         if at:
-            raise SinkError(self.name, f"lacks {len(at)} of its rows; name another sink, or rebuild it from nothing")
+            raise SinkError(
+                self.name,
+                f"{len(at)} of its rows are missing; name another sink, or remove this one and build it again",
+            )
         self.write(replace(rows, vectors=vectors))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Do nothing: rows that the ledger no longer knows are dropped by ``finish``."""
+        """Do nothing: ``finish`` drops rows that are no longer in the ledger."""
 
     def read_digests(self) -> Iterator[Sequence[tuple[str, bytes, str]]]:
-        """Raise SinkError if there are rows: files do not say enough to make a ledger anew."""
+        """Raise SinkError if there are rows: segments have no digests, so a ledger cannot be restored from them."""
         with self.mapped():
             if any(self.segments(self.opened).glob(f"part-*{self.suffix}")):
                 path = self.ledger_path(self.opened)
@@ -131,10 +134,10 @@ class SegmentedSink(Sink):
         return iter(())
 
     def recover(self, write_ids: Set[int]) -> None:
-        """Remove segments that the ledger does not know, and what was never whole.
+        """Remove segments that are not in the ledger, and incomplete files.
 
         Raises:
-            SinkError: one is missing, or another program's lies there under such a name.
+            SinkError: a segment is missing, or another program's file has the name of one.
         """
         kept = {self._path(write_id).name for write_id in write_ids}
         suffix = re.escape(self.suffix)
@@ -151,7 +154,7 @@ class SegmentedSink(Sink):
                 path.unlink(missing_ok=True)
 
     def finish(self, live: LiveRows) -> None:
-        """Drop the rows that count no more."""
+        """Drop the rows that are no longer live."""
         with self.mapped():
             for write_id, n_rows, n_live in live.segments():
                 path = self._path(write_id)
@@ -164,9 +167,9 @@ class SegmentedSink(Sink):
 
     @property
     def opened(self) -> Index:
-        """What ``open`` was called with."""
+        """The index that ``open`` was called with."""
         if self._index is None:
-            raise RuntimeError("a sink is opened before it is used")
+            raise RuntimeError("the sink is not open; call open first")
         return self._index
 
     def _path(self, write_id: int) -> Path:
@@ -178,7 +181,7 @@ class SegmentedSink(Sink):
 
     @contextmanager
     def mapped(self) -> Iterator[None]:
-        """Turn the system's errors into SinkError."""
+        """Turn OSError into SinkError."""
         try:
             yield
         except OSError as error:
@@ -187,14 +190,17 @@ class SegmentedSink(Sink):
 
 
 def refuse_others(sink: str, folder: Path, ours: re.Pattern[str]) -> None:
-    """Raise SinkError if something else lies in the place of a folder of state.
+    """Raise SinkError if the path of a state folder is a file or contains other files than reindex writes.
 
     Args:
-        sink: its name.
-        folder: the folder of state, which need not be there.
-        ours: names of what reindex puts there.
+        sink: name of the sink.
+        folder: the state folder, which need not exist.
+        ours: matches the names that reindex writes there.
     """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir() or any(not ours.fullmatch(path.name) for path in folder.iterdir()):
-        raise SinkError(sink, f"{folder} is where its state belongs, and is something else; name another sink")
+        raise SinkError(
+            sink,
+            f"{folder}, the folder for its state, was not written by reindex; move it elsewhere, or name another sink",
+        )

@@ -1,7 +1,8 @@
-"""One file, put together from segments at the end of a run: the old one stays until the new one is whole.
+"""Sinks that are one file, assembled from segments at the end of a run. The old file stays until the new is complete.
 
-Beside ``vectors.npy`` lies ``vectors.npy.embedmill``: a folder for each version, named by its tag, and the name of the
-version in use. The segments stay there, so that the next run embeds only what has changed: twice the disk.
+The folder ``vectors.npy.embedmill`` beside ``vectors.npy`` has a folder for each version, named by its tag, and the tag
+of the version in use. The segments stay there, so that the next run embeds only what has changed; this takes twice the
+space on disk.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ from embedmill.safe.atomic_file import replacing
 from embedmill.safe.regular_file import open_regular, read_regular
 from embedmill.safe.utf8 import storable
 
-#: Holds the tag of the version in use.
+#: File with the tag of the version in use.
 CURRENT: Final = "current"
 
-#: Says of which segments the file was put together.
+#: File with a digest of the list of segments that the file was assembled from.
 WHOLE: Final = "whole"
 
-#: The name of a version's folder: see ``Index.tag``.
+#: Names of version folders; see ``Index.tag``.
 _TAG: Final = re.compile(r"[0-9a-f]{8}")
 
-#: What the folder of versions may hold before it names one.
+#: Names that the state folder may contain before a version is in use.
 STATE_FOLDERS: Final = re.compile(rf"{_TAG.pattern}|\.{CURRENT}\.\w+\.tmp")
 
-#: Bytes of one packed piece of a segment; a window of 1,000,000 characters and its vectors takes less.
+#: Most bytes of one packed piece of a segment. A window of 1,000,000 characters with its vectors takes less.
 MAX_PIECE_BYTES: Final = 1 << 30
 
 
 class SingleFile(SegmentedSink):
-    """A file at ``path``."""
+    """A sink that is one file, with a folder of versions beside it."""
 
     suffix = ".msgpack"
 
@@ -57,18 +58,18 @@ class SingleFile(SegmentedSink):
 
     @abstractmethod
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
-        """Write the file, or files, anew."""
+        """Write the file, or files, from all rows."""
 
     def segments(self, index: Index) -> Path:
         """Return the version's folder."""
         return self._versions / index.tag
 
     def state(self, index: Index) -> Path:
-        """Return the version's folder, too."""
+        """Return the version's folder, which also holds the segments."""
         return self._versions / index.tag
 
     def read_index(self) -> Index | None:
-        """Read it from the folder of the version in use."""
+        """Read the index from the folder of the version in use."""
         tag = self._current()
         if not tag:
             with self.mapped():
@@ -78,7 +79,7 @@ class SingleFile(SegmentedSink):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that are put together, and the folder of versions."""
+        """The assembled files and the folder of versions."""
         return (*self.files, self._versions)
 
     @property
@@ -87,16 +88,16 @@ class SingleFile(SegmentedSink):
         return (self.path,)
 
     def refuse_foreign(self) -> None:
-        """Raise SinkError if another program has written one of the files."""
+        """Raise SinkError if another program wrote one of the files."""
         for path in self.files:
             if os.path.lexists(path) and not self._current():
                 name = self.name if path == self.path else str(path)
-                raise SinkError(name, "was not written by reindex, and would be replaced; name another file")
+                raise SinkError(name, "was not written by reindex and would be replaced; name another file")
         if not self._current():
             refuse_others(self.name, self._versions, STATE_FOLDERS)
 
     def open(self, index: Index) -> None:
-        """Make the version's folder."""
+        """Create the version's folder."""
         with self.mapped():
             self.path.parent.mkdir(parents=True, exist_ok=True)
         super().open(index)
@@ -116,11 +117,11 @@ class SingleFile(SegmentedSink):
                 yield _unpack(fields, index)
 
     def new_version(self, index: Index) -> Sink:
-        """Build in a folder of its own; the file itself is replaced at the end."""
+        """Return a sink that builds in the new version's folder; the file itself is replaced at the end."""
         return type(self)(self.path, is_new_version=True)
 
     def finish(self, live: LiveRows) -> None:
-        """Drop the rows that count no more, and put the file together if anything has changed."""
+        """Drop the rows that are no longer live, and assemble the file if anything has changed."""
         super().finish(live)
         segments = [(write_id, n_rows) for write_id, n_rows, _ in live.segments() if n_rows]
         signature = hashlib.sha256(json.dumps(segments).encode()).hexdigest().encode()
@@ -135,14 +136,14 @@ class SingleFile(SegmentedSink):
                 stream.write(signature)
 
     def activate(self) -> str:
-        """Name this version the one in use and remove the segments of the one before it."""
+        """Make this version the one in use, and remove the segments of the previous one."""
         before = self._current()
         if not self._is_new_version or before == self.opened.tag:
             return ""
         self._use(self.opened.tag)
         if before:
             shutil.rmtree(self._versions / before, ignore_errors=True)
-        return f"{self.path} holds the new vectors in the place of those before them"
+        return f"{self.path} holds the new vectors, which replace the previous ones"
 
     def _all_rows(self, write_ids: Sequence[int]) -> Iterator[Rows]:
         for write_id in write_ids:
@@ -157,7 +158,10 @@ class SingleFile(SegmentedSink):
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise SinkError(self.name, f"{self._versions / CURRENT} cannot be read: {reason}") from None
         if not _TAG.fullmatch(tag):
-            raise SinkError(self.name, f"{self._versions / CURRENT} names no version; restore it, or name another file")
+            raise SinkError(
+                self.name,
+                f"{self._versions / CURRENT} is damaged: it names no version; restore it, or name another file",
+            )
         return tag
 
     def _use(self, tag: str) -> None:
@@ -190,7 +194,7 @@ def _unpack(fields: dict[str, Any], index: Index) -> Rows:
 
 
 class JsonlFile(SingleFile):
-    """``{"id": …, "metadata": {…}, "embedding": […]}`` a line, with digits that give each component back to the bit."""
+    """A file with ``{"id": …, "metadata": {…}, "embedding": […]}`` per line; the digits restore components exactly."""
 
     def assemble(self, index: Index, n_rows: int, rows: Iterable[Rows]) -> None:
         """Write the lines."""
@@ -205,7 +209,7 @@ class NpyFile(SingleFile):
 
     @property
     def ids_path(self) -> Path:
-        """Where line i speaks of row i."""
+        """The file whose line i describes row i."""
         return self.path.with_suffix(".ids.jsonl")
 
     @property
@@ -224,7 +228,7 @@ class NpyFile(SingleFile):
 
 
 def _fields(rows: Rows, i: int) -> dict[str, str]:
-    """Return what a line says of a row besides its vector."""
+    """Return the fields of a row's line, except its vector, as JSON."""
     text = {} if rows.texts is None else {"text": json.dumps(rows.texts[i])}
     return {"id": json.dumps(rows.ids[i]), "metadata": rows.metadata[i], **text}
 

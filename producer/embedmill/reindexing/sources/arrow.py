@@ -1,4 +1,4 @@
-"""Rows as Arrow holds them: files of Parquet, frames of pandas and polars, relations of DuckDB."""
+"""Sources of Arrow data: Parquet files, frames of pandas and polars, relations of DuckDB."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from embedmill.reindexing.sources.files import mapped
 from embedmill.reindexing.sources.formats.columns import check_columns, listed
 from embedmill.safe.regular_file import check_regular
 
-#: Bytes of the rows read at a time, before they are values of Python.
+#: Most bytes of the rows that are read at a time, before they become Python objects.
 BATCH_BYTES: Final = 4 << 20
 
-#: Rows taken at a time.
+#: Most rows that become records at a time.
 BATCH_ROWS: Final = 1_000
 
 _UTC: Final = "UTC"
 
 
 class Frame:
-    """Any object with Arrow's stream protocol, or a data set of pyarrow."""
+    """A source of the rows of an object with Arrow's stream protocol, or of a pyarrow data set."""
 
     name = "values"
 
     def __init__(self, values: Any, fields: Fields | None = None) -> None:
-        """Look at its columns.
+        """Check its columns.
 
         Raises:
-            InvalidRequestError: it has no columns, or not those that are named, or some that Arrow has no form for.
+            InvalidRequestError: it has no columns, lacks a named one, or has one that Arrow cannot hold.
         """
         self.notes: list[str] = []
         self._values = values
@@ -48,7 +48,7 @@ class Frame:
         self._is_fresh = True
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Read some rows at a time; where it cannot be read on, that is the last thing it gives."""
+        """Yield the records; if reading fails, yield a BadRecord for the rest as the last item."""
         stream = self._stream if self._is_fresh else self._open()
         self._is_fresh = False
         number = 1
@@ -63,19 +63,19 @@ class Frame:
 
     @property
     def ways(self) -> list[Mapping[str, str]]:
-        """How it is read."""
+        """The way in which the object is read."""
         return [self._reading.fields.way()]
 
     def fraction(self) -> float | None:
-        """Nobody knows how many there will be."""
+        """Return None: the number of rows is unknown."""
         return None
 
     def _next(self, stream: pa.RecordBatchReader, read: int) -> Any:
-        """Return the next rows, None after the last ones, or what says that they cannot be read."""
+        """Return the next rows, None after the last ones, or a BadRecord if they cannot be read."""
         try:
             return next(stream, None)
         except (pa.ArrowException, OSError) as error:  # its message may quote values
-            reason = f"cannot be read on after row {read:,} ({type(error).__name__}); only what comes before is read"
+            reason = f"cannot be read after row {read:,} ({type(error).__name__}); only the rows before are read"
             return rest_lost(self.name, reason)
 
     def _open(self) -> pa.RecordBatchReader:
@@ -84,26 +84,26 @@ class Frame:
             if hasattr(self._values, "__arrow_c_stream__"):
                 return pa.RecordBatchReader.from_stream(self._values)
             return (self._values.scanner() if hasattr(self._values, "scanner") else self._values).to_reader()
-        except Exception as error:  # of the library that it is of, whose message may quote values
+        except Exception as error:  # raised by the library of the object; its message may quote values
             if not hasattr(self._values, "columns") and isinstance(error, pa.ArrowInvalid):
-                reason = f"{kind} is one column; give the frame that it is of, or (id, text)"
+                reason = f"{kind} is one column; pass the frame that it is from, or (id, text)"
             else:
-                way_out = "give each column values of one kind and a name of its own, or records, as to_dict('records')"
+                way_out = "pass columns with one type each and unique names, or records, as in to_dict('records')"
                 reason = f"{kind} has {_unfit_column(error)} that Arrow cannot hold ({type(error).__name__}); {way_out}"
             raise InvalidRequestError("source", reason) from None
 
 
 def _unfit_column(error: Exception) -> str:
-    """Return which column it is that a frame cannot give to Arrow, if pyarrow says so."""
+    """Return the column that Arrow cannot hold, with its name if pyarrow's error has it."""
     found = re.search(r"failed for column (.+) with type", str(error), re.DOTALL)
     return f"a column {shown(found[1])}" if found else "a column"
 
 
 def check_schema(name: str, schema: pa.Schema, reading: Reading) -> list[str]:
-    """Return what people should know of a table's columns.
+    """Check the columns of a table, and return notes about them.
 
     Raises:
-        InvalidRequestError: a field that the caller named is not there, is there twice, or is no text.
+        InvalidRequestError: a named field is missing or ambiguous, or the text field has another type.
     """
     notes = check_columns(name, schema.names, reading, lambda path: type_at(schema, path) is not None)
     kind = type_at(schema, reading.fields.text)
@@ -115,7 +115,7 @@ def check_schema(name: str, schema: pa.Schema, reading: Reading) -> list[str]:
 
 
 def records(batch: pa.RecordBatch, reading: Reading, name: str, first: int) -> Iterator[Record | BadRecord]:
-    """Return a record a row; first: the number of the first one."""
+    """Return a record for each row; ``first`` is the number of the first row."""
     wanted = [column for column in batch.schema.names if reading.fields.wants(column)]
     columns = [_read_values(batch.column(column), name, column) for column in wanted]
     record, partition = reading.fields.record, reading.partition
@@ -125,10 +125,10 @@ def records(batch: pa.RecordBatch, reading: Reading, name: str, first: int) -> I
 
 
 def _read_values(column: Any, name: str, field: str) -> list[Any]:
-    """Return a column's values.
+    """Return a column's values as Python objects.
 
     Raises:
-        SourceError: they are of a kind that has no form here.
+        SourceError: they cannot be converted.
     """
     try:
         return _values(column)
@@ -139,27 +139,27 @@ def _read_values(column: Any, name: str, field: str) -> list[Any]:
 
 
 def _values(column: Any) -> list[Any]:
-    """Return a column's values; those that Python cannot hold as Arrow writes them."""
+    """Return a column's values as Python objects; those that Python cannot hold as text."""
     known = _mapped(column.type, _known)
     column = column if known == column.type else column.cast(known)
     written = _mapped(known, _written)
     column = column if written == known else column.cast(written)
     try:
         values: list[Any] = column.to_pylist(maps_as_pydicts="strict")
-    except KeyError:  # a map with a key that is there twice stays a list of pairs
+    except KeyError:  # a map with a repeated key stays a list of pairs
         values = column.to_pylist()
     return values
 
 
 def _written(kind: Any) -> Any:
-    """Return text for what Python or JSON cannot hold."""
+    """Return the type of text for types that Python or JSON cannot hold."""
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         return pa.string()
     return pa.string() if pa.types.is_decimal(kind) else kind
 
 
 def _known(kind: Any) -> Any:
-    """Return a time in UTC if nobody knows its zone."""
+    """Return a timestamp type in UTC if its time zone is unknown."""
     if not pa.types.is_timestamp(kind) or kind.tz is None:
         return kind
     try:
@@ -169,8 +169,8 @@ def _known(kind: Any) -> Any:
     return kind
 
 
-def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:  # noqa: PLR0911  a line a kind
-    """Return a type whose innermost ones are others."""
+def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:  # noqa: PLR0911  one line per type
+    """Return a type in which ``leaf`` has replaced the innermost types."""
 
     def inner(field: Any) -> Any:
         return field.with_type(_mapped(field.type, leaf))
@@ -192,7 +192,7 @@ def _mapped(kind: Any, leaf: Callable[[Any], Any]) -> Any:  # noqa: PLR0911  a l
 
 
 def type_at(schema: pa.Schema, path: str) -> Any:
-    """Return the type of a field, or of what lies at a path; None: it is not there."""
+    """Return the type of a field, or of the field at a path; None if it does not exist."""
     if path in schema.names:
         return schema.field(schema.get_all_field_indices(path)[0]).type
     head, _, rest = path.partition(".")
@@ -218,14 +218,14 @@ def _is_text(kind: Any) -> bool:
 
 
 class Parquet:
-    """A file of Parquet."""
+    """A source that reads a Parquet file."""
 
     def __init__(self, path: str, name: str, reading: Reading) -> None:
-        """Read its footer.
+        """Read the footer and check the columns.
 
         Raises:
-            SourceError: it is no Parquet file.
-            InvalidRequestError: it has no such field.
+            SourceError: it is not a Parquet file.
+            InvalidRequestError: it lacks a named field.
         """
         self.name = name
         self.path = path
@@ -238,7 +238,7 @@ class Parquet:
             self._n_rows = int(file.metadata.num_rows)
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Read some rows at a time; where it cannot be read on, that is the last thing it gives."""
+        """Yield the records; if reading fails, yield a BadRecord for the rest as the last item."""
         self._read_rows = 0
         try:
             with self._opened() as file:
@@ -246,17 +246,17 @@ class Parquet:
                     yield from records(batch, self.reading, self.name, self._read_rows + 1)
                     self._read_rows += batch.num_rows
         except SourceError as error:
-            reason = f"{error.reason} after row {self._read_rows:,}; only what comes before is read"
+            reason = f"{error.reason} after row {self._read_rows:,}; only the rows before are read"
             yield rest_lost(self.name, reason)
 
     @property
     def origins(self) -> dict[str, str]:
-        """What ids made of places begin with, and where the file is."""
+        """Prefix of ids that are positions → path of the file."""
         return {} if self._has_ids else {self.name: os.path.realpath(self.path)}
 
     @property
     def ways(self) -> list[Mapping[str, str]]:
-        """How it is read."""
+        """The way in which the file is read."""
         return [self.reading.way(self.path, "parquet")]
 
     def fraction(self) -> float | None:
@@ -268,7 +268,7 @@ class Parquet:
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        """Open it, without mapping it into memory: who writes it anew meanwhile would end this process."""
+        """Open the file without mapping it into memory: a mapped file that is truncated would kill this process."""
         try:
             with mapped(self.name):
                 check_regular(Path(self.path))
@@ -278,14 +278,14 @@ class Parquet:
                 except OSError as error:
                     if error.errno is not None:
                         raise
-                    reason = "is encrypted" if "crypt" in str(error) else "cannot be read as Parquet, it is damaged"
+                    reason = "is encrypted" if "crypt" in str(error) else "cannot be read as Parquet: it is damaged"
                     raise SourceError(self.name, reason) from None
         except (pa.ArrowException, UnicodeDecodeError) as error:  # their messages may quote values
             raise SourceError(self.name, f"cannot be read as Parquet ({type(error).__name__})") from None
 
 
 def _batch_rows(file: pq.ParquetFile) -> int:
-    """Return how many rows are few enough for memory."""
+    """Return the number of rows to read at a time, so that they take at most ``BATCH_BYTES``."""
     groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
     longest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=1)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, longest)))

@@ -1,4 +1,4 @@
-"""Where records come from."""
+"""The interface of sources, which yield records, and the source for values of a program."""
 
 from __future__ import annotations
 
@@ -17,66 +17,66 @@ from embedmill.reply import Reason
 
 T = TypeVar("T")
 
-#: Stands for standard input.
+#: Name of standard input.
 STDIN: Final = "-"
 
-#: Reason of something that holds no text.
+#: Reason of an item without a readable text.
 UNREADABLE: Final = "unreadable"
 
-#: Reason of a record whose id or metadata cannot be kept.
+#: Reason of a record whose id or metadata cannot be stored.
 UNFIT: Final = "unfit"
 
-#: Where a field is not; None may be a value.
+#: Marks an absent field, since None may be a value.
 _ABSENT: Final = object()
 
 
 class Source(Protocol):
-    """Something that can be read from its beginning, in the same order each time.
+    """A sequence of records that can be read several times, in the same order each time.
 
-    It may have ``notes``, a list of sentences for people that is filled while it is read: what was passed over; and, so
-    that another source is not taken for it, ``ways`` and ``origins``: see ``ways_of`` and ``origins_of``.
+    It may have ``notes``, a list of messages that is filled while it is read, for example about skipped files. It may
+    also have ``ways`` and ``origins``, by which another source is not taken for it: see ``ways_of`` and ``origins_of``.
     """
 
-    #: Shown to people.
+    #: Name for messages.
     name: str
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Return the records, holding a bounded number in memory.
+        """Yield the records, with a bounded number of them in memory.
 
         Raises:
-            SourceError: it cannot be read on.
+            SourceError: it cannot be read any further.
         """
         ...
 
     def fraction(self) -> float | None:
-        """Return how much of it has been read, 0 to 1; None: nobody knows."""
+        """Return the share of the source that has been read, 0 to 1; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """Which field of an object is what; a name with dots is a path, as in ``doc.body``, unless a field bears it."""
+    """The meaning of an object's fields. A name with dots that no field has is a path, as in ``doc.body``."""
 
     text: str = "text"
-    #: A record without it has its place for an id, as in ``corpus.jsonl:17``; "": all have.
+    #: Records without this field get their position as id, as in ``corpus.jsonl:17``; "" does so for all records.
     id: str = "id"
-    #: Fields that are carried along; None: all others.
+    #: Fields that become metadata; None takes all others.
     metadata: tuple[str, ...] | None = None
 
     def way(self, source: str = "values of a program") -> Mapping[str, str]:
-        """Return how a source is read by these fields; see ``ways.py``."""
+        """Return the way of reading a source with these fields; see ``ways.py``."""
         return {"source": source, "text field": self.text, "id field": self.id}
 
     def record(self, fields: Mapping[str, Any], place: str) -> Record | BadRecord:
-        """Return the record that an object is; place: its id, if it names none."""
+        """Return an object as a record. ``place`` is its position, and its id if it has none."""
         text = fields[self.text] if self.text in fields else find(fields, self.text)
         if text is _ABSENT:
-            return bad(place, f"has no field {shown(self.text)}; name the right one as the text field (--text-field)")
+            return bad(place, f"has no field {shown(self.text)}; name the text field (--text-field)")
         given = fields[self.id] if self.id in fields else find(fields, self.id)
         try:
             id = given if type(given) is str else _id(given, place)
         except TypeError:
             return bad(place, f"holds {type(given).__name__}, neither str nor int, in {shown(self.id)}")
-        if isinstance(text, bytes):  # as some programs write text into Parquet
+        if isinstance(text, bytes):  # some programs write text into Parquet as bytes
             text = text.decode("utf-8", "surrogateescape")
         if not isinstance(text, str):
             return bad(place, f"holds {type(text).__name__}, not str, in {shown(self.text)}")
@@ -95,7 +95,7 @@ class Fields:
         return {name: value for name, value in found if value is not _ABSENT}
 
     def wants(self, column: str) -> bool:
-        """Return whether a column, or something below it, is needed."""
+        """Return whether a column, or a field within it, is needed."""
         if self.metadata is None:
             return True
         return any(name == column or name.startswith(f"{column}.") for name in (self.text, self.id, *self.metadata))
@@ -103,18 +103,18 @@ class Fields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How files are read."""
+    """The options for reading files."""
 
     fields: Fields = field(default_factory=Fields)
-    #: Between the fields of a row of CSV; "": a comma, or in ``.tsv`` a tab.
+    #: Delimiter of CSV; "" means a comma, or a tab in ``.tsv``.
     delimiter: str = ""
     #: Encoding of files without a byte order mark.
     encoding: str = "utf-8"
-    #: Carried along with every record: what the folders of a partitioned data set say.
+    #: Metadata of every record from the folder names of a partitioned data set, as in ``year=2026``.
     partition: Mapping[str, Any] = field(default_factory=dict)
 
     def way(self, path: str, form: str, kinds: Iterable[str] | None = ()) -> Mapping[str, str]:
-        """Return how a file or folder is read, None: of nobody knows which kinds; see ``ways.py``."""
+        """Return the way of reading a file or folder; ``kinds`` is None if unknown. See ``ways.py``."""
         return {
             **self.fields.way("standard input" if path == STDIN else os.path.realpath(path)),
             "format": form,
@@ -128,25 +128,25 @@ class Reading:
 class Form:
     """A form of files; see ``formats``, and ``files`` for what readers have in common."""
 
-    #: Return what reads a file, whose path it is given, the name that the ids made of places begin with, and how it is
-    #: read. Raises SourceError if the file cannot be read, InvalidRequestError if it cannot be read so.
+    #: Returns the source that reads a file. Takes its path, the name with which ids made of positions begin, and how it
+    #: is read. Raises SourceError if the file cannot be read, InvalidRequestError if it cannot be read in this way.
     reader: Callable[[str, str, Reading], Source]
     _: KW_ONLY
-    #: Of its files' names, in small letters; none: it is read so if it is asked for, or by its beginning.
+    #: Endings of the files' names, in small letters; empty: only ``--format`` or the beginning selects this form.
     endings: tuple[str, ...] = ()
-    #: How its files begin if they are no text: others with these endings are read as the text that they are.
+    #: First bytes of binary files of this form; files with these endings that begin otherwise are read as text.
     begins: tuple[bytes, ...] = ()
-    #: Whether files without these endings are read so, too, if they begin so and hold NUL bytes.
+    #: Whether files without these endings have this form, too, if they begin so and contain NUL bytes.
     is_known_by_its_beginning: bool = False
 
     def is_form_of(self, head: bytes, suffix: str) -> bool:
-        """Return whether a file that begins so, and is no text, is of this form."""
+        """Return whether a binary file with this beginning and this ending has this form."""
         is_named = suffix in self.endings or (self.is_known_by_its_beginning and b"\x00" in head)
         return is_named and head.startswith(self.begins)
 
 
 def find(fields: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a path, or what ``is_absent`` knows."""
+    """Return the value at a path, or a mark that ``is_absent`` recognizes."""
     if path in fields:
         return fields[path]
     if "." not in path:
@@ -157,12 +157,12 @@ def find(fields: Mapping[str, Any], path: str) -> Any:
 
 
 def is_absent(value: object) -> bool:
-    """Return whether ``find`` has found nothing."""
+    """Return whether a result of ``find`` means that the field is absent."""
     return value is _ABSENT
 
 
 def _without(fields: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return an object without what lies at a path, and without what is empty then."""
+    """Return an object without the field at a path, and without objects that this leaves empty."""
     head, dot, rest = path.partition(".")
     if head not in fields:
         return fields
@@ -176,22 +176,22 @@ def _without(fields: dict[str, Any], path: str) -> dict[str, Any]:
     return {key: left if key == head else value for key, value in fields.items()} if left else kept
 
 
-def _id(given: Any, place: str) -> str:  # noqa: C901, PLR0911  a line a kind
-    """Return an id of a value that is no ``str``, the same in every run.
+def _id(given: Any, place: str) -> str:  # noqa: C901, PLR0911  one line per type
+    """Return an id for a value of another type than ``str``, the same in every run.
 
     Raises:
-        TypeError: it is of no kind that names something.
+        TypeError: values of this type cannot be ids.
     """
     match given:
         case _ if given is None or given is _ABSENT:
             return place
         case bool():
             raise TypeError
-        case str():  # of a subclass, as numpy's
+        case str():  # a subclass, such as NumPy's
             return str(given)
         case numbers.Integral():
             return _digits(int(given))
-        case numbers.Real():  # integers of a column that has gaps, as pandas writes them
+        case numbers.Real():  # pandas writes integers of a column with gaps as floats
             number = float(given)
             if number != number:  # noqa: PLR0124  NaN: a gap
                 return place
@@ -210,12 +210,12 @@ def _id(given: Any, place: str) -> str:  # noqa: C901, PLR0911  a line a kind
 def _digits(number: int) -> str:
     try:
         return str(number)
-    except ValueError:  # more digits than Python writes
+    except ValueError:  # more digits than Python prints
         raise TypeError from None
 
 
 def to_record(id: str, text: str, metadata: Mapping[str, Any], place: str) -> Record | BadRecord:
-    """Return a record, or why there can be none."""
+    """Return a record, or a BadRecord that says why it is not valid."""
     try:
         return Record(id=id, text=text, metadata=metadata)
     except InvalidRequestError as error:
@@ -223,45 +223,45 @@ def to_record(id: str, text: str, metadata: Mapping[str, Any], place: str) -> Re
 
 
 def bad(place: str, detail: str) -> BadRecord:
-    """Return what holds no text."""
+    """Return a BadRecord for an item without a readable text."""
     return BadRecord(id=place, reason=UNREADABLE, detail=f"{place} {detail}")
 
 
 def rest_lost(place: str, why: str) -> BadRecord:
-    """Return what stands for all that could not be read from this place on."""
+    """Return a BadRecord for everything from this position on, which could not be read."""
     return BadRecord(id=place, reason=UNREADABLE, detail=f"{place}: {why}", is_partial=True)
 
 
 def undecodable(item: Record | BadRecord, place: str, encoding: str) -> BadRecord:
-    """Return what stands for a record that holds bytes which are no text."""
-    way_out = "mend it" if encoding != "utf-8" else "name its encoding, as in --encoding latin-1"
+    """Return a BadRecord for a record whose bytes are not valid in the encoding."""
+    way_out = "repair it" if encoding != "utf-8" else "name its encoding, as in --encoding latin-1"
     detail = f"{place} is not {encoding.upper()}: {way_out}"
     if isinstance(item, BadRecord):
         return BadRecord(id=place, reason=item.reason, detail=detail)
-    # Its id is known: it is there, and must not be taken for deleted.
+    # Its id is known, so that its row is not deleted as missing.
     return BadRecord(id=item.id, reason=Reason.INVALID_UNICODE, detail=detail, is_anonymous=False)
 
 
 def notes_of(source: Source) -> list[str]:
-    """Return what a source has to say to people after it was read."""
+    """Return the messages that a source has collected while it was read."""
     notes: list[str] = getattr(source, "notes", [])
     return notes
 
 
 def ways_of(source: Source) -> list[Mapping[str, str]]:
-    """Return how each part of a source is read: where it is, its format, its fields, the kinds of its files."""
+    """Return the way of reading each part of a source: its path, format and fields, and the kinds of its files."""
     ways: list[Mapping[str, str]] = getattr(source, "ways", [])
     return ways or [{"source": type(source).__name__}]
 
 
 def origins_of(source: Source) -> Mapping[str, str]:
-    """Return what ids that are made of places begin with, and the path of the file or folder that it stands for."""
+    """Return prefixes of ids that are positions → paths of the files or folders that they stand for."""
     found: Mapping[str, str] = getattr(source, "origins", {})
     return found
 
 
 def batches(items: Iterable[T], size: Callable[[T], int], *, most: int, most_size: int) -> Iterator[list[T]]:
-    """Cut items into lists of at most so many items and so much size; what is larger is alone in one."""
+    """Yield lists of at most ``most`` items and ``most_size`` total size; a larger item is alone in its list."""
     batch: list[T] = []
     total = 0
     for item in items:
@@ -284,10 +284,10 @@ class Values:
     name = "values"
 
     def __init__(self, values: Iterable[Any], fields: Fields | None = None) -> None:
-        """Check that these can be records.
+        """Check the type of the values.
 
         Raises:
-            InvalidRequestError: it is something whose items are no records: a frame, a mapping, an open file.
+            InvalidRequestError: its items cannot be records, as those of a mapping or of an open file.
         """
         _check_values(values)
         self._values = values
@@ -299,14 +299,14 @@ class Values:
 
     @property
     def ways(self) -> list[Mapping[str, str]]:
-        """How they are read."""
+        """The way in which the values are read."""
         return [self._fields.way()]
 
     def fraction(self) -> float | None:
-        """Nobody knows how many there will be."""
+        """Return None: the number of values is unknown."""
         return None
 
-    def _record(self, value: Any, place: str) -> Record | BadRecord:  # noqa: PLR0911  a line a kind
+    def _record(self, value: Any, place: str) -> Record | BadRecord:  # noqa: PLR0911  one line per type
         match value:
             case Record() | BadRecord():
                 return value
@@ -317,29 +317,29 @@ class Values:
             case (str() as id, str() as text, Mapping() as metadata):
                 return to_record(id, text, metadata, place)
             case str() | PathLike():
-                return bad(place, f"is {_kind(value)} alone; give texts as (id, text), and files' names one by one")
+                return bad(place, f"is a lone {_kind(value)}; pass texts as (id, text), and names of files one by one")
             case _ if hasattr(value, "columns"):
-                return bad(place, f"is {_kind(value)}, which holds rows; give it by itself, or the rows one by one")
-        return bad(place, f"is {_kind(value)}; a Record, (id, text), (id, text, metadata) or a mapping is wanted")
+                return bad(place, f"is {_kind(value)}, which holds rows; pass it by itself, or its rows one by one")
+        return bad(place, f"is {_kind(value)}; pass a Record, (id, text), (id, text, metadata) or a mapping")
 
 
 def _check_values(values: Any) -> None:
     kind = type(values).__name__
     if hasattr(values, "collect_schema"):
-        raise InvalidRequestError("source", f"{kind} is not computed yet; give its collect()")
+        raise InvalidRequestError("source", f"{kind} is not computed yet; pass its collect()")
     if isinstance(values, Mapping):
         raise InvalidRequestError(
-            "source", f"{kind} is one mapping; give its items(), if they are (id, text), or a list of mappings"
+            "source", f"{kind} is one mapping; pass its items(), if they are (id, text), or a list of mappings"
         )
     if hasattr(values, "to_dict") and hasattr(values, "columns"):  # pandas before 2.2
-        raise InvalidRequestError("source", f"{kind} has no Arrow stream; give to_dict('records')")
+        raise InvalidRequestError("source", f"{kind} has no Arrow stream; pass its to_dict('records')")
     if hasattr(values, "read"):
-        raise InvalidRequestError("source", f"{kind} is an open file; give its path")
+        raise InvalidRequestError("source", f"{kind} is an open file; pass its path")
     if hasattr(values, "to_frame"):
-        raise InvalidRequestError("source", f"{kind} is one column; give the frame, or its items()")
+        raise InvalidRequestError("source", f"{kind} is one column; pass the frame, or its items()")
     if isinstance(values, bytes | bytearray | memoryview) or not _is_iterable(values):
         raise InvalidRequestError(
-            "source", f"{kind} holds no records; give a name of a file or folder, a frame, or records"
+            "source", f"{kind} holds no records; pass the name of a file or folder, a frame, or records"
         )
 
 

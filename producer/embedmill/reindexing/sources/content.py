@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever it is called."""
+"""Detection of a file's format by its first bytes, independent of its name."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import json
 import re
 from typing import Final
 
-#: Bytes that are looked at.
+#: Bytes that detection looks at.
 HEAD_BYTES: Final = 1 << 16
 
 PARQUET: Final = b"PAR1"
 ENCRYPTED_PARQUET: Final = b"PARE"
 
-#: How a compressed file begins, and what it is compressed by.
+#: First bytes of compressed files, and their compression.
 _COMPRESSED: Final = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bz2"),
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x04\x22\x4d\x18", "lz4"),
-    *((bytes([0x50 + n]) + b"\x2a\x4d\x18", "zstd") for n in range(16)),  # what zstd passes over comes first
+    *((bytes([0x50 + n]) + b"\x2a\x4d\x18", "zstd") for n in range(16)),  # skippable frames, which may come first
 )
 
-#: What to do with files of some kinds.
-_AS_TEXT: Final = "make text of it, lines, JSONL, CSV or Parquet"
-_UNPACKED: Final = "unpack it, or make text of what it holds"
-_AS_PARQUET: Final = "write what it holds as Parquet, JSONL or CSV"
+#: Hints for kinds of files.
+_AS_TEXT: Final = "convert it to text, JSONL, CSV or Parquet"
+_UNPACKED: Final = "unpack it, or convert its content to text"
+_AS_PARQUET: Final = "convert it to Parquet, JSONL or CSV"
 
-#: How files begin whose lines are no texts, and what to do with those that are not to be made text of.
+#: First bytes of files whose lines are not texts, and what these files are.
 _BINARY: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PK\x03\x04", "a ZIP archive (or a document that is one: DOCX, XLSX, ODT, EPUB)"),
     (b"PK\x05\x06", "an empty ZIP archive"),
@@ -58,7 +58,7 @@ _BINARY: Final[tuple[tuple[bytes, str], ...]] = (
     *((magic, f"compressed twice, the second time by {kind}") for magic, kind in _COMPRESSED),
 )
 
-#: The same for beginnings that a text may have, too: only with NUL bytes behind them.
+#: The same for first bytes that a text may have, too; they count only if NUL bytes follow.
 _BINARY_WITH_NULS: Final[tuple[tuple[bytes, str], ...]] = (
     (PARQUET, "Parquet, compressed as a whole"),
     (b"]\x00\x00", "compressed by LZMA (.lzma)"),
@@ -73,21 +73,21 @@ _BINARY_WITH_NULS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"ID3", "an MP3"),
 )
 
-#: Those of them that hold rows.
+#: Kinds that hold rows.
 _ROWS: Final = frozenset({"Avro", "an Arrow (Feather) file", "a stream of Arrow", "a Feather file", "ORC", "HDF5"})
 
-#: Control characters that are not of texts, and of how many bytes one may be one.
+#: Control characters that texts do not have; at most one in this number of bytes is accepted.
 _CONTROLS: Final = bytes(set(range(32)) - set(b"\a\b\t\n\v\f\r\x1a\x1b\x1c\x1d\x1e\x1f")) + b"\x7f"
 _CONTROL_SHARE: Final = 50
 
-#: How drawings begin, and e-mail: by a line of mbox, or by the fields of a message.
+#: First bytes of SVG, and of e-mail: a line of mbox, or the header fields of a message.
 _SVG: Final = re.compile(rb"<svg[\s>]")
 _MAIL: Final = re.compile(
     rb"(From \S+ [^\r\n]*\d{4}\r?\n)?([A-Z][A-Za-z-]*:[ \t][^\r\n]*\r?\n([ \t][^\r\n]*\r?\n)*)+\r?\n"
 )
 _MAIL_FIELD: Final = re.compile(rb"^(Received|MIME-Version|Message-ID|Return-Path):", re.IGNORECASE | re.MULTILINE)
 
-#: Byte order marks, the longer ones first, and what they mean.
+#: Byte order marks, the longer ones first, and their encodings.
 _MARKS: Final = (
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -96,13 +96,13 @@ _MARKS: Final = (
     (b"\xfe\xff", "utf-16"),
 )
 
-#: Where tar writes its name, and a bzip2 stream the first of its blocks (or, if it is empty, its end).
+#: Position of tar's magic bytes, and the marks of a bzip2 block and of the end of an empty bzip2 stream.
 _TAR_AT: Final = 257
 _BZIP2_BLOCKS: Final = (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def compression_of(head: bytes) -> str:
-    """Return what a file is compressed by; "": by nothing."""
+    """Return the compression of a file; "" if there is none."""
     found = next((codec for magic, codec in _COMPRESSED if head.startswith(magic)), "")
     if found == "bz2" and head[4:10] not in _BZIP2_BLOCKS:
         return ""
@@ -110,12 +110,12 @@ def compression_of(head: bytes) -> str:
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding that a byte order mark names; "": there is none."""
+    """Return the encoding of a byte order mark; "" if there is none."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "")
 
 
 def binary_of(head: bytes) -> str:
-    """Return what a file is if it is no text, and what to do, for people; "": it may be some."""
+    """Return a message that says what a binary file is and what to do; "" if it may be text."""
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
         return f"a tar archive; {_UNPACKED}"
     has_nuls = b"\x00" in head
@@ -128,7 +128,7 @@ def binary_of(head: bytes) -> str:
         how = "or UTF-16 without a byte order mark, which --encoding utf-16-le reads"
         return f"binary (it holds NUL bytes), {how}; {_AS_TEXT}"
     if _is_noise(head):
-        return f"binary (it holds bytes that no text holds), or in an encoding to name (--encoding); {_AS_TEXT}"
+        return f"binary, or text in an encoding that must be named (--encoding); {_AS_TEXT}"
     return ""
 
 
@@ -139,7 +139,7 @@ def _way_out(name: str) -> str:
 
 
 def _is_noise(head: bytes) -> bool:
-    """Return whether these are no UTF-8 and more than a few of them control characters, as no old encoding has them."""
+    """Return whether bytes are neither UTF-8 nor text in an old encoding, which has few control characters."""
     if len(head.translate(None, _CONTROLS)) * _CONTROL_SHARE >= len(head) * (_CONTROL_SHARE - 1):
         return False
     try:
@@ -150,7 +150,7 @@ def _is_noise(head: bytes) -> bool:
 
 
 def markup_of(head: bytes) -> str:
-    """Return the markup that a file begins with and whose lines are no texts; "": none."""
+    """Return the kind of a markup file, whose lines are not texts; "" if it is not one."""
     start = head.lstrip()[:200].lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "HTML"
@@ -161,7 +161,7 @@ def markup_of(head: bytes) -> str:
 
 
 def json_of(head: bytes) -> str:
-    """Return ``jsonl`` if the first line is a JSON object, ``json`` if it is several or JSON spans lines, else ""."""
+    """Return ``jsonl`` if the first line is a JSON object, ``json`` for other JSON with objects, else ""."""
     start = head.lstrip()
     line, end, more = start.partition(b"\n")
     line = line.strip()
@@ -182,12 +182,12 @@ def json_of(head: bytes) -> str:
 
 
 def _begun(line: bytes, *, is_open: bool, is_cut: bool) -> str:
-    """Return the form of a file whose first line is not whole.
+    """Return the form of a file whose first line is not complete JSON.
 
     Args:
-        line: it begins with a bracket.
-        is_open: it is JSON as far as it goes.
-        is_cut: it is longer than what is looked at.
+        line: the first line, which begins with a bracket.
+        is_open: whether it is the beginning of a JSON value.
+        is_cut: whether it is longer than ``HEAD_BYTES``.
     """
     inner = line[1:].lstrip()
     if is_open and not is_cut:

@@ -1,4 +1,4 @@
-"""Files read from their beginning, byte by byte accounted for, and files that are one text each."""
+"""The base class of sources that read one file, and the reading of files that are one text each."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ MAX_DOCUMENT_BYTES: Final = 16 << 20
 
 
 class FileSource(ABC):
-    """One file, or standard input; what is compressed is read as what it holds."""
+    """A source that reads one file or standard input, and decompresses it if necessary."""
 
     def __init__(self, path: str, name: str, reading: Reading) -> None:
-        """Look at the file.
+        """Check the file.
 
         Raises:
             SourceError: it cannot be read.
-            InvalidRequestError: it can, but not so.
+            InvalidRequestError: it does not fit the options, for example it lacks a field.
         """
-        #: Begins the ids of records that name none.
+        #: Prefix of the ids of records without an id.
         self.name = name
         self.path = path
         self.reading = reading
         self.notes: list[str] = []
-        #: Records name themselves by an id, as far as the file's beginning shows.
+        #: Whether records have an id field, as far as the beginning of the file shows.
         self.has_ids = False
-        #: Bytes on the disk; 0: nobody knows.
+        #: Size of the file; 0 if unknown.
         self.n_bytes = 0
-        #: What the file's bytes were, for messages.
+        #: Encoding of the file, for messages.
         self.encoding = "utf-8"
         self._read_bytes = 0
         self._raw: IO[bytes] | None = None
@@ -49,8 +49,8 @@ class FileSource(ABC):
             with self.opened() as stream:
                 self.check(stream)
 
-    def check(self, stream: io.BufferedReader) -> None:  # noqa: B027  most forms have nothing to look at
-        """Look at how the file begins, before anything is done; what is taken from the stream does not count.
+    def check(self, stream: io.BufferedReader) -> None:  # noqa: B027  most forms have nothing to check
+        """Check the beginning of the file. ``records`` gets another stream, from the start of the file.
 
         Raises:
             InvalidRequestError: its records have no text.
@@ -61,25 +61,25 @@ class FileSource(ABC):
         """Return the records of the open file, whose bytes are UTF-8."""
 
     def __iter__(self) -> Iterator[Record | BadRecord]:
-        """Open the file and read it; where it cannot be read on, that is the last thing it gives."""
+        """Open the file and yield its records; if reading fails, yield a BadRecord for the rest as the last item."""
         try:
             with self.opened() as stream:
                 yield from self.records(stream)
         except SourceError as error:
-            yield rest_lost(self.name, f"{error.reason}; only what comes before is read")
+            yield rest_lost(self.name, f"{error.reason}; only the records before it are read")
 
     @property
     def origins(self) -> dict[str, str]:
-        """What ids made of places begin with, and where the file is."""
+        """Prefix of ids that are positions → path of the file."""
         return {} if self.has_ids or self.path == STDIN else {self.name: os.path.realpath(self.path)}
 
     @property
     def ways(self) -> list[Mapping[str, str]]:
-        """How it is read."""
+        """The way in which the file is read."""
         return [self.reading.way(self.path, type(self).__name__.lower())]
 
     def fraction(self) -> float | None:
-        """Return the share of its bytes that has been read."""
+        """Return the share of the file's bytes that has been read."""
         if not self.n_bytes:
             return None
         if self._raw is not None and not self._raw.closed:
@@ -88,7 +88,7 @@ class FileSource(ABC):
 
     @contextmanager
     def opened(self) -> Iterator[io.BufferedReader]:
-        """Open the file, to be read as UTF-8."""
+        """Open the file as a stream of UTF-8."""
         with mapped(self.name), ExitStack() as stack:
             if self.path == STDIN:
                 raw = buffered(sys.stdin.buffer)
@@ -103,7 +103,7 @@ class FileSource(ABC):
 
 @contextmanager
 def mapped(name: str) -> Iterator[None]:
-    """Turn the system's errors into SourceError."""
+    """Turn OSError and EOFError into SourceError."""
     try:
         yield
     except (OSError, EOFError) as error:

@@ -1,4 +1,4 @@
-"""From a file to what reads it: the forms of ``formats``."""
+"""The choice of the source that reads a file, among the forms of ``formats``."""
 
 from __future__ import annotations
 

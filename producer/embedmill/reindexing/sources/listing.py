@@ -117,7 +117,7 @@ def _reasons(path: Path, root: Path, form: str) -> Iterator[str]:
             yield "links that lead out"
         if not S_ISREG(path.stat().st_mode):
             yield "pipes, sockets or devices"
-    except OSError as error:  # any other is told when the file is read
+    except OSError as error:  # any other error is reported when the file is read
         yield "links that lead in a circle" if error.errno == ELOOP else ""
     if _is_written(path):
         yield "written by reindex"
@@ -152,7 +152,7 @@ def _is_there(path: Path) -> bool:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # this user may not look; what is there is told when it is read
+    except OSError:  # not allowed for this user; reading it will report the error
         return False
 
 
@@ -179,7 +179,7 @@ def _with_numbers(found: Mapping[str, Mapping[str, str | None]]) -> dict[str, Pa
 
 
 def _unquoted(text: str) -> str:
-    """Return what escapes stand for; what they leave that is no UTF-8 stays as it is written."""
+    """Return a text with its percent escapes decoded; unchanged if that is not UTF-8."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:

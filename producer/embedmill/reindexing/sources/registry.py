@@ -1,4 +1,4 @@
-"""From the names of sources to one source: a file, a folder, or several of them."""
+"""The registry of sources: opens the source for one or more names of files and folders."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def open_source(
     """
     known = ("auto", *FORMS, "folder")
     if form not in known:
-        raise InvalidRequestError("format", f"{form!r} is none of {', '.join(known)}")
+        raise InvalidRequestError("format", f"{form!r} is not one of {', '.join(known)}")
     reading = Reading(
         fields=fields or Fields(),
         delimiter=check_delimiter(delimiter) if delimiter else "",
@@ -140,9 +140,9 @@ def _open(name: str, label: str, form: str, reading: Reading) -> Source:
         prefix = "" if label in ("", ".") else f"{label}/"
         return Folder(name, prefix, form, reading)
     if form == "folder":
-        raise SourceError(printable(name), "is no folder")
+        raise SourceError(printable(name), "is not a folder")
     if not S_ISREG(mode):
-        raise SourceError(printable(name), "is no regular file; a pipe is read as standard input, named -")
+        raise SourceError(printable(name), "is not a regular file; a pipe is read as standard input, named -")
     return open_file(name, label, form, replace(reading, partition=partition_above(Path(name).parent)))
 
 
@@ -156,7 +156,7 @@ def _mode(name: str) -> int:
             if _URL.match(name):
                 reason = f"{printable(mask_url(name))} is a URL, which is not read; fetch it first, or pipe it in as -"
                 raise InvalidRequestError("source", reason) from None
-            raise SourceError(printable(name), "there is no such file or folder") from None
+            raise SourceError(printable(name), "no such file or folder") from None
 
 
 class Folder:
@@ -183,7 +183,7 @@ class Folder:
         self._reading = reading
         with mapped(printable(path)):
             if not self._root.is_dir():
-                raise SourceError(printable(path), "is no folder")
+                raise SourceError(printable(path), "is not a folder")
             next(self._root.iterdir(), None)
         self._listing: Listing | None = None
         self._above = partition_above(self._root)
@@ -259,7 +259,7 @@ class Folder:
             except InvalidRequestError as wrong:
                 error = error or wrong
             except SourceError:
-                return  # it is told when it is read
+                return  # the error is reported when the file is read
             else:
                 return
         if error is not None:

@@ -1,4 +1,4 @@
-"""From a file's bytes to lines of UTF-8, whatever it is compressed by, encoded in, and ends its lines with."""
+"""Streams that decompress a file, convert it to UTF-8 and normalize old line ends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO, Any, Final, Protocol, cast
 from embedmill.errors import InvalidRequestError, SourceError
 from embedmill.reindexing.sources.content import HEAD_BYTES, binary_of, compression_of, encoding_of
 
-#: Bytes read, and at most decompressed, at a time.
+#: Bytes read, and most bytes decompressed, at a time.
 STEP_BYTES: Final = 1 << 16
 
-#: Encodings of names of hosts.
+#: Encodings of host names, not of texts.
 _NAMES_ALONE: Final = ("idna", "punycode")
 
-#: Stands for bytes that an encoding does not know: what holds it is no UTF-8.
+#: Replaces bytes that are invalid in an encoding. It makes the line invalid UTF-8, so that its record is rejected.
 _UNKNOWN: Final = "\udfff"
 
 
@@ -32,7 +32,7 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """``zlib``'s decompressor with the face of the others."""
+    """The decompressor of ``zlib`` with the interface of the others."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
@@ -56,7 +56,7 @@ _DECOMPRESSORS: Final[dict[str, Any]] = {"gzip": _Gzip, "bz2": bz2.BZ2Decompress
 
 
 class Pieces(io.RawIOBase):
-    """A stream made of pieces, to be ``buffered``."""
+    """A stream whose content comes in pieces."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
@@ -64,11 +64,11 @@ class Pieces(io.RawIOBase):
         self._left = memoryview(b"")
 
     def readable(self) -> bool:
-        """Say so to those who wrap it."""
+        """Return True, which wrappers ask for."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what the next piece holds."""
+        """Fill the buffer from the next piece."""
         if not self._left:
             self._left = memoryview(self.piece())
         count = min(len(buffer), len(self._left))
@@ -77,12 +77,12 @@ class Pieces(io.RawIOBase):
         return count
 
     def piece(self) -> bytes:
-        """Return the next piece; empty: there are no more."""
+        """Return the next piece; empty at the end."""
         raise NotImplementedError
 
 
 class _Members(Pieces):
-    """What was compressed, one member after the other; zeros may follow the last one."""
+    """The decompressed content of all members of a file; zeros may follow the last member."""
 
     def __init__(self, stream: IO[bytes], name: str, codec: str) -> None:
         super().__init__(stream, name)
@@ -91,10 +91,10 @@ class _Members(Pieces):
         self._data = b""
 
     def piece(self) -> bytes:
-        """Return what the next bytes hold.
+        """Return the next decompressed bytes.
 
         Raises:
-            SourceError: they hold nothing, or there should be more of them.
+            SourceError: the data are damaged or cut off.
         """
         while True:
             if self._member is None and not self._next_member():
@@ -103,7 +103,7 @@ class _Members(Pieces):
             if not self._data and member.needs_input:
                 self._data = self._stream.read(STEP_BYTES)
                 if not self._data:
-                    raise SourceError(self._name, f"the file is cut off: its {self._codec} data do not come to an end")
+                    raise SourceError(self._name, f"the file is cut off: its {self._codec} data do not end")
             data, self._data = self._data, b""
             try:
                 found = member.decompress(data, STEP_BYTES)
@@ -122,13 +122,13 @@ class _Members(Pieces):
                 return False
         rest += self._stream.read(max(0, 16 - len(rest)))
         if compression_of(rest) != self._codec:
-            raise SourceError(self._name, f"what follows its {self._codec} data is none; cut it off")
+            raise SourceError(self._name, f"other data follow its {self._codec} data; remove them")
         self._data, self._member = rest, _DECOMPRESSORS[self._codec]()
         return True
 
 
 class _Arrow(Pieces):
-    """What Arrow decompresses."""
+    """The content of a file that Arrow decompresses."""
 
     def __init__(self, stream: IO[bytes], name: str, codec: str) -> None:
         super().__init__(stream, name)
@@ -137,16 +137,16 @@ class _Arrow(Pieces):
         self._inner = arrow.CompressedInputStream(arrow.PythonFile(stream, "r"), codec)
 
     def piece(self) -> bytes:
-        """Return what the next bytes hold."""
+        """Return the next decompressed bytes."""
         try:
             return cast(bytes, self._inner.read(STEP_BYTES))
         except OSError as error:
-            cut = "is cut off" if "runcated" in str(error) else "is damaged, or something else follows its data"
+            cut = "is cut off" if "runcated" in str(error) else "is damaged, or other data follow its data"
             raise SourceError(self._name, f"the file {cut} ({self._codec})") from None
 
 
 def _unknown(error: UnicodeError) -> tuple[str, int]:
-    """Return what stands for bytes that an encoding does not know."""
+    """Return the replacement for bytes that are invalid in an encoding."""
     return _UNKNOWN, cast(UnicodeDecodeError, error).end
 
 
@@ -154,7 +154,7 @@ codecs.register_error("embedmill.unknown", _unknown)
 
 
 class _Utf8(Pieces):
-    """Text of another encoding, as UTF-8."""
+    """Text in another encoding, converted to UTF-8."""
 
     def __init__(self, stream: IO[bytes], name: str, encoding: str) -> None:
         super().__init__(stream, name)
@@ -163,13 +163,13 @@ class _Utf8(Pieces):
         self._is_over = False
 
     def piece(self) -> bytes:
-        """Return the next bytes, encoded anew."""
+        """Return the next bytes as UTF-8."""
         while not self._is_over:
             data = self._stream.read(STEP_BYTES)
             self._is_over = not data
             try:
                 text = self._decoder.decode(data, final=self._is_over)
-            except UnicodeError:  # there is no byte order mark, which some encodings need
+            except UnicodeError:  # the byte order mark that some encodings need is missing
                 reason = f"is not {self._encoding.upper()}; name its encoding, as in --encoding utf-16-le"
                 raise SourceError(self._name, reason) from None
             if text:
@@ -178,7 +178,7 @@ class _Utf8(Pieces):
 
 
 class _MacLines(Pieces):
-    """Lines that end in a carriage return alone, as lines."""
+    """Lines that end in a carriage return only, with line feeds instead."""
 
     def piece(self) -> bytes:
         """Return the next bytes."""
@@ -186,10 +186,10 @@ class _MacLines(Pieces):
 
 
 def check_encoding(encoding: str) -> str:
-    """Return an encoding's name.
+    """Return the normalized name of an encoding.
 
     Raises:
-        InvalidRequestError: there is no such encoding of text.
+        InvalidRequestError: Python does not know it as an encoding of text.
     """
     try:
         "".encode(encoding)
@@ -200,22 +200,22 @@ def check_encoding(encoding: str) -> str:
         return name
     except (LookupError, UnicodeError, ValueError):
         raise InvalidRequestError(
-            "encoding", f"{encoding!r} is none that Python knows, as latin-1, cp1252 are"
+            "encoding", f"{encoding!r} is not an encoding that Python knows, such as latin-1 or cp1252"
         ) from None
 
 
 def buffered(stream: IO[bytes]) -> io.BufferedReader:
-    """Return a stream whose beginning can be looked at."""
+    """Return a stream with a buffer of ``HEAD_BYTES``, so that ``head_of`` can peek at its beginning."""
     return io.BufferedReader(cast(io.RawIOBase, stream), HEAD_BYTES)
 
 
 def head_of(stream: io.BufferedReader) -> bytes:
-    """Return how a stream begins, without taking it."""
+    """Return the first bytes of a stream without consuming them."""
     return stream.peek(HEAD_BYTES)[:HEAD_BYTES]
 
 
 def decompressed(stream: io.BufferedReader, name: str) -> io.BufferedReader:
-    """Return what a stream holds if its bytes are those of a compressed file, else itself."""
+    """Return the decompressed stream if the file is compressed, else the stream itself."""
     codec = compression_of(head_of(stream))
     if not codec:
         return stream
@@ -223,10 +223,10 @@ def decompressed(stream: io.BufferedReader, name: str) -> io.BufferedReader:
 
 
 def utf8(stream: io.BufferedReader, name: str, encoding: str) -> tuple[io.BufferedReader, str]:
-    """Return (lines of UTF-8, the encoding that they were in); a byte order mark decides it, else ``encoding``.
+    """Return (stream of UTF-8, its original encoding), which is that of a byte order mark or else ``encoding``.
 
     Raises:
-        SourceError: it is no text.
+        SourceError: it is binary.
     """
     head = head_of(stream)
     encoding = encoding_of(head) or encoding

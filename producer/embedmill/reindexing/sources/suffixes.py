@@ -11,7 +11,7 @@ _COMPRESSED: Final = frozenset({".gz", ".bgz", ".bz2", ".xz", ".zst", ".zstd", "
 #: Files that are one text each within a folder.
 DOCUMENTS: Final = frozenset({".md", ".markdown", ".mdx", ".rst", ".txt"})
 
-#: Files whose lines are no texts.
+#: Files whose lines are not texts.
 MARKUP: Final = {
     ".html": "HTML",
     ".htm": "HTML",

@@ -1,5 +1,6 @@
-"""What a file of records may be, each form in a module that is found by itself and named in no list.
+"""Formats of records. Each is a module that is found by itself: no list names it.
 
-Its ``FORMS`` says ``{"word": Form(…)}``: ``--format word`` reads files so, and ``base.Form`` says which are read so by
-themselves. All modules are loaded together: one that needs a library loads it when a file is met, as ``parquet`` does.
+Its ``FORMS`` maps a word to a ``base.Form``: ``--format word`` reads files in that form, and the ``Form`` says which
+files have it by their ending or beginning. All modules are loaded together, so one that needs a library loads it only
+when it reads a file, as ``parquet`` does.
 """

@@ -1,4 +1,4 @@
-"""Whether the fields that the caller names are there."""
+"""Checks that a file has the fields that the caller names."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from embedmill.reindexing.metadata import shown
 from embedmill.reindexing.record import BadRecord, Record
 from embedmill.reindexing.sources.base import Fields, Reading, find, is_absent
 
-#: Names of fields that a message lists.
+#: Most names of fields in a message.
 SHOWN_NAMES: Final = 10
 
 
 def check_columns(
     name: str, columns: Sequence[str], reading: Reading, has: Callable[[str], bool], *, hint: str = ""
 ) -> list[str]:
-    """Return what people should know of a table's columns.
+    """Check the columns of a table, and return notes about them.
 
     Args:
-        name: the table's.
-        columns: their names.
-        reading: what is asked of them.
-        has: returns whether there is a field of this name, or at this path.
-        hint: what else may be wrong if the text is not there.
+        name: name of the table.
+        columns: names of its columns.
+        reading: the fields that the caller names.
+        has: returns whether a field with this name or path exists.
+        hint: added to the error if the text field is missing.
 
     Raises:
-        InvalidRequestError: a field that the caller named is not there, or is there twice.
+        InvalidRequestError: a named field is missing or ambiguous.
     """
     fields = reading.fields
     if not has(fields.text):
@@ -39,10 +39,10 @@ def check_columns(
 
 
 def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading, notes: list[str]) -> bool:
-    """Return whether one of the first objects of a file has an id; notes: filled with what people should know.
+    """Check the first objects of a file, fill ``notes``, and return whether one of them has an id.
 
     Raises:
-        InvalidRequestError: none of them has the text, or the id that the caller named.
+        InvalidRequestError: none has the text field or a named id field, or the text field holds objects or arrays.
     """
     if not first:
         return False
@@ -50,9 +50,10 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading,
     fields = reading.fields
     if kind := _all_alike((value for value in (find(object_, fields.text) for object_ in first)), dict, list):
         reason = (
-            f"{name} holds {kind} in {shown(fields.text)}; an object a record is wanted, as to_json(orient='records')"
+            f"{name} holds {kind} in {shown(fields.text)}; write one object per record, as to_json(orient='records') "
+            "of pandas does, or name another field (--text-field)"
         )
-        raise InvalidRequestError("text field", f"{reason} of pandas writes them, or another field (--text-field)")
+        raise InvalidRequestError("text field", reason)
 
     def has(path: str) -> bool:
         return path in reading.partition or any(not is_absent(find(value, path)) for value in first)
@@ -66,8 +67,8 @@ def check_first(name: str, first: Sequence[Mapping[str, Any]], reading: Reading,
 
 
 def missing(name: str, text: str, columns: Sequence[str], *, hint: str = "") -> InvalidRequestError:
-    """Return the error of a table without its text."""
-    others = f", but {listed(columns)}" if columns else " and no other one"
+    """Return the error for a table without the text field."""
+    others = f", only {listed(columns)}" if columns else " and no other one"
     reason = f"{name} has no field {shown(text)}{others}; name the text field (--text-field){hint}"
     return InvalidRequestError("text field", reason)
 
@@ -79,7 +80,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 class Carried:
-    """Fields that were to be carried along and that no record has had so far."""
+    """The named metadata fields that no record has had so far."""
 
     def __init__(self, name: str, reading: Reading, notes: list[str]) -> None:
         self._name = name
@@ -87,13 +88,13 @@ class Carried:
         self.left = set(reading.fields.metadata or ())
 
     def seen(self, item: Record | BadRecord) -> Record | BadRecord:
-        """Return a record, having looked at it."""
+        """Remove the fields of a record from those that are left, and return the record."""
         if self.left and isinstance(item, Record):
             self.left.difference_update(item.metadata)
         return item
 
     def close(self) -> None:
-        """Note what was nowhere."""
+        """Add a note about fields that no record had."""
         if self.left:
             self._notes.append(f"no record of {self._name} has a field {listed(sorted(self.left))} (--metadata)")
 
@@ -103,12 +104,12 @@ def check_objects(name: str, first: Sequence[Any]) -> None:
     if first and not any(isinstance(value, Mapping) for value in first):
         kinds = {list: "arrays", str: "strings", type(None): "null"}
         kind = kinds.get(type(first[0]), "other values")
-        reason = f'{name} holds {kind} where JSON objects are wanted, as in {{"id": …, "text": …}}'
+        reason = f'{name} holds {kind} instead of JSON objects, as in {{"id": …, "text": …}}'
         raise InvalidRequestError("source", reason)
 
 
 def _all_alike(values: Iterable[Any], *kinds: type) -> str:
-    """Return the kind of these values if each is of one of some kinds; "": they are not."""
+    """Return the type of the first value if all have one of these types; "" otherwise."""
     found = [type(value) for value in values if not is_absent(value)]
     return found[0].__name__ if found and all(kind in kinds for kind in found) else ""
 
@@ -121,7 +122,7 @@ def _check_unique(name: str, columns: Sequence[str], fields: Fields) -> None:
             if {fields.text, fields.id} & set(twice)
             else "rename one of them, or leave it out (--metadata)"
         )
-        raise InvalidRequestError("fields", f"{name} has several columns of the name {listed(twice)}; {way_out}")
+        raise InvalidRequestError("fields", f"{name} has several columns named {listed(twice)}; {way_out}")
 
 
 def _check_named(name: str, columns: Sequence[str], fields: Fields, has: Callable[[str], bool]) -> None:
@@ -133,18 +134,18 @@ def _check_named(name: str, columns: Sequence[str], fields: Fields, has: Callabl
 
 
 def _not_there(name: str, option: str, flag: str, field: str, columns: Sequence[str]) -> InvalidRequestError:
-    return InvalidRequestError(option, f"{name} has no field {shown(field)} ({flag}), but {listed(columns)}")
+    return InvalidRequestError(option, f"{name} has no field {shown(field)} ({flag}), only {listed(columns)}")
 
 
 def _id_notes(name: str, columns: Sequence[str], field: str) -> list[str]:
-    """Return which field may be the id that is not there."""
+    """Return a note if the id field is missing but a field with a similar name exists."""
     alike = [column for column in columns if field and _is_alike(column, field)]
-    way_out = f"its field {shown(alike[0])} is one if you name it (--id-field)" if alike else ""
-    return [f"{name} has no field {shown(field)}, so ids are made of places; {way_out}"] if alike else []
+    way_out = f"to use its field {shown(alike[0])}, name it (--id-field)" if alike else ""
+    return [f"{name} has no field {shown(field)}, so ids are positions in the file; {way_out}"] if alike else []
 
 
 def _is_chosen(field: str) -> bool:
-    """Return whether the caller has named an id field."""
+    """Return whether the caller named an id field."""
     return field not in ("", Fields().id)
 
 

@@ -1,4 +1,4 @@
-"""CSV and TSV: a record a row, fields named by the first row."""
+"""CSV and TSV: each row is a record, and the first row names the fields."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from embedmill.reindexing.sources.formats.columns import check_columns
 from embedmill.reindexing.sources.suffixes import suffix_of
 from embedmill.safe.utf8 import is_unicode
 
-#: Characters of one field, and of one line; the module's own limit, for the whole process, would be 131,072.
+#: Most characters of a field and of a line. The csv module's own limit, for the whole process, is 131,072.
 MAX_FIELD_CHARS: Final = 16 << 20
 MAX_LINE_CHARS: Final = 64 << 20
 
-#: What else separates fields, with the names that a shell likes better.
+#: Common delimiters, and how to write them for a shell.
 _OTHERS: Final = {";": "';'", "\t": "tab", "|": "'|'", ",": ","}
 
-#: What a spreadsheet writes before the first row.
+#: Line that spreadsheets write before the first row.
 _SEPARATOR: Final = re.compile(rb"sep=([^\r\n])\r?\n", re.IGNORECASE)
 
 
 class Csv(FileSource):
-    """Quoted fields may hold line ends, so that a record's place is the line on which it ends."""
+    """A source that reads CSV or TSV. Quoted fields may contain line ends; a record's position is its last line."""
 
     def check(self, stream: io.BufferedReader) -> None:
-        """Look for the fields in the first row."""
+        """Check the fields in the first row."""
         _Table(self, stream).detach()
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
@@ -43,11 +43,11 @@ class Csv(FileSource):
 
 
 class _Lines:
-    """The lines of a table, and where a row that cannot be read comes to its end."""
+    """The lines of a table; finds the end of a row that cannot be parsed."""
 
     def __init__(self, text: io.TextIOWrapper, number: int) -> None:
         self.number = number
-        #: Quotes since the row under work began, and those of them that a backslash should escape.
+        #: Quotes since the current row began, and those of them after a backslash.
         self.quotes = self.escaped = 0
         self._text = text
         self._lines = self._read()
@@ -56,7 +56,7 @@ class _Lines:
         return self._lines
 
     def skip_row(self) -> bool:
-        """Pass over the lines of the row under work, which ends where its quotes are even; False: it does not end."""
+        """Skip the rest of the current row, which ends where its quotes are even. Return False if it does not end."""
         while (self.quotes - self.escaped) % 2:
             if next(self._lines, None) is None:
                 return False
@@ -106,10 +106,11 @@ class _Table:
             except csv.Error as error:
                 if "unexpected end" in str(error) or not lines.skip_row():
                     yield rest_lost(
-                        f"{name} line {begins}", "a quote opens there and is not closed; nothing from there on is read"
+                        f"{name} line {begins}",
+                        "a quote opens there and is not closed; the rest of the file is not read",
                     )
                     break
-                yield bad(f"{name}:{lines.number}", f"is not CSV ({error}); a quote within quotes is written twice")
+                yield bad(f"{name}:{lines.number}", f"is not CSV ({error}); write a quote within quotes twice")
                 continue
             if row is None:
                 break
@@ -118,22 +119,22 @@ class _Table:
         self.detach()
 
     def detach(self) -> None:
-        """Leave the stream open."""
+        """Detach from the stream, so that it stays open."""
         self._text.detach()
 
     def _record(self, row: list[str], place: str) -> Iterator[Record | BadRecord]:
         header = self._header
-        if row[0].startswith("\ufeff"):  # files that were put together
+        if row[0].startswith("\ufeff"):  # from concatenated files
             row[0] = row[0][1:]
             if [cell.strip() for cell in row] == header:
                 return
         if len(row) != len(header):
-            yield bad(place, f"has {len(row)} fields, the first row {len(header)}")
+            yield bad(place, f"has {len(row)} fields, but the first row has {len(header)}")
             return
         values: dict[str, object] = {**self._reading.partition, **dict(zip(header, row, strict=True))}
         fields = self._reading.fields
         if not values.get(fields.id, True):
-            values[fields.id] = None  # CSV has no other way to leave it out
+            values[fields.id] = None  # an empty field is how CSV omits a value
         item = fields.record(values, place)
         yield item if is_unicode("".join(row)) else undecodable(item, place, self._source.encoding)
 
@@ -147,10 +148,8 @@ class _Table:
             why = "a quote opens there and is not closed" if "unexpected end" in str(error) else f"is not CSV ({error})"
             raise SourceError(name, f"line {begins}, its first row: {why}") from None
         if not is_unicode("".join(row)):
-            raise InvalidRequestError(
-                "encoding",
-                f"the first row of {name} is not {self._source.encoding.upper()}; name it, as in --encoding latin-1",
-            )
+            reason = f"the first row of {name} is not {self._source.encoding.upper()}"
+            raise InvalidRequestError("encoding", f"{reason}; name its encoding, as in --encoding latin-1")
         header = [cell.strip() or f"column {number}" for number, cell in enumerate(row, start=1)]
         if header:
             hint = self._hint(self._delimiter.join(header))
@@ -161,7 +160,7 @@ class _Table:
         return header
 
     def _check_named(self, header: Sequence[str], hint: str) -> None:
-        """Raise InvalidRequestError if no name in the first row is known: it may be texts, which no message quotes."""
+        """Raise InvalidRequestError if no name in the first row is known. It may be texts, so it is not quoted."""
         fields, usual = self._reading.fields, Fields()
         known = {usual.text, usual.id, fields.text, fields.id, *(fields.metadata or ())}
         if not {name.lower() for name in known}.intersection(name.strip(" _").lower() for name in header):
@@ -171,23 +170,23 @@ class _Table:
             raise InvalidRequestError("text field", reason)
 
     def _hint(self, first: str) -> str:
-        """Return what to do if another delimiter separates the fields of the first row."""
+        """Return a hint if another delimiter seems to separate the fields of the first row; "" otherwise."""
         text, others = self._reading.fields.text, [other for other in _OTHERS if other != self._delimiter]
         is_there = (other for other in others if text in (field.strip(' "') for field in first.split(other)))
         alone = (other for other in others if other in first and self._delimiter not in first)
         other = next(is_there, next(alone, ""))
-        return f", or say what separates the fields: --delimiter {_OTHERS[other]}" if other else ""
+        return f", or name the delimiter: --delimiter {_OTHERS[other]}" if other else ""
 
 
 def check_delimiter(delimiter: str) -> str:
-    """Return a delimiter, given as it is or by name.
+    """Return a delimiter that is given literally or by name.
 
     Raises:
-        InvalidRequestError: it cannot be one.
+        InvalidRequestError: it is not a single character, or is a quote or line end.
     """
     named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}.get(delimiter.lower(), delimiter)
     if len(named) != 1 or named in '"\r\n\0' or (not named.isascii() and not is_unicode(named)):
-        raise InvalidRequestError("delimiter", f"{delimiter!r} is no single character, as ';' or tab are")
+        raise InvalidRequestError("delimiter", f"{delimiter!r} is not a single character such as ';' or tab")
     return named
 
 

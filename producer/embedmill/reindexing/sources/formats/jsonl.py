@@ -1,4 +1,4 @@
-"""A record an object or a line: JSONL, JSON values, and lines of text."""
+"""Sources with a record per JSON object or per line: JSONL, JSON, and lines of text."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from embedmill.reindexing.sources.files import FileSource
 from embedmill.reindexing.sources.formats.columns import Carried, check_first, check_objects
 from embedmill.safe.utf8 import is_unicode
 
-#: Stand for a line that is not JSON, and for one that only begins as JSON does.
+#: Mark a line that is not JSON, and one with something after its JSON value.
 _NONE: Final = object()
 _SEVERAL: Final = object()
 
-#: Reads what a text begins with: quicker than ``loads`` by what that looks at besides.
+#: Parses the value at the start of a text, faster than ``loads``, which checks more.
 _read: Final = json.JSONDecoder().raw_decode
 
-#: Bytes of a line; a text of a million characters, each of 12 bytes in JSON, has room five times over.
+#: Most bytes of a line: five times those of a million characters of 12 bytes each, the most in JSON.
 MAX_LINE_BYTES: Final = 64 << 20
 
-#: Why a line is skipped over.
+#: Reason for skipping a line.
 TOO_LONG: Final = f"is longer than {MAX_LINE_BYTES >> 20} MiB"
 
-#: The byte order mark, which begins a file, and lines in the middle where files were put together.
+#: Byte order mark: at the start of a file, and of lines where files were concatenated.
 BOM: Final = b"\xef\xbb\xbf"
 
-#: Characters of one object, and those that are read at a time.
+#: Most characters of one object, and characters read at a time.
 MAX_OBJECT_CHARS: Final = 64 << 20
 STEP_CHARS: Final = 1 << 20
 
-#: Characters before the end of what was read in which a fault may be only that more is to come.
+#: An error this near to the end of the buffer may only mean that more must be read.
 _CUT_CHARS: Final = 16
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class Jsonl(FileSource):
-    """A record a line; lines of white space are none."""
+    """A source with a record per line; blank lines are skipped."""
 
     def check(self, stream: io.BufferedReader) -> None:
-        """Look for the fields in the first lines."""
+        """Check the fields in the first lines."""
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         whole, _, rest = head.rpartition(b"\n")
         values = [_value(line) for line in (whole or rest).splitlines()]
@@ -71,7 +71,7 @@ class Jsonl(FileSource):
         try:
             text = line.decode()
             value, end = _read(text)
-            if end < len(text):  # or there is white space
+            if end < len(text):  # perhaps only white space follows
                 value = _value(line, otherwise=_SEVERAL)
         except UnicodeDecodeError:
             return undecodable(self._made(_value(line), place), place, self.encoding)
@@ -92,7 +92,7 @@ class Jsonl(FileSource):
 
 
 def integer(digits: str) -> int | str:
-    """Return an integer, as text if it has more digits than Python reads."""
+    """Return an integer, or its text if it has more digits than Python parses."""
     try:
         return int(digits)
     except ValueError:
@@ -100,7 +100,7 @@ def integer(digits: str) -> int | str:
 
 
 def _value(line: bytes, otherwise: Any = _NONE) -> Any:
-    """Return what a line holds, however odd its bytes and its numbers are; otherwise: stands for no JSON."""
+    """Return the JSON value of a line, also with bytes or numbers that ``_read`` refuses; else ``otherwise``."""
     try:
         return json.loads(line.decode("utf-8", "surrogateescape").lstrip("\ufeff"), parse_int=integer)
     except (ValueError, RecursionError):
@@ -108,10 +108,10 @@ def _value(line: bytes, otherwise: Any = _NONE) -> Any:
 
 
 class Lines(FileSource):
-    """A text a line; an empty line is an empty text."""
+    """A source with a text per line; an empty line is an empty text."""
 
     def records(self, stream: io.BufferedReader) -> Iterator[Record | BadRecord]:
-        """Return a record a line, named by its place."""
+        """Return a record for each line, with its position as id."""
         for number, line in numbered(stream):
             place = f"{self.name}:{number}"
             if line is None:
@@ -124,7 +124,7 @@ class Lines(FileSource):
 
 
 def numbered(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Return (number from 1, line without its end); None: it was too long, and skipped."""
+    """Yield (number from 1, line without its end), with None for a line that is too long."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES):
         number += 1
@@ -137,10 +137,10 @@ def numbered(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 
 class JsonValues(FileSource):
-    """A record an object, named by its number if it names itself by no id."""
+    """A source with a record per JSON object; without an id field, the object's number makes the id."""
 
     def check(self, stream: io.BufferedReader) -> None:
-        """Look for the fields in the first object."""
+        """Check the fields in the first object."""
         first = next(_Values(stream, self.name).read(), None)
         check_objects(self.name, [first[0]] if first else [])
         objects = [first[0]] if first and isinstance(first[0], dict) else []
@@ -160,7 +160,7 @@ class JsonValues(FileSource):
 
 
 class _Values:
-    """The values of a stream, one after the other."""
+    """A parser of the JSON values of a stream, one after the other."""
 
     def __init__(self, stream: io.BufferedReader, name: str) -> None:
         self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
@@ -172,10 +172,10 @@ class _Values:
         self._is_whole = False
 
     def read(self) -> Iterator[tuple[Any, bool]]:
-        """Return (value, whether its bytes were text) of each.
+        """Yield each value, and whether its bytes were valid text.
 
         Raises:
-            SourceError: it cannot be read on.
+            SourceError: it cannot be read any further.
         """
         try:
             is_in_array = False
@@ -188,12 +188,12 @@ class _Values:
                 else:
                     yield self._value()
             if is_in_array:
-                raise SourceError(self._name, "the file is cut off: its array does not come to an end")
+                raise SourceError(self._name, "the file is cut off: its array does not end")
         finally:
             self._text.detach()
 
     def _next(self) -> str:
-        """Return the next character that is no white space; empty: there is none."""
+        """Return the next character other than white space; "" at the end."""
         while True:
             self._at = _end_of_space(self._buffer, self._at)
             if self._at < len(self._buffer):
@@ -209,10 +209,12 @@ class _Values:
             except json.JSONDecodeError as error:
                 is_fault = self._is_fault(error)
                 if self._is_whole or is_fault:
-                    why = "what is not JSON" if is_fault else "an object that does not come to an end"
-                    raise SourceError(self._name, f"line {self._line()} begins {why}") from None
+                    why = "is not JSON" if is_fault else "begins an object that does not end"
+                    raise SourceError(self._name, f"line {self._line()} {why}") from None
             except RecursionError:
-                raise SourceError(self._name, f"line {self._line()} begins what is nested too deeply") from None
+                raise SourceError(
+                    self._name, f"line {self._line()} begins an object that is nested too deeply"
+                ) from None
             else:
                 if end < len(self._buffer) or self._is_whole:
                     source = self._buffer[self._at : end]
@@ -230,7 +232,7 @@ class _Values:
         return "Unterminated string" not in error.msg and error.pos < end
 
     def _more(self) -> None:
-        """Read on; twice as much as what is not read yet, so that no long object is tried again and again."""
+        """Read at least as much again as is left in the buffer, so that a long object is parsed few times."""
         self._lines += self._buffer.count("\n", 0, self._at)
         left = self._buffer[self._at :]
         data = self._text.read(max(STEP_CHARS, len(left)))
