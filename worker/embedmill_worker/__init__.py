@@ -1,1 +1,1 @@
-"""The worker: engine, models and the Celery app. Needs ``pip install embedmill[worker]``."""
+"""The worker: engine, models and the Celery app. It needs ``pip install embedmill[worker]``."""

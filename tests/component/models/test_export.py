@@ -263,7 +263,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=named):
             export(path, BertConfig.parse(CONFIG | change))
-    with pytest.raises(ValueError, match="no BERT-family checkpoint"):
+    with pytest.raises(ValueError, match="not a BERT-family checkpoint"):
         export(save(tmp_path / "other", {"x": np.zeros(1, np.float32)}), BertConfig.parse(CONFIG))
 
 

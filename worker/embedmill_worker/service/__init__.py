@@ -1,1 +1,1 @@
-"""The process: the Celery app, its life, its signals and its sweeps."""
+"""The worker process: the Celery app, its liveness, signals and sweeps."""

@@ -105,7 +105,7 @@ def _fetch_notes(repository: Repository) -> Path:
     if not {_TOKENIZER, *(path for path in within if PurePosixPath(path).name == _TOKENIZER)} & repository.names:
         raise ValueError(
             "tokenizer.json is missing; load the repository with its library, save the fast tokenizer beside the "
-            "model in a folder, and name that folder"
+            "model in a folder of your own, and name that folder"
         )
     return folder
 
