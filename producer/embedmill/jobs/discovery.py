@@ -80,18 +80,18 @@ class WorkerDirectory:
 
     def __init__(self, default_model: str | None) -> None:
         self._default_model = default_model
-        self._landscape = DirectorySnapshot(cards={}, workers=())
+        self._snapshot = DirectorySnapshot(cards={}, workers=())
         self._read_at_s = float("-inf")
 
     def is_stale(self) -> bool:
         """Return whether the cards should be read again."""
         return time.monotonic() - self._read_at_s > FRESH_S
 
-    def update(self, landscape: DirectorySnapshot) -> None:
+    def update(self, snapshot: DirectorySnapshot) -> None:
         """Take what was read."""
-        self._landscape = landscape
+        self._snapshot = snapshot
         # Nothing announced yet: look again at the next call.
-        is_whole = landscape.workers and landscape.cards
+        is_whole = snapshot.workers and snapshot.cards
         self._read_at_s = time.monotonic() if is_whole else float("-inf")
 
     def choose(self, model: str | None) -> tuple[str, ModelCard, int]:
@@ -101,7 +101,7 @@ class WorkerDirectory:
             UnknownModelError: none is named and not exactly one is announced.
             InvalidRequestError: no model can have this name.
         """
-        cards = self._landscape.cards
+        cards = self._snapshot.cards
         name = model or self._default_model
         if name is None:
             if len(cards) != 1:
@@ -111,7 +111,7 @@ class WorkerDirectory:
             check_model_name(name)
         except SettingsError as error:
             raise InvalidRequestError("model", error.reason) from None
-        return name, cards.get(name, UNKNOWN_CARD), self._landscape.children(name)
+        return name, cards.get(name, UNKNOWN_CARD), self._snapshot.children(name)
 
     def expect(self, model: str | None) -> tuple[ModelCard, int]:
         """Return card and processes of a model as far as they are known now, to plan by.
@@ -134,12 +134,12 @@ class WorkerDirectory:
     def tokens_per_s(self, model: str | None) -> float:
         """Return what the live workers of a model should do; 0: there are none."""
         name = model or self._default_model or ""
-        card = self._landscape.cards.get(name)
-        return card.tokens_per_s * self._landscape.children(name) if card and self._is_served(name) else 0.0
+        card = self._snapshot.cards.get(name)
+        return card.tokens_per_s * self._snapshot.children(name) if card and self._is_served(name) else 0.0
 
     def dimension(self, model: str) -> int:
         """Return the announced dimension, 0 if there is none."""
-        card = self._landscape.cards.get(model)
+        card = self._snapshot.cards.get(model)
         return card.dimension if card else 0
 
     def hint(self, status: JobStatus) -> str:
@@ -162,7 +162,7 @@ class WorkerDirectory:
 
     def _spoken(self, model: str) -> tuple[int, ...]:
         """Return the protocol versions of the model's live workers."""
-        return tuple(sorted({worker.protocol for worker in self._landscape.workers if model in worker.models}))
+        return tuple(sorted({worker.protocol for worker in self._snapshot.workers if model in worker.models}))
 
     def _is_served(self, model: str) -> bool:
-        return any(model in worker.models for worker in self._landscape.workers)
+        return any(model in worker.models for worker in self._snapshot.workers)
