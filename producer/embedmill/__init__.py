@@ -1,15 +1,16 @@
-"""embedmill: embeddings on CPUs, through a durable queue.
+"""embedmill: text embeddings on CPUs, through a durable queue.
 
     from embedmill import EmbeddingClient
 
     with EmbeddingClient() as client:
         vectors = client.embed(["Selamat pagi", "good morning"])
 
-``EmbeddingClient`` and ``AsyncEmbeddingClient`` are the way in, ``signature`` the one for Celery canvases, ``reindex``
-the one for whole corpora; every error is an ``EmbedError``; ``embedmill.testing`` holds a client for tests that have no
-Redis, ``embedmill.reindexing`` what sinks and sources of one's own need.
-Importing this package reads no environment, opens no connection and loads no model library; ``reindex`` is loaded when
-it is asked for.
+Start with ``EmbeddingClient`` or ``AsyncEmbeddingClient``. Use ``signature`` in Celery canvases and ``reindex`` for
+whole corpora. Every error is an ``EmbedError``. ``embedmill.testing`` has a client for tests without Redis, and
+``embedmill.reindexing`` has the base classes for sinks and sources of your own.
+
+Importing this package reads no environment variable, opens no connection and loads no model library. ``reindex`` is
+imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -58,24 +59,24 @@ from embedmill.status import read_status, wait_for_worker
 if TYPE_CHECKING:
     from embedmill.reindexing import ReindexReport, reindex
 
-    #: Of the installed distribution.
+    #: Version of the installed distribution.
     __version__: str
 else:
 
     def __getattr__(name: str) -> Any:
-        """Return what is loaded only when it is asked for."""
+        """Return an attribute that is loaded on first use."""
         if name in ("ReindexReport", "reindex"):
-            from embedmill import reindexing  # noqa: PLC0415  half of the package, and those who only embed need none
+            from embedmill import reindexing  # noqa: PLC0415  half of the package; those who only embed need none of it
 
             return getattr(reindexing, name)
         if name == "__version__":
-            from importlib.metadata import version  # noqa: PLC0415  takes a while, and few ask
+            from importlib.metadata import version  # noqa: PLC0415  slow to import, seldom used
 
             return version("embedmill")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [  # noqa: RUF022  by subject
+__all__ = [  # noqa: RUF022  grouped by subject
     # Clients
     "EmbeddingClient",
     "Job",
@@ -96,7 +97,7 @@ __all__ = [  # noqa: RUF022  by subject
     "DeadLetter",
     "unpack_binary",
     "unpack_int8",
-    # Who serves which model
+    # Workers and queues
     "read_status",
     "wait_for_worker",
     # Celery canvases
@@ -106,7 +107,7 @@ __all__ = [  # noqa: RUF022  by subject
     # Whole corpora
     "reindex",
     "ReindexReport",
-    # Errors, as ``embedmill.errors`` arranges them
+    # Errors, in the order of ``embedmill.errors``
     "EmbedError",
     "RequestError",
     "InvalidTextError",
@@ -140,5 +141,5 @@ __all__ = [  # noqa: RUF022  by subject
 
 
 def __dir__() -> list[str]:
-    """Return the names, those too that are loaded when they are asked for."""
+    """Return the names of the package, those that are loaded on first use included."""
     return sorted({*globals(), *__all__})

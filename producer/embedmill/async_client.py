@@ -32,7 +32,7 @@ from embedmill.transport.flow import Flow, T
 
 
 class AsyncEmbeddingClient:
-    """``EmbeddingClient``, awaited; never blocks the event loop.
+    """An asyncio client with the methods of ``EmbeddingClient``; it never blocks the event loop.
 
     >>> async with AsyncEmbeddingClient() as client:
     ...     vectors = await client.embed(["Selamat pagi", "good morning"])
@@ -47,15 +47,15 @@ class AsyncEmbeddingClient:
         max_queued_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        """Read settings, as ``EmbeddingClient`` does; connects on first use.
+        """Read the settings as ``EmbeddingClient`` does; the first call connects.
 
         Raises:
-            SettingsError: a value that cannot work.
+            SettingsError: a setting has a value that cannot work.
         """
         self.settings = ClientSettings.from_env(
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
-        #: Flows of a job's life, and the transport that drives them: for what has no method here.
+        #: The flows behind every method and the transport that runs them, for operations without a method here.
         self.operations = JobOperations(self.settings)
         self.transport = AsyncRedisTransport(self.settings)
         self._coalescer = Coalescer(self.operations, self.transport)
@@ -74,18 +74,18 @@ class AsyncEmbeddingClient:
         """The dead letters: texts that the workers gave up."""
         return AsyncDeadLetters(self)
 
-    #: The same, by its older name.
+    #: Alias of ``dead_letters``, its older name.
     dead = dead_letters
 
     @property
     def jobs(self) -> AsyncJobs:
-        """The jobs that Redis holds, whoever submitted them."""
+        """The jobs that Redis holds, those of other clients included."""
         return AsyncJobs(self)
 
     async def close(self) -> None:
-        """Take no more calls, end those of ``embed`` that wait in the running event loop, and close its connections.
+        """Close the connections of the running event loop. Waiting calls, and all later ones, raise ClientClosedError.
 
-        All of them get ClientClosedError.
+        Calls of ``embed`` in this event loop have ended when this returns.
         """
         self.transport.is_closed = True
         await self._coalescer.close()
@@ -104,12 +104,14 @@ class AsyncEmbeddingClient:
         timeout_s: float | None = None,
         block: bool = False,
     ) -> Vectors:
-        """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``. Cancelling it cancels the work.
+        """Embed texts and wait for their vectors; see ``EmbeddingClient.embed``.
 
-        Many small calls at once share jobs: see ``coalescing.py``. Each has an outcome of its own.
+        Small concurrent calls share jobs (see ``coalescing.py``), but each has its own result or error. Cancelling
+        the awaiting task cancels the work, unless other calls share the job.
 
         Raises:
-            ClientClosedError: the client was closed first.
+            ClientClosedError: the client was closed, before the call or during it.
+            QueueFullError: the queue has no room, or too many texts already wait in this client.
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         kind = BatchKey(model=model, lane=check_lane(lane), options=options, block=block)
@@ -131,7 +133,7 @@ class AsyncEmbeddingClient:
         block: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncJob:
-        """Store a job of up to 65,536 texts and return at once; see ``EmbeddingClient.submit``."""
+        """Store a job of up to 65,536 texts without waiting for its vectors; see ``EmbeddingClient.submit``."""
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
         block_s = self.operations.seconds(timeout_s) if block else 0.0
@@ -139,7 +141,7 @@ class AsyncEmbeddingClient:
         return AsyncJob(self, await self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> AsyncJob:
-        """Return the job of this id, submitted by any process; nothing is read until a method is awaited."""
+        """Return the job with this id; see ``EmbeddingClient.job``."""
         if self.transport.is_closed:
             raise ClientClosedError
         return AsyncJob(self, check_job_id(job_id))
@@ -149,7 +151,7 @@ class AsyncEmbeddingClient:
 
 
 class AsyncJob:
-    """``Job``, awaited."""
+    """A ``Job`` with awaitable methods."""
 
     def __init__(self, client: AsyncEmbeddingClient, job_id: str) -> None:
         self.id = job_id
@@ -160,37 +162,37 @@ class AsyncJob:
         return f"AsyncJob({self.id!r})"
 
     async def status(self) -> JobStatus:
-        """Return how far the job is; see ``Job.status``."""
+        """Return the job's state and progress; see ``Job.status``."""
         return await self._client._run(self._operations.status(self.id))
 
     async def wait(self, timeout_s: float | None = None) -> JobStatus:
-        """Wait until the job is over; see ``Job.wait``."""
+        """Wait until the job is done and return its status; see ``Job.wait``."""
         timeout_s = self._operations.seconds(timeout_s)
         return await self._client._run(self._operations.wait(self.id, timeout_s), timeout_s)
 
     async def result(self, timeout_s: float | None = None) -> EmbeddingReply:
-        """Wait until the job is over and give all its vectors; see ``Job.result``."""
+        """Wait until the job is done and return all its vectors; see ``Job.result``."""
         timeout_s = self._operations.seconds(timeout_s)
         return await self._client._run(self._operations.result(self.id, timeout_s), timeout_s)
 
     async def iter_results(self) -> AsyncIterator[ReplyPart]:
-        """Return the chunks' vectors as they complete; see ``Job.iter_results``."""
+        """Yield each chunk's vectors as chunks complete; see ``Job.iter_results``."""
         reader = PartReader(self._operations, self.id)
         while not reader.is_over:
             for part in await self._client._run(reader.next_parts()):
                 yield part
 
     async def cancel(self) -> bool:
-        """Stop the job; see ``Job.cancel``."""
+        """Cancel the job; see ``Job.cancel``."""
         return await self._client._run(self._operations.cancel(self.id))
 
     async def delete(self) -> bool:
-        """Forget the job and its vectors; see ``Job.delete``."""
+        """Delete the job and its vectors; see ``Job.delete``."""
         return await self._client._run(self._operations.delete(self.id))
 
 
 class AsyncDeadLetters:
-    """``DeadLetters``, awaited."""
+    """``DeadLetters`` with awaitable methods."""
 
     def __init__(self, client: AsyncEmbeddingClient) -> None:
         self._client = client
@@ -204,20 +206,20 @@ class AsyncDeadLetters:
         return await self._client._run(dead_letters.read(self._client.operations.keys, letter_id))
 
     async def requeue(self, letter_id: str, text: str | None = None) -> AsyncJob:
-        """Submit the text again; see ``DeadLetters.requeue``."""
+        """Submit a letter's text again; see ``DeadLetters.requeue``."""
         return self._client.job(await self._client._run(dead_letters.requeue(self._client.operations, letter_id, text)))
 
     async def drop(self, letter_id: str) -> bool:
-        """Forget a letter; see ``DeadLetters.drop``."""
+        """Delete a letter; see ``DeadLetters.drop``."""
         return await self._client._run(dead_letters.drop(self._client.operations.keys, letter_id))
 
     async def drop_all(self) -> int:
-        """Forget all letters; see ``DeadLetters.drop_all``."""
+        """Delete all letters; see ``DeadLetters.drop_all``."""
         return await self._client._run(dead_letters.drop_all(self._client.operations.keys))
 
 
 class AsyncJobs:
-    """``Jobs``, awaited."""
+    """``Jobs`` with an awaitable method."""
 
     def __init__(self, client: AsyncEmbeddingClient) -> None:
         self._client = client

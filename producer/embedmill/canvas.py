@@ -1,9 +1,9 @@
-"""embedmill in a Celery canvas: the task ``embedmill.embed`` as a signature, and its result as an array.
+"""embedmill in a Celery canvas: the task ``embedmill.embed`` as a signature, and its result as arrays.
 
     chain(extract.s(), embedmill.signature(dtype="float16")).apply_async()
 
-The caller's own app publishes it, on the Redis that the workers use and without a ``global_keyprefix``; to read the
-result it accepts msgpack (``result_accept_content=["json", "msgpack"]``).
+The caller's own Celery app publishes the task. Its broker must be the Redis that the workers use, without a
+``global_keyprefix``. To read results, the app must accept msgpack (``result_accept_content=["json", "msgpack"]``).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
 if TYPE_CHECKING:
     from celery.canvas import Signature
 
-#: The Celery task that takes texts and gives vectors.
+#: Name of the Celery task that embeds texts.
 EMBED_TASK: Final = "embedmill.embed"
 
 
 class _Texts(list[str]):
-    """Texts whose repr counts them. Celery's copies keep it, so no repr of a signature or a chain shows a text."""
+    """A list whose repr shows the number of texts. Celery's copies keep it, so no repr of a chain shows a text."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} texts>"
@@ -49,20 +49,23 @@ def signature(
     truncate: bool = True,
     namespace: str | None = None,
 ) -> Signature[Any]:
-    """Make a signature of ``embedmill.embed`` that shows no text in its repr or in its message's headers.
+    """Make a signature of ``embedmill.embed``. No text shows in its repr or in the headers of its message.
 
     Args:
-        texts: at most one chunk's cost of them; None: the result of the task before it in a chain.
-        model: name; None: the worker's default.
-        input_type: see ``EmbeddingClient.embed``, as are the next three.
+        texts: no more than one chunk holds; None: the result of the previous task in a chain.
+        model: the model's name; None: the worker's default model.
+        input_type: see ``EmbeddingClient.embed``.
         dimensions: see ``EmbeddingClient.embed``.
         dtype: see ``EmbeddingClient.embed``.
         truncate: see ``EmbeddingClient.embed``.
-        namespace: None: ``EMBEDMILL_NAMESPACE``, else ``embedmill``.
+        namespace: prefix of the queue; None: ``EMBEDMILL_NAMESPACE``, else ``embedmill``.
+
+    Returns:
+        A signature whose result ``vectors_of`` and ``rejected_of`` read.
 
     Raises:
-        RequestError: texts or options that cannot be served.
-        SettingsError: a name that cannot be one.
+        RequestError: the texts or options cannot be served.
+        SettingsError: the model or the namespace is not a valid name.
     """
     options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
     args = () if texts is None else (_Texts(check_texts(texts)),)
@@ -73,9 +76,9 @@ def signature(
         "dtype": str(options.dtype),
         "truncate": options.truncate,
     }
-    # The caller's Celery knows its broker: what an `embedmill up` of this machine says is not meant.
+    # Only the namespace is used; passing a URL keeps from_env from taking those of an `embedmill up` on this machine.
     settings = ClientSettings.from_env(DEFAULT_REDIS_URL, namespace=namespace)
-    from celery.canvas import Signature  # noqa: PLC0415  takes longer to import than all else here
+    from celery.canvas import Signature  # noqa: PLC0415  slower to import than everything else here
 
     return Signature(
         EMBED_TASK,
@@ -90,19 +93,21 @@ def signature(
 
 
 def vectors_of(result: Mapping[str, Any]) -> Vectors:
-    """Return the vectors in a result of ``embedmill.embed``, (n, columns); rows of rejected texts are NaN or zeros.
+    """Return the vectors in a result of ``embedmill.embed``, (n, columns).
+
+    Rows of rejected texts are NaN, or zeros for integer and binary dtypes.
 
     Raises:
-        MessageError: it is no such result.
+        MessageError: ``result`` is not a result of ``embedmill.embed``.
     """
     return _part_of(result).vectors
 
 
 def rejected_of(result: Mapping[str, Any]) -> tuple[Rejected, ...]:
-    """Return the texts without a vector in a result of ``embedmill.embed``, by position.
+    """Return the texts without a vector in a result of ``embedmill.embed``, sorted by position.
 
     Raises:
-        MessageError: it is no such result.
+        MessageError: ``result`` is not a result of ``embedmill.embed``.
     """
     return tuple(sorted(_part_of(result).rejected, key=lambda rejected: rejected.index))
 

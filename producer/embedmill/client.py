@@ -30,7 +30,9 @@ from embedmill.transport.sync import RedisTransport
 
 
 class EmbeddingClient:
-    """Embeds texts through the queue. Thread-safe, and usable on both sides of a fork.
+    """A blocking client that embeds texts through the queue.
+
+    Threads may share it, and both sides of a fork may use it.
 
     >>> with EmbeddingClient() as client:
     ...     vectors = client.embed(["Selamat pagi", "good morning"])
@@ -45,23 +47,25 @@ class EmbeddingClient:
         max_queued_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        """Read settings; connects on first use.
+        """Read the settings; the first call connects.
 
         Args:
-            redis_url: None: ``EMBEDMILL_REDIS_URL``, else Redis on this machine.
-            model: None: ``EMBEDMILL_MODEL``, else the only model that workers announce.
-            namespace: None: ``EMBEDMILL_NAMESPACE``, else ``embedmill``.
-            max_queued_tokens: tokens that may wait in a lane before QueueFullError, 0: any number; None:
+            redis_url: where Redis is; None: ``EMBEDMILL_REDIS_URL``, else the Redis of a running ``embedmill up``, else
+                ``redis://127.0.0.1:6379/0``.
+            model: the model for calls that name none; None: ``EMBEDMILL_MODEL``, else the only model that workers
+                announce.
+            namespace: prefix of every key and queue; None: ``EMBEDMILL_NAMESPACE``, else ``embedmill``.
+            max_queued_tokens: tokens that may wait in a lane before QueueFullError, 0: no limit; None:
                 ``EMBEDMILL_MAX_QUEUED_TOKENS``, else 100 million.
-            timeout_s: seconds for calls that name none.
+            timeout_s: timeout in seconds for calls that pass none.
 
         Raises:
-            SettingsError: a value that cannot work.
+            SettingsError: a setting has a value that cannot work.
         """
         self.settings = ClientSettings.from_env(
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
-        #: Flows of a job's life, and the transport that drives them: for what has no method here.
+        #: The flows behind every method and the transport that runs them, for operations without a method here.
         self.operations = JobOperations(self.settings)
         self.transport = RedisTransport(self.settings)
 
@@ -79,16 +83,16 @@ class EmbeddingClient:
         """The dead letters: texts that the workers gave up."""
         return DeadLetters(self)
 
-    #: The same, by its older name.
+    #: Alias of ``dead_letters``, its older name.
     dead = dead_letters
 
     @property
     def jobs(self) -> Jobs:
-        """The jobs that Redis holds, whoever submitted them."""
+        """The jobs that Redis holds, those of other clients included."""
         return Jobs(self)
 
     def close(self) -> None:
-        """Close the connections; from then on, and while one waits, every call raises ClientClosedError."""
+        """Close the connections. Calls that are waiting, and all later ones, raise ClientClosedError."""
         self.transport.close()
 
     def embed(
@@ -107,25 +111,25 @@ class EmbeddingClient:
         """Embed texts and wait for their vectors.
 
         Args:
-            texts: any number of them; nothing is sent unless all are str.
-            model: name; None: the client's.
-            input_type: ``query`` or ``passage``, for models that want a prefix.
-            dimensions: components to keep, renormalised; None: all.
-            dtype: float32, float16, int8 or binary.
-            truncate: False rejects texts longer than the model reads.
-            lane: ``interactive`` or ``bulk``.
-            timeout_s: seconds for all of it, then the work is cancelled; None: the client's, 60 if nobody says.
-            block: wait for room when the queue is full, instead of QueueFullError at once.
+            texts: any number of str. If one is not a str, nothing is sent.
+            model: the model's name; None: the client's model.
+            input_type: ``query`` or ``passage``, for models that expect a prefix.
+            dimensions: components of each vector to keep; rows are scaled to length 1 again. None: all.
+            dtype: ``float32``, ``float16``, ``int8`` or ``binary``.
+            truncate: True cuts texts that are longer than the model reads, False rejects them.
+            lane: ``interactive`` or ``bulk``; workers serve ``interactive`` first.
+            timeout_s: seconds for the whole call, after which the work is cancelled; None: the client's timeout.
+            block: whether to wait for room when the queue is full. False: raise QueueFullError at once.
 
         Returns:
-            (n, dimension), row i for ``texts[i]``.
+            The vectors, (n, dimension); row i belongs to ``texts[i]``. ``binary`` packs 8 components into a uint8.
 
         Raises:
-            ClientClosedError: the client was closed, before or meanwhile.
-            RequestError: before anything was sent.
-            TextsRejectedError: some texts have no vector; the others' are in ``error.reply``.
-            ResultTimeoutError: not done in time.
-            QueueFullError: there is no room for more work, and none came in time if ``block``.
+            ClientClosedError: the client was closed, before the call or during it.
+            RequestError: the texts or options cannot be served; nothing was sent.
+            TextsRejectedError: some texts have no vector; the vectors of the others are in ``error.reply``.
+            ResultTimeoutError: the vectors were not complete after ``timeout_s``.
+            QueueFullError: the queue has no room, or with ``block`` had none until the timeout.
             BrokerUnavailableError: Redis did not answer in time.
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
@@ -149,26 +153,31 @@ class EmbeddingClient:
         block: bool = False,
         timeout_s: float | None = None,
     ) -> Job:
-        """Store a job of up to 65,536 texts and return at once.
+        """Store a job of up to 65,536 texts and return without waiting for its vectors.
 
         Args:
-            texts: see ``embed``, as are all arguments not named here.
+            texts: see ``embed``.
             model: see ``embed``.
             input_type: see ``embed``.
             dimensions: see ``embed``.
             dtype: see ``embed``.
             truncate: see ``embed``.
             lane: see ``embed``.
-            job_id: your own id; submitting the same id and content again changes nothing. None: a new one.
-            ttl_s: seconds that the reply lives, counted from completion.
-            deadline_s: seconds after which chunks that nobody has begun are dropped; None: never.
-            block: wait up to ``timeout_s`` for room when the queue is full, instead of QueueFullError at once.
-            timeout_s: see ``block``.
+            job_id: an id of your own; submitting the same content again under it changes nothing. None: a new id.
+            ttl_s: seconds that Redis keeps the vectors once the job is done.
+            deadline_s: seconds after which chunks that no worker has begun are rejected; None: never.
+            block: whether to wait up to ``timeout_s`` for room when the queue is full. False: raise QueueFullError at
+                once.
+            timeout_s: seconds to wait for room, if ``block``; None: the client's timeout.
+
+        Returns:
+            The job, to wait for, read, cancel or delete.
 
         Raises:
-            RequestError: before anything was sent.
-            JobConflictError: the id is taken by other content.
-            QueueFullError: there is no room for more work; nothing was submitted.
+            ClientClosedError: the client was closed, before the call or during it.
+            RequestError: the texts or options cannot be served; nothing was sent.
+            JobConflictError: a job with this id has other texts or options.
+            QueueFullError: the queue has no room; nothing was submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
@@ -178,7 +187,12 @@ class EmbeddingClient:
         return Job(self, self._run(flow, CALL_TIMEOUT_S + block_s))
 
     def job(self, job_id: str) -> Job:
-        """Return the job of this id, submitted by any process; nothing is read until a method is called."""
+        """Return the job with this id, whichever process submitted it. Redis is not read until a method is called.
+
+        Raises:
+            ClientClosedError: the client was closed.
+            InvalidRequestError: no job can have this id.
+        """
         if self.transport.is_closed:
             raise ClientClosedError
         return Job(self, check_job_id(job_id))
@@ -188,7 +202,7 @@ class EmbeddingClient:
 
 
 class Job:
-    """A job in Redis, seen by its id. Methods may be called from any thread and any process."""
+    """A job in Redis, addressed by its id. Any thread and any process may call its methods."""
 
     def __init__(self, client: EmbeddingClient, job_id: str) -> None:
         self.id = job_id
@@ -199,69 +213,87 @@ class Job:
         return f"Job({self.id!r})"
 
     def status(self) -> JobStatus:
-        """Return how far the job is.
+        """Return the job's state and progress.
 
         Raises:
-            ResultExpiredError: there is no such job.
+            ResultExpiredError: the job expired, was deleted or was never submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
         return self._client._run(self._operations.status(self.id))
 
     def wait(self, timeout_s: float | None = None) -> JobStatus:
-        """Wait until the job is over.
+        """Wait until the job is done and return its status.
+
+        Args:
+            timeout_s: seconds to wait; None: the client's timeout.
 
         Raises:
-            ResultTimeoutError: it is not after ``timeout_s``.
-            JobCancelledError: somebody cancelled it.
-            ResultExpiredError: there is no such job.
+            ResultTimeoutError: the job was not done after ``timeout_s``; it goes on.
+            JobCancelledError: somebody cancelled the job.
+            ResultExpiredError: the job expired, was deleted or was never submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
         timeout_s = self._operations.seconds(timeout_s)
         return self._client._run(self._operations.wait(self.id, timeout_s), timeout_s)
 
     def result(self, timeout_s: float | None = None) -> EmbeddingReply:
-        """Wait until the job is over and give all its vectors; they stay in Redis until ``ttl_s`` or ``delete``.
+        """Wait until the job is done and return all its vectors; Redis keeps them until ``ttl_s`` or ``delete``.
+
+        Args:
+            timeout_s: seconds to wait; None: the client's timeout.
 
         Raises:
-            ResultTimeoutError: not over after ``timeout_s``.
-            JobCancelledError: somebody cancelled it.
-            ResultExpiredError: there is no such job.
+            ResultTimeoutError: the job was not done after ``timeout_s``; it goes on.
+            JobCancelledError: somebody cancelled the job.
+            ResultExpiredError: the job expired, was deleted or was never submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
         timeout_s = self._operations.seconds(timeout_s)
         return self._client._run(self._operations.result(self.id, timeout_s), timeout_s)
 
     def iter_results(self) -> Iterator[ReplyPart]:
-        """Return the chunks' vectors as they complete, each once, holding only a few in memory.
+        """Yield each chunk's vectors once, as chunks complete; only a few chunks are in memory at a time.
 
         Raises:
-            JobCancelledError: somebody cancelled it.
-            ResultExpiredError: there is no such job.
-            BrokerUnavailableError: Redis did not answer for half a minute.
+            JobCancelledError: somebody cancelled the job.
+            ResultExpiredError: the job expired, was deleted or was never submitted.
+            BrokerUnavailableError: Redis did not answer for 30 seconds.
         """
         reader = PartReader(self._operations, self.id)
         while not reader.is_over:
             yield from self._client._run(reader.next_parts())
 
     def cancel(self) -> bool:
-        """Stop the job; waiters get JobCancelledError. Returns whether it is cancelled: a finished one stays so."""
+        """Cancel the job and return whether it is cancelled. A job that is done stays done.
+
+        Calls that wait for the job raise JobCancelledError.
+
+        Raises:
+            ResultExpiredError: the job expired, was deleted or was never submitted.
+            BrokerUnavailableError: Redis did not answer in time.
+        """
         return self._client._run(self._operations.cancel(self.id))
 
     def delete(self) -> bool:
-        """Forget the job and its vectors. Returns whether there was one."""
+        """Delete the job and its vectors from Redis and return whether it was there.
+
+        Raises:
+            BrokerUnavailableError: Redis did not answer in time.
+        """
         return self._client._run(self._operations.delete(self.id))
 
 
 class DeadLetters:
-    """The dead letters of one client's namespace."""
+    """The dead letters in a client's namespace."""
 
     def __init__(self, client: EmbeddingClient) -> None:
         self._client = client
 
     def list(self, *, limit: int = 100) -> Letters:
-        """Return the newest letters, the newest first; one that cannot be read has the reason ``unreadable``.
+        """Return up to ``limit`` letters, the newest first. A letter that cannot be read has the reason ``unreadable``.
 
         Raises:
+            InvalidRequestError: ``limit`` is not an int from 1 to 10,000.
             BrokerUnavailableError: Redis did not answer in time.
         """
         return self._client._run(dead_letters.list_newest(self._client.operations.keys, limit))
@@ -270,51 +302,56 @@ class DeadLetters:
         """Return one letter.
 
         Raises:
-            UnknownLetterError: there is none of this id.
-            MessageError: it cannot be read.
+            InvalidRequestError: no letter can have this id.
+            UnknownLetterError: no letter has this id.
+            MessageError: the letter cannot be read.
             BrokerUnavailableError: Redis did not answer in time.
         """
         return self._client._run(dead_letters.read(self._client.operations.keys, letter_id))
 
     def requeue(self, letter_id: str, text: str | None = None) -> Job:
-        """Submit the text again as a job of its own, with the options it had, and drop the letter.
+        """Submit a letter's text again as a job of its own, with its former options, and drop the letter.
 
         Args:
-            letter_id: whose.
-            text: the text, if it was not kept; it must be the same.
+            letter_id: the letter's id.
+            text: the text that failed, if the letter does not hold it; its hash must match the letter's.
+
+        Returns:
+            The new job.
 
         Raises:
-            InvalidRequestError: the text was not kept and not given, or is another one.
-            UnknownLetterError: there is no letter of this id.
-            MessageError: it cannot be read.
+            InvalidRequestError: the text is neither in the letter nor passed, or does not match its hash.
+            UnknownLetterError: no letter has this id.
+            MessageError: the letter cannot be read.
+            QueueFullError: the queue has no room; nothing was submitted.
             BrokerUnavailableError: Redis did not answer in time.
         """
         return self._client.job(self._client._run(dead_letters.requeue(self._client.operations, letter_id, text)))
 
     def drop(self, letter_id: str) -> bool:
-        """Forget a letter. Returns whether there was one."""
+        """Delete a letter and return whether it was there."""
         return self._client._run(dead_letters.drop(self._client.operations.keys, letter_id))
 
     def drop_all(self) -> int:
-        """Forget all letters; returns their number."""
+        """Delete all letters and return their number."""
         return self._client._run(dead_letters.drop_all(self._client.operations.keys))
 
 
 class Jobs:
-    """The jobs of one client's namespace, whoever submitted them."""
+    """The jobs in a client's namespace, those of other clients included."""
 
     def __init__(self, client: EmbeddingClient) -> None:
         self._client = client
 
     def list(self, *, limit: int = 100, state: str | None = None) -> JobList:
-        """Return the newest jobs that Redis still holds; ``client.job(id)`` is one of them.
+        """Return the status of the newest jobs that Redis still holds; ``client.job(id)`` gives access to one of them.
 
         Args:
-            limit: jobs at most.
-            state: ``queued``, ``running``, ``done`` or ``cancelled``; None: any.
+            limit: most jobs to return.
+            state: ``queued``, ``running``, ``done`` or ``cancelled``; None: any state.
 
         Raises:
-            InvalidRequestError: no such state, or no such limit.
+            InvalidRequestError: ``state`` is not one of these, or ``limit`` is not an int from 1 to 50,000.
             BrokerUnavailableError: Redis did not answer in time.
         """
         return self._client._run(listing.find(self._client.operations.keys, limit, state))

@@ -1,4 +1,4 @@
-"""Every error of the project, arranged by whose fault it is.
+"""Every error of the project, arranged by who can mend its cause.
 
     EmbedError
     ├── RequestError                 the caller's fault; raised before anything is sent where possible
@@ -6,32 +6,32 @@
     │   ├── InvalidRequestError      an option has a value that cannot be served
     │   ├── TooManyTextsError        more texts than one job holds
     │   ├── JobTooLargeError         more bytes than one job holds, or than Redis ever has room for
-    │   ├── UnknownModelError        no model, or not one alone, to choose from
-    │   ├── JobConflictError         the same job id with other content
-    │   ├── UnknownLetterError       no dead letter of this id
+    │   ├── UnknownModelError        no model was named and not exactly one is announced, or a model is not known
+    │   ├── JobConflictError         the job id is taken by other content
+    │   ├── UnknownLetterError       no dead letter has this id
     │   ├── SinkMismatchError        a sink holds vectors of another model or of other options
-    │   └── FingerprintError         a worker's: live workers serve another model under the same name
+    │   └── FingerprintError         raised by a worker: live workers serve another model under the same name
     ├── QueueError                   between client and worker; the request may be sent again
-    │   ├── BrokerUnavailableError   Redis is down, frozen or refuses
-    │   ├── KeyConflictError         something else has written under a key of embedmill's
-    │   ├── QueueFullError           Redis has no room for more work
-    │   ├── ProtocolVersionError     live workers speak another protocol version
-    │   └── MessageError             unreadable bytes, or another protocol version
-    ├── ResultError                  the answer did not come
+    │   ├── BrokerUnavailableError   Redis is down, does not answer, or refuses
+    │   ├── KeyConflictError         another program has written to one of embedmill's keys
+    │   ├── QueueFullError           the queue, or Redis, has no room for more work
+    │   ├── ProtocolVersionError     all live workers speak another protocol version
+    │   └── MessageError             stored bytes cannot be read, or are of another protocol version
+    ├── ResultError                  the result did not come
     │   ├── ResultTimeoutError       it may still come
-    │   ├── ResultExpiredError       it will not: expired, deleted or never submitted
+    │   ├── ResultExpiredError       it will not: the job expired, was deleted or was never submitted
     │   ├── JobCancelledError        somebody cancelled the job
     │   ├── ClientClosedError        the client was closed, before the call or while it waited
-    │   └── TextsRejectedError       some texts have no vector; carries the whole reply
+    │   └── TextsRejectedError       some texts have no vector; the error holds the whole reply
     ├── EngineError                  the worker's fault
-    │   ├── ModelLoadError           at start-up: the worker exits and serves nothing
+    │   ├── ModelLoadError           a model cannot be served; a worker that starts with it exits
     │   └── InferenceError           a forward pass failed
-    ├── SinkError                    where a reindexer writes to failed, or is in use
-    ├── SourceError                  what a reindexer reads from failed
-    └── SettingsError                a setting that cannot work; also a ValueError
+    ├── SinkError                    a sink of reindex cannot be used, or is in use
+    ├── SourceError                  a source of reindex cannot be read
+    └── SettingsError                a setting has a value that cannot work; also a ValueError
 
-Arguments are positional and are what ``self.args`` holds, the message is made in ``__str__``: only so
-does an error survive pickling and Celery's JSON. No argument ever holds a user's text.
+Each error takes positional arguments, which ``self.args`` holds, and builds its message in ``__str__``; otherwise it
+would not survive pickling and Celery's JSON. No argument ever holds a user's text.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ MAX_NAMES: Final = 20
 
 
 class EmbedError(Exception):
-    """The root: ``except EmbedError`` catches everything that embedmill raises."""
+    """The root of all errors: ``except EmbedError`` catches everything that embedmill raises."""
 
 
 class RequestError(EmbedError):
-    """The caller asked for something that cannot be done."""
+    """A request that cannot be served as it is; sending it again does not help."""
 
 
 class InvalidTextError(RequestError, TypeError):
-    """``texts[index]`` is not a ``str``. Arguments: index, the name of its type."""
+    """A text that is not a ``str``. Arguments: index, name of its type."""
 
     def __init__(self, index: int, type_name: str) -> None:
         super().__init__(index, type_name)
@@ -70,7 +70,7 @@ class InvalidTextError(RequestError, TypeError):
 
 
 class InvalidRequestError(RequestError, ValueError):
-    """An option has a value that cannot be served. Arguments: option, reason."""
+    """An option whose value cannot be served. Arguments: option, reason."""
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(option, reason)
@@ -82,7 +82,7 @@ class InvalidRequestError(RequestError, ValueError):
 
 
 class TooManyTextsError(RequestError, ValueError):
-    """One request holds more texts than it may. Arguments: count, limit, the way out."""
+    """A request with more texts than one job holds. Arguments: count, limit, way_out (a hint)."""
 
     def __init__(self, count: int, limit: int, way_out: str) -> None:
         super().__init__(count, limit, way_out)
@@ -95,7 +95,7 @@ class TooManyTextsError(RequestError, ValueError):
 
 
 class JobTooLargeError(RequestError, ValueError):
-    """One job takes more bytes than it may. Arguments: bytes, limit, the way out."""
+    """A job of more bytes than it may have. Arguments: bytes, limit, way_out (a hint)."""
 
     def __init__(self, n_bytes: int, limit: int, way_out: str) -> None:
         super().__init__(n_bytes, limit, way_out)
@@ -108,7 +108,7 @@ class JobTooLargeError(RequestError, ValueError):
 
 
 class UnknownModelError(RequestError, LookupError):
-    """No model was named and there is not exactly one. Arguments: model asked for, models known."""
+    """A call without a model to use: none is named, or the named one is not known. Arguments: model, known models."""
 
     def __init__(self, model: str, known: tuple[str, ...]) -> None:
         super().__init__(model, tuple(known))
@@ -123,7 +123,7 @@ class UnknownModelError(RequestError, LookupError):
 
 
 class JobConflictError(RequestError):
-    """The id is taken by a job with other texts or options. Argument: job id."""
+    """A job id that is taken by other texts or options. Argument: job id."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)
@@ -137,7 +137,7 @@ class JobConflictError(RequestError):
 
 
 class UnknownLetterError(RequestError, LookupError):
-    """There is no dead letter of this id. Argument: its id."""
+    """An id that no dead letter has. Argument: letter id."""
 
     def __init__(self, letter_id: str) -> None:
         super().__init__(letter_id)
@@ -145,13 +145,13 @@ class UnknownLetterError(RequestError, LookupError):
 
     def __str__(self) -> str:
         return (
-            f"there is no dead letter {self.letter_id}: it was requeued, dropped, pushed out by newer ones, or is of "
-            "another Redis URL or namespace. List them for those that are there."
+            f"no dead letter has the id {self.letter_id}: it was requeued, dropped, expired, pushed out by newer "
+            "letters, or is under another Redis URL or namespace. List the letters to see which exist."
         )
 
 
 class FingerprintError(RequestError):
-    """Live workers serve another fingerprint under the same name. Arguments: model, ours, theirs."""
+    """A model that live workers serve with another fingerprint. Arguments: model, fingerprint here, theirs."""
 
     def __init__(self, model: str, ours: str, theirs: str) -> None:
         super().__init__(model, ours, theirs)
@@ -161,13 +161,13 @@ class FingerprintError(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"{self.model} has fingerprint {self.ours} here and {self.theirs} in live workers: their vectors must not "
-            "be mixed. Use the same files and settings, another model name, or --rollover to replace them."
+            f"{self.model} has fingerprint {self.ours} here and {self.theirs} in live workers; their vectors must not "
+            "be mixed. Use the same files and settings, another model name, or --rollover to replace those workers."
         )
 
 
 class SinkMismatchError(RequestError):
-    """A sink holds vectors that must not be mixed with new ones. Arguments: sink, what differs, the way out."""
+    """A sink whose vectors must not be mixed with new ones. Arguments: sink, what differs, way_out (a hint)."""
 
     def __init__(self, sink: str, differences: str, way_out: str) -> None:
         super().__init__(sink, differences, way_out)
@@ -176,15 +176,15 @@ class SinkMismatchError(RequestError):
         self.way_out = way_out
 
     def __str__(self) -> str:
-        return f"{self.sink} was filled otherwise ({self.differences}) and is left as it is. {self.way_out}"
+        return f"{self.sink} was filled with other settings ({self.differences}); nothing was changed. {self.way_out}"
 
 
 class QueueError(EmbedError):
-    """Something between the client and the workers failed; the request is idempotent."""
+    """A failure between client and workers; the request is idempotent and may be sent again."""
 
 
 class BrokerUnavailableError(QueueError, ConnectionError):
-    """Redis did not answer in time. Arguments: URL without its password, reason."""
+    """A Redis that cannot be reached, does not answer in time, or refuses. Arguments: URL without password, reason."""
 
     def __init__(self, url_masked: str, reason: str) -> None:
         super().__init__(url_masked, reason)
@@ -196,7 +196,7 @@ class BrokerUnavailableError(QueueError, ConnectionError):
 
 
 class KeyConflictError(QueueError):
-    """A key of the namespace holds what embedmill never writes there. Arguments: URL without its password, reason."""
+    """A key that holds what embedmill never writes there. Arguments: URL without password, reason."""
 
     def __init__(self, url_masked: str, reason: str) -> None:
         super().__init__(url_masked, reason)
@@ -205,15 +205,16 @@ class KeyConflictError(QueueError):
 
     def __str__(self) -> str:
         return (
-            f"Redis at {self.url_masked} answers, but {self.reason}; nothing was changed. Something else writes into "
+            f"Redis at {self.url_masked} answers, but {self.reason}; nothing was changed. Another program writes into "
             "this namespace: delete or rename that key, or choose another EMBEDMILL_NAMESPACE."
         )
 
 
 class QueueFullError(QueueError):
-    """There is no room for more work now. Arguments: what is full, amount taken, limit, unit, seconds to wait or None.
+    """A queue, or a Redis, without room for more work now.
 
-    A limit of 0: Redis itself refused, without saying by how much.
+    Arguments: what is full, amount taken, limit, unit, seconds after which to try again (None: unknown). If Redis
+    itself refused, amount and limit are 0 and the unit is the reason.
     """
 
     def __init__(self, queue: str, depth: int, limit: int, unit: str, retry_after_s: float | None = None) -> None:
@@ -231,7 +232,7 @@ class QueueFullError(QueueError):
 
 
 class ProtocolVersionError(QueueError):
-    """Live workers speak another protocol version. Arguments: model, version here, versions there."""
+    """A client whose protocol version no live worker speaks. Arguments: model, version here, versions there."""
 
     def __init__(self, model: str, ours: int, theirs: tuple[int, ...]) -> None:
         super().__init__(model, ours, tuple(theirs))
@@ -247,7 +248,7 @@ class ProtocolVersionError(QueueError):
 
 
 class MessageError(QueueError, ValueError):
-    """Bytes that cannot be read, or that speak another protocol version. Argument: reason."""
+    """Stored bytes that cannot be read, or are of another protocol version. Argument: reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -258,15 +259,15 @@ class MessageError(QueueError, ValueError):
 
 
 class ResultError(EmbedError):
-    """The answer did not come."""
+    """A result that did not come."""
 
 
 class ResultTimeoutError(ResultError, TimeoutError):
-    """The answer may still come. Arguments: job id ("": it was not sent), seconds waited, hint."""
+    """A result that did not come in time. Arguments: job id ("" if nothing was sent), seconds waited, hint."""
 
     def __init__(self, job_id: str, waited_s: float, hint: str = "") -> None:
         super().__init__(job_id, waited_s, hint)
-        self.args = (job_id, waited_s, hint)  # an OSError of three keeps two
+        self.args = (job_id, waited_s, hint)  # OSError keeps only two of three arguments
         self.job_id = job_id
         self.waited_s = waited_s
         self.hint = hint
@@ -278,7 +279,7 @@ class ResultTimeoutError(ResultError, TimeoutError):
 
 
 class ResultExpiredError(ResultError, LookupError):
-    """There is no such job: it expired, was deleted, or was never submitted here. Argument: job id."""
+    """A job that expired, was deleted, or was never submitted here. Argument: job id."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)
@@ -292,7 +293,7 @@ class ResultExpiredError(ResultError, LookupError):
 
 
 class JobCancelledError(ResultError):
-    """Somebody cancelled the job. Argument: job id."""
+    """A job that somebody cancelled. Argument: job id."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)
@@ -303,24 +304,24 @@ class JobCancelledError(ResultError):
 
 
 class ClientClosedError(ResultError):
-    """The client was closed, before a call or while it waited."""
+    """A call on a client that was closed, before the call or while it waited."""
 
     def __str__(self) -> str:
         return (
-            "the client is closed: what waited in it was given up, and it takes no more calls; "
-            "close it after its calls, or make another one"
+            "the client is closed: it takes no more calls, and those that waited were ended; "
+            "close it after its last call, or create another client"
         )
 
 
 class TextsRejectedError(ResultError):
-    """Some texts have no vector. Argument: the reply, with every other text's vector in it."""
+    """A reply in which some texts have no vector. Argument: the reply, which holds the vectors of all others."""
 
     def __init__(self, reply: EmbeddingReply) -> None:
         super().__init__(reply)
         self.reply = reply
 
     def __str__(self) -> str:
-        if isinstance(self.reply, str):  # Celery's JSON cannot carry arrays: it made a str of the reply
+        if isinstance(self.reply, str):  # Celery's JSON cannot hold arrays and turned the reply into a str
             return "some texts were rejected; the reply did not come with this error"
         rejected = self.reply.rejected
         shown = "; ".join(f"texts[{r.index}]: {r.reason}{f', {r.detail}' if r.detail else ''}" for r in rejected[:3])
@@ -332,11 +333,11 @@ class TextsRejectedError(ResultError):
 
 
 class EngineError(EmbedError):
-    """The worker failed."""
+    """A failure in the worker."""
 
 
 class ModelLoadError(EngineError):
-    """A model cannot be served. Arguments: model, reason with the way out."""
+    """A model that cannot be served. Arguments: model, reason with a hint."""
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(model, reason)
@@ -348,7 +349,7 @@ class ModelLoadError(EngineError):
 
 
 class InferenceError(EngineError):
-    """A forward pass failed. Arguments: model, reason (never a text)."""
+    """A forward pass that failed. Arguments: model, reason (never a text)."""
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(model, reason)
@@ -360,7 +361,7 @@ class InferenceError(EngineError):
 
 
 class SinkError(EmbedError):
-    """A sink, or the ledger beside it, cannot be used. Arguments: sink, reason with the way out."""
+    """A sink, or the ledger beside it, that cannot be used. Arguments: sink, reason with a hint."""
 
     def __init__(self, sink: str, reason: str) -> None:
         super().__init__(sink, reason)
@@ -372,7 +373,7 @@ class SinkError(EmbedError):
 
 
 class SourceError(EmbedError):
-    """A source cannot be read. Arguments: source, reason with the way out."""
+    """A source that cannot be read. Arguments: source, reason with a hint."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(source, reason)
@@ -384,9 +385,9 @@ class SourceError(EmbedError):
 
 
 class SettingsError(EmbedError, ValueError):
-    """A setting that cannot work. Arguments: name, value (secrets masked), reason with the way out.
+    """A setting that cannot work. Arguments: name, value (secrets masked), reason with a hint.
 
-    The name is that of the argument, flag, variable or file that gave the value.
+    The name is that of the argument, flag, variable or file that the value came from.
     """
 
     def __init__(self, name: str, value: str, reason: str) -> None:
@@ -400,7 +401,7 @@ class SettingsError(EmbedError, ValueError):
 
 
 def some(names: Iterable[Any]) -> str:
-    """Return a list of names for a message: the first ones, and how many more there are."""
+    """Return names as a list for a message: the first ``MAX_NAMES``, then how many more there are."""
     shown = [str(name) for name in names]
     more = f" and {len(shown) - MAX_NAMES} more" if len(shown) > MAX_NAMES else ""
     return ", ".join(shown[:MAX_NAMES]) + more

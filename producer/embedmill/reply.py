@@ -1,4 +1,4 @@
-"""What comes back: vectors in input order, and what there is to say of each text."""
+"""The values that calls return: vectors in input order, and for each text what happened to it."""
 
 from __future__ import annotations
 
@@ -14,67 +14,69 @@ import numpy.typing as npt
 class Reason(StrEnum):
     """Why a text has no vector."""
 
-    #: It holds lone surrogates and so has no UTF-8 form.
+    #: The text holds a lone surrogate, so UTF-8 cannot encode it.
     INVALID_UNICODE = "invalid_unicode"
-    #: More characters than a text may have.
+    #: The text has more characters than a text may have.
     TOO_LARGE = "too_large"
-    #: More tokens than the model reads, and ``truncate=False``.
+    #: The text has more tokens than the model reads, and ``truncate`` is False.
     TOO_LONG = "too_long"
-    #: It crashed the process that embedded it, alone, several times.
+    #: The text, embedded alone, crashed its process several times.
     CRASHED = "crashed"
-    #: Every try at it ended without a result: the worker was lost or killed, or gave it up.
+    #: Every attempt ended without a result: the worker was lost or killed, or gave up.
     WORKERS_LOST = "workers_lost"
-    #: The engine failed on it.
+    #: The engine failed on the text.
     FAILED = "failed"
-    #: The model's vector for it holds NaN, or numbers too large for the asked dtype.
+    #: The vector holds NaN, infinity or a number too large for the dtype.
     NOT_FINITE = "not_finite"
-    #: ``deadline_s`` passed before work on it began.
+    #: ``deadline_s`` passed before a worker began the text.
     DEADLINE = "deadline"
-    #: The model's fingerprint changed while the job was under way.
+    #: The model's fingerprint changed during the job.
     MODEL_CHANGED = "model_changed"
-    #: The request asks for what this model cannot give.
+    #: The model cannot serve the options of the request.
     UNSUPPORTED = "unsupported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """A text without a vector. Holds nothing of the text itself."""
+    """A text without a vector; it holds nothing of the text itself."""
 
     #: Position in the input.
     index: int
     #: One of ``Reason``.
     reason: str
-    #: Numbers and the way out, for people.
+    #: What happened, with numbers and a hint, for people.
     detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingReply:
-    """All of a job's vectors."""
+    """All vectors of a job."""
 
-    #: (n, dimension) in input order; rows of rejected texts are NaN, or zeros for integer and binary dtypes.
+    #: (n, dimension), or (n, dimension / 8) uint8 if binary, in input order. Rows of rejected texts are NaN, or zeros
+    #: for integer and binary dtypes.
     vectors: npt.NDArray[Any]
     #: uint32 (n,): tokens of each text before truncation, special tokens included; 0 for rejected texts.
     token_counts: npt.NDArray[np.uint32]
-    #: bool (n,): the text was longer than the model reads.
+    #: bool (n,): whether the text was cut to what the model reads.
     truncated: npt.NDArray[np.bool_]
-    #: Texts without a vector, by position.
+    #: Texts without a vector, sorted by position.
     rejected: tuple[Rejected, ...]
     model: str
-    #: Of the model's files and settings; vectors of two fingerprints must not be compared.
+    #: Fingerprint of the model's files and settings. Vectors of two fingerprints must not be compared.
     fingerprint: str
-    #: What computed it: ONNX Runtime version and CPU; the same bits are promised within one.
+    #: ONNX Runtime version and CPU that computed the vectors. The same bits are promised within one runtime only.
     runtime: str = ""
-    #: Milliseconds: ``queue`` (submission to claim, longest), ``tokenization`` and ``inference`` (sums).
+    #: Milliseconds: ``queue`` (from submission to claim, the longest), ``tokenization`` and ``inference`` (sums).
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyPart:
-    """The vectors of one chunk, as they complete."""
+    """The vectors of one chunk."""
 
     #: uint32 (m,): positions in the input.
     indices: npt.NDArray[np.uint32]
-    #: (m, dimension), row i belongs to ``indices[i]``.
+    #: (m, dimension); row i belongs to text ``indices[i]``.
     vectors: npt.NDArray[Any]
+    #: Texts of this chunk without a vector.
     rejected: tuple[Rejected, ...]

@@ -1,4 +1,4 @@
-"""The client's settings: values first, the environment only when asked."""
+"""The client's settings; ``ClientSettings.from_env`` is what reads the environment."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from embedmill.safe.printable import kind, printable
 from embedmill.urls import check_url, mask_url
 from embedmill.whereabouts import FILE_NAME, Whereabouts
 
-#: Where Redis is when nobody says otherwise.
+#: The default URL of Redis.
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
-#: Prefix of every key and queue when nobody says otherwise.
+#: The default prefix of every key and queue.
 DEFAULT_NAMESPACE: Final = "embedmill"
 
-#: Seconds for calls when nobody says otherwise.
+#: The default timeout of calls, in seconds.
 DEFAULT_TIMEOUT_S: Final = 60.0
 
-#: Three centuries: in milliseconds, and since 1970, still a number that Lua and Redis count exactly.
+#: Longest duration, about three centuries: in milliseconds since 1970 it is still a number that Lua holds exactly.
 MAX_SECONDS: Final = 1e10
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -34,19 +34,19 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """Where the queue is and which model is meant when a call names none."""
+    """Where the queue is, and the defaults of its calls."""
 
-    #: See ``urls.py``.
+    #: URL of Redis, in one of the forms that ``urls.py`` lists.
     redis_url: str = DEFAULT_REDIS_URL
     #: Model for calls that name none; None: the only one that workers announce.
     model: str | None = None
     #: Prefix of every key and queue.
     namespace: str = DEFAULT_NAMESPACE
-    #: Tokens that may wait in one lane before more work for it is refused; 0: any number.
+    #: Tokens that may wait in one lane before more work for it is refused; 0: no limit.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
-    #: Seconds for calls that name none.
+    #: Timeout in seconds for calls that pass none.
     timeout_s: float = DEFAULT_TIMEOUT_S
-    #: What gave the URL, for errors: an argument, a variable or a file.
+    #: Name of the argument, variable or file that the URL came from, for errors.
     url_name: str = field(default="redis_url", compare=False)
 
     def __post_init__(self) -> None:
@@ -56,10 +56,10 @@ class ClientSettings:
             shown = repr(printable(self.namespace)) if isinstance(self.namespace, str) else kind(self.namespace)
             raise SettingsError("namespace", shown, f"a namespace matches {_NAMESPACE.pattern}")
         if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
-            reason = "give a number of tokens, or 0 for any number"
+            reason = "pass a number of tokens, or 0 for no limit"
             raise SettingsError("max_queued_tokens", kind(self.max_queued_tokens), reason)
         if not is_seconds(self.timeout_s):
-            raise SettingsError("timeout_s", kind(self.timeout_s), "give a number of seconds above 0")
+            raise SettingsError("timeout_s", kind(self.timeout_s), "pass a number of seconds above 0")
         if self.model is not None:
             check_model_name(self.model)
 
@@ -80,13 +80,22 @@ class ClientSettings:
         max_queued_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> ClientSettings:
-        """Fill what is not given from ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``.
+        """Return settings in which each argument that is None comes from the environment.
 
-        ``EMBEDMILL_MAX_QUEUED_TOKENS`` is read, too. Where nothing gives a URL, it is that of the ``embedmill up`` that
-        runs in the same data folder, if one does; see ``whereabouts.py``.
+        The variables are ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE`` and
+        ``EMBEDMILL_MAX_QUEUED_TOKENS``. If neither argument nor variable has a URL, the settings are those of the
+        ``embedmill up`` that runs in the same data folder, if one does; see ``whereabouts.py``.
+
+        Args:
+            redis_url: see ``ClientSettings``, as for all others that are not listed here.
+            model: a name, a path, or ``name=`` and a path.
+            namespace: see ``ClientSettings``.
+            environ: the variables; None: those of the process.
+            max_queued_tokens: see ``ClientSettings``.
+            timeout_s: see ``ClientSettings``.
 
         Raises:
-            SettingsError: a value that cannot work, under the name of the argument or variable that gave it.
+            SettingsError: a value cannot work; the error names the argument or variable that it came from.
         """
         env = os.environ if environ is None else environ
         named_url = redis_url or env.get("EMBEDMILL_REDIS_URL")
@@ -109,13 +118,13 @@ class ClientSettings:
             )
 
 
-#: Fields of ``ClientSettings`` and the variables that may give them.
+#: Field of ``ClientSettings`` → variable that it may come from.
 _VARIABLES: Final = {"model": "EMBEDMILL_MODEL", "namespace": "EMBEDMILL_NAMESPACE"}
 
 
 @contextmanager
 def naming(names: Mapping[str, str]) -> Iterator[None]:
-    """Raise a SettingsError under the name by which its value was given, as ``names`` has it."""
+    """Rename each SettingsError that the block raises: ``names`` maps a field to where its value came from."""
     try:
         yield
     except SettingsError as error:
@@ -123,7 +132,7 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def is_seconds(value: object) -> bool:
-    """Return whether a value is a number of seconds above 0 that Redis can count."""
+    """Return whether a value is a number of seconds above 0 and not above ``MAX_SECONDS``."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS
 
 
@@ -136,28 +145,28 @@ def find_up(env: Mapping[str, str]) -> Whereabouts | None:
     """Return where the ``embedmill up`` of this environment's data folder listens, if one runs."""
     try:
         found = Whereabouts.read(data_dir(env))
-    except SettingsError:  # there is no data folder where it could have said so
+    except SettingsError:  # without a data folder, no `embedmill up` can have written its file
         return None
     return found if found is not None and is_namespace(found.namespace) else None
 
 
 def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Read a variable that holds a number from 0; unset or empty: the default.
+    """Return the whole number, 0 or above, that a variable holds; the default if it is unset or empty.
 
     Raises:
-        SettingsError: it holds something else.
+        SettingsError: the variable holds something else.
     """
     value = environ.get(name) or str(default)
     if not value.isascii() or not value.isdecimal():
-        raise SettingsError(name, value, "give a number from 0")
+        raise SettingsError(name, value, "set it to a whole number, 0 or above")
     return int(value)
 
 
 def data_dir(environ: Mapping[str, str]) -> Path:
-    """Return ``EMBEDMILL_DATA_DIR``, else the user's data directory.
+    """Return ``EMBEDMILL_DATA_DIR``, else the user's data directory for embedmill.
 
     Raises:
-        SettingsError: it is in a home, and the user has none.
+        SettingsError: the path is in a home directory that does not exist.
     """
     given = environ.get("EMBEDMILL_DATA_DIR")
     return _expanded(given) if given else default_data_dir(environ)
@@ -167,7 +176,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     """Return the user's data directory for embedmill (XDG base directory specification).
 
     Raises:
-        SettingsError: the user has no home.
+        SettingsError: the user has no home directory.
     """
     home = environ.get("XDG_DATA_HOME") or _expanded(environ.get("HOME") or "~") / ".local" / "share"
     return Path(home) / "embedmill"
@@ -176,7 +185,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 def _expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # in a container, say, under a user id that no file there knows
+    except RuntimeError:  # for example in a container, under a user id without an entry in /etc/passwd
         raise SettingsError(
-            "EMBEDMILL_DATA_DIR", path, "there is no such home; name a folder that you may write"
+            "EMBEDMILL_DATA_DIR", path, "its home directory does not exist; set a folder that you can write to"
         ) from None

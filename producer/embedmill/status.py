@@ -1,4 +1,4 @@
-"""What a mill is doing: its workers and its lanes, as anybody who reaches Redis may read them."""
+"""The status of a queue: its live workers and what waits in its lanes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from embedmill.settings import ClientSettings
 from embedmill.transport.flow import Command, Flow, RoundTrip
 from embedmill.transport.sync import RedisTransport
 
-#: A worker's state in which it takes work.
+#: State of a worker that takes work.
 READY: Final = "ready"
 
-#: The state of one that would take work if clients knew its model: Redis has lost the card, which it sends again.
+#: State of a ready worker whose model card Redis has lost; clients see its model once the worker sends the card again.
 UNANNOUNCED: Final = "unannounced"
 
-#: Seconds between two looks while waiting for a worker.
+#: Seconds between two readings while waiting for a worker.
 POLL_S: Final = 0.1
 
-#: Seconds that one look waits for Redis.
+#: Seconds that one reading waits for Redis.
 LOOK_S: Final = 5.0
 
 
@@ -42,43 +42,43 @@ class WorkerStatus:
     #: ``ready``, ``stalled``, ``stopping`` or ``unannounced``.
     state: str
     pid: int
-    #: Processes that embed.
+    #: Number of child processes, which embed.
     children: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStatus:
-    """What is not yet embedded in one lane of one model; work that has begun is counted too."""
+    """Work that is not done in one lane of one model; work that has begun counts too."""
 
     model: str
     lane: str
-    #: Name of its Celery queue.
+    #: Name of the lane's Celery queue.
     queue: str
     chunks: int
     texts: int
-    #: Estimated.
+    #: Estimated tokens.
     tokens: int
-    #: Seconds since the oldest unfinished job was submitted; 0 if there is none.
+    #: Seconds since the oldest unfinished job was submitted; 0 without unfinished jobs.
     oldest_age_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStatus:
-    """Workers and lanes at one moment, sorted by name."""
+    """Live workers and lanes at one moment, sorted by name."""
 
     workers: tuple[WorkerStatus, ...]
     lanes: tuple[LaneStatus, ...]
 
     def serves(self, model: str | None) -> bool:
-        """Return whether a worker takes work for the model; None: for any."""
+        """Return whether a worker takes work for the model; None: for any model."""
         return any(w.state == READY and model in (None, w.model) for w in self.workers)
 
 
 def read(keys: Keyspace) -> Flow[QueueStatus]:
-    """Read the live workers and the lanes: those of the models served now, and all others that hold something."""
-    landscape = yield from look_around(keys)
+    """Read the live workers and the lanes; a lane that no worker serves is left out if it is empty."""
+    snapshot = yield from look_around(keys)
     used, now = yield RoundTrip([("SMEMBERS", keys.lanes), ("TIME",)])
-    served = {(model, lane) for worker in landscape.workers for model in worker.models for lane in LANES}
+    served = {(model, lane) for worker in snapshot.workers for model in worker.models for lane in LANES}
     known = {_split(name) for name in readable(read_name, islice(used, MAX_LANES), "lane")}
     pairs = sorted(served | known)[:MAX_LANES]
     commands: list[Command] = []
@@ -87,7 +87,7 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
     replies = (yield RoundTrip(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
-    workers = islice((w for info in landscape.workers for w in _of_worker(info, landscape.cards)), MAX_STATUS_WORKERS)
+    workers = islice((w for info in snapshot.workers for w in _of_worker(info, snapshot.cards)), MAX_STATUS_WORKERS)
     return QueueStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(
@@ -99,15 +99,15 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
 
 
 def read_status(settings: ClientSettings | None = None, *, timeout_s: float = LOOK_S) -> QueueStatus:
-    """Read who serves which model, and what waits.
+    """Return which workers serve which models, and what waits in each lane.
 
     Args:
-        settings: as in ``client.settings``; None: those of the environment.
-        timeout_s: seconds for all of it.
+        settings: where the queue is, for example ``client.settings``; None: what the environment says.
+        timeout_s: seconds for the whole call.
 
     Raises:
         BrokerUnavailableError: Redis did not answer in time.
-        SettingsError: a value that cannot work.
+        SettingsError: a setting has a value that cannot work.
     """
     settings = settings or ClientSettings.from_env()
     link = RedisTransport(settings)
@@ -118,17 +118,19 @@ def read_status(settings: ClientSettings | None = None, *, timeout_s: float = LO
 
 
 def wait_for_worker(settings: ClientSettings | None = None, *, timeout_s: float = 60.0) -> bool:
-    """Wait until a worker serves the settings' model (any, if they name none); Redis may come up meanwhile.
+    """Wait until a worker serves the model of the settings, or any model if they name none.
+
+    A Redis that cannot be reached is tried again until ``timeout_s``.
 
     Args:
-        settings: as in ``client.settings``; None: those of the environment.
+        settings: where the queue is, for example ``client.settings``; None: what the environment says.
         timeout_s: seconds to wait.
 
     Returns:
-        Whether one does; False after ``timeout_s``.
+        Whether a worker serves the model; False after ``timeout_s``.
 
     Raises:
-        SettingsError: a value that cannot work.
+        SettingsError: a setting has a value that cannot work.
     """
     settings = settings or ClientSettings.from_env()
     deadline_s = time.monotonic() + timeout_s
@@ -179,12 +181,12 @@ def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, no
 
 
 def _holds(counts: Any, oldest: Any) -> bool:
-    """Return whether a lane holds something, or cannot be read."""
+    """Return whether a lane holds work, or cannot be read."""
     return not isinstance(counts, list) or oldest != [] or any(map(_count, counts))
 
 
 def _count(value: Any) -> int:
-    """Read a counter; one that cannot be read, or is below zero, counts nothing: the reconciler puts it right."""
+    """Return a counter's value; 0 if it is negative or cannot be read, which the reconciler corrects."""
     try:
         return read_count(value or b"0", 1 << 53)
     except MessageError:

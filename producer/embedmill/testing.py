@@ -1,10 +1,10 @@
-"""For your own tests: a client that needs no Redis, no worker and no model.
+"""A client for your own tests that needs no Redis, no worker and no model.
 
 >>> client = FakeEmbeddingClient(dimension=8)
 >>> client.embed(["Selamat pagi"]).shape
 (1, 8)
 
-Texts, options and limits are checked as ``EmbeddingClient`` checks them; a job is done as soon as it is submitted.
+It checks texts, options and limits as ``EmbeddingClient`` does. A job is done as soon as it is submitted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.vectors import DtypeName, Vectors
 from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 
-#: A token of the fake model is so many characters, and it reads so many of them.
+#: Characters per token of the fake model, and the most tokens that it reads.
 CHARS_PER_TOKEN: Final = 4
 MAX_TOKENS: Final = 512
 
@@ -51,10 +51,17 @@ class _Done:
 
 
 class FakeEmbeddingClient:
-    """``EmbeddingClient`` in memory: a text's vector depends on model, input type and text alone, and has length 1."""
+    """An ``EmbeddingClient`` in memory. A vector has length 1 and depends only on model, input type and text."""
 
     def __init__(self, dimension: int = 384, model: str = "fake", dead_letters: Iterable[DeadLetter] = ()) -> None:
-        #: What stands in for texts that workers gave up: here every text is embedded.
+        """Start without jobs.
+
+        Args:
+            dimension: length of each vector.
+            model: name of the only model that is announced.
+            dead_letters: what ``dead_letters`` holds, oldest first; nothing else puts a letter there.
+        """
+        #: The dead letters that were passed in; the fake client itself embeds every text.
         self.dead_letters = self.dead = FakeDeadLetters(self, dead_letters)
         self.jobs = FakeJobs(self)
         self._card = ModelCard(
@@ -79,7 +86,7 @@ class FakeEmbeddingClient:
         self.close()
 
     def close(self) -> None:
-        """Refuse all calls from now on, as ``EmbeddingClient`` does."""
+        """Close the client; all later calls raise ClientClosedError."""
         self._is_closed = True
 
     def _check_open(self) -> None:
@@ -130,7 +137,7 @@ class FakeEmbeddingClient:
         block: bool = False,
         timeout_s: float | None = None,
     ) -> FakeJob:
-        """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. There is always room, it never expires."""
+        """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. It always finds room and never expires."""
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
         return self._submit(request.check_texts(texts), options, how)
@@ -148,7 +155,7 @@ class FakeEmbeddingClient:
         return FakeJob(self, job.job_id)
 
     def job(self, job_id: str) -> FakeJob:
-        """Return the job of this id; see ``EmbeddingClient.job``."""
+        """Return the job with this id; see ``EmbeddingClient.job``."""
         self._check_open()
         return FakeJob(self, request.check_job_id(job_id))
 
@@ -188,13 +195,13 @@ def _check_timeout(timeout_s: float | None) -> None:
 
 
 def fake_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
-    """Return float32 (dimension,) of length 1: the text's SHAKE-256, the same everywhere and for ever."""
+    """Return a vector of length 1, float32 (dimension,), made of the text's SHAKE-256: the same on every machine."""
     steps = np.frombuffer(hashlib.shake_256(text.encode()).digest(2 * dimension), dtype="<i2").astype(np.float64) + 0.5
     return np.asarray(steps / np.linalg.norm(steps), dtype=np.float32)
 
 
 class FakeJobs:
-    """``Jobs`` of a ``FakeEmbeddingClient``: all of them are done."""
+    """The ``Jobs`` of a ``FakeEmbeddingClient``; all of them are done."""
 
     def __init__(self, client: FakeEmbeddingClient) -> None:
         self._client = client
@@ -215,7 +222,7 @@ class FakeJobs:
 
 
 class FakeJob:
-    """``Job`` of a ``FakeEmbeddingClient``."""
+    """A ``Job`` of a ``FakeEmbeddingClient``."""
 
     def __init__(self, client: FakeEmbeddingClient, job_id: str) -> None:
         self.id = job_id
@@ -225,7 +232,7 @@ class FakeJob:
         return f"FakeJob({self.id!r})"
 
     def status(self) -> JobStatus:
-        """Return the status of a job that is done; see ``Job.status``."""
+        """Return the job's status, which is always done; see ``Job.status``."""
         done = self._done()
         return JobStatus(
             job_id=self.id,
@@ -241,7 +248,7 @@ class FakeJob:
         )
 
     def wait(self, timeout_s: float | None = None) -> JobStatus:
-        """Return at once; see ``Job.wait``."""
+        """Return the job's status at once; see ``Job.wait``."""
         _check_timeout(timeout_s)
         return self.status()
 
@@ -255,19 +262,19 @@ class FakeJob:
         return filled.reply(done.request.model)
 
     def iter_results(self) -> Iterator[ReplyPart]:
-        """Return the chunks' vectors; see ``Job.iter_results``."""
+        """Yield each chunk's vectors; see ``Job.iter_results``."""
         done = self._done()
         intake = self._intake(done)
         yield from intake.refused()
         yield from map(intake.take, done.replies)
 
     def cancel(self) -> bool:
-        """Return False: the job is finished; see ``Job.cancel``."""
+        """Return False, as the job is done; see ``Job.cancel``."""
         self._done()
         return False
 
     def delete(self) -> bool:
-        """Forget the job; see ``Job.delete``."""
+        """Delete the job; see ``Job.delete``."""
         self._client._check_open()
         return self._client._jobs.pop(self.id, None) is not None
 
@@ -284,7 +291,7 @@ class FakeJob:
 
 
 class FakeDeadLetters:
-    """``DeadLetters`` in memory; the letters are given oldest first, each with an id of its own."""
+    """The ``DeadLetters`` of a ``FakeEmbeddingClient``: letters that the caller passed, each with its own id."""
 
     def __init__(self, client: FakeEmbeddingClient, letters: Iterable[DeadLetter]) -> None:
         self._client = client
@@ -304,7 +311,7 @@ class FakeDeadLetters:
             raise UnknownLetterError(letter_id) from None
 
     def requeue(self, letter_id: str, text: str | None = None) -> FakeJob:
-        """Submit the text again; see ``DeadLetters.requeue``."""
+        """Submit a letter's text again; see ``DeadLetters.requeue``."""
         letter = self.get(letter_id)
         how = SubmitOptions(model=letter.model, lane=letter.lane, job_id=f"requeued-{letter_id}")
         job = self._client._submit([dead_letter.text_to_requeue(letter, text)], letter.options, how)
@@ -312,12 +319,12 @@ class FakeDeadLetters:
         return job
 
     def drop(self, letter_id: str) -> bool:
-        """Forget a letter; see ``DeadLetters.drop``."""
+        """Delete a letter; see ``DeadLetters.drop``."""
         self._client._check_open()
         return self._letters.pop(dead_letter.check_id(letter_id), None) is not None
 
     def drop_all(self) -> int:
-        """Forget all letters; see ``DeadLetters.drop_all``."""
+        """Delete all letters; see ``DeadLetters.drop_all``."""
         self._client._check_open()
         dropped = len(self._letters)
         self._letters.clear()

@@ -1,4 +1,4 @@
-"""Where ``embedmill up`` listens: a small file in the data folder, so that other processes of its user find it."""
+"""The address of a running ``embedmill up``: a small file in the data folder, from which other processes read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedmill.urls import check_url
 
 FILE_NAME: Final = "up.json"
 
-#: Bytes of the file, and characters of each value in it.
+#: Most bytes of the file, and most characters of each value in it.
 MAX_BYTES: Final = 1 << 20
 MAX_VALUE_CHARS: Final = 8_192
 
@@ -27,19 +27,19 @@ _MAX_PID: Final = (1 << 31) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whereabouts:
-    """What a running ``embedmill up`` says of itself."""
+    """The address of a running ``embedmill up``, its models and its process."""
 
     redis_url: str
     namespace: str
-    #: As in ``EMBEDMILL_MODEL``; paths are absolute.
+    #: Model specs, as in ``EMBEDMILL_MODEL``, with absolute paths.
     models: tuple[str, ...]
-    #: Process id of ``up``, and when that process began, in the kernel's ticks: an id is used again, after a boot, say.
+    #: Process id of ``up``, and its start time in the kernel's ticks, as another process may get the same id later.
     pid: int
     started: int
 
     @classmethod
     def read(cls, data_dir: Path) -> Whereabouts | None:
-        """Return what the ``up`` that runs in a data folder says; None if none does, or if anything in it is odd."""
+        """Read the file of a data folder; None if it is missing or invalid, or its ``up`` does not run any more."""
         try:
             known = json.loads(_read_own(data_dir / FILE_NAME))
             found = cls(
@@ -54,10 +54,10 @@ class Whereabouts:
         return found if _is_running(found.pid, found.started) else None
 
     def write(self, data_dir: Path) -> None:
-        """Write the file for this user alone.
+        """Write the file so that only this user can read it.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         with replacing(data_dir / FILE_NAME, mode=0o600) as stream:
             stream.write(json.dumps(asdict(self)).encode() + b"\n")
@@ -70,7 +70,7 @@ class Whereabouts:
 
 
 def _read_own(path: Path) -> bytes:
-    """Read a small file that this user alone can have written."""
+    """Read a small file; raise PermissionError if anyone but this user may have written it."""
     with open_regular(path) as stream:
         about = os.fstat(stream.fileno())
         if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -106,7 +106,7 @@ def _ticks(value: Any) -> int:
 
 
 def started(pid: int) -> int:
-    """Return when a process began, in ticks since the boot; 0 where the system does not tell, or it has ended."""
+    """Return a process's start time in ticks since boot; 0 if it has ended or the system is not Linux."""
     try:
         stated = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
     except OSError:  # not Linux, or gone
@@ -116,9 +116,9 @@ def started(pid: int) -> int:
 
 
 def _is_running(pid: int, began: int) -> bool:
-    """Return whether this user has the process of this id that began then."""
+    """Return whether a process of this user has this id and this start time."""
     try:
         os.kill(pid, 0)
-    except OSError:  # gone; or somebody else's, and so another one
+    except OSError:  # the process has ended, or belongs to another user and so is not the same
         return False
     return began == started(pid)

@@ -202,7 +202,7 @@ def test_a_list_of_rejects_is_no_device(mill, tmp_path):
     before = Path(os.devnull).stat()
     arguments = ["reindex", tmp_path / "corpus.txt", "--to", tmp_path / "vectors", "--rejects", os.devnull]
     code, printed = run(mill.env, *arguments)
-    assert (code, "no regular file" in printed) == (exit_codes.FAILURE, True)
+    assert (code, "not a regular file" in printed) == (exit_codes.FAILURE, True)
     assert Path(os.devnull).stat().st_ino == before.st_ino
 
 

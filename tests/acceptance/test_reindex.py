@@ -255,7 +255,7 @@ def test_a_sink_that_was_filled_otherwise_is_refused_and_rebuilt_when_asked(rein
     before = rows(tmp_path / "vectors")
     other = reindexer(source, "--to", tmp_path / "vectors", "--dimensions", "128")
     _, err = other.start().wait(6)
-    assert "was filled otherwise (dimension 384 and 128)" in err
+    assert "was filled with other settings (dimension 384 and 128)" in err
     assert f"embedmill reindex {source} --to {tmp_path / 'vectors'} --dimensions 128 --rebuild" in err
     assert rows(tmp_path / "vectors") == before
 

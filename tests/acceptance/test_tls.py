@@ -73,7 +73,7 @@ def test_worker_clients_and_celery_tasks_speak_tls_with_certificates_on_both_sid
 )
 def test_a_certificate_that_is_not_trusted_is_refused_at_once(door, namespace, make_url):
     for call in calls(make_url(door), namespace, timeout_s=60):
-        with pytest.raises(BrokerUnavailableError, match="not trusted or is made out to another name"):
+        with pytest.raises(BrokerUnavailableError, match="not trusted or is issued for another name"):
             call()
 
 
@@ -94,5 +94,5 @@ def test_a_server_that_speaks_no_tls_is_named_as_such(own_valkey, door, namespac
 
 
 def test_a_certificate_file_that_is_not_there_is_a_setting_that_cannot_work(door, namespace):
-    with pytest.raises(SettingsError, match="ssl_ca_certs names no file"):
+    with pytest.raises(SettingsError, match="ssl_ca_certs is not a file"):
         EmbeddingClient(url_of(door, ssl_ca_certs="/nowhere.pem"), MODEL, namespace=namespace)

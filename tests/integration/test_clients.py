@@ -372,7 +372,7 @@ def test_a_row_that_is_not_finite_in_a_reply_is_rejected_in_every_way(client, be
     [
         (
             {"dtype": Dtype.BINARY, "dimension": 384, "vectors": bytes(3 * 48)},
-            "a reply holds binary, asked for was float32",
+            "a reply holds vectors of binary, not of float32",
         ),
         (
             {"rejected": (Rejected(index=60_000, reason=Reason.FAILED, detail=""),)},
@@ -380,7 +380,7 @@ def test_a_row_that_is_not_finite_in_a_reply_is_rejected_in_every_way(client, be
         ),
         ({"indices": np.array([0, 1, 60_000], dtype=np.uint32)}, "a reply names row 60000 of 3"),
         ({"indices": np.array([0, 1, 1], dtype=np.uint32)}, "a reply names a row twice"),
-        ({"dimension": 4, "vectors": bytes(3 * 16)}, "a reply holds vectors of 4 components, asked for were 8"),
+        ({"dimension": 4, "vectors": bytes(3 * 16)}, "a reply holds vectors of 4 components, not of 8"),
     ],
 )
 def test_what_one_way_of_reading_refuses_all_do(client, bench, changes, said):

@@ -376,4 +376,4 @@ def test_a_certificate_that_may_not_be_read_is_a_setting_that_cannot_work(tmp_pa
     url = f"rediss://127.0.0.1:1/0?ssl_ca_certs={tmp_path / 'ca.pem'}"
     done = ordinary.embedmill(["status", "--redis-url", url])
     assert done.returncode == 3, done.stderr
-    assert f"ssl_ca_certs names no file that can be read: {tmp_path / 'ca.pem'}" in done.stderr
+    assert f"ssl_ca_certs is not a file that can be read: {tmp_path / 'ca.pem'}" in done.stderr

@@ -188,7 +188,7 @@ def test_a_setting_that_cannot_work_stops_the_worker_and_says_which(name, value)
 @pytest.mark.parametrize("environ", [{}, {"EMBEDMILL_DATA_DIR": "~/data"}, {"EMBEDMILL_DATA_DIR": "~nobody-here/data"}])
 def test_a_user_without_a_home_is_told_to_name_a_data_folder(monkeypatch, environ):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for such a user
-    with pytest.raises(SettingsError, match=r"EMBEDMILL_DATA_DIR=~.*name a folder that you may write"):
+    with pytest.raises(SettingsError, match=r"EMBEDMILL_DATA_DIR=~.*set a folder that you can write to"):
         WorkerSettings.from_env(environ)
 
 

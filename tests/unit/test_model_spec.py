@@ -68,10 +68,10 @@ def test_it_is_written_as_it_was_read(text):
         ("my model", "a model name matches"),
         (
             "/models/my model",
-            "its folder gives the name 'my model', which cannot be one; write name='/models/my model'",
+            "the folder's name 'my model' cannot be a model's name; write name='/models/my model'",
         ),
         ("/", "write name="),
-        ("~nobody-here/x", "there is no such home"),
+        ("~nobody-here/x", "its home directory does not exist"),
         ("a b=/models/e5", "a model name matches"),
         ("https://huggingface.co/org/name", "write org/name for a repository of a hub"),
     ],

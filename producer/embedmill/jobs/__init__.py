@@ -1,1 +1,1 @@
-"""A job's life as a client sees it: pure steps, and flows of round trips over any transport."""
+"""The client's side of a job's life: pure functions, and flows of round trips that any transport runs."""

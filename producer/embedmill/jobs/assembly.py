@@ -1,4 +1,4 @@
-"""Putting replies of chunks back into input order. No I/O."""
+"""Assembly of chunk replies into input order. No I/O."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from embedmill.reply import EmbeddingReply, Reason, Rejected, ReplyPart
 
 
 class Intake:
-    """Takes in the replies of one job: refuses what cannot be of it, and knows which rows are still missing.
+    """A check of a job's replies: it refuses what cannot belong to the job, and knows which rows are missing.
 
-    All who read replies read them through this, so what one of them refuses, all do.
+    Every reader of replies uses it, so all of them refuse the same.
     """
 
     def __init__(
         self, *, n_texts: int, options: EmbedOptions, rejected: Sequence[Rejected], dimension: int = 0
     ) -> None:
-        """Start with every row missing but those that the client rejected.
+        """Start with every row missing except those that the client rejected.
 
         Args:
-            n_texts: rows.
-            options: what was asked.
-            rejected: texts that never left the client.
-            dimension: length of a vector, for parts without any; 0 if unknown.
+            n_texts: number of rows.
+            options: the options of the job.
+            rejected: texts that the client rejected and never sent.
+            dimension: length of a vector, for parts without vectors; 0 if unknown.
 
         Raises:
-            MessageError: one of those texts is outside the job.
+            MessageError: a rejected text is outside the job.
         """
         self.n_texts = n_texts
         self.options = options
         self._refused = tuple(rejected)
-        #: Of the first vectors that came; until then 0.
+        #: Dimension of the first vectors that came; 0 until then.
         self._of_vectors = 0
         self._dimension = dimension
         self._is_missing: npt.NDArray[np.bool_] = np.ones(n_texts, dtype=np.bool_)
@@ -49,19 +49,19 @@ class Intake:
 
     @property
     def dimension(self) -> int:
-        """Length of a vector, cut as asked, as far as it is known; 0: it is not."""
+        """Length of a vector, after cutting; 0 if it is not known yet."""
         return self.options.dimensions or self._of_vectors or self._dimension
 
     def take(self, reply: ChunkReply) -> ReplyPart:
-        """Return a chunk's reply as a caller sees it: without rows that came before, blank where there is no vector.
+        """Return the new rows of a chunk's reply; rows without a vector are blank.
 
         Raises:
-            MessageError: a row outside the job, or vectors of another model or form.
+            MessageError: the reply names rows outside the job, or holds vectors of another model or form.
         """
         self._check(reply)
         indices, rejected = reply.indices, {r.index: r for r in reply.rejected}
         if len(rejected) == len(indices):
-            # It may come from a worker that has another model by now.
+            # A reply without vectors may come from a worker whose model has changed, so a known dimension goes first.
             self._dimension = self._dimension or reply.dimension
             rows = codec.blank(len(indices), reply.dtype, self.dimension)
         else:
@@ -71,15 +71,15 @@ class Intake:
         is_new = self._is_missing[indices]
         self._is_missing[indices] = False
         part = part_of(indices, rows, tuple(rejected.values()))
-        # After a failover Redis may tell of a chunk twice.
+        # After a failover Redis may report a chunk twice.
         return part if is_new.all() else _select(part, is_new)
 
     def refused(self) -> list[ReplyPart]:
-        """Return a part of the texts that never left the client, if there are any."""
+        """Return a part with the texts that the client itself rejected; an empty list if there are none."""
         return self._blank(self._refused)
 
     def lost(self) -> list[ReplyPart]:
-        """Return a part of the rows that no reply has brought, if there are any, once the job is done."""
+        """Return a part with the rows that no reply holds, once the job is done; an empty list if there are none."""
         detail = "its chunk could not be read by the worker"
         missing = np.flatnonzero(self._is_missing).tolist()
         return self._blank([Rejected(index=index, reason=Reason.FAILED, detail=detail) for index in missing])
@@ -94,7 +94,7 @@ class Intake:
         if reply.rejected and not {r.index for r in reply.rejected} <= set(indices.tolist()):
             raise MessageError("a reply rejects a text that is not in its chunk")
         if reply.dtype is not self.options.dtype:
-            raise MessageError(f"a reply holds {reply.dtype}, asked for was {self.options.dtype}")
+            raise MessageError(f"a reply holds vectors of {reply.dtype}, not of {self.options.dtype}")
 
     def _check_rows(self, indices: npt.NDArray[np.uint32]) -> None:
         last = int(indices.max(initial=0))
@@ -104,7 +104,7 @@ class Intake:
     def _check_dimension(self, dimension: int) -> None:
         asked = self.options.dimensions or dimension
         if dimension != asked:
-            raise MessageError(f"a reply holds vectors of {dimension} components, asked for were {asked}")
+            raise MessageError(f"a reply holds vectors of {dimension} components, not of {asked}")
         if dimension != (self._of_vectors or dimension):
             raise MessageError(f"replies of {self._of_vectors} and of {dimension} components in one job")
         self._of_vectors = dimension
@@ -118,13 +118,11 @@ class Intake:
 
 
 def part_of(indices: npt.NDArray[np.uint32], rows: Vectors, rejected: Sequence[Rejected]) -> ReplyPart:
-    """Return rows as a caller may see them: those that are not finite are rejected, and rejected ones are blank."""
+    """Return a part in which rows that are not finite are rejected, and rejected rows are blank."""
     known = {r.index: r for r in rejected}
     for place in np.flatnonzero(~codec.finite_rows(rows)).tolist():
         index = int(indices[place])
-        detail = (
-            "the vector that came for it holds NaN or infinity: its worker is an older one, or the reply was changed"
-        )
+        detail = "its vector holds NaN or infinity: the worker has an older version, or the reply was changed in Redis"
         known.setdefault(index, Rejected(index=index, reason=Reason.NOT_FINITE, detail=detail))
     if known:
         has_none = np.isin(indices, list(known))
@@ -141,7 +139,7 @@ def _select(part: ReplyPart, is_new: npt.NDArray[np.bool_]) -> ReplyPart:
 
 
 class Assembly:
-    """One job's rows, filled as its chunks arrive."""
+    """The rows of a job, filled as its chunks arrive."""
 
     def __init__(self, intake: Intake) -> None:
         """Start with every row empty."""
@@ -154,10 +152,10 @@ class Assembly:
         self._timings_ms = {"queue": 0.0, "tokenization": 0.0, "inference": 0.0}
 
     def add(self, reply: ChunkReply) -> None:
-        """Put a chunk's rows where they belong.
+        """Put a chunk's rows into their positions.
 
         Raises:
-            MessageError: a row outside the job, or vectors of another model or form.
+            MessageError: the reply names rows outside the job, or holds vectors of another model or form.
         """
         part = self._intake.take(reply)
         if len(part.rejected) < len(part.indices):
@@ -191,7 +189,7 @@ class Assembly:
 
 
 def excerpt(reply: EmbeddingReply, start: int, stop: int) -> EmbeddingReply:
-    """Return the reply to the texts from ``start`` up to ``stop`` alone, with arrays of its own."""
+    """Return the part of a reply for the texts ``start`` to ``stop`` (exclusive), with copies of its arrays."""
     return EmbeddingReply(
         vectors=reply.vectors[start:stop].copy(),
         token_counts=reply.token_counts[start:stop].copy(),
@@ -209,7 +207,15 @@ def excerpt(reply: EmbeddingReply, start: int, stop: int) -> EmbeddingReply:
 
 
 def concatenate(replies: Sequence[EmbeddingReply], starts: Sequence[int]) -> EmbeddingReply:
-    """Join the replies of consecutive windows of one input; ``starts`` are the windows' first positions."""
+    """Join the replies to consecutive parts of an input.
+
+    Args:
+        replies: at least one, in input order.
+        starts: the position of each reply's first text.
+
+    Raises:
+        MessageError: the replies have different fingerprints.
+    """
     if len(replies) == 1:
         return replies[0]
     fingerprints = {reply.fingerprint for reply in replies if reply.fingerprint}

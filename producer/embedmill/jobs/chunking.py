@@ -1,4 +1,4 @@
-"""From texts to jobs, and from jobs to chunks of about equal cost: pure arithmetic on lengths."""
+"""Cuts of texts into jobs, and of jobs into chunks of about equal cost: arithmetic on lengths, no I/O."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy.typing as npt
 from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
 from embedmill.protocol.cards import ModelCard
 
-#: Tokens that every text has besides its own (CLS and SEP).
+#: Special tokens that every text has besides its own (CLS and SEP).
 SPECIAL_TOKENS: Final = 2.0
 
-#: Characters a second that one core tokenizes. Counts for fast models, and for texts far beyond a model's limit, which
-#: are tokenized whole to report their length. So a chunk holds 400,000 characters at most, or one text.
+#: Characters per second that one core tokenizes. They matter for fast models, and for texts far beyond a model's limit,
+#: which are tokenized whole to report their length. So a chunk holds at most 400,000 characters, or one text.
 TOKENIZED_CHARS_PER_S: Final = 1.6e6
 
-#: Most characters that cost as much to tokenize as one token costs in the model, however slow it is.
+#: Characters whose tokenization counts as one token's inference, at most, however slow the model is.
 MAX_CHARS_PER_COST: Final = 400.0
 
-#: The smallest chunk, as a part of the largest: below it a chunk's round trip through Redis and
-#: Celery (1 to 1.6 ms) shows.
+#: Smallest chunk, as a share of the largest. A smaller chunk would not be worth its round trip through Redis and
+#: Celery (1 to 1.6 ms).
 MIN_CHUNK_SHARE: Final = 1 / 8
 
 
 def split_into_jobs(
     texts: Sequence[str], *, max_texts: int = MAX_JOB_TEXTS, max_chars: int = MAX_WINDOW_CHARS
 ) -> list[tuple[int, int]]:
-    """Return (start, stop) of each job's texts, in order; at least one, which may be empty.
+    """Return the (start, stop) of each job's texts, in order; an empty input makes one empty job.
 
-    A text longer than ``max_chars`` stands alone: the client rejects it by itself.
+    A text longer than ``max_chars`` has a job of its own; the client rejects it.
     """
     cuts, start, chars = [], 0, 0
     for position, text in enumerate(texts):
@@ -43,7 +43,7 @@ def split_into_jobs(
 
 
 def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[np.float64]:
-    """Estimate each text's cost in tokens from its length in characters, float64 (n,)."""
+    """Return each text's cost in tokens, estimated from its length in characters, float64 (n,)."""
     chars = np.asarray(char_counts, dtype=np.float64)
     tokens = np.minimum(chars / card.chars_per_token + SPECIAL_TOKENS, card.max_tokens)
     chars_per_cost = min(MAX_CHARS_PER_COST, TOKENIZED_CHARS_PER_S / card.tokens_per_s)
@@ -51,24 +51,24 @@ def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[n
 
 
 def chunk_budget(card: ModelCard) -> float:
-    """Return the tokens that one core embeds in ``CHUNK_TARGET_S``."""
+    """Return the number of tokens that one core embeds in ``CHUNK_TARGET_S``."""
     return max(card.tokens_per_s * CHUNK_TARGET_S, 16.0)
 
 
 def cut(costs: npt.NDArray[np.float64], *, budget: float, children: int) -> list[npt.NDArray[np.uint32]]:
     """Cut texts into chunks: costliest texts first, similar lengths together, smaller chunks at the end.
 
-    A chunk takes its share of what is left among twice the children, between an eighth of the budget and
-    the budget (guided self-scheduling, Polychronopoulos and Kuck 1987), so that no child idles at the end
-    of a job; always at least one text.
+    A chunk gets the remaining cost divided by twice the number of child processes, but at least an eighth of the budget
+    and at most the budget (guided self-scheduling, Polychronopoulos and Kuck 1987), so that no child process idles at
+    the end of a job. Every chunk has at least one text.
 
     Args:
         costs: estimated tokens of each text, (n,).
         budget: tokens of the largest chunk.
-        children: processes that serve the lane.
+        children: number of child processes that serve the lane.
 
     Returns:
-        For each chunk the positions of its texts, uint32; together every position exactly once.
+        The positions of each chunk's texts, uint32. Every position is in exactly one chunk.
     """
     order = np.argsort(-costs, kind="stable").astype(np.uint32)
     spent = np.concatenate(([0.0], np.cumsum(costs[order])))

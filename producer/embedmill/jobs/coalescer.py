@@ -1,4 +1,4 @@
-"""The asyncio client's calls of ``embed``: those of ``coalescing.py`` sent, waited for and cleaned up."""
+"""The part of the asyncio client that submits calls of ``embed`` together and waits for their replies."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
 from embedmill.transport.aio import AsyncRedisTransport
 
-#: Seconds by which a job outlasts its callers' timeouts, each of which is kept by the call itself.
+#: Seconds that a job has beyond the last of its callers' timeouts; each call keeps its own timeout.
 AFTER_THE_LAST_S: Final = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Caller:
-    """Who waits for a call's rows."""
+    """A caller that waits for the reply to its call."""
 
     call: Call
     deadline_s: float
     reply: asyncio.Future[EmbeddingReply]
-    #: None: it has not gone out.
+    #: Job that holds the call; None: it is not submitted yet.
     job: _Job | None = None
 
 
@@ -49,14 +49,14 @@ class _Job:
 
     job_id: str
     batch: Batch
-    #: Those who still wait.
+    #: Callers that still wait.
     callers: set[_Caller]
     task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _CallQueue:
-    """The calls of one kind and who waits for them."""
+    """The calls of one kind and their callers."""
 
     kind: BatchKey
     gathering: PendingCalls = field(default_factory=PendingCalls)
@@ -66,30 +66,32 @@ class _CallQueue:
 
 @dataclass(slots=True, kw_only=True)
 class _LoopState:
-    """What one event loop in one process has under way."""
+    """The calls and tasks of one event loop in one process."""
 
     pid: int
-    lines: dict[BatchKey, _CallQueue] = field(default_factory=dict)
+    queues: dict[BatchKey, _CallQueue] = field(default_factory=dict)
     tasks: set[asyncio.Task[None] | asyncio.Task[EmbeddingReply]] = field(default_factory=set)
     is_closed: bool = False
 
 
 class Coalescer:
-    """Embeds texts for many callers at once, few round trips for many small calls."""
+    """A submitter of many small concurrent calls in few jobs, by the rules of ``coalescing.py``."""
 
     def __init__(self, calls: JobOperations, link: AsyncRedisTransport) -> None:
         self._calls = calls
         self._link = link
-        #: As the link's pools: by event loop, and the process in which the loop runs.
-        self._desks: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = WeakKeyDictionary()
+        #: State of each event loop; like the transport's pools, it belongs to one process too.
+        self._states: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = WeakKeyDictionary()
 
     async def embed(self, texts: Sequence[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
-        """Embed one caller's texts; cancelling it cancels the work, unless others wait for the same job.
+        """Embed one caller's texts; cancelling the call cancels the work, unless others wait for the same job.
+
+        Rejected texts are in the reply.
 
         Raises:
-            ClientClosedError: the client was closed, before or meanwhile.
-            QueueFullError: more waits in this client than one job may hold, and the caller does not ``block``.
-            others: see ``EmbeddingClient.embed``, but for rejected texts, which are in the reply.
+            ClientClosedError: the client was closed, before the call or during it.
+            QueueFullError: more texts wait in this client than one job may hold, and the call does not ``block``.
+            EmbedError: see ``EmbeddingClient.embed``.
         """
         if self._link.is_closed:
             raise ClientClosedError
@@ -103,102 +105,103 @@ class Coalescer:
         return await self._alone(values, kind, timeout_s)
 
     async def close(self) -> None:
-        """End what the running event loop has under way."""
-        desk = self._desks.pop(asyncio.get_running_loop(), None)
-        if desk is None or desk.pid != os.getpid():
+        """End all calls of the running event loop."""
+        state = self._states.pop(asyncio.get_running_loop(), None)
+        if state is None or state.pid != os.getpid():
             return
-        desk.is_closed = True
-        for line in desk.lines.values():
-            _fail(_withdrawn(line), ClientClosedError())
-        for task in desk.tasks:
+        state.is_closed = True
+        for queue in state.queues.values():
+            _fail(_withdrawn(queue), ClientClosedError())
+        for task in state.tasks:
             task.cancel()
-        if desk.tasks:
-            await asyncio.wait(set(desk.tasks))
+        if state.tasks:
+            await asyncio.wait(set(state.tasks))
 
     async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
-        desk = self._desk()
+        state = self._state()
         how = SubmitOptions(model=kind.model, lane=kind.lane, block=kind.block)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
-        desk.tasks.add(task)
-        task.add_done_callback(desk.tasks.discard)
+        state.tasks.add(task)
+        task.add_done_callback(state.tasks.discard)
         try:
             return await task
         except asyncio.CancelledError:
             caller = asyncio.current_task()
-            if desk.is_closed and not (caller and caller.cancelling()):
+            if state.is_closed and not (caller and caller.cancelling()):
                 raise ClientClosedError from None
             raise
 
     async def _together(self, call: Call, kind: BatchKey, timeout_s: float) -> EmbeddingReply:
-        desk, loop = self._desk(), asyncio.get_running_loop()
-        line = desk.lines.setdefault(kind, _CallQueue(kind=kind))
+        state, loop = self._state(), asyncio.get_running_loop()
+        queue = state.queues.setdefault(kind, _CallQueue(kind=kind))
         if not kind.block:
-            line.gathering.check_room(call, self._calls.outlook.tokens_per_s(kind.model))
+            queue.gathering.check_room(call, self._calls.outlook.tokens_per_s(kind.model))
         caller = _Caller(call=call, deadline_s=loop.time() + timeout_s, reply=loop.create_future())
-        line.callers[call] = caller
-        line.gathering.add(call)
-        if not line.is_sending:  # with all the calls of this turn of the event loop
-            line.is_sending = True
-            loop.call_soon(self._send, desk, line)
+        queue.callers[call] = caller
+        queue.gathering.add(call)
+        # Scheduled, so that all calls of this iteration of the event loop are submitted together.
+        if not queue.is_sending:
+            queue.is_sending = True
+            loop.call_soon(self._send, state, queue)
         try:
             await asyncio.wait([caller.reply], timeout=timeout_s)
             if not caller.reply.done():
-                await self._raise_late(line, caller, timeout_s)
+                await self._raise_late(queue, caller, timeout_s)
             return caller.reply.result()
         finally:
-            await _leave(line, caller)
+            await _leave(queue, caller)
 
-    def _send(self, desk: _LoopState, line: _CallQueue) -> None:
-        """Let go out what may."""
-        line.is_sending = False
-        capacity = Capacity.of(*self._calls.outlook.expect(line.kind.model))
-        while batch := line.gathering.next_batch(capacity):
-            callers = {line.callers.pop(call) for call in batch.calls}
+    def _send(self, state: _LoopState, queue: _CallQueue) -> None:
+        """Submit pending batches while there is capacity."""
+        queue.is_sending = False
+        capacity = Capacity.of(*self._calls.outlook.expect(queue.kind.model))
+        while batch := queue.gathering.next_batch(capacity):
+            callers = {queue.callers.pop(call) for call in batch.calls}
             job = _Job(job_id=uuid.uuid4().hex, batch=batch, callers=callers)
             for caller in callers:
                 caller.job = job
-            job.task = asyncio.create_task(self._work(desk, line, job))
-            desk.tasks.add(job.task)
-            job.task.add_done_callback(desk.tasks.discard)
-        if line.gathering.is_idle and desk.lines.get(line.kind) is line:
-            desk.lines.pop(line.kind)
+            job.task = asyncio.create_task(self._work(state, queue, job))
+            state.tasks.add(job.task)
+            job.task.add_done_callback(state.tasks.discard)
+        if queue.gathering.is_idle and state.queues.get(queue.kind) is queue:
+            state.queues.pop(queue.kind)
 
-    async def _work(self, desk: _LoopState, line: _CallQueue, job: _Job) -> None:
-        """Have a batch embedded and give each caller its own."""
+    async def _work(self, state: _LoopState, queue: _CallQueue, job: _Job) -> None:
+        """Embed a batch and hand each caller its part of the reply."""
         last_s = max(caller.deadline_s for caller in job.callers) - asyncio.get_running_loop().time()
         how = SubmitOptions(
-            model=line.kind.model,
-            lane=line.kind.lane,
+            model=queue.kind.model,
+            lane=queue.kind.lane,
             job_id=job.job_id,
             in_one_chunk=len(job.batch.calls) > 1,
-            block=line.kind.block,
+            block=queue.kind.block,
         )
         try:
-            reply = await self._run(job.batch.texts, line.kind, how, last_s + AFTER_THE_LAST_S)
+            reply = await self._run(job.batch.texts, queue.kind, how, last_s + AFTER_THE_LAST_S)
             shares = dict(zip(job.batch.calls, job.batch.share_out(reply), strict=True))
             for caller in job.callers:
                 caller.reply.set_result(shares[caller.call])
-        except asyncio.CancelledError:  # nobody waits any more, or the client is closed
+        except asyncio.CancelledError:  # all callers have left, or the client is closed
             _fail(job.callers, ClientClosedError())
             raise
-        except BrokerUnavailableError as error:  # what waits behind it would meet the same
-            _fail([*job.callers, *_withdrawn(line)], error)
+        except BrokerUnavailableError as error:  # calls that wait would fail in the same way, only later
+            _fail([*job.callers, *_withdrawn(queue)], error)
         except Exception as error:
             _fail(job.callers, error)
         finally:
             job.callers = set()
-            line.gathering.end_batch()
-            self._send(desk, line)
+            queue.gathering.end_batch()
+            self._send(state, queue)
 
     async def _run(self, values: list[str], kind: BatchKey, how: SubmitOptions, timeout_s: float) -> EmbeddingReply:
         flow = self._calls.embed(values, kind.options, how, timeout_s)
         return await self._link.run(flow, timeout_s=timeout_s + LAST_MOMENT_S)
 
-    async def _raise_late(self, line: _CallQueue, caller: _Caller, timeout_s: float) -> None:
-        """Raise ResultTimeoutError with the reason why a call is late, unless it was done meanwhile."""
+    async def _raise_late(self, queue: _CallQueue, caller: _Caller, timeout_s: float) -> None:
+        """Raise ResultTimeoutError with a hint why the call is late, unless its reply has come meanwhile."""
         job = caller.job
         if job is None:
-            hint = self._calls.outlook.hint_unsent(line.kind.model, line.gathering.in_flight)
+            hint = self._calls.outlook.hint_unsent(queue.kind.model, queue.gathering.in_flight)
             raise ResultTimeoutError("", timeout_s, hint)
         hint = "Its job had not reached Redis."
         with suppress(ResultExpiredError):
@@ -207,18 +210,18 @@ class Coalescer:
             return
         raise ResultTimeoutError(job.job_id, timeout_s, hint if len(job.callers) > 1 else f"{hint} It was cancelled.")
 
-    def _desk(self) -> _LoopState:
+    def _state(self) -> _LoopState:
         loop = asyncio.get_running_loop()
-        desk = self._desks.get(loop)
-        if desk is None or desk.pid != os.getpid():
-            desk = self._desks[loop] = _LoopState(pid=os.getpid())
-        return desk
+        state = self._states.get(loop)
+        if state is None or state.pid != os.getpid():
+            state = self._states[loop] = _LoopState(pid=os.getpid())
+        return state
 
 
-async def _leave(line: _CallQueue, caller: _Caller) -> None:
-    """Stop waiting. The last caller of a job ends it."""
-    if line.gathering.withdraw(caller.call):
-        line.callers.pop(caller.call)
+async def _leave(queue: _CallQueue, caller: _Caller) -> None:
+    """Stop waiting; the last caller of a job cancels it."""
+    if queue.gathering.withdraw(caller.call):
+        queue.callers.pop(caller.call)
     job = caller.job
     if job is None or job.task is None or caller not in job.callers:
         return
@@ -228,17 +231,17 @@ async def _leave(line: _CallQueue, caller: _Caller) -> None:
         await asyncio.wait([job.task])
 
 
-def _withdrawn(line: _CallQueue) -> list[_Caller]:
-    """Take back all that waits."""
-    callers = list(line.callers.values())
-    line.callers.clear()
+def _withdrawn(queue: _CallQueue) -> list[_Caller]:
+    """Remove all waiting calls and return their callers."""
+    callers = list(queue.callers.values())
+    queue.callers.clear()
     for caller in callers:
-        line.gathering.withdraw(caller.call)
+        queue.gathering.withdraw(caller.call)
     return callers
 
 
 def _fail(callers: Sequence[_Caller] | set[_Caller], error: Exception) -> None:
-    """Set an error of its own for each caller: one that is raised in several tasks mixes up their tracebacks."""
+    """Set a copy of the error for each caller, as one error raised in several tasks would mix their tracebacks."""
     for caller in callers:
         if not caller.reply.done():
             caller.reply.set_exception(copy.copy(error) if isinstance(error, EmbedError) else error)

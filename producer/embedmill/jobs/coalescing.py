@@ -1,8 +1,8 @@
-"""Which calls of ``embed`` share a job, and which of its rows are whose. No I/O and no clock.
+"""The choice of ``embed`` calls that share a job, and the split of its reply between them. No I/O and no clock.
 
-Calls of one kind go out at once while few of the kind's jobs are in flight. Beyond that they gather, and each job that
-ends lets the oldest of them go out together. So an idle queue adds nothing, and a busy one costs a round trip for many
-texts instead of one for each.
+Calls of the same kind are submitted at once while few jobs of this kind are in flight. Beyond that they wait, and
+whenever a job ends, the oldest of them are submitted together as one job. So an idle queue adds no delay, and a busy
+one needs one round trip for many calls.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import EmbeddingReply
 
-#: Jobs in flight for each serving child before calls gather: one under work, and the next at hand when it is done.
+#: Jobs in flight per child process before calls wait: one that is being processed, and the next one.
 JOBS_A_CHILD: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchKey:
-    """What calls must have in common to share a job."""
+    """The arguments that calls must have in common to share a job."""
 
-    #: As asked for; None: the client's.
+    #: Model that the caller named; None: the client's.
     model: str | None
     lane: str
     options: EmbedOptions
-    #: Whether they wait for room when the queue is full.
+    #: Whether the calls wait for room when the queue is full.
     block: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How much of a kind may be in flight."""
+    """The amount of work of one kind that may be in flight."""
 
+    #: Number of child processes that serve the model.
     children: int
-    #: Of one chunk.
+    #: Tokens of one chunk.
     budget_tokens: float
 
     @classmethod
     def of(cls, card: ModelCard, children: int) -> Capacity:
-        """Return the capacity of the processes that serve a model."""
+        """Return the capacity for a model that ``children`` processes serve."""
         return cls(children=children, budget_tokens=chunking.chunk_budget(card))
 
     @property
     def jobs(self) -> int:
-        """Jobs in flight from which on calls gather."""
+        """Number of jobs in flight from which on calls wait."""
         return JOBS_A_CHILD * self.children
 
     def holds(self, call: Call) -> bool:
@@ -63,28 +64,28 @@ class Call:
     """One caller's texts."""
 
     texts: Sequence[str] = field(repr=False)
-    #: Estimated.
+    #: Estimated tokens.
     tokens: int
 
     @property
     def chars(self) -> int:
-        """Characters of the texts."""
+        """Number of characters in the texts."""
         return sum(map(len, self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Calls that share one job: their texts, one call after another."""
+    """Calls that share one job."""
 
     calls: tuple[Call, ...]
 
     @property
     def texts(self) -> list[str]:
-        """The job's texts."""
+        """The texts of the job, call after call."""
         return [text for call in self.calls for text in call.texts]
 
     def share_out(self, reply: EmbeddingReply) -> list[EmbeddingReply]:
-        """Return each call's own rows of the job's reply, in order; timings are the job's."""
+        """Return each call's part of the job's reply, in order; timings are those of the whole job."""
         if len(self.calls) == 1:
             return [reply]
         shares, start = [], 0
@@ -96,11 +97,11 @@ class Batch:
 
 
 class PendingCalls:
-    """The calls of one kind: how many jobs are in flight, and what waits behind them."""
+    """The waiting calls of one kind, and the number of its jobs in flight."""
 
     def __init__(self) -> None:
         self.in_flight = 0
-        #: Oldest first.
+        #: Waiting calls, oldest first.
         self._waiting: dict[Call, None] = {}
         self._tokens = self._texts = self._chars = 0
 
@@ -110,7 +111,7 @@ class PendingCalls:
         return not self.in_flight and not self._waiting
 
     def check_room(self, call: Call, tokens_per_s: float) -> None:
-        """Raise QueueFullError if more would wait than one job may hold: all workers' work for a minute and more."""
+        """Raise QueueFullError if more texts would wait than one job may hold, which is minutes of work."""
         limits = (
             (self._texts, len(call.texts), MAX_JOB_TEXTS, "texts"),
             (self._chars, call.chars, MAX_WINDOW_CHARS, "characters"),
@@ -121,12 +122,12 @@ class PendingCalls:
                 raise QueueFullError("this client", waiting, limit, unit, retry_after_s)
 
     def add(self, call: Call) -> None:
-        """Let a call wait."""
+        """Add a call to those that wait."""
         self._waiting[call] = None
         self._count(call, 1)
 
     def withdraw(self, call: Call) -> bool:
-        """Take back a call; False: it does not wait any more."""
+        """Remove a call and return whether it was waiting."""
         if call not in self._waiting:
             return False
         del self._waiting[call]
@@ -134,7 +135,7 @@ class PendingCalls:
         return True
 
     def next_batch(self, capacity: Capacity) -> Batch | None:
-        """Take the calls that go out together now; None: nothing waits, or enough is in flight."""
+        """Take the calls to submit as the next job; None if no call waits, or enough jobs are in flight."""
         if not self._waiting or self.in_flight >= capacity.jobs:
             return None
         share = self._share_tokens(capacity)
@@ -152,7 +153,7 @@ class PendingCalls:
         return Batch(calls=tuple(calls))
 
     def end_batch(self) -> None:
-        """Note that a batch is over, however it ended."""
+        """Note that a batch has ended, with or without success."""
         self.in_flight -= 1
 
     def _count(self, call: Call, sign: int) -> None:
@@ -161,9 +162,10 @@ class PendingCalls:
         self._chars += sign * call.chars
 
     def _share_tokens(self, capacity: Capacity) -> float:
-        """Return the tokens of the next batch: an equal share of what waits for each free place, or for each child.
+        """Return the tokens of the next batch: an equal share of what waits for each free slot, or each child process.
 
-        While a child may be without work, calls spread; beyond that a batch below the smallest chunk does not pay.
+        While child processes may be idle, calls are spread among them. Later, a batch smaller than the smallest chunk
+        would not be worth its round trip.
         """
         free = capacity.jobs - self.in_flight
         share = self._tokens / max(free, capacity.children)

@@ -1,4 +1,4 @@
-"""``client.dead_letters``: what the workers gave up, to be listed, shown, tried again or dropped."""
+"""The flows behind ``client.dead_letters``: list, read, re-queue and drop letters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from embedmill.transport.flow import Flow, RoundTrip
 if TYPE_CHECKING:
     from embedmill.jobs.operations import JobOperations
 
-#: For classes with a method ``list``, in which that word means the method.
+#: Type of a list of letters, for classes whose method ``list`` hides the built-in.
 Letters = list[DeadLetter]
 
-#: Letters read in one round trip: at most 2.5 MB, if all of them hold texts.
+#: Letters read in one round trip, which is at most 2.5 MB.
 PAGE: Final = 100
 
-#: Seconds that the reply of a text tried again lives.
+#: Seconds that Redis keeps the vector of a text that was submitted again.
 REQUEUED_TTL_S: Final = 86_400.0
 
 
@@ -29,7 +29,7 @@ def list_newest(keys: Keyspace, limit: int) -> Flow[Letters]:
     """Read the newest letters, page by page.
 
     Raises:
-        InvalidRequestError: no such limit.
+        InvalidRequestError: ``limit`` is out of range.
     """
     check_limit(limit, MAX_DEAD_LETTERS)
     letters: Letters = []
@@ -48,8 +48,8 @@ def read(keys: Keyspace, letter_id: str) -> Flow[DeadLetter]:
     """Read a letter.
 
     Raises:
-        UnknownLetterError: there is none of this id.
-        MessageError: it cannot be read.
+        UnknownLetterError: no letter has this id.
+        MessageError: the letter cannot be read.
     """
     dead_letter.check_id(letter_id)
     (entries,) = yield RoundTrip([("XRANGE", keys.dead, letter_id, letter_id)])
@@ -59,9 +59,9 @@ def read(keys: Keyspace, letter_id: str) -> Flow[DeadLetter]:
 
 
 def requeue(calls: JobOperations, letter_id: str, text: str | None) -> Flow[str]:
-    """Submit a letter's text and drop the letter; returns the new job's id.
+    """Submit a letter's text, drop the letter and return the new job's id.
 
-    The id is made of the letter's: if the answer gets lost and this is done again, there is still one job.
+    The job's id is made from the letter's, so a repetition after a lost answer submits no second job.
     """
     letter = yield from read(calls.keys, letter_id)
     found = dead_letter.text_to_requeue(letter, text)
@@ -74,13 +74,13 @@ def requeue(calls: JobOperations, letter_id: str, text: str | None) -> Flow[str]
 
 
 def drop(keys: Keyspace, letter_id: str) -> Flow[bool]:
-    """Forget a letter."""
+    """Delete a letter and return whether it was there."""
     (dropped,) = yield RoundTrip([("XDEL", keys.dead, dead_letter.check_id(letter_id))])
     return bool(dropped)
 
 
 def drop_all(keys: Keyspace) -> Flow[int]:
-    """Forget all letters."""
+    """Delete all letters and return their number."""
     (dropped,) = yield RoundTrip([("XTRIM", keys.dead, "MAXLEN", 0)])
     return int(dropped)
 

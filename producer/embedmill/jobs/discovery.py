@@ -1,4 +1,4 @@
-"""What a client knows of the workers: refreshed now and then, used to choose a model and to size chunks."""
+"""The client's view of the live workers, by which it chooses a model and sizes chunks."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ FRESH_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectorySnapshot:
-    """Which models are announced, and who serves them."""
+    """The announced models and the live workers at one moment."""
 
     cards: dict[str, ModelCard]
     workers: tuple[WorkerInfo, ...]
 
     def children(self, model: str) -> int:
-        """Return the number of processes that serve a model, at least 1."""
+        """Return the number of child processes that serve a model, at least 1."""
         return max(1, sum(w.children for w in self.workers if model in w.models))
 
 
 def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[DirectorySnapshot]:
-    """Read the model cards and the live workers, if need be ``grace_s`` after the flow's deadline.
+    """Read the model cards and the live workers; the round trip may end ``grace_s`` after the flow's deadline.
 
-    What cannot be read is passed over: it must not stop the others.
+    A card or an entry that cannot be read is passed over, so that it hides no other.
     """
     limits = (round(LIVENESS_TTL_S * 1000), MAX_WORKERS)
     look = evalsha("look", (keys.models, keys.workers), keys.worker_prefix, *limits)
@@ -59,7 +59,7 @@ def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[DirectorySnapsh
 
 
 def readable(read: Callable[[Any], T], packed: Iterable[Any], what: str) -> list[T]:
-    """Return what can be read of these; a warning names each kind of trouble once."""
+    """Return those values that ``read`` accepts, and log each distinct error once."""
     values = []
     for data in packed:
         try:
@@ -71,37 +71,39 @@ def readable(read: Callable[[Any], T], packed: Iterable[Any], what: str) -> list
 
 @lru_cache(maxsize=64)
 def warn_once(message: str) -> None:
-    """Log a warning; the same one is not repeated at every look."""
+    """Log a warning, unless the same one was logged before."""
     log.warning("%s", message, extra={"action": "unreadable"})
 
 
 class WorkerDirectory:
-    """The latest DirectorySnapshot, and the choices that follow from it."""
+    """The latest snapshot of models and workers, and what clients derive from it."""
 
     def __init__(self, default_model: str | None) -> None:
         self._default_model = default_model
-        self._landscape = DirectorySnapshot(cards={}, workers=())
+        self._snapshot = DirectorySnapshot(cards={}, workers=())
         self._read_at_s = float("-inf")
 
     def is_stale(self) -> bool:
-        """Return whether the cards should be read again."""
+        """Return whether the snapshot should be read again."""
         return time.monotonic() - self._read_at_s > FRESH_S
 
-    def update(self, landscape: DirectorySnapshot) -> None:
-        """Take what was read."""
-        self._landscape = landscape
-        # Nothing announced yet: look again at the next call.
-        is_whole = landscape.workers and landscape.cards
+    def update(self, snapshot: DirectorySnapshot) -> None:
+        """Replace the snapshot."""
+        self._snapshot = snapshot
+        # Without cards or workers, the next call reads again.
+        is_whole = snapshot.workers and snapshot.cards
         self._read_at_s = time.monotonic() if is_whole else float("-inf")
 
     def choose(self, model: str | None) -> tuple[str, ModelCard, int]:
-        """Return the model's name, its card (or a guess, if none is announced) and the processes that serve it.
+        """Return a model's name, its card and the number of child processes that serve it.
+
+        The card of a model that is not announced is ``UNKNOWN_CARD``.
 
         Raises:
-            UnknownModelError: none is named and not exactly one is announced.
+            UnknownModelError: no model is named and not exactly one is announced.
             InvalidRequestError: no model can have this name.
         """
-        cards = self._landscape.cards
+        cards = self._snapshot.cards
         name = model or self._default_model
         if name is None:
             if len(cards) != 1:
@@ -111,10 +113,10 @@ class WorkerDirectory:
             check_model_name(name)
         except SettingsError as error:
             raise InvalidRequestError("model", error.reason) from None
-        return name, cards.get(name, UNKNOWN_CARD), self._landscape.children(name)
+        return name, cards.get(name, UNKNOWN_CARD), self._snapshot.children(name)
 
     def expect(self, model: str | None) -> tuple[ModelCard, int]:
-        """Return card and processes of a model as far as they are known now, to plan by.
+        """Return a model's card and number of child processes, or defaults while the model is not known.
 
         Raises:
             InvalidRequestError: no model can have this name.
@@ -126,24 +128,24 @@ class WorkerDirectory:
         return card, children
 
     def check_protocol(self, model: str) -> None:
-        """Raise ProtocolVersionError if workers serve the model and none of them reads what this client writes."""
+        """Raise ProtocolVersionError if live workers serve the model and none speaks this client's version."""
         spoken = self._spoken(model)
         if spoken and PROTOCOL_VERSION not in spoken:
             raise ProtocolVersionError(model, PROTOCOL_VERSION, spoken)
 
     def tokens_per_s(self, model: str | None) -> float:
-        """Return what the live workers of a model should do; 0: there are none."""
+        """Return the expected throughput of a model's live workers, in tokens per second; 0 without workers."""
         name = model or self._default_model or ""
-        card = self._landscape.cards.get(name)
-        return card.tokens_per_s * self._landscape.children(name) if card and self._is_served(name) else 0.0
+        card = self._snapshot.cards.get(name)
+        return card.tokens_per_s * self._snapshot.children(name) if card and self._is_served(name) else 0.0
 
     def dimension(self, model: str) -> int:
-        """Return the announced dimension, 0 if there is none."""
-        card = self._landscape.cards.get(model)
+        """Return a model's dimension; 0 if the model is not announced."""
+        card = self._snapshot.cards.get(model)
         return card.dimension if card else 0
 
     def hint(self, status: JobStatus) -> str:
-        """Return why a job may not be done."""
+        """Return a hint why a job may not be done."""
         if status.state is JobState.QUEUED and not self._is_served(status.model):
             return f"No worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}."
         done = f"{status.chunks_done} of {status.chunks} chunks are done."
@@ -154,15 +156,15 @@ class WorkerDirectory:
         return done
 
     def hint_unsent(self, model: str | None, in_flight: int) -> str:
-        """Return why a call has not gone out behind so many jobs of this client."""
+        """Return a hint why a call was not submitted while ``in_flight`` jobs of this client were."""
         name = model or self._default_model
         if name is not None and not self._is_served(name):
             return f"No worker serves {name}; start one with EMBEDMILL_MODEL={name}."
-        return f"It waited in this client behind {in_flight} jobs; call less at a time, or start more workers."
+        return f"It waited in this client behind {in_flight} jobs; make fewer calls at a time, or start more workers."
 
     def _spoken(self, model: str) -> tuple[int, ...]:
         """Return the protocol versions of the model's live workers."""
-        return tuple(sorted({worker.protocol for worker in self._landscape.workers if model in worker.models}))
+        return tuple(sorted({worker.protocol for worker in self._snapshot.workers if model in worker.models}))
 
     def _is_served(self, model: str) -> bool:
-        return any(model in worker.models for worker in self._landscape.workers)
+        return any(model in worker.models for worker in self._snapshot.workers)

@@ -1,4 +1,4 @@
-"""``client.jobs``: which jobs there are, the newest first."""
+"""The flow behind ``client.jobs``: it lists jobs, the newest first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embedmill.protocol.records import JobState, JobStatus
 from embedmill.safe.printable import kind
 from embedmill.transport.flow import Command, Flow, RoundTrip
 
-#: Keys that Redis looks at in one round trip, and round trips at most: a million keys, also those of others.
+#: Keys that Redis scans in one round trip, and most round trips: a million keys, those of other programs included.
 SCAN_PAGE: Final = 1_000
 MAX_PAGES: Final = 1_000
 
@@ -29,21 +29,22 @@ RECORDS_PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobList(Sequence[JobStatus]):
-    """Jobs, the newest first, and what was left out."""
+    """A sequence of job statuses, the newest job first."""
 
     jobs: tuple[JobStatus, ...]
-    #: Jobs that were found and are in the state that was asked for, with those beyond the limit.
+    #: Number of jobs found in the requested state, those beyond the limit included.
     n_found: int
-    #: Records that cannot be read.
+    #: Number of job records that cannot be read.
     n_unreadable: int
-    #: Whether all keys of this Redis were looked at. If not, as for a user that may not SCAN, some that are over lack.
+    #: Whether all keys of this Redis were scanned. If not (the user may not SCAN, say), jobs that are over may be
+    #: missing.
     is_complete: bool
-    #: When this was so: seconds since the epoch, by Redis's clock.
+    #: Time of the list, in seconds since the epoch by Redis's clock.
     at_s: float
 
     @property
     def is_cut(self) -> bool:
-        """Whether there are, or may be, more jobs than these."""
+        """Whether jobs are, or may be, missing from the list."""
         return not self.is_complete or self.n_found > len(self.jobs)
 
     def __len__(self) -> int:
@@ -63,23 +64,23 @@ class JobList(Sequence[JobStatus]):
 
 
 def check_state(state: str | None) -> JobState | None:
-    """Return the state.
+    """Return the state as a ``JobState``.
 
     Raises:
-        InvalidRequestError: it is none.
+        InvalidRequestError: the value is not the name of a state.
     """
     if state is None:
         return None
     if not isinstance(state, str) or state not in list(JobState):
-        raise InvalidRequestError("state", f"{kind(state)} is none of {', '.join(JobState)}")
+        raise InvalidRequestError("state", f"{kind(state)} is not one of {', '.join(JobState)}")
     return JobState(state)
 
 
 def find(keys: Keyspace, limit: int, state: str | None) -> Flow[JobList]:
-    """Find the newest jobs: the unfinished ones by their lanes, all others among the keys of this Redis.
+    """Find the newest jobs: unfinished ones through their lanes, all others by a scan of Redis's keys.
 
     Raises:
-        InvalidRequestError: no such state, or no such limit.
+        InvalidRequestError: ``state`` is not the name of a state, or ``limit`` is out of range.
     """
     wanted = check_state(state)
     seen = yield from _unfinished(keys, check_limit(limit, MAX_LISTED_JOBS))
@@ -101,7 +102,7 @@ def find(keys: Keyspace, limit: int, state: str | None) -> Flow[JobList]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """Ids that may be jobs."""
+    """Ids that may be those of jobs."""
 
     at_s: float
     ids: set[str]
@@ -109,7 +110,7 @@ class _Seen:
 
 @dataclass(slots=True, kw_only=True)
 class _Best:
-    """The newest jobs of those that were read."""
+    """The newest jobs among those that were read."""
 
     limit: int
     state: JobState | None
@@ -118,10 +119,10 @@ class _Best:
     n_unreadable: int = 0
 
     def add(self, ids: Sequence[str], replies: Sequence[Any]) -> None:
-        """Read the records of a page."""
+        """Add the jobs of a page of records."""
         found = [*self.jobs]
         for job_id, values in zip(ids, replies, strict=True):
-            if isinstance(values, list) and values[0] is None:  # it is gone by now
+            if isinstance(values, list) and values[0] is None:  # the job has expired or was deleted meanwhile
                 continue
             status = _read(job_id, values)
             if status is None:
@@ -153,12 +154,12 @@ def _unfinished(keys: Keyspace, limit: int) -> Flow[_Seen]:
 
 
 def _scan(keys: Keyspace, ids: set[str]) -> Flow[bool]:
-    """Look for records among all keys; returns whether all of them were looked at."""
+    """Add the ids of records found by a scan of the keys; return whether all keys were scanned."""
     cursor: Any = "0"
     for _ in range(MAX_PAGES):
         asked = ("SCAN", cursor, "MATCH", f"{keys.job_prefix}*", "COUNT", SCAN_PAGE, "TYPE", "hash")
         (reply,) = yield RoundTrip([asked], keeps_errors=True)
-        if isinstance(reply, Exception):  # this user may not
+        if isinstance(reply, Exception):  # this user may not SCAN
             return False
         cursor, names = reply
         _note(ids, (name[len(keys.job_prefix) :] for name in names))
@@ -170,7 +171,7 @@ def _scan(keys: Keyspace, ids: set[str]) -> Flow[bool]:
 
 
 def _note(ids: set[str], names: Any) -> None:
-    """Take what can be a job's id; other keys of a job, and what somebody else has put there, cannot."""
+    """Add the names that can be a job's id, which a job's other keys cannot."""
     for name in names:
         if len(ids) >= MAX_LISTED_JOBS:
             return

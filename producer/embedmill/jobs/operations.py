@@ -1,4 +1,4 @@
-"""The client's calls as flows: one core under the blocking and the asyncio client."""
+"""The client's operations as flows, which both the blocking and the asyncio client run."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from embedmill.settings import ClientSettings
 from embedmill.transport.flow import Flow, Offload
 from embedmill.urls import mask_url
 
-#: Seconds for calls that take no timeout: they read or write Redis and wait for no worker.
+#: Timeout in seconds of calls that take none; they read or write Redis and wait for no worker.
 CALL_TIMEOUT_S: Final = 30.0
 
-#: Seconds by which the connection may outlast a caller's timeout, so that an answer due at it gets through.
+#: Seconds that a flow has beyond the caller's timeout, so that an answer that is due just then still arrives.
 LAST_MOMENT_S: Final = 0.25
 
-#: Seconds beyond a caller's timeout for saying why it was not enough, and for deleting the job of such an ``embed``.
+#: Seconds beyond a caller's timeout in which to find out why a job is late, and to delete the job of an ``embed``.
 CLEAN_UP_S: Final = 1.0
 
-#: How often ``embed`` submits a job again that Redis has lost.
+#: Most times that ``embed`` submits a job again that Redis has lost.
 MAX_RESUBMISSIONS: Final = 5
 
-#: Characters up to which a job is prepared where it is asked for: that takes less time than handing it to a thread.
+#: Most characters of a job that is prepared in the calling thread, which is then faster than handing it to another.
 BRIEF_CHARS: Final = 32_768
 
 
 class JobOperations:
-    """What a client can ask for. Holds the outlook on workers; all else is in Redis."""
+    """The operations of a client. Its only state is what it knows of the workers; all else is in Redis."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.keys = Keyspace(settings.namespace)
@@ -66,12 +66,12 @@ class JobOperations:
         """Return a call's timeout; None: the client's.
 
         Raises:
-            InvalidRequestError: it is no number of seconds.
+            InvalidRequestError: ``timeout_s`` is not a number of seconds above 0.
         """
         return check_seconds("timeout_s", self._timeout_s if timeout_s is None else timeout_s)
 
     def submit(self, values: list[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float = 0.0) -> Flow[str]:
-        """Store a job and return its id; ``timeout_s`` bounds how long it waits for room, if it does."""
+        """Store a job and return its id; with ``how.block`` it waits up to ``timeout_s`` for room."""
         check_count(values)
         block_until_s = time.monotonic() + timeout_s if how.block else 0.0
         request = yield from self._prepare(values, options, how)
@@ -99,9 +99,9 @@ class JobOperations:
     def embed(
         self, values: list[str], options: EmbedOptions, how: SubmitOptions, timeout_s: float
     ) -> Flow[EmbeddingReply]:
-        """Embed texts in windows of one job each, one after the other. Leaves nothing behind.
+        """Embed texts in one job after the other; each job is deleted, whether or not it succeeds.
 
-        A window that is too large for this Redis is halved.
+        Texts that are too large for this Redis as one job are halved.
         """
         deadline_s = time.monotonic() + timeout_s
         cuts = split_into_jobs(values)[::-1]
@@ -126,14 +126,14 @@ class JobOperations:
         return reply
 
     def _work(self, request: JobRequest, deadline_s: float, block_until_s: float) -> Flow[EmbeddingReply]:
-        """Store a job, wait for its reply and delete it, however this ends."""
+        """Store a job, wait for its reply and delete it, also on failure."""
         losses = 0
         try:
             while True:
                 yield from self._store(request, block_until_s)
                 try:
                     return (yield from self._take(request, deadline_s))
-                except ResultExpiredError:  # Redis lost it, or the answer to ``take``; its texts are still here
+                except ResultExpiredError:  # Redis lost the job, or the answer to ``take``; the texts are still here
                     losses += 1
                     if losses > MAX_RESUBMISSIONS:
                         raise
@@ -158,25 +158,25 @@ class JobOperations:
         return filled.reply(request.model)
 
     def _discard(self, request: JobRequest) -> Flow[None]:
-        """Delete a job if Redis answers at once; else its time to live does."""
+        """Delete a job if Redis answers at once; otherwise it expires."""
         try:
             yield from reading.discard(self.keys, request, grace_s=CLEAN_UP_S)
         except QueueError:
             return
 
     def status(self, job_id: str) -> Flow[JobStatus]:
-        """Read how far a job is."""
+        """Read a job's status."""
         return (yield from reading.read_record(self.keys, job_id)).status
 
     def wait(self, job_id: str, timeout_s: float) -> Flow[JobStatus]:
-        """Wait until a job is over."""
+        """Wait until a job is done and return its status."""
         progress = Progress(job_id, timeout_s)
         while not progress.is_over:
             yield from self.next_chunks(progress)
         return (yield from self.status(job_id))
 
     def result(self, job_id: str, timeout_s: float) -> Flow[EmbeddingReply]:
-        """Wait until a job is over and gather its reply."""
+        """Wait until a job is done and return its reply."""
         progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
         record = yield from reading.read_record(self.keys, job_id)
         filled = Assembly(self._intake(record))
@@ -188,23 +188,23 @@ class JobOperations:
         return filled.reply(record.status.model)
 
     def cancel(self, job_id: str) -> Flow[bool]:
-        """Stop a job; returns whether it is cancelled.
+        """Cancel a job and return whether it is cancelled.
 
         Raises:
-            ResultExpiredError: there is none.
+            ResultExpiredError: the job is not in Redis.
         """
-        # The script's own answer: who waits for the job may delete it as soon as it is cancelled.
+        # The script returns the state, as a waiting caller may delete the job as soon as it is cancelled.
         state = yield from reading.end(self.keys, job_id, "cancel")
         if state is None:
             raise ResultExpiredError(job_id)
         return state == b"cancelled"
 
     def delete(self, job_id: str) -> Flow[bool]:
-        """Forget a job."""
+        """Delete a job and return whether it was there."""
         return (yield from reading.end(self.keys, job_id, "delete")) not in (None, 0)
 
     def intake(self, job_id: str) -> Flow[Intake]:
-        """Read what a job's replies must fit."""
+        """Read a job's record and return the check for its replies."""
         return self._intake((yield from reading.read_record(self.keys, job_id)))
 
     def _intake(self, record: JobRecord) -> Intake:
@@ -219,22 +219,24 @@ class JobOperations:
         """Read the vectors of finished chunks.
 
         Raises:
-            MessageError: they cannot be of this job.
+            MessageError: a reply does not fit this job.
         """
         replies = yield from reading.fetch(self.keys, job_id, chunks)
         return [intake.take(reply) for reply in replies]
 
     def next_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
-        """Wait a moment for finished chunks; returns their numbers, maybe none; at the end those without news, too.
+        """Wait up to ``reading.BLOCK_S`` for finished chunks and return their numbers, perhaps none.
+
+        When the job is done, the result includes chunks whose events were lost.
 
         Raises:
-            ResultTimeoutError: the progress's timeout is over.
+            ResultTimeoutError: the timeout of ``progress`` has passed.
             JobCancelledError: somebody cancelled the job.
-            ResultExpiredError: there is no such job.
+            ResultExpiredError: the job is not in Redis.
         """
         left_s = progress.deadline_s - time.monotonic()
         if left_s <= 0:
-            # Redis answered a moment ago: the deadline is no reason to call it unavailable.
+            # Redis answered a moment ago, so the error must not say that it is unavailable.
             hint = yield from self.why_late(progress.job_id)
             raise ResultTimeoutError(progress.job_id, progress.timeout_s, hint)
         block_s = min(reading.BLOCK_S, left_s)
@@ -250,10 +252,10 @@ class JobOperations:
         return [*events.chunks, *sorted(set(range(n_replies)) - progress.seen)]
 
     def why_late(self, job_id: str) -> Flow[str]:
-        """Return how far a job is and who could do it, after the deadline of the call that waits for it.
+        """Return a hint why a job is late; runs after the deadline of the call that waited for it.
 
         Raises:
-            ResultExpiredError: there is no such job.
+            ResultExpiredError: the job is not in Redis.
         """
         status = (yield from reading.read_record(self.keys, job_id, grace_s=CLEAN_UP_S)).status
         self.outlook.update((yield from discovery.look_around(self.keys, grace_s=CLEAN_UP_S)))
@@ -261,19 +263,19 @@ class JobOperations:
 
 
 class Progress:
-    """How far a reader of a job's events is."""
+    """The position of a reader in a job's events."""
 
     def __init__(self, job_id: str, timeout_s: float = float("inf"), *, n_chunks: int = 0) -> None:
         """Start at the job's first event.
 
         Args:
-            job_id: whose.
+            job_id: the job's id.
             timeout_s: seconds to wait.
-            n_chunks: chunks that the job may have; 0: the reader wants none of them.
+            n_chunks: most chunks that the job has; 0 if the reader does not read chunks.
         """
         self.job_id = job_id
         self.n_chunks = n_chunks
-        #: Chunks of which there were news.
+        #: Chunks whose events were read.
         self.seen: set[int] = set()
         self.timeout_s = timeout_s
         self.deadline_s = time.monotonic() + timeout_s
@@ -282,22 +284,22 @@ class Progress:
 
 
 class PartReader:
-    """Reads a job's vectors part by part, as its chunks complete; both clients drive it."""
+    """A reader of a job's vectors, part by part as chunks complete; both clients run it."""
 
     def __init__(self, calls: JobOperations, job_id: str) -> None:
         self._calls = calls
         self._progress = Progress(job_id, n_chunks=MAX_JOB_TEXTS)
         self._intake: Intake | None = None
-        #: Chunks that are finished and not yet read.
+        #: Finished chunks whose vectors are not yet read.
         self._chunks: Sequence[int] = ()
         self.is_over = False
 
     def next_parts(self) -> Flow[list[ReplyPart]]:
-        """Return the next parts, of a few chunks at most; maybe none yet.
+        """Return the next parts, at most a few chunks and perhaps none yet.
 
         Raises:
             JobCancelledError: somebody cancelled the job.
-            ResultExpiredError: there is no such job.
+            ResultExpiredError: the job is not in Redis.
         """
         job_id = self._progress.job_id
         if self._intake is None:
@@ -312,16 +314,16 @@ class PartReader:
 
 
 def shown(client: object, settings: ClientSettings, *, is_closed: bool) -> str:
-    """Return what a client's repr is: where it goes, and whether it still does."""
+    """Return the repr of a client: its settings without passwords, and whether it is closed."""
     where = f"redis_url={mask_url(settings.redis_url)!r}, model={settings.model!r}, namespace={settings.namespace!r}"
     return f"{type(client).__name__}({where}{', closed' if is_closed else ''})"
 
 
 def accepted(reply: EmbeddingReply) -> Vectors:
-    """Return the vectors.
+    """Return the vectors of a reply.
 
     Raises:
-        TextsRejectedError: not every text has one.
+        TextsRejectedError: some texts have no vector.
     """
     if reply.rejected:
         raise TextsRejectedError(reply)

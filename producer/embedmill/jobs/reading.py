@@ -1,4 +1,4 @@
-"""Flows that read and end jobs: their records, events and replies."""
+"""The flows that read, cancel and delete jobs: records, events and replies."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from embedmill.transport.flow import Command, Flow, RoundTrip, evalsha
 #: Chunk replies fetched in one round trip.
 FETCH_CHUNKS: Final = 16
 
-#: Seconds that Redis is tried again while waiting for a job that it holds: enough to restart and load its AOF.
+#: Seconds that an unreachable Redis is tried again while a job is waited for: enough to restart and load its AOF.
 WAITING_OUTAGE_S: Final = 30.0
 
-#: Seconds of one blocking read of events; between two the record is looked at.
+#: Seconds of one blocking read of events; the record is read between two of them.
 BLOCK_S: Final = 1.0
 
 
 def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[JobRecord]:
-    """Read a job's record, if need be ``grace_s`` after the flow's deadline.
+    """Read a job's record; the round trip may end ``grace_s`` after the flow's deadline.
 
     Raises:
-        ResultExpiredError: there is none.
-        MessageError: it cannot be read.
+        ResultExpiredError: the job is not in Redis.
+        MessageError: the record cannot be read.
     """
     (values,) = yield RoundTrip([("HMGET", keys.job(job_id), *records.RECORD_FIELDS)], grace_s=grace_s)
     if values[0] is None:
@@ -39,18 +39,18 @@ def read_record(keys: Keyspace, job_id: str, *, grace_s: float = 0.0) -> Flow[Jo
 
 
 def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flow[Events]:
-    """Wait up to ``block_s`` for news of a job. If they are lost, its record still says that it is over.
+    """Wait up to ``block_s`` for events of a job. If events are lost, the record still says whether it is over.
 
     Raises:
-        ResultExpiredError: there is no such job, or its texts are lost and nobody can do it.
-        MessageError: they cannot be read.
+        ResultExpiredError: the job is not in Redis, or its texts are lost, so that no worker can do it.
+        MessageError: the events cannot be read.
     """
     block_ms = max(1, int(block_s * 1000))
     read = ("XREAD", "COUNT", 1_000, "BLOCK", block_ms, "STREAMS", keys.events(job_id), cursor)
     (streams,) = yield RoundTrip([read], block_s=block_s, outage_s=WAITING_OUTAGE_S)
     if not streams:
         look = ("XREAD", "COUNT", 1_000, "STREAMS", keys.events(job_id), cursor)
-        # The texts before the state: a commit drops the last ones and ends the job at once.
+        # Read the texts before the state, as one commit deletes the last texts and ends the job.
         ask = [look, ("EXISTS", keys.texts(job_id)), ("HGET", keys.job(job_id), "state")]
         streams, has_texts, state = yield RoundTrip(ask, outage_s=WAITING_OUTAGE_S)
         if state is None or (state == b"active" and not has_texts and not streams):
@@ -61,7 +61,7 @@ def read_events(keys: Keyspace, job_id: str, cursor: str, block_s: float) -> Flo
 
 
 def count_replies(keys: Keyspace, job_id: str) -> Flow[int]:
-    """Return how many chunks of a job have a reply; they are the first ones once it is done."""
+    """Return the number of a job's chunks that have a reply; once it is done, they are the first ones."""
     (count,) = yield RoundTrip([("HLEN", keys.replies(job_id))], outage_s=WAITING_OUTAGE_S)
     return min(int(count), MAX_JOB_TEXTS)
 
@@ -70,7 +70,8 @@ def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[Chunk
     """Read the replies of finished chunks.
 
     Raises:
-        ResultExpiredError: they are gone.
+        ResultExpiredError: a reply is not in Redis.
+        MessageError: a reply cannot be read.
     """
     if not chunks:
         return []
@@ -79,10 +80,11 @@ def fetch(keys: Keyspace, job_id: str, chunks: Sequence[int]) -> Flow[list[Chunk
 
 
 def take(keys: Keyspace, request: JobRequest, chunks: Sequence[int]) -> Flow[list[ChunkReply]]:
-    """Read the last replies of one's own job and delete it, in one round trip.
+    """Read the last replies of a job of this client and delete it, in one round trip.
 
     Raises:
-        ResultExpiredError: they are gone; also if the connection broke after Redis had deleted them.
+        ResultExpiredError: a reply is not in Redis, perhaps because an earlier attempt lost its answer.
+        MessageError: a reply cannot be read.
     """
     delete = evalsha("delete", keys.of_job(request.job_id, request.model, request.lane))
     read: list[Command] = [("HMGET", keys.replies(request.job_id), *chunks)] if chunks else []
@@ -98,13 +100,13 @@ def _replies(job_id: str, values: Sequence[bytes | None]) -> list[ChunkReply]:
 
 
 def discard(keys: Keyspace, request: JobRequest, *, grace_s: float) -> Flow[None]:
-    """Delete one's own job, if Redis answers at once."""
+    """Delete a job of this client, if Redis answers at once."""
     job_keys = keys.of_job(request.job_id, request.model, request.lane)
     yield RoundTrip([evalsha("delete", job_keys)], grace_s=grace_s, outage_s=0.0)
 
 
 def end(keys: Keyspace, job_id: str, how: str) -> Flow[bytes | int | None]:
-    """Cancel or delete a job; returns what the script ``how`` answers, None if there is no such job."""
+    """Cancel or delete a job and return what the script ``how`` returns; None if the job is not in Redis."""
     (found,) = yield RoundTrip([("HMGET", keys.job(job_id), "model", "lane")])
     if found[0] is None:
         return None

@@ -1,4 +1,4 @@
-"""From a caller's arguments to a job that is ready to be stored: validated, cut and packed. No I/O."""
+"""Jobs that are ready to be stored, made of a caller's arguments: validated, cut and packed. No I/O."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ from embedmill.settings import MAX_SECONDS, is_seconds
 
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-#: A forward pass may take this long beyond 20 times its estimate before its process is killed.
+#: Time limit of a chunk: these seconds, plus this factor times its estimate. Its process is killed after that.
 TIME_LIMIT_FLOOR_S: Final = 10.0
 TIME_LIMIT_FACTOR: Final = 20.0
 
 #: Bytes of a text's reply besides its vector: position, token count and what Redis adds.
 REPLY_OVERHEAD_BYTES: Final = 24
 
-#: Bytes that a finished job takes besides its rows, and each chunk of it: Redis gives a stream of events 4 KiB at once,
-#: however short it is. Measured: docs/decisions/0010-admission.md.
+#: Bytes that a finished job, and each of its chunks, takes in Redis besides its rows. Redis allocates 4 KiB for a
+#: stream of events, however short it is. Measured: docs/decisions/0010-admission.md.
 JOB_OVERHEAD_BYTES: Final = 4_400
 CHUNK_OVERHEAD_BYTES: Final = 400
 
-#: Components of a vector of a model that is not announced yet, for estimates.
+#: Assumed dimension of a model that is not announced yet, for estimates.
 GUESSED_DIMENSION: Final = 1_024
 
-#: Columns of a frame that an error names.
+#: Most columns of a data frame that an error names.
 MAX_SHOWN_COLUMNS: Final = 10
 
 
-#: Seconds that the reply of a job of ``embed`` would outlive a client that died under it.
+#: Seconds that Redis keeps a finished job of ``embed`` whose client died before it read and deleted it.
 EMBED_TTL_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitOptions:
-    """What ``submit`` is told besides texts and options."""
+    """The arguments of ``submit`` besides texts and ``EmbedOptions``."""
 
     model: str | None
     lane: str
     job_id: str | None = None
     ttl_s: float = EMBED_TTL_S
     deadline_s: float | None = None
-    #: The texts are known to fit one chunk, and several callers wait for them: they are not cut further.
+    #: Whether the texts stay in one chunk, as for calls that share a job.
     in_one_chunk: bool = False
-    #: Wait for room when the queue is full.
+    #: Whether to wait for room when the queue is full.
     block: bool = False
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class SubmitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """A job as it will be stored."""
+    """A job that is ready to be stored."""
 
     job_id: str
     model: str
@@ -87,23 +87,23 @@ class JobRequest:
     payloads: tuple[bytes, ...] = field(repr=False)
     #: (texts, estimated tokens) of each chunk.
     weights: tuple[tuple[int, int], ...]
-    #: Texts that never leave the client.
+    #: Texts that the client itself rejects and never sends.
     rejected: tuple[Rejected, ...]
     ttl_s: float
-    #: 0: none.
+    #: Deadline in seconds after submission; 0: none.
     deadline_s: float
-    #: Seconds that one chunk may take.
+    #: Time limit of one chunk, in seconds.
     limit_s: float
-    #: What the vector of one text will take in Redis, with its share of what the job takes besides.
+    #: Bytes that one text's vector will take in Redis, with its share of the job's overhead.
     row_bytes: int
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the packed texts."""
+        """Number of bytes of the packed texts."""
         return sum(map(len, self.payloads))
 
     def record(self) -> bytes:
-        """Return the fields of the job's hash, as ``lua/submit.lua`` reads them."""
+        """Return the fields of the job's record, packed as ``lua/submit.lua`` reads them."""
         fields: dict[str, Any] = {
             "v": version.PROTOCOL_VERSION,
             "id": self.job_id,
@@ -122,7 +122,7 @@ class JobRequest:
             "deadline_ms": round(self.deadline_s * 1000),
             "limit_s": f"{self.limit_s:.1f}",
         }
-        # Redis's cmsgpack knows raw strings only, not the newer bin type.
+        # Redis's cmsgpack reads only raw strings, not the newer bin type.
         packed: bytes = msgpack.packb(fields, use_bin_type=False)
         return packed
 
@@ -131,15 +131,15 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     """Return the texts as a list.
 
     Raises:
-        InvalidTextError: one is not a str.
-        InvalidRequestError: ``texts`` is itself a str, has columns, has no order, or holds nothing.
+        InvalidTextError: a text is not a str.
+        InvalidRequestError: ``texts`` is a single str, has columns, has no order, or cannot be iterated over.
     """
     if columns := _columns(texts):
         raise InvalidRequestError("texts", f"{type(texts).__name__} has columns; pass one of them, {columns}")
     if isinstance(texts, Mapping | Set):
-        raise InvalidRequestError("texts", f"a list of str is wanted, not {type(texts).__name__}, which has no order")
+        raise InvalidRequestError("texts", f"pass a list of str, not {type(texts).__name__}, which has no order")
     if isinstance(texts, str | bytes):
-        raise InvalidRequestError("texts", f"a list of str is wanted, not one {type(texts).__name__}; write [text]")
+        raise InvalidRequestError("texts", f"pass a list of str, not one {type(texts).__name__}; write [text]")
     values = _values(texts)
     for index, text in enumerate(values):
         if not isinstance(text, str):
@@ -148,21 +148,21 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 def _values(texts: Any) -> list[Any]:
-    """Return the items of something; of a column of Arrow as Python's."""
+    """Return the items of an iterable; those of an Arrow column as Python values."""
     try:
         return list(texts.to_pylist() if hasattr(texts, "to_pylist") else texts)
     except TypeError:
-        if hasattr(texts, "__iter__") and not isinstance(texts, type):  # its own fault, in the midst of it
+        if hasattr(texts, "__iter__") and not isinstance(texts, type):  # raised by the iterator itself
             raise
-        raise InvalidRequestError("texts", f"a list of str is wanted, not {type(texts).__name__}") from None
+        raise InvalidRequestError("texts", f"pass a list of str, not {type(texts).__name__}") from None
 
 
 def _columns(texts: Any) -> str:
-    """Return how to pass a column of a frame, or of a mapping of columns; "": it is neither."""
-    is_lazy = hasattr(texts, "collect_schema")  # of polars, which warns of what is slow
+    """Return a hint how to pass one column of a data frame or a mapping of columns; "" if it is neither."""
+    is_lazy = hasattr(texts, "collect_schema")  # a LazyFrame of polars, which warns if its columns are asked for
     names = texts.collect_schema().names() if is_lazy else getattr(texts, "column_names", None)
     names = names or getattr(texts, "columns", None)
-    if isinstance(texts, Mapping):  # its keys are shown only if it holds columns: they may be texts
+    if isinstance(texts, Mapping):  # keys are shown only if the values are columns, as keys may be texts
         is_frame = any(isinstance(value, Sized) and not isinstance(value, str | bytes) for value in texts.values())
         names = list(texts) if is_frame else None
     if names is None or callable(names) or isinstance(names, str):
@@ -174,35 +174,35 @@ def _columns(texts: Any) -> str:
 
 
 def check_count(texts: Sequence[str]) -> None:
-    """Raise TooManyTextsError unless one job holds the texts."""
+    """Raise TooManyTextsError if one job cannot hold that many texts."""
     if len(texts) > MAX_JOB_TEXTS:
-        way_out = "submit several jobs, or use embed() or reindex, which cut longer inputs"
-        raise TooManyTextsError(len(texts), MAX_JOB_TEXTS, way_out)
+        hint = "submit several jobs, or use embed() or reindex, which cut longer inputs"
+        raise TooManyTextsError(len(texts), MAX_JOB_TEXTS, hint)
 
 
 def check_bytes(encoded: Sequence[bytes]) -> None:
-    """Raise JobTooLargeError unless one job holds the texts."""
+    """Raise JobTooLargeError if one job cannot hold that many bytes."""
     n_bytes = sum(map(len, encoded))
     if n_bytes > MAX_JOB_BYTES:
         raise JobTooLargeError(n_bytes, MAX_JOB_BYTES, "submit several jobs, or use embed(), which cuts longer inputs")
 
 
 def check_lane(lane: str) -> str:
-    """Return the lane.
+    """Return the lane if it exists.
 
     Raises:
-        InvalidRequestError: there is no such lane.
+        InvalidRequestError: the value is not the name of a lane.
     """
     if lane not in LANES:
-        raise InvalidRequestError("lane", f"{kind(lane)} is none of {', '.join(LANES)}")
+        raise InvalidRequestError("lane", f"{kind(lane)} is not one of {', '.join(LANES)}")
     return lane
 
 
 def check_job_id(job_id: str) -> str:
-    """Return the id.
+    """Return the id if a job can have it.
 
     Raises:
-        InvalidRequestError: it cannot be part of a Redis key.
+        InvalidRequestError: the value cannot be a job's id.
     """
     if not is_job_id(job_id):
         raise InvalidRequestError("job_id", f"an id matches {_JOB_ID.pattern}")
@@ -215,10 +215,10 @@ def is_job_id(value: object) -> bool:
 
 
 def check_limit(limit: int, most: int) -> int:
-    """Return the limit.
+    """Return the limit if it is a whole number from 1 to ``most``.
 
     Raises:
-        InvalidRequestError: it is not a whole number from 1 to ``most``.
+        InvalidRequestError: it is not.
     """
     if type(limit) is not int or not 1 <= limit <= most:
         raise InvalidRequestError("limit", f"{kind(limit)} is not an int from 1 to {most}")
@@ -226,10 +226,10 @@ def check_limit(limit: int, most: int) -> int:
 
 
 def check_seconds(option: str, value: float) -> float:
-    """Return the value.
+    """Return the number of seconds as a float.
 
     Raises:
-        InvalidRequestError: not a positive number, or more than Redis can count.
+        InvalidRequestError: the value is not a number above 0, or is above ``MAX_SECONDS``.
     """
     if not is_seconds(value):
         raise InvalidRequestError(option, f"{kind(value)} is not a number of seconds above 0, up to {MAX_SECONDS:.0e}")
@@ -239,18 +239,18 @@ def check_seconds(option: str, value: float) -> float:
 def prepare(
     values: list[str], options: EmbedOptions, how: SubmitOptions, *, model: str, card: ModelCard, children: int
 ) -> JobRequest:
-    """Make a job of texts, all of them str.
+    """Make a job of texts.
 
     Args:
-        values: the texts.
+        values: the texts, all of them str.
         options: how to embed them.
-        how: how to submit them; its model is not looked at.
-        model: the model that is meant.
-        card: of that model.
-        children: processes that serve it.
+        how: how to submit them; its model is ignored.
+        model: the model's name.
+        card: the model's card.
+        children: number of child processes that serve the model.
 
     Raises:
-        RequestError: more than one job holds, or a form that the model's vectors cannot take.
+        RequestError: one job cannot hold the texts, or the model cannot serve the options.
     """
     check_count(values)
     card.check(options)
@@ -290,16 +290,16 @@ def prepare(
 
 
 def row_bytes(options: EmbedOptions, card: ModelCard) -> int:
-    """Return the bytes that the vector of one text will take in Redis."""
+    """Return the number of bytes that the vector of one text will take in Redis."""
     columns = options.dtype.columns(options.dimensions or card.dimension or GUESSED_DIMENSION)
     return columns * options.dtype.numpy.itemsize + REPLY_OVERHEAD_BYTES
 
 
 def fault_of(text: str) -> tuple[Reason, str] | None:
-    """Return why no worker can read a text, as a reason and its detail; None: it can be read."""
+    """Return the reason and detail why no worker can read a text; None if workers can."""
     if len(text) > MAX_TEXT_CHARS:
         return Reason.TOO_LARGE, f"{len(text)} characters, limit {MAX_TEXT_CHARS}; split it"
     at = surrogate_at(text)
     if at is not None:
-        return Reason.INVALID_UNICODE, f"lone surrogate at character {at}; decode with errors='replace'"
+        return Reason.INVALID_UNICODE, f"lone surrogate at character {at}; decode the text with errors='replace'"
     return None

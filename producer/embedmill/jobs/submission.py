@@ -1,4 +1,4 @@
-"""A job's way into Redis: asked for room, staged, made visible at once, or refused."""
+"""The flow that stores a job in Redis: it asks for room, stages the texts and makes the job visible atomically."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from embedmill.protocol.chunks import pack_weights
 from embedmill.protocol.keys import Keyspace
 from embedmill.transport.flow import Command, Flow, RoundTrip, Sleep, evalsha
 
-#: Bytes of staged chunks sent in one round trip, so that no job holds Redis or a socket for long.
+#: Bytes of staged chunks per round trip, so that no job occupies Redis or a socket for long.
 STAGE_BYTES: Final = 4 << 20
 
-#: Seconds that staged texts wait for their submission.
+#: Seconds that staged texts live before they are submitted.
 STAGED_TTL_S: Final = 600
 
-#: Packed bytes from which a job asks for room before it sends its texts.
+#: Packed size in bytes from which a job asks for room before it sends its texts.
 ASK_FIRST_BYTES: Final = 256 << 10
 
-#: Shortest and longest pause between two tries of a job that waits for room.
+#: Shortest and longest pause in seconds between two attempts of a job that waits for room.
 SHORTEST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 5.0
 
-#: Pause when nobody can say when there will be room.
+#: Pause in seconds when it is not known when there will be room.
 USUAL_PAUSE_S: Final = 1.0
 
-#: Most seconds after which a refused job is advised to try again.
+#: Largest ``retry_after_s`` of a QueueFullError.
 LONGEST_RETRY_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """What a client lets into Redis."""
+    """The limits by which a client's jobs are admitted to Redis."""
 
-    #: Tokens that may wait in a lane; 0: any number.
+    #: Tokens that may wait in a lane; 0: no limit.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
-    #: What the live workers should do by their model's card, until it has been measured; 0: there are none.
+    #: Throughput of the live workers by their model's card, used until it has been measured; 0 without workers.
     expected_tokens_per_s: float = 0.0
 
 
 def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_until_s: float = 0.0) -> Flow[None]:
-    """Stage a job's texts, then make it visible at once.
+    """Stage a job's texts, then make the job visible atomically.
 
     Args:
-        keys: of the namespace.
+        keys: the keys of the namespace.
         request: the job.
         admission: how much may be queued.
-        block_until_s: until when, on the monotonic clock, to wait for room.
+        block_until_s: time on the monotonic clock until which to wait for room; 0: do not wait.
 
     Raises:
         JobConflictError: the id is taken by other content.
-        JobTooLargeError: Redis would not have room for it if it were empty.
-        QueueFullError: there is no room now; nothing is left behind.
+        JobTooLargeError: even an empty Redis would not have room for the job.
+        QueueFullError: the queue has no room now; nothing of the job stays in Redis.
     """
     asks_first = request.n_bytes > ASK_FIRST_BYTES
     while True:
@@ -82,15 +82,18 @@ def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_f
         outcome = yield from _stage(keys, request, admission)
         if _is_settled(keys, request, admission, outcome):
             return
-    forgot = f"it forgot texts of job {request.job_id} three times while they were stored; it must be noeviction"
-    raise QueueFullError("Redis", 0, 0, forgot)
+    evicted = (
+        f"it lost texts of job {request.job_id} three times while they were being stored; "
+        "its maxmemory-policy must be noeviction"
+    )
+    raise QueueFullError("Redis", 0, 0, evicted)
 
 
 def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[Any]:
     nonce = secrets.token_hex(8)
     try:
         return (yield from _send(keys, request, admission, nonce))
-    except (QueueFullError, KeyConflictError):  # what has been staged must not fill Redis for ten minutes
+    except (QueueFullError, KeyConflictError):  # staged texts must not fill Redis until they expire
         yield RoundTrip([("UNLINK", keys.staged(request.job_id, nonce))])
         raise
 
@@ -101,7 +104,7 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
     size = 0
     for chunk, payload in enumerate(request.payloads):
         commands.append(("HSET", staged, chunk, payload))
-        if chunk == 0:  # at once, so that nothing stays if the connection breaks further on
+        if chunk == 0:  # set the expiry first, so that nothing stays if the connection breaks later
             commands.append(("EXPIRE", staged, STAGED_TTL_S))
         size += len(payload)
         if size > STAGE_BYTES:
@@ -119,7 +122,7 @@ def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: s
 
 
 def _is_settled(keys: Keyspace, request: JobRequest, admission: Admission, outcome: Any) -> bool:
-    """Return whether the job is in Redis; raise if it never will be, or not now."""
+    """Return whether the job is in Redis; raise the error if it was refused."""
     match outcome:
         case b"submitted" | b"same":
             return True
@@ -136,11 +139,14 @@ def _refusal(
     unit, (taken, limit, asked, waiting) = outcome[0].decode(), map(int, outcome[1:5])
     if unit == "bytes" and asked > limit:
         share = MEMORY_SHARES[request.lane]
-        way_out = f"{share:.0%} of Redis's maxmemory, vectors counted: submit smaller jobs or give Redis more memory"
-        return JobTooLargeError(asked, limit, way_out)
+        hint = (
+            f"the limit is {share:.0%} of Redis's maxmemory, and vectors count too: "
+            "submit smaller jobs, or give Redis more memory"
+        )
+        return JobTooLargeError(asked, limit, hint)
     rate = float(outcome[5]) or admission.expected_tokens_per_s
-    # By how much the lane must shrink; memory is free again only when what waits is embedded and fetched. If nothing
-    # waits, all of it is replies, of which nobody knows when they are fetched.
+    # The tokens by which the lane must shrink. Memory becomes free only when what waits is embedded and fetched. If
+    # nothing waits, it holds replies, and it is not known when they will be fetched.
     excess = waiting + asked - limit if unit == "tokens" else waiting
     retry_after_s = min(LONGEST_RETRY_S, max(SHORTEST_PAUSE_S, excess / rate)) if rate and excess > 0 else None
     return QueueFullError(queue if unit == "tokens" else "Redis", taken, limit, unit, retry_after_s)

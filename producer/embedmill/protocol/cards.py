@@ -1,4 +1,4 @@
-"""Model cards: what workers announce of a model. No I/O here."""
+"""Model cards, by which workers announce their models. No I/O here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedmill.protocol.vectors import Dtype, check_binary
 if TYPE_CHECKING:
     from embedmill.protocol.options import EmbedOptions
 
-#: Rates that a card may name, a second or a token: estimates made of them stay numbers that Redis can count.
+#: Smallest and largest rate in a card, so that estimates stay numbers that Redis counts exactly.
 SLOWEST: Final = 1e-3
 
 FASTEST: Final = 1e12
@@ -22,45 +22,45 @@ FASTEST: Final = 1e12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What workers announce of a model, from which the client sizes chunks."""
+    """What workers announce about a model; clients size chunks by it."""
 
     name: str
     fingerprint: str
-    #: Length of a vector.
+    #: Length of a vector; 0 in the card of an unknown model.
     dimension: int
-    #: Tokens the model reads, special tokens included.
+    #: Most tokens that the model reads, special tokens included.
     max_tokens: int
-    #: Characters a token on ordinary text, for estimates.
+    #: Characters per token of ordinary text, for estimates.
     chars_per_token: float
-    #: Tokens a second of one core, for estimates.
+    #: Tokens per second and core, for estimates.
     tokens_per_s: float
     precision: str = "fp32"
-    #: exact, close or variant: how a vector depends on its batch.
+    #: How a vector depends on its batch: exact (batch-invariant), close or variant.
     batch_class: str = "exact"
     #: What was fetched from a hub, as "org/name@commit"; empty for files that were on the worker's disk.
     revision: str = ""
 
     def check(self, options: EmbedOptions) -> None:
-        """Raise InvalidRequestError if the model's vectors cannot take the asked form; of an unknown model they can."""
+        """Raise InvalidRequestError if the model cannot serve the options; an unknown model may serve any."""
         asked = options.dimensions or self.dimension
         if not self.dimension:
             return
         if asked > self.dimension:
-            reason = f"{asked} of {self.name}'s {self.dimension}; ask for at most {self.dimension}"
+            reason = f"{asked} is more than the {self.dimension} of {self.name}; ask for at most {self.dimension}"
             raise InvalidRequestError("dimensions", reason)
         if options.dtype is Dtype.BINARY:
             check_binary(asked)
 
     def to_json(self) -> str:
-        """Return the card as workers publish it."""
+        """Return the card as JSON, as workers publish it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, data: str | bytes) -> ModelCard:
-        """Read a card, ignoring fields of newer workers.
+        """Read a card; fields of newer workers are ignored.
 
         Raises:
-            MessageError: not a card.
+            MessageError: the data is not a card.
         """
         check_entry_size(data)
         try:
@@ -81,7 +81,7 @@ class ModelCard:
         return card
 
 
-#: What a client assumes of a model that no worker has announced yet.
+#: The card that a client assumes for a model that no worker has announced.
 UNKNOWN_CARD: Final = ModelCard(
     name="", fingerprint="", dimension=0, max_tokens=512, chars_per_token=3.0, tokens_per_s=2_000.0
 )

@@ -1,4 +1,4 @@
-"""Chunks of a job and their replies, packed and read. No I/O here."""
+"""Chunks of a job and their replies, and how they are packed. No I/O here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REJECTED_TYPES: Final = ((int,), (str,), (str,))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A part of a job: some of its texts and where they stand in the job."""
+    """A part of a job: some of its texts and their positions in the job."""
 
     #: uint32 (n,): positions in the job's input.
     indices: IndexArray
@@ -49,7 +49,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkReply:
-    """The vectors of a chunk and what there is to say of its texts; rows in the chunk's order."""
+    """The vectors of a chunk and what happened to its texts; rows are in the chunk's order."""
 
     #: uint32 (n,): positions in the job's input.
     indices: IndexArray
@@ -61,17 +61,17 @@ class ChunkReply:
     token_counts: IndexArray
     #: bool (n,)
     truncated: npt.NDArray[np.bool_]
-    #: By position in the job's input.
+    #: Texts without a vector; ``index`` is the position in the job's input.
     rejected: tuple[Rejected, ...]
     fingerprint: str
-    #: What computed it: ONNX Runtime version, CPU.
+    #: ONNX Runtime version and CPU that computed the vectors.
     runtime: str
-    #: queue, tokenization, inference, total: milliseconds.
+    #: Milliseconds of each stage: queue, tokenization, inference, total.
     timings_ms: dict[str, float]
 
 
 def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
-    """Return the sha256 of what is asked, however it is cut into chunks."""
+    """Return the sha256 of model, options and texts; it does not depend on how they are cut into chunks."""
     content = hashlib.sha256(msgpack.packb([PROTOCOL_VERSION, model, *options_to_list(options)]))
     for text in texts:
         content.update(struct.pack("<Q", len(text)))
@@ -80,15 +80,15 @@ def digest(model: str, options: EmbedOptions, texts: Iterable[bytes]) -> str:
 
 
 def pack_chunk(chunk: Chunk) -> bytes:
-    """Pack a chunk's texts; compressed when large."""
+    """Pack a chunk's texts, compressed when large."""
     return pack([chunk.indices.astype("<u4").tobytes(), list(chunk.texts)])
 
 
 def unpack_chunk(data: bytes) -> Chunk:
-    """Read a chunk.
+    """Read a packed chunk.
 
     Raises:
-        MessageError: not readable, too large, or not a chunk.
+        MessageError: the data cannot be read, is too large, or is not a chunk.
     """
     packed_indices, texts = unpack_list(data, MAX_CHUNK_BYTES, "a chunk", _CHUNK_TYPES)
     if len(texts) > MAX_CHUNK_TEXTS or not all(type(text) is str for text in texts):
@@ -98,12 +98,12 @@ def unpack_chunk(data: bytes) -> Chunk:
         raise MessageError(f"a chunk holds a text of {longest} characters, limit {MAX_TEXT_CHARS}")
     indices = read_array(packed_indices, "<u4", len(texts))
     if len(indices) and int(indices.max()) >= MAX_JOB_TEXTS:
-        raise MessageError(f"a chunk holds text {int(indices.max())}, a job at most {MAX_JOB_TEXTS}")
+        raise MessageError(f"a chunk holds text {int(indices.max())}, but a job has at most {MAX_JOB_TEXTS} texts")
     return Chunk(indices=indices.astype(np.uint32), texts=tuple(texts))
 
 
 def pack_reply(reply: ChunkReply) -> bytes:
-    """Pack a reply. Vectors are not compressed: they do not shrink."""
+    """Pack a reply. Vectors are not compressed, as they would not shrink."""
     head = [
         reply.indices.astype("<u4").tobytes(),
         reply.vectors,
@@ -121,20 +121,20 @@ def pack_reply(reply: ChunkReply) -> bytes:
 
 
 def unpack_reply(data: bytes) -> ChunkReply:
-    """Read a reply.
+    """Read a packed reply.
 
     Raises:
-        MessageError: not readable, too large, or not a reply.
+        MessageError: the data cannot be read, is too large, or is not a reply.
     """
     values = unpack_list(data, MAX_REPLY_BYTES, "a reply", _REPLY_TYPES)
     indices, rows, dtype_name, dimension, token_counts, truncated, rejected, fingerprint, runtime, timings_ms = values
     if dtype_name not in tuple(Dtype) or not 0 <= dimension <= MAX_DIMENSION:
-        raise MessageError(f"a reply holds vectors of no known dtype, or of dimension {dimension}")
+        raise MessageError(f"a reply holds vectors of an unknown dtype, or of dimension {dimension}")
     dtype, count = Dtype(dtype_name), len(indices) // 4
     if len(rows) != count * dtype.columns(dimension) * dtype.numpy.itemsize:
         raise MessageError(f"a reply of {count} texts holds {len(rows)} bytes of {dtype} vectors")
     if not all(map(is_label, (fingerprint, runtime, *timings_ms))):
-        raise MessageError("a reply's fingerprint, its runtime or the name of a timing is none that a worker writes")
+        raise MessageError("a reply's fingerprint, runtime or timing has a name that no worker writes")
     if not all(type(value) in (float, int) for value in timings_ms.values()):
         raise MessageError("a reply's timings are not numbers")
     return ChunkReply(
@@ -152,18 +152,18 @@ def unpack_reply(data: bytes) -> ChunkReply:
 
 
 def unpack_rejected(rows: Any) -> tuple[Rejected, ...]:
-    """Read ``[[index, reason, detail], …]``; a detail is cut to a line that moves no cursor.
+    """Read ``[[index, reason, detail], …]``. Details are cut, and their control characters escaped.
 
     Raises:
-        MessageError: anything else.
+        MessageError: the rows have another form.
     """
     if not isinstance(rows, list):
         raise MessageError("rejected texts are not a list")
     triples = [check_types(row, "a rejected text", _REJECTED_TYPES) for row in rows]
     if any(not 0 <= index < MAX_JOB_TEXTS for index, _, _ in triples):
-        raise MessageError(f"a rejected text stands at no position from 0 to {MAX_JOB_TEXTS - 1}")
+        raise MessageError(f"the position of a rejected text is not from 0 to {MAX_JOB_TEXTS - 1}")
     if not all(is_label(reason) for _, reason, _ in triples):
-        raise MessageError("the reason of a rejected text is none that a worker writes")
+        raise MessageError("a rejected text has a reason that no worker writes")
     return tuple(
         Rejected(index=index, reason=reason, detail=printable(detail, limit=MAX_DETAIL_CHARS))
         for index, reason, detail in triples
@@ -171,7 +171,7 @@ def unpack_rejected(rows: Any) -> tuple[Rejected, ...]:
 
 
 def pack_rejected(rejected: Iterable[Rejected]) -> bytes:
-    """Pack what the client itself rejected, for the job record."""
+    """Pack the texts that the client itself rejected, for the job record."""
     return pack([[r.index, r.reason, r.detail] for r in rejected])
 
 
@@ -179,11 +179,11 @@ def read_rejected(data: bytes) -> tuple[Rejected, ...]:
     """Read what ``pack_rejected`` packed.
 
     Raises:
-        MessageError: not readable.
+        MessageError: the data cannot be read.
     """
     return unpack_rejected(unpack(data, MAX_CHUNK_BYTES)) if data else ()
 
 
 def pack_weights(weights: Iterable[tuple[int, int]]) -> bytes:
-    """Pack (texts, tokens) of every chunk, 8 bytes each, as ``prelude.lua`` reads them."""
+    """Pack the (texts, tokens) of every chunk, 8 bytes each, as ``prelude.lua`` reads them."""
     return b"".join(struct.pack("<II", texts, min(tokens, 0xFFFFFFFF)) for texts, tokens in weights)

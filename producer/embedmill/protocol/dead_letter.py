@@ -1,4 +1,4 @@
-"""A dead letter: what is kept of a text that the workers gave up. No I/O here."""
+"""A dead letter: the record of a text that the workers gave up. No I/O here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from embedmill.protocol.keys import LANES
 from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
 from embedmill.safe.printable import printable
 
-#: Bytes of one packed letter: a kept text, compressed or not, and what is said of it.
+#: Most bytes of one packed letter: the text, if it is kept, and the other fields.
 MAX_LETTER_BYTES: Final = MAX_KEPT_TEXT_BYTES + 8_192
 
 #: ``reason`` of a letter that cannot be read.
 UNREADABLE: Final = "unreadable"
 
-#: Ids are those of a Redis stream: milliseconds since 1970 by Redis's clock, and a number within them.
+#: Id of a letter, given by a Redis stream: milliseconds since 1970 by Redis's clock, and a sequence number.
 _ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -34,46 +34,48 @@ _TYPES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A text, or a whole chunk, that the workers gave up. Holds the text only if a worker was told to keep it."""
+    """A text, or a whole chunk, that the workers gave up."""
 
-    #: "" until Redis has given it one.
+    #: Id of the letter; "" until Redis has stored it.
     id: str = ""
     job_id: str
     chunk: int
-    #: Position in the job; None: the whole chunk, which could not be read or not be served.
+    #: Position in the job; None for a whole chunk that could not be read or served.
     index: int | None
     model: str
     lane: str
-    #: One of ``Reason``: crashed, workers_lost, failed, not_finite or unsupported; or ``unreadable``: the letter
-    #: itself is.
+    #: One of ``Reason``: crashed, workers_lost, failed, not_finite or unsupported. If the letter itself cannot be
+    #: read: ``unreadable``.
     reason: str
+    #: What happened, for people.
     detail: str
-    #: Crashes, losses or failures that were seen under it.
+    #: Number of crashes, losses or failures.
     attempts: int
-    #: The worker that gave it up.
+    #: Id of the worker that gave up.
     worker: str
-    #: Hexadecimal, of the text's UTF-8; of a whole chunk: of its bytes as they were stored.
+    #: Hexadecimal sha256 of the text's UTF-8, or of the stored bytes of a whole chunk.
     sha256: str
-    #: 0 for a whole chunk.
+    #: Length of the text in characters; 0 for a whole chunk.
     n_chars: int
+    #: Length of the text's UTF-8, or of a whole chunk, in bytes.
     n_bytes: int
     options: EmbedOptions = field(default_factory=EmbedOptions)
-    #: Only if a worker was told to keep texts, and it is not too long.
+    #: The text, if workers keep texts (``EMBEDMILL_KEEP_DEAD_TEXTS``) and it is not too long; else None.
     text: str | None = field(default=None, repr=False)
 
     @property
     def at_ms(self) -> int:
-        """When it was written: milliseconds since 1970, by Redis's clock."""
+        """Time at which the letter was written, in milliseconds since 1970 by Redis's clock."""
         return int(self.id.partition("-")[0] or 0)
 
 
 def of_text(text: str, *, keep: bool, **known: Any) -> DeadLetter:
-    """Make the letter of a text; ``known`` is what else there is to say.
+    """Make the letter of one text.
 
     Args:
-        text: stays out of the letter but for its hash and its lengths,
-        keep: unless this is true and it is not longer than ``MAX_KEPT_TEXT_BYTES``.
-        known: the other fields.
+        text: the text, of which the letter holds hash and lengths.
+        keep: whether the letter holds the text itself, if it has at most ``MAX_KEPT_TEXT_BYTES``.
+        known: the other fields of the letter.
     """
     data = text.encode("utf-8", "surrogatepass")
     return DeadLetter(
@@ -86,24 +88,26 @@ def of_text(text: str, *, keep: bool, **known: Any) -> DeadLetter:
 
 
 def of_chunk(payload: bytes, **known: Any) -> DeadLetter:
-    """Make the letter of a whole chunk as it was stored."""
+    """Make the letter of a whole chunk from its stored bytes; ``known`` are the other fields."""
     return DeadLetter(index=None, sha256=hashlib.sha256(payload).hexdigest(), n_chars=0, n_bytes=len(payload), **known)
 
 
 def check_id(letter_id: str) -> str:
-    """Return the id.
+    """Return the id if a letter can have it.
 
     Raises:
-        InvalidRequestError: no letter has such an id.
+        InvalidRequestError: no letter can have it.
     """
     match = _ID.fullmatch(letter_id) if isinstance(letter_id, str) else None
     if match is None or max(map(int, match.groups())) >= 1 << 64:
-        raise InvalidRequestError("letter_id", "an id looks like 1764000000000-0; list() gives them")
+        raise InvalidRequestError(
+            "letter_id", "an id looks like 1764000000000-0; list() returns letters with their ids"
+        )
     return letter_id
 
 
 def pack(letter: DeadLetter) -> bytes:
-    """Pack a letter without its id, which Redis gives it."""
+    """Pack a letter without its id, which Redis assigns."""
     return pack_value(
         [
             letter.job_id,
@@ -125,10 +129,10 @@ def pack(letter: DeadLetter) -> bytes:
 
 
 def unpack(letter_id: str, data: bytes) -> DeadLetter:
-    """Read a letter.
+    """Read a packed letter.
 
     Raises:
-        MessageError: not readable, too large, or nothing that a worker writes.
+        MessageError: the data cannot be read, is too large, or is nothing that a worker writes.
     """
     values = unpack_list(data, MAX_LETTER_BYTES, "a dead letter", _TYPES)
     job_id, chunk, index, model, lane, reason, detail, attempts, worker, sha256, n_chars, n_bytes, options, text = (
@@ -165,7 +169,7 @@ def unpack(letter_id: str, data: bytes) -> DeadLetter:
 
 
 def unreadable(letter_id: str, why: str) -> DeadLetter:
-    """Return what can be said of a letter that cannot be read, so that it hides no other and can be dropped."""
+    """Return a stand-in for a letter that cannot be read, so that it can be listed and dropped."""
     return DeadLetter(
         id=letter_id,
         job_id="",
@@ -184,25 +188,27 @@ def unreadable(letter_id: str, why: str) -> DeadLetter:
 
 
 def text_to_requeue(letter: DeadLetter, text: str | None) -> str:
-    """Return the text that the letter is about: the kept one, or the caller's if it is the same.
+    """Return the letter's text: the one it holds, or the caller's if its hash is the letter's.
 
     Raises:
-        InvalidRequestError: there is none, or another one.
+        InvalidRequestError: the letter is about a whole chunk, or its text is missing or differs.
     """
     if letter.index is None:
-        way_out = f"letter {letter.id} is about a whole chunk of job {letter.job_id}; submit its texts again"
-        raise InvalidRequestError("letter_id", way_out)
+        reason = f"letter {letter.id} is about a whole chunk of job {letter.job_id}; submit its texts again"
+        raise InvalidRequestError("letter_id", reason)
     if text is None:
         if letter.text is None:
-            kept = (
-                f"the text of letter {letter.id} was not kept; pass text=…, text {letter.index} of job {letter.job_id}"
+            reason = (
+                f"the text of letter {letter.id} was not kept; pass text=… with text {letter.index} of job "
+                f"{letter.job_id}, or set EMBEDMILL_KEEP_DEAD_TEXTS=1 on workers to keep texts of later letters"
             )
-            raise InvalidRequestError("text", f"{kept}, or set EMBEDMILL_KEEP_DEAD_TEXTS=1 on workers for later ones")
+            raise InvalidRequestError("text", reason)
         return letter.text
     if not isinstance(text, str):
         raise InvalidRequestError("text", f"{type(text).__name__} is not str")
     sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if sha256 != letter.sha256:
-        short = f"{len(text)} characters of sha256 {sha256[:12]}…, the letter's text has {letter.n_chars}"
-        raise InvalidRequestError("text", f"{short} and {letter.sha256[:12]}…; pass it as it was submitted")
+        passed = f"it has {len(text)} characters and sha256 {sha256[:12]}…"
+        wanted = f"the letter's text has {letter.n_chars} and {letter.sha256[:12]}…"
+        raise InvalidRequestError("text", f"{passed}, but {wanted}; pass the text exactly as it was submitted")
     return text

@@ -1,4 +1,4 @@
-"""How the texts of one job are embedded, and how a record says so. No I/O here."""
+"""The options by which the texts of a job are embedded, and how a record stores them. No I/O here."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from embedmill.protocol.codec import pack, unpack_list
 from embedmill.protocol.vectors import Dtype
 from embedmill.safe.printable import kind
 
-#: For models that want a prefix, which is another one for each.
+#: Whether texts are queries or passages, for models that expect a different prefix for each.
 InputType = Literal["query", "passage"]
 
 INPUT_TYPES: Final[tuple[InputType, ...]] = get_args(InputType)
 
-#: What each place of a packed list may hold.
 _NONE: Final = type(None)
 
+#: Types that each position of the packed list may hold.
 _OPTIONS_TYPES: Final = ((str, _NONE), (int, _NONE), (str,), (bool,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
-    """How the texts of one job are embedded."""
+    """The options by which the texts of a job are embedded."""
 
-    #: The model's prefix for it; None: no prefix.
+    #: Which of the model's prefixes to put before each text; None: no prefix.
     input_type: InputType | None = None
-    #: Components to keep; None: all.
+    #: Components of each vector to keep; None: all.
     dimensions: int | None = None
     dtype: Dtype = Dtype.FLOAT32
-    #: False: a text over the model's limit is rejected instead of cut.
+    #: Whether a text over the model's limit is cut; False: it is rejected.
     truncate: bool = True
 
-    if TYPE_CHECKING:  # what ``__post_init__`` takes besides
+    if TYPE_CHECKING:  # ``__post_init__`` also takes plain strings, which it checks and converts
 
         def __init__(
             self,
@@ -49,7 +49,7 @@ class EmbedOptions:
         object.__setattr__(self, "dtype", Dtype.parse(self.dtype))
         if self.input_type is not None and self.input_type not in INPUT_TYPES:
             raise InvalidRequestError(
-                "input_type", f"{kind(self.input_type)} is none of {', '.join(INPUT_TYPES)}, None"
+                "input_type", f"{kind(self.input_type)} is not one of {', '.join(INPUT_TYPES)}, None"
             )
         if self.dimensions is not None and (
             type(self.dimensions) is not int or not 1 <= self.dimensions <= MAX_DIMENSION
@@ -73,10 +73,10 @@ def unpack_options(data: bytes) -> EmbedOptions:
     """Read the options of a job record.
 
     Raises:
-        MessageError: not readable, or not options.
+        MessageError: the data cannot be read, or does not hold valid options.
     """
     values = unpack_list(data, 4_096, "job options", _OPTIONS_TYPES)
     try:
         return EmbedOptions(input_type=values[0], dimensions=values[1], dtype=values[2], truncate=values[3])
     except InvalidRequestError as error:
-        raise MessageError(f"job options cannot be served: {error}") from None
+        raise MessageError(f"job options are not valid: {error}") from None

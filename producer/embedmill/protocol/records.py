@@ -1,4 +1,4 @@
-"""A job's record and its events as they lie in Redis, turned into values. No I/O here."""
+"""A job's record and its events, read into values. No I/O here."""
 
 from __future__ import annotations
 
@@ -15,55 +15,56 @@ from embedmill.protocol.keys import LANES
 from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Rejected
 
-#: The fields of a record that say how far the job is, in this order.
+#: Fields of a record that hold the job's status, in the order in which they are read.
 STATUS_FIELDS: Final = (
     *("state", "model", "lane", "n_rows", "n_texts", "left_texts", "n_chunks", "done", "created_ms"),
     "fingerprint",
 )
 
-#: The fields of a record that a reader of its vectors asks for, in this order.
+#: Fields of a record that a reader of the job's vectors needs, in the order in which they are read.
 RECORD_FIELDS: Final = (*STATUS_FIELDS, "options", "rejected")
 
 
 class JobState(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
-    #: Nothing of it is done.
+    #: No chunk is done yet.
     QUEUED = "queued"
     #: Some chunks are done.
     RUNNING = "running"
     #: Every text has a vector or a rejection.
     DONE = "done"
-    #: Somebody cancelled it.
+    #: Somebody cancelled the job.
     CANCELLED = "cancelled"
 
     @property
     def is_over(self) -> bool:
-        """Whether it stays as it is."""
+        """Whether the job has ended, so that its state no longer changes."""
         return self in (JobState.DONE, JobState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """How far a job is."""
+    """The state and progress of a job."""
 
     job_id: str
     state: JobState
     model: str
     lane: str
     n_texts: int
+    #: Texts that have a vector or a rejection; 0 if the job was cancelled.
     texts_done: int
     chunks: int
     chunks_done: int
-    #: Seconds since the epoch, by Redis's clock.
+    #: Time of submission, in seconds since the epoch by Redis's clock.
     submitted_at_s: float
-    #: Of the model that took the first chunk; "" before.
+    #: Fingerprint of the model that took the first chunk; "" until then.
     fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
-    """What a reader of a job needs of its record."""
+    """The part of a job's record that a reader of its vectors needs."""
 
     status: JobStatus
     options: EmbedOptions
@@ -72,11 +73,13 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """News of a job since a cursor."""
+    """The events of a job after a cursor."""
 
+    #: Cursor from which to read on.
     cursor: str
+    #: Numbers of the chunks that have finished.
     chunks: tuple[int, ...]
-    #: The job's last state, once it is over.
+    #: Last state of the job; None until it is over.
     over: JobState | None
 
 
@@ -84,7 +87,7 @@ def read_record(job_id: str, values: Sequence[Any]) -> JobRecord:
     """Read the ``RECORD_FIELDS`` of a job.
 
     Raises:
-        MessageError: one of them is missing, or has a value that no script writes.
+        MessageError: a field is missing, or has a value that no script writes.
     """
     rejected = read_rejected(values[11] or b"")
     status = read_status(job_id, values, len(rejected))
@@ -95,12 +98,12 @@ def read_status(job_id: str, values: Sequence[Any], n_rejected: int | None = Non
     """Read the ``STATUS_FIELDS`` of a job.
 
     Args:
-        job_id: whose.
+        job_id: the job's id.
         values: the fields.
-        n_rejected: texts that never went out; None: those that are rows and not texts of the record.
+        n_rejected: number of texts that the client itself rejected; None: the record's rows without a text.
 
     Raises:
-        MessageError: one of them is missing, or has a value that no script writes.
+        MessageError: a field is missing, or has a value that no script writes.
     """
     n_rows, n_texts, left_texts, chunks, done = (read_count(value, MAX_JOB_TEXTS) for value in values[3:8])
     state = JobState.RUNNING if done else JobState.QUEUED
@@ -125,10 +128,10 @@ def read_status(job_id: str, values: Sequence[Any], n_rejected: int | None = Non
 
 
 def read_news(entries: Sequence[Any]) -> Events:
-    """Read the entries of a job's events, at least one.
+    """Read the entries, at least one, of a job's event stream.
 
     Raises:
-        MessageError: one is nothing that a script writes.
+        MessageError: an entry is nothing that a script writes.
     """
     over: JobState | None = None
     chunks: list[int] = []
@@ -139,7 +142,7 @@ def read_news(entries: Sequence[Any]) -> Events:
             case [b"c", value]:
                 chunks.append(read_count(value, MAX_JOB_TEXTS))
             case _:
-                raise MessageError("a job's events hold what no script writes")
+                raise MessageError("a job's events have an entry that no script writes")
     return Events(cursor=read_name(entries[-1][0]), chunks=tuple(chunks), over=over)
 
 
@@ -147,9 +150,9 @@ def read_state(value: Any) -> JobState:
     """Read the state of a job that is over.
 
     Raises:
-        MessageError: it is none.
+        MessageError: the value is not such a state.
     """
     name = read_name(value)
     if name not in (JobState.DONE, JobState.CANCELLED):
-        raise MessageError("a job is in no known state")
+        raise MessageError("a job has an unknown state")
     return JobState(name)

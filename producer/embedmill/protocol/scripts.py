@@ -1,4 +1,4 @@
-"""The Lua scripts: every change of a job record is one of them, and so atomic."""
+"""The Lua scripts. Each change of a job record is one script, so it is atomic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text and the sha1 by which Redis knows it."""
+    """The text of a script and the sha1 by which Redis calls it."""
 
     text: str
     sha: str
@@ -18,7 +18,7 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """Read ``lua/{name}.lua`` with the prelude before it, once a process."""
+    """Return ``lua/{name}.lua`` with the prelude before it; a process reads it once."""
     folder = files("embedmill.protocol") / "lua"
     text = folder.joinpath("prelude.lua").read_text("utf-8") + folder.joinpath(f"{name}.lua").read_text("utf-8")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -1,7 +1,7 @@
-"""Vectors as values: cutting to fewer dimensions, the four dtypes, and their bytes.
+"""Vectors as values: how they are cut to fewer dimensions and converted to the bytes of four dtypes.
 
 | dtype     | row                                  | back to numbers                                   |
-| float32   | as the model gave it, L2 length 1    |                                                   |
+| float32   | as the model computed it, L2 length 1 |                                                  |
 | float16   | rounded to nearest even              | ``row.astype(np.float32)``                        |
 | int8      | ``round(127 * x)``; a row longer than 1 is scaled to length 1 first | ``unpack_int8``: ``row / 127`` |
 | binary    | bit i is ``x[i] > 0``, most significant bit first, ``dimension / 8`` uint8 a row | ``unpack_binary`` |
@@ -20,29 +20,29 @@ from embedmill.safe.printable import kind
 
 Vectors = npt.NDArray[Any]
 
-#: int8 steps for a component of 1.0.
+#: int8 value of a component of 1.0.
 INT8_SCALE: Final = 127.0
 
-#: What an infinite component counts as: its square is still a float32.
+#: Finite value that stands for an infinite component; its square still fits a float32.
 LARGEST: Final = 1e15
 
-#: From here on, float16 rounds to infinity.
+#: Smallest number that float16 rounds to infinity.
 FLOAT16_OVERFLOW: Final = np.float32(65_520)
 
-#: A row of length 1, with room for rounding.
+#: Greatest length of a row that counts as length 1, with room for rounding.
 LONGEST_UNIT: Final = np.float32(1.001)
 
 
-#: By numpy's name of the type.
+#: numpy's code of a type → format that gives each number back to the bit.
 _DIGITS: Final = {"f4": "%.9g", "f2": "%.5g", "i1": "%d", "u1": "%d"}
 
 
-#: The names in ``Dtype``, for callers.
+#: Names of the dtypes, as callers write them.
 DtypeName = Literal["float32", "float16", "int8", "binary"]
 
 
 class Dtype(StrEnum):
-    """How a vector's components are sent and stored."""
+    """The type in which a vector's components are stored and sent."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -51,22 +51,22 @@ class Dtype(StrEnum):
 
     @classmethod
     def parse(cls, value: str) -> Dtype:
-        """Return the dtype of this name.
+        """Return the dtype with this name.
 
         Raises:
-            InvalidRequestError: there is none.
+            InvalidRequestError: no dtype has this name.
         """
         if value not in tuple(cls):
-            raise InvalidRequestError("dtype", f"{kind(value)} is none of {', '.join(cls)}")
+            raise InvalidRequestError("dtype", f"{kind(value)} is not one of {', '.join(cls)}")
         return cls(value)
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The little-endian dtype of a row."""
+        """The numpy dtype of a row, little-endian."""
         return np.dtype({"float32": "<f4", "float16": "<f2", "int8": "i1", "binary": "u1"}[self.value])
 
     def columns(self, dimension: int) -> int:
-        """How many items a row of ``dimension`` components takes."""
+        """Return the number of items in a row of ``dimension`` components."""
         return dimension // 8 if self is Dtype.BINARY else dimension
 
 
@@ -75,21 +75,21 @@ def cut(vectors: npt.NDArray[np.float32], dimensions: int | None) -> npt.NDArray
 
     Args:
         vectors: float32 (n, dimension).
-        dimensions: components to keep; None keeps all and changes nothing.
+        dimensions: components to keep; None returns the vectors unchanged.
     """
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
     kept = vectors[:, :dimensions]
-    # A dot product of each row alone: a row's bits do not depend on its neighbours.
+    # Batch-invariant: einsum sums each row by itself.
     norms = np.sqrt(np.einsum("ij,ij->i", kept, kept, dtype=np.float32))
     return np.asarray(kept / np.maximum(norms, np.float32(1e-12))[:, None], dtype=np.float32)
 
 
 def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
-    """Convert float32 (n, dimension) rows to the bytes of ``dtype``, row after row; NaN rows become zeros in integers.
+    """Convert float32 (n, dimension) to bytes of ``dtype``, row after row. In int8 and binary, NaN becomes zero.
 
     Raises:
-        InvalidRequestError: binary asked for a dimension that is not a multiple of 8.
+        InvalidRequestError: ``dtype`` is binary and the dimension is not a multiple of 8.
     """
     if dtype is Dtype.FLOAT32:
         return np.ascontiguousarray(vectors, dtype="<f4").tobytes()
@@ -97,7 +97,7 @@ def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
         return vectors.astype("<f2").tobytes()
     finite = np.nan_to_num(vectors, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
     if dtype is Dtype.INT8:
-        # Only models that do not normalise have longer rows; clipped, they would lose their direction.
+        # Models that do not normalise have longer rows; clipping alone would change their direction.
         norms = np.sqrt(np.einsum("ij,ij->i", finite, finite, dtype=np.float32))
         shortened = finite / np.where(norms > LONGEST_UNIT, norms, np.float32(1))[:, None]
         steps: npt.NDArray[np.int8] = np.rint(np.clip(shortened, -1, 1) * INT8_SCALE).astype(np.int8)
@@ -108,7 +108,7 @@ def to_bytes(vectors: npt.NDArray[np.float32], dtype: Dtype) -> bytes:
 
 
 def overflows(vectors: npt.NDArray[np.float32], dtype: Dtype) -> npt.NDArray[np.bool_]:
-    """Return which finite rows of (n, dimension) hold a number that ``dtype`` has not got, (n,)."""
+    """Return which finite rows of (n, dimension) hold a number too large for ``dtype``, bool (n,)."""
     if dtype is not Dtype.FLOAT16:
         return np.zeros(len(vectors), dtype=np.bool_)
     return np.asarray(np.abs(vectors).max(axis=1, initial=0) >= FLOAT16_OVERFLOW)
@@ -118,7 +118,7 @@ def from_bytes(data: bytes, dtype: Dtype, dimension: int) -> Vectors:
     """Return a read-only view (n, columns) of the bytes that ``to_bytes`` made.
 
     Raises:
-        MessageError: the length is not a whole number of rows.
+        MessageError: the data is not a whole number of rows.
     """
     columns = dtype.columns(dimension)
     row_bytes = columns * dtype.numpy.itemsize
@@ -138,28 +138,31 @@ def blank_value(dtype: np.dtype[Any]) -> Any:
 
 
 def finite_rows(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Return which rows of (n, columns) hold neither NaN nor infinity, (n,); of integers all do not."""
+    """Return which rows of (n, columns) hold neither NaN nor infinity, bool (n,); rows of integers always do not."""
     if vectors.dtype.kind != "f":
         return np.ones(len(vectors), dtype=np.bool_)
     return np.asarray(np.isfinite(vectors).all(axis=1))
 
 
 def row_format(vectors: Vectors) -> str:
-    """Return the %-format of a row's components, parted by commas, with digits that give each back to the bit."""
+    """Return the %-format of a row: components separated by commas, with digits that give each back to the bit."""
     return ",".join([_DIGITS[vectors.dtype.str[1:]]] * vectors.shape[1])
 
 
 def unpack_int8(vectors: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
-    """Turn int8 rows (n, dimension) into float32 rows of length 1 at most, within half a step of 1 / 127."""
+    """Convert int8 (n, dimension) to float32 (n, dimension), each component within half a step of 1 / 127.
+
+    A row that was longer than 1 comes back scaled to length 1.
+    """
     return vectors.astype(np.float32) / np.float32(INT8_SCALE)
 
 
 def unpack_binary(vectors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Turn binary rows (n, dimension / 8) into float32 (n, dimension) of -1 and 1."""
+    """Convert binary uint8 (n, dimension / 8) to float32 (n, dimension) of -1 and 1."""
     return np.unpackbits(vectors, axis=1).astype(np.float32) * 2 - 1
 
 
 def check_binary(dimension: int) -> None:
-    """Raise InvalidRequestError unless ``dimension`` can be packed to bits."""
+    """Raise InvalidRequestError unless ``dimension`` is a multiple of 8."""
     if dimension % 8:
         raise InvalidRequestError("dtype", f"binary needs a dimension that is a multiple of 8, not {dimension}")

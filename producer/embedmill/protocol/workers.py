@@ -1,4 +1,4 @@
-"""What a worker says of itself in its liveness key."""
+"""The entry of a worker, which it writes to its liveness key."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from embedmill.protocol.codec import check_entry_size, is_label
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
-    """One live worker: a Celery main process and its children."""
+    """A live worker: a Celery main process and its child processes."""
 
-    #: Unique to this start of the process: a dead worker's claims are never taken for a new one's.
+    #: Id of this start of the process, so that the claims of a dead worker are never taken for those of a new one.
     worker_id: str
     #: Celery's node name.
     name: str
@@ -26,21 +26,21 @@ class WorkerInfo:
     children: int
     #: Model name → fingerprint.
     models: Mapping[str, str]
-    #: Ids of the Celery tasks under work: claims of other ids have lost their process.
+    #: Ids of the running Celery tasks; a claim of this worker with another id has lost its process.
     active: tuple[str, ...] = field(default=())
-    #: Version of the records that it reads and writes; the first ones did not say.
+    #: Protocol version of the records that the worker reads and writes; the first workers wrote no version.
     protocol: int = 1
 
     def to_json(self) -> str:
-        """Return the entry as the worker writes it."""
+        """Return the entry as JSON, as the worker writes it."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, data: str | bytes) -> WorkerInfo:
-        """Read what a worker wrote, ignoring fields of newer ones.
+        """Read an entry; fields of newer workers are ignored.
 
         Raises:
-            MessageError: not a worker's.
+            MessageError: the data is not a worker's entry.
         """
         check_entry_size(data)
         try:

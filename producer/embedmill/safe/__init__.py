@@ -1,1 +1,1 @@
-"""What stands between the product and broken or hostile input: text for messages, files, native code."""
+"""Guards against broken or hostile input: text in messages, files, native code."""

@@ -1,4 +1,4 @@
-"""Files that are visible only when whole."""
+"""Files that become visible only when they are complete."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import IO
 
 @contextmanager
 def replacing(path: Path, *, folder: Path | None = None, mode: int | None = None) -> Iterator[IO[bytes]]:
-    """Open a file beside ``path`` that takes its place when all went well, and is removed otherwise.
+    """Open a temporary file that replaces ``path`` if the block succeeds, and is removed otherwise.
 
-    What has taken its place is on the disk, and so is its name.
+    Content and name are flushed to disk before this returns.
 
     Args:
-        path: the file.
-        folder: where the new one lies until then, in the same file system; None: beside it.
-        mode: who may read and write it; None: whoever may do so with other new files.
+        path: the file to replace.
+        folder: folder of the temporary file, in the same file system; None: that of ``path``.
+        mode: permissions of the file; None: those of any new file, by the umask.
 
     Raises:
-        OSError: there can be no such file, or no more of it.
+        OSError: the file cannot be created, written or renamed.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder or path.parent)
     try:
@@ -46,7 +46,7 @@ def _usual_mode() -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut."""
+    """Flush the names in a folder to disk, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Calls into libraries of other languages: what they throw is an error of ours, and what they print is not seen."""
+"""Calls into native libraries: their exceptions become embedmill's errors, and what they print is dropped."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Final
 
 from embedmill.errors import InferenceError
 
-#: What asks a process or a generator to end. All else that is thrown is a failure of the work, whatever its class:
-#: a panic of Rust is a BaseException.
+#: Exceptions that ask a process or a generator to end. Every other BaseException is a failure of the work; a panic in
+#: Rust is one.
 STOPS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
-#: Two threads that set the descriptor aside by turns would never get it back.
+#: Lock around the redirection of descriptor 2: if two threads overlapped, it would not be restored.
 _ONE_AT_A_TIME: Final = threading.Lock()
 
 
 @contextmanager
 def guarded(model: str, what: str) -> Iterator[None]:
-    """Raise an error of ours for whatever a library throws; its own words may quote the input and are dropped.
+    """Raise InferenceError for any exception of a native library. Its message may quote the input, so it is dropped.
 
     Args:
-        model: its name, for the error.
+        model: the model's name, for the error.
         what: what failed, for the error.
 
     Raises:
-        InferenceError: something was thrown.
-        MemoryError: there was not enough.
+        InferenceError: the block raised an exception.
+        MemoryError: the library could not allocate memory.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def guarded(model: str, what: str) -> Iterator[None]:
 
 
 def raise_if_memory(error: BaseException) -> None:
-    """Raise MemoryError if that is what is meant: back ends say so in words only."""
+    """Raise MemoryError if the error means that; back ends say so only in their message."""
     words = str(error).lower()
     if isinstance(error, MemoryError) or "bad_alloc" in words or "failed to allocate memory" in words:
         raise MemoryError("the back end could not allocate memory") from None
@@ -48,10 +48,10 @@ def raise_if_memory(error: BaseException) -> None:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Drop what is written to descriptor 2 meanwhile, by any thread of this process.
+    """Drop what any thread of this process writes to descriptor 2 during the block.
 
-    Rust writes a panic's message there, which may quote the text, before Python sees an exception, and offers Python
-    no switch for it. Takes 2 µs. A process without a free descriptor goes on unsilenced.
+    Before Python sees the exception, Rust writes a panic's message there, which may quote the text; Python cannot turn
+    that off. This takes 2 µs. If no descriptor is free, nothing is dropped.
     """
     with _ONE_AT_A_TIME:
         kept = _set_aside()
@@ -64,7 +64,7 @@ def silenced() -> Iterator[None]:
 
 
 def _set_aside() -> int | None:
-    """Let descriptor 2 lead nowhere; return where it led, or None if it stays as it is."""
+    """Redirect descriptor 2 to the null device; return a duplicate of the former one, or None if that failed."""
     try:
         kept = os.dup(2)
     except OSError:

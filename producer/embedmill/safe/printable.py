@@ -1,16 +1,16 @@
-"""Values of others, made fit for messages and terminals: what they are without what they hold. No I/O."""
+"""Foreign values in messages: described without their content, and safe to print on a terminal. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
 from typing import Any, Final
 
-#: Digits of a number that is shown as it is.
+#: Most digits of a number that is shown in full.
 _MAX_DIGITS: Final = 20
 
 
 def kind(value: Any) -> str:
-    """Return what a value is, for messages that must not quote it: it may be a text that stands in a wrong place."""
+    """Return a description of a value for messages that must not quote it, as it may be a text in the wrong place."""
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, int | float):
@@ -23,7 +23,7 @@ def kind(value: Any) -> str:
 
 
 def printable(text: str, *, keep: str = "", limit: int | None = None) -> str:
-    """Return a text that moves no cursor: control characters as escapes, but for those to ``keep``; cut to a limit."""
+    """Return a text with its control characters escaped, except those in ``keep``, cut to ``limit`` characters."""
     is_cut = limit is not None and len(text) > limit
     shown = text[:limit]
     if not shown.isprintable():

@@ -1,4 +1,4 @@
-"""Reading files that are files: a pipe or a device in their place might never end, and is never waited for."""
+"""Reads of regular files only; a pipe or a device in their place might never end, so it is refused."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-#: Opening a pipe that nobody writes to returns at once.
+#: Flags with which opening a pipe without a writer returns at once.
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading, links followed.
+    """Open a regular file for reading; links are followed.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: the path cannot be read, or is not a regular file.
     """
-    check_regular(path)  # a device may act on being opened
+    check_regular(path)  # before the open, as opening a device may have an effect
     descriptor = os.open(path, _FLAGS)
     try:
         _check(os.fstat(descriptor).st_mode, path)
@@ -30,10 +30,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """Read a small regular file whole.
+    """Return the content of a small regular file.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or holds more than ``limit`` bytes.
+        OSError: the path cannot be read, is not a regular file, or holds more than ``limit`` bytes.
     """
     with open_regular(path) as stream:
         data = stream.read(limit + 1)
@@ -43,10 +43,10 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError unless there is a regular file: for libraries that open files themselves."""
+    """Raise OSError unless the path is a regular file; for use before a library opens the file itself."""
     _check(path.stat().st_mode, path)
 
 
 def _check(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -1,15 +1,15 @@
-"""What UTF-8 can hold."""
+"""Checks for lone surrogates, which UTF-8 cannot encode."""
 
 from __future__ import annotations
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text has a UTF-8 form: it holds no lone surrogates."""
+    """Return whether UTF-8 can encode a text, so that it holds no lone surrogate."""
     return surrogate_at(text) is None
 
 
 def surrogate_at(text: str) -> int | None:
-    """Return where a text's first lone surrogate stands; None: it holds none."""
+    """Return the position of a text's first lone surrogate; None without one."""
     if text.isascii():
         return None
     try:
@@ -20,5 +20,5 @@ def surrogate_at(text: str) -> int | None:
 
 
 def storable(text: str) -> str:
-    """Return a text with a question mark for each lone surrogate."""
+    """Return a text in which question marks replace lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,1 +1,1 @@
-"""How it gets there: connections to Redis, deadlines, retries and foreign errors."""
+"""The transport to Redis: connections, deadlines, retries, and redis-py's errors as embedmill's."""

@@ -1,4 +1,4 @@
-"""The asyncio connection to Redis: ``sync.py`` awaited."""
+"""The asyncio transport: it runs flows like ``sync.py``, without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from embedmill.transport.pools import REPLY_S, make_pool, master_options, sentin
 from embedmill.transport.sync import FIRST_PAUSE_S, LONGEST_PAUSE_S, OUTAGE_S, check_open, with_text
 from embedmill.urls import is_sentinel, mask_url, read_sentinel
 
-#: Connections a client, apart for calls that wait for vectors, which hold one each, and for all else: however many
-#: wait, others get through. A wait that finds none free ends without news, and what it waits for is looked up.
+#: Connections of a client: some for calls that wait for vectors, which hold one each, and some for all other calls, so
+#: that these never queue behind waits. A wait that finds no free connection ends without news; the flow then reads the
+#: record instead.
 WAITING_CONNECTIONS: Final = 112
 BRIEF_CONNECTIONS: Final = 16
 
@@ -52,18 +53,21 @@ class _Pool:
 
 
 class AsyncRedisTransport:
-    """A pool of connections that runs flows without blocking the event loop."""
+    """A runner of flows over pooled connections that does not block the event loop."""
 
     def __init__(self, settings: ClientSettings) -> None:
-        make_pool(settings)  # only to refuse its options now
+        make_pool(settings)  # only to raise SettingsError for bad options now
         self._url = settings.redis_url
         self._url_masked = mask_url(settings.redis_url)
-        #: By event loop, and the process in which the loop runs: a connection belongs to one of each.
+        #: Pool of each event loop. A connection belongs to one loop and one process.
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
         self.is_closed = False
 
     async def close(self) -> None:
-        """Close all connections of the running event loop and take no more flows; those under way end, everywhere."""
+        """Close the connections of the running event loop and take no more flows.
+
+        Flows that are running, in any event loop, end with ClientClosedError at their next step.
+        """
         self.is_closed = True
         await self.disconnect()
 
@@ -76,7 +80,7 @@ class AsyncRedisTransport:
                 await pool.connections.sentinel_manager.aclose()
 
     async def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
-        """Drive a flow to its result; see ``RedisTransport.run``."""
+        """Run a flow to its result; see ``RedisTransport.run``."""
         if self.is_closed:
             raise ClientClosedError
         deadline_s = _now_s() + timeout_s
@@ -143,7 +147,7 @@ class AsyncRedisTransport:
         pool = self._pool().connections
         try:
             connection: Any = await pool.get_connection()
-        except ConnectionError as error:  # redis-py's asyncio side wraps what went wrong while connecting
+        except ConnectionError as error:  # redis.asyncio wraps errors raised while connecting
             raise (error.__cause__ if isinstance(error.__cause__, REFUSALS) else error) from None
         try:
             replies = await _send(connection, ask.commands)
@@ -179,11 +183,11 @@ def _make_connections(url: str) -> Any:
     if not is_sentinel(url):
         return ConnectionPool.from_url(url, decode_responses=False, **options)
     address = read_sentinel(url)
-    told = parse_url(address.direct_url)
-    sentinels = sentinel_options(address, told) | {"retry": options["retry"]}
+    parsed = parse_url(address.direct_url)
+    sentinels = sentinel_options(address, parsed) | {"retry": options["retry"]}
     kind = SentinelManagedSSLConnection if address.tls else SentinelManagedConnection
     manager = Sentinel(address.hosts, sentinel_kwargs=sentinels)
-    return SentinelConnectionPool(address.master, manager, connection_class=kind, **master_options(told), **options)
+    return SentinelConnectionPool(address.master, manager, connection_class=kind, **master_options(parsed), **options)
 
 
 async def _send(connection: Any, commands: Any) -> list[Any]:

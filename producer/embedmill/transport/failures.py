@@ -1,4 +1,4 @@
-"""Redis's failures as the project's errors, and which of them trying again may mend."""
+"""The mapping of redis-py's errors to embedmill's, and which of them are worth a retry."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from embedmill.errors import BrokerUnavailableError, KeyConflictError, QueueErro
 
 RETRYABLE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
 
-#: What trying again does not mend. Caught first: to redis-py they are ConnectionErrors too.
+#: Errors that a retry does not help. They must be caught first, as redis-py derives them from ConnectionError.
 REFUSALS: Final = (AuthenticationError, AuthorizationError)
 
-#: What a script says of a key of another type; see ``lua/prelude.lua``.
+#: Error of a script that finds a key of another type; see ``lua/prelude.lua``.
 _CONFLICT: Final = re.compile(r"WRONGTYPE (\S{1,600} is a \w+, not a \w+)")
 
 
@@ -37,19 +37,21 @@ def raise_first_error(replies: Sequence[Any]) -> None:
 
 
 def is_untrusted_certificate(error: BaseException) -> bool:
-    """Return whether a server's certificate was refused: trying again does not mend that."""
+    """Return whether the server's certificate was refused, which a retry does not help."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError:
-    """Return the error for a Redis that did not answer."""
+    """Return the error for a Redis that cannot be reached or did not answer."""
     if is_untrusted_certificate(error):
-        reason = "its TLS certificate is not trusted or is made out to another name; name the authority by ssl_ca_certs"
+        reason = "its TLS certificate is not trusted or is issued for another name; set ssl_ca_certs to its authority"
         return BrokerUnavailableError(url_masked, reason)
     if "WRONG_VERSION_NUMBER" in str(error):
-        return BrokerUnavailableError(url_masked, "it does not speak TLS on this port; use redis:// if that is right")
+        reason = "it does not speak TLS on this port; use redis:// if it should not"
+        return BrokerUnavailableError(url_masked, reason)
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        return BrokerUnavailableError(url_masked, "there is no file descriptor left to reach it by; raise their limit")
+        reason = "this process has too many open files to connect to it; raise its limit (ulimit -n)"
+        return BrokerUnavailableError(url_masked, reason)
     late = isinstance(error, TimeoutError | builtins.TimeoutError)
     reason = "no answer in time" if late else "cannot be reached"
     return BrokerUnavailableError(
@@ -58,10 +60,13 @@ def unavailable(url_masked: str, error: BaseException) -> BrokerUnavailableError
 
 
 def refused(url_masked: str, error: RedisError) -> QueueError:
-    """Map what Redis refuses; its message may quote a command's arguments and is not passed on."""
+    """Return the error for a command that Redis refused.
+
+    Redis's own message may quote arguments of the command, so it is not passed on.
+    """
     if "WRONGTYPE" in str(error)[:1_000]:
         named = _CONFLICT.search(str(error)[:1_000])
-        return KeyConflictError(url_masked, named[1] if named else "a key is of another type than embedmill's")
+        return KeyConflictError(url_masked, named[1] if named else "a key has another type than embedmill gives it")
     if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
         return QueueFullError("Redis", 0, 0, "it has reached its maxmemory")
     if isinstance(error, REFUSALS):

@@ -1,8 +1,8 @@
-"""What client and worker say to Redis, without a connection.
+"""Flows: the conversations of client and worker with Redis, independent of a connection.
 
-A flow is a generator: it yields ``RoundTrip``s, is sent their replies, and returns its result. ``sync.py`` drives
-flows over a blocking connection and ``aio.py`` over an asyncio one, so that both clients are the same code. What goes
-wrong is thrown into the flow, which may clean up with further ``RoundTrip``s.
+A flow is a generator. It yields steps such as ``RoundTrip``, is sent their replies, and returns its result. ``sync.py``
+runs flows over blocking connections and ``aio.py`` over asyncio ones, so both clients share their code. Errors are
+thrown into the flow, which may clean up with further round trips.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ Command = tuple[str | bytes | int | float, ...]
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """Commands for one round trip."""
+    """Commands that are sent to Redis in one round trip."""
 
     commands: Sequence[Command]
-    #: Seconds that Redis itself may hold the last reply back. A driver short of connections may answer by itself
-    #: after that time, with None for each command: no news.
+    #: Seconds that Redis may block before the last reply. A transport without a free connection may itself answer
+    #: after that time, with None for each command, which means no news.
     block_s: float = 0.0
-    #: Seconds that an unreachable Redis is tried again; None: as long as the driver does by itself.
+    #: Seconds that an unreachable Redis is tried again; None: the transport's default.
     outage_s: float | None = None
-    #: Seconds by which this may outlast the flow's deadline: for cleaning up after it.
+    #: Seconds that this round trip may take after the flow's deadline, for cleaning up.
     grace_s: float = 0.0
-    #: A command that Redis refuses gives its error in the reply's place and hides no other reply.
+    #: Whether an error that Redis returns for a command stands in the place of its reply instead of being raised.
     keeps_errors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """A computation too long for an event loop: the asyncio driver runs it in a thread."""
+    """A computation that would block an event loop for too long; the asyncio transport runs it in a thread."""
 
     run: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Seconds to do nothing in."""
+    """A pause of the flow."""
 
     seconds: float
 
@@ -52,5 +52,5 @@ Flow = Generator[RoundTrip | Offload | Sleep, Any, T]
 
 
 def evalsha(name: str, keys: Sequence[str], *args: str | bytes | int | float) -> Command:
-    """Return the call of a script."""
+    """Return the command that calls a script."""
     return ("EVALSHA", script(name).sha, len(keys), *keys, *args)

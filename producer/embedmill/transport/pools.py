@@ -1,4 +1,4 @@
-"""Connections to Redis as a URL names it: one server, by socket or behind TLS, or the master that sentinels watch."""
+"""Connection pools for a URL of Redis: a server over TCP, TLS or a unix socket, or the master that sentinels watch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from embedmill.errors import SettingsError
 from embedmill.settings import ClientSettings, naming
 from embedmill.urls import FILE_OPTIONS, SentinelAddress, is_sentinel, mask_url, read_sentinel
 
-#: Seconds one reply may take beyond what was asked of Redis itself.
+#: Seconds that one reply may take, besides the seconds that Redis was asked to block.
 REPLY_S: Final = 5.0
 
-#: Connections a client: each thread that waits holds one. What a Redis takes by default; redis-py would take 100.
+#: Most connections of a client, as each waiting thread holds one. Redis allows 10,000 by default; redis-py only 100.
 MAX_CONNECTIONS: Final = 10_000
 
 
 class _Deadline(threading.local):
-    """When the call that this thread is in must be over, on the monotonic clock."""
+    """The deadline of the call that this thread is in, on the monotonic clock."""
 
     at_s: float = float("inf")
 
@@ -49,7 +49,7 @@ def _in_time(base: type[Any]) -> type[Any]:
         return deadline.left_s(REPLY_S)
 
     def ignore(_: Any, value: float | None) -> None:
-        """The deadline decides."""
+        """Ignore the value that redis-py sets: the deadline decides."""
 
     timeout = property(left_s, ignore)
     return type(f"InTime{base.__name__}", (base,), {"socket_timeout": timeout, "socket_connect_timeout": timeout})
@@ -63,7 +63,7 @@ _CONNECTIONS: Final = {
     "rediss+sentinel": _in_time(SentinelManagedSSLConnection),
 }
 
-#: Seconds that one sentinel is waited for; there are others.
+#: Timeout of one sentinel in seconds; the next one is asked after it.
 SENTINEL_S: Final = 1.0
 
 
@@ -71,7 +71,7 @@ def make_pool(settings: ClientSettings) -> ConnectionPool:
     """Make an empty pool of connections that keep the caller's deadline.
 
     Raises:
-        SettingsError: the URL has an option that redis-py does not take, or names a file that is not there.
+        SettingsError: the URL has an option that redis-py does not know, or names a file that cannot be read.
     """
     with naming({"redis_url": settings.url_name}):
         return _make_pool(settings.redis_url)
@@ -83,41 +83,41 @@ def _make_pool(url: str) -> ConnectionPool:
     try:
         if is_sentinel(url):
             address = read_sentinel(url)
-            told = _checked(url, parse_url(address.direct_url))
-            sentinel = Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address, told))
+            parsed = _checked(url, parse_url(address.direct_url))
+            sentinel = Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address, parsed))
             pool: ConnectionPool = SentinelConnectionPool(
-                address.master, sentinel, connection_class=connection_class, **master_options(told), **options
+                address.master, sentinel, connection_class=connection_class, **master_options(parsed), **options
             )
         else:
             _checked(url, parse_url(url))
             pool = ConnectionPool.from_url(url, decode_responses=False, **options)
             pool.connection_class = connection_class
-        pool.make_connection()  # connects to nothing, but refuses what it does not know
+        pool.make_connection()  # does not connect, but raises TypeError for unknown options
     except SettingsError:
         raise
     except (ValueError, TypeError):
-        reason = "an option after its ? is unknown or has an unreadable value"
+        reason = "an option after the ? is unknown, or its value cannot be read"
         raise SettingsError("redis_url", mask_url(url), reason) from None
     return pool
 
 
-def master_options(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a connection to the master is made with, whatever its address."""
-    return {name: value for name, value in told.items() if name not in ("host", "port", "connection_class")}
+def master_options(parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a connection to the master, all but its address."""
+    return {name: value for name, value in parsed.items() if name not in ("host", "port", "connection_class")}
 
 
-def sentinel_options(address: SentinelAddress, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a connection to a sentinel is made with: its own login, the master's TLS, and little patience."""
-    tls = {name: value for name, value in told.items() if name.startswith("ssl_")}
+def sentinel_options(address: SentinelAddress, parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a connection to a sentinel: its own login, the master's TLS, and a short timeout."""
+    tls = {name: value for name, value in parsed.items() if name.startswith("ssl_")}
     timeouts = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
     once = {"retry": Retry(NoBackoff(), 0), "protocol": 2}
     return {**address.sentinel_login, **tls, **timeouts, **once, **({"ssl": True} if address.tls else {})}
 
 
-def _checked(url: str, told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options if the files that they name can be read."""
+def _checked(url: str, parsed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a URL if the files that they name can be read."""
     for name in FILE_OPTIONS:
-        if name in told and not (os.access(told[name], os.R_OK) and Path(told[name]).is_file()):
-            reason = f"{name} names no file that can be read: {told[name]}"
+        if name in parsed and not (os.access(parsed[name], os.R_OK) and Path(parsed[name]).is_file()):
+            reason = f"{name} is not a file that can be read: {parsed[name]}"
             raise SettingsError("redis_url", mask_url(url), reason)
-    return told
+    return parsed

@@ -1,6 +1,6 @@
-"""The blocking transport: drives flows over connections to Redis, keeps deadlines, maps every foreign error.
+"""The blocking transport: it runs flows over connections to Redis, keeps deadlines and maps redis-py's errors.
 
-Safe in threads and after a fork: connections come from redis-py's pool, which knows its process.
+It is safe in threads and after a fork, as connections come from redis-py's pool, which knows its process.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from embedmill.urls import mask_url
 #: Seconds that an unreachable Redis is tried again before a call gives up, unless its timeout is shorter.
 OUTAGE_S: Final = 5.0
 
-#: Pauses between tries, doubling.
+#: First and longest pause in seconds between two attempts; each pause is twice the one before.
 FIRST_PAUSE_S: Final = 0.02
 
 LONGEST_PAUSE_S: Final = 0.5
 
 
 class RedisTransport:
-    """A pool of connections that runs flows."""
+    """A runner of flows over pooled blocking connections."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._url_masked = mask_url(settings.redis_url)
@@ -45,9 +45,10 @@ class RedisTransport:
         self.is_closed = False
 
     def close(self) -> None:
-        """Close all connections and take no more flows; those under way end with ClientClosedError at their next step.
+        """Close the idle connections and take no more flows; running flows end at their next step.
 
-        Until then they keep their connections: redis-py breaks in a reader whose connection another thread closes.
+        They raise ClientClosedError. Until then they keep their connections, as redis-py fails if another thread closes
+        a connection while it reads.
         """
         self.is_closed = True
         self._pool.disconnect(inuse_connections=False)
@@ -56,17 +57,18 @@ class RedisTransport:
                 sentinel.close()
 
     def run(self, flow: Flow[T], *, timeout_s: float, outage_s: float = OUTAGE_S) -> T:
-        """Drive a flow to its result.
+        """Run a flow to its result.
 
         Args:
-            flow: what to say.
+            flow: the flow.
             timeout_s: seconds for the whole flow.
-            outage_s: seconds that an unreachable Redis is tried again, where the flow does not say.
+            outage_s: seconds that an unreachable Redis is tried again, unless a round trip has its own.
 
         Raises:
-            ClientClosedError: it was closed, before or meanwhile.
-            BrokerUnavailableError: no answer within ``timeout_s``, or unreachable for ``outage_s``.
-            QueueFullError: Redis is at its memory limit.
+            ClientClosedError: the transport was closed, before the flow or during it.
+            BrokerUnavailableError: Redis did not answer within ``timeout_s``, or was unreachable for ``outage_s``.
+            KeyConflictError: another program has written to one of embedmill's keys.
+            QueueFullError: Redis has reached its maxmemory.
         """
         if self.is_closed:
             raise ClientClosedError
@@ -74,7 +76,7 @@ class RedisTransport:
             return self._drive(flow, time.monotonic() + timeout_s, outage_s)
         finally:
             if self.is_closed:
-                self._pool.disconnect(inuse_connections=False)  # what this flow has used
+                self._pool.disconnect(inuse_connections=False)  # the connection that this flow has returned
 
     def _drive(self, flow: Flow[T], deadline_s: float, outage_s: float) -> T:
         try:
@@ -158,5 +160,5 @@ def check_open(ask: RoundTrip, *, is_closed: bool) -> None:
 
 
 def with_text(command: Command) -> Command:
-    """Return the EVAL of a script that Redis does not know by its sha1."""
+    """Return the EVAL for an EVALSHA whose script Redis does not have."""
     return ("EVAL", text_of(str(command[1])), *command[2:])

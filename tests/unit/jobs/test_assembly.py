@@ -202,8 +202,8 @@ NONE = Rejected(index=60_000, reason=Reason.FAILED, detail="")
 @pytest.mark.parametrize(
     ("forged", "said"),
     [
-        (reply_of([0], dtype=Dtype.BINARY), "a reply holds binary, asked for was float32"),
-        (reply_of([0], dtype=Dtype.BINARY, rejected={0}), "a reply holds binary, asked for was float32"),
+        (reply_of([0], dtype=Dtype.BINARY), "a reply holds vectors of binary, not of float32"),
+        (reply_of([0], dtype=Dtype.BINARY, rejected={0}), "a reply holds vectors of binary, not of float32"),
         (reply_of([0], dimension=4), "replies of 4 and of 8 components in one job"),
         (reply_of([0], fingerprint="g"), "replies of two fingerprints, g and f, in one job"),
         (reply_of([7]), "a reply names row 7 of 2"),

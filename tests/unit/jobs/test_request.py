@@ -209,7 +209,7 @@ def test_a_timeout_says_that_nobody_serves_the_model():
 
 @pytest.mark.parametrize("values", [None, 5, object(), str, pa.scalar("text")])
 def test_what_holds_no_texts_is_refused(values):
-    with pytest.raises(InvalidRequestError, match=f"a list of str is wanted, not {type(values).__name__}"):
+    with pytest.raises(InvalidRequestError, match=f"pass a list of str, not {type(values).__name__}"):
         request.check_texts(values)
 
 

@@ -79,7 +79,7 @@ def test_the_kept_text_is_tried_again_or_the_same_one_from_the_caller():
     assert dead_letter.text_to_requeue(forgotten, "zebra") == "zebra"
     with pytest.raises(InvalidRequestError, match=r"was not kept; pass text=….* or set EMBEDMILL_KEEP_DEAD_TEXTS=1"):
         dead_letter.text_to_requeue(forgotten, None)
-    with pytest.raises(InvalidRequestError, match=r"5 characters of sha256 .* as it was submitted") as caught:
+    with pytest.raises(InvalidRequestError, match=r"5 characters and sha256 .* exactly as it was submitted") as caught:
         dead_letter.text_to_requeue(forgotten, "quagg")
     assert "quagg" not in str(caught.value)
     for wrong in (b"zebra", 5):

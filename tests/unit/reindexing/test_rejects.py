@@ -83,7 +83,7 @@ def test_a_name_of_no_file_is_refused(name):
 
 
 def test_folders_and_pipes_are_refused_and_missing_folders_made_for_the_first_reject(tmp_path):
-    with pytest.raises(SinkError, match="no regular file"):
+    with pytest.raises(SinkError, match="not a regular file"):
         Rejects(tmp_path)
     path = tmp_path / "new" / "list.jsonl"
     rejects = Rejects(path)

@@ -53,7 +53,7 @@ def others(pipe):
 def test_what_is_no_file_is_refused_at_once(pipe):
     for path in others(pipe):
         for read in (open_regular, check_regular, lambda p: read_regular(p, 10)):
-            with pytest.raises(OSError, match="no regular file"):
+            with pytest.raises(OSError, match="not a regular file"):
                 read(path)
 
 
@@ -91,7 +91,7 @@ def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path):
         os.mkfifo(path)
         (lost,) = list(source)
         assert lost.is_partial
-        assert "no regular file" in lost.detail
+        assert "not a regular file" in lost.detail
 
 
 def test_a_parquet_file_that_became_a_pipe_is_not_waited_for(tmp_path):
@@ -103,7 +103,7 @@ def test_a_parquet_file_that_became_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(path)
     (lost,) = list(source)
     assert lost.is_partial
-    assert "no regular file" in lost.detail
+    assert "not a regular file" in lost.detail
 
 
 @pytest.mark.parametrize("place", ["current", "0123abcd/index.json"])
@@ -113,7 +113,7 @@ def test_a_sink_s_state_that_is_a_pipe_is_refused(tmp_path, place):
     (state / "current").write_text("0123abcd")
     (state / place).unlink(missing_ok=True)
     os.mkfifo(state / place)
-    with pytest.raises(SinkError, match="no regular file"):
+    with pytest.raises(SinkError, match="not a regular file"):
         open_sink(str(tmp_path / "v.jsonl")).read_index()
 
 
@@ -125,9 +125,9 @@ def test_a_sink_s_version_is_no_path(tmp_path):
 
 
 def test_a_ledger_a_list_of_rejects_and_a_tokenizer_that_are_pipes_are_refused(pipe):
-    with pytest.raises(SinkError, match="no regular file"):
+    with pytest.raises(SinkError, match="not a regular file"):
         Ledger(pipe, "sink")
-    with pytest.raises(SinkError, match="no regular file"):
+    with pytest.raises(SinkError, match="not a regular file"):
         Rejects(pipe)
     assert pipe.is_fifo()
     splitter = Splitter(max_tokens=8, overlap_tokens=0, tokenizer=pipe)
