@@ -91,7 +91,7 @@ def test_status_shows_some_hundred_lines_and_counts_the_rest(forged):
     code, printed = run(env, "status")
     assert code == 0
     assert len(printed) < MAX_PRINTED_BYTES
-    assert "more; --json shows them" in printed
+    assert "more; use --json to see all of them" in printed
 
 
 def test_no_command_that_reads_prints_what_moves_a_cursor(forged, tmp_path):

@@ -1,1 +1,1 @@
-"""A module for each command."""
+"""The commands of ``embedmill``, a module for each."""
