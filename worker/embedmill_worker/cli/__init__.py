@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code. ``health``, which probes run every few seconds, loads no other command."""
+    """Run a command and return its exit code. ``health``, which probes run often, loads no other command."""
     given = sys.argv[1:] if argv is None else argv
     with _ended_by_interrupt():
         if given[:1] == ["health"]:

@@ -107,8 +107,8 @@ def _run(args: argparse.Namespace) -> int:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Interrupt the command on Ctrl-C or SIGTERM, so that it cleans up; during an import, wait until that is done.
 
-    CPython 3.11 turns an exception raised while a class is created into a RuntimeError, and libraries ignore an optional
-    module that fails that way: the signal would be lost, or end in a traceback.
+    CPython 3.11 turns an exception raised while a class is created into a RuntimeError, and libraries ignore an
+    optional module that fails that way: the signal would be lost, or end in a traceback.
     """
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTING:

@@ -157,6 +157,26 @@ def json_flag(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def reading_flags(group: argparse._ActionsContainer, formats: Sequence[str]) -> None:
+    """Add how files of texts are read."""
+    text = f"format of the input: {alternatives(formats)} (default: auto)"
+    flag(group, "--format", "EMBEDMILL_FORMAT", "FORMAT", text, type=one_of(*formats), default="auto")
+    text = "character between the fields of CSV, such as ';' (default: a comma, in .tsv files a tab)"
+    flag(group, "--delimiter", "EMBEDMILL_DELIMITER", "CHAR", text)
+    text = "encoding of input without a byte order mark, such as latin-1 (default: UTF-8)"
+    flag(group, "--encoding", "EMBEDMILL_ENCODING", "NAME", text)
+
+
+def vector_flags(group: argparse._ActionsContainer) -> None:
+    """Add what vectors are to be, but for the input type."""
+    text = "number of leading components to keep of each vector (default: all)"
+    flag(group, "--dimensions", "EMBEDMILL_DIMENSIONS", "N", text, type=number)
+    text = f"type of the components: {alternatives(DTYPES)} (default: float32)"
+    flag(group, "--dtype", "EMBEDMILL_DTYPE", "DTYPE", text, type=one_of(*DTYPES), default="float32")
+    text = "reject texts that are longer than the model reads, instead of truncating them"
+    switch(group, "--no-truncate", "EMBEDMILL_NO_TRUNCATE", text)
+
+
 def concurrency(group: argparse._ActionsContainer) -> None:
     """Add the number of child processes."""
     text = "child processes that embed (default: auto, one for each CPU that this process may use)"

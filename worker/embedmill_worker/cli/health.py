@@ -67,7 +67,7 @@ def _probe(path: Path, probe: str) -> Verdict:
     try:
         found = health.read(path)
     except PermissionError as error:
-        line = f"{path} cannot be read: {error.strerror}; run the probe as the worker's user, or let this user read the file"
+        line = f"{path} cannot be read: {error.strerror}; run the probe as the worker's user, or make it readable"
         return Verdict(is_well=False, line=line)
     if found is None:
         return Verdict(is_well=False, line=f"no worker has written {path}")

@@ -19,7 +19,7 @@ LAYOUT: Final = "\n\t"
 #: Most characters in a table's cell.
 MAX_CELL_CHARS: Final = 1_000
 
-#: Seconds that the current step may take once the command should stop; then it is interrupted (a read from a pipe, say).
+#: Seconds that the current step, such as a read from a pipe, may still take once the command should stop.
 STEP_S: Final = 10.0
 
 
@@ -123,7 +123,7 @@ def progress(what: str, total: int | None = None, *, unit: str = "texts", is_sho
 
 
 class Stopping:
-    """Turns the first Ctrl-C or SIGTERM into a request, which the command polls for; if it does not, it is interrupted."""
+    """Turns the first Ctrl-C or SIGTERM into a request that the command polls; without a poll in time, it interrupts."""
 
     def __init__(self) -> None:
         self._is_asked = False

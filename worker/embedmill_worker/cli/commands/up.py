@@ -109,9 +109,7 @@ class Notice:
             self._whereabouts.write(self._data_dir)
         except OSError as error:
             path = self._data_dir / FILE_NAME
-            say(
-                f"{path} cannot be written: {error.strerror}; commands need the `export` line that is printed"
-            )
+            say(f"{path} cannot be written: {error.strerror}; commands need the `export` line that is printed")
 
     def close(self) -> None:
         """Remove the file if this ``up`` wrote it."""
