@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,16 @@ _WORKER_SWITCHES: Final = ("exact", "rollover", "keep_dead_texts")
 #: Redis that a command uses if it is given no URL.
 _FOUND_REDIS: Final = "that of a running `embedmill up`, else redis://127.0.0.1:6379/0"
 
+#: Namespace that a command uses if it is given none.
+_FOUND_NAMESPACE: Final = "that of the `embedmill up` in use, else embedmill"
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps help between words only, so that names with hyphens stay whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
 
 def command(commands: Any, name: str, run: Callable[[Any], int], *, help: str, epilog: str) -> argparse.ArgumentParser:
     """Add a command; ``run`` takes the parsed arguments and returns the exit code."""
@@ -34,7 +45,7 @@ def command(commands: Any, name: str, run: Callable[[Any], int], *, help: str, e
         help=help,
         description=help[:1].upper() + help[1:] + ".",
         epilog=f"examples:\n{epilog}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.set_defaults(run=run)
     return parser
@@ -132,9 +143,9 @@ def redis_url(group: argparse._ActionsContainer, default: str = _FOUND_REDIS) ->
     flag(group, "--redis-url", "EMBEDMILL_REDIS_URL", "URL", text)
 
 
-def namespace(group: argparse._ActionsContainer) -> None:
-    """Add the namespace."""
-    text = "prefix of every key and queue in Redis (default: that of the `embedmill up` in use, else embedmill)"
+def namespace(group: argparse._ActionsContainer, default: str = _FOUND_NAMESPACE) -> None:
+    """Add the namespace; ``default`` describes what is used without one."""
+    text = f"prefix of every key and queue in Redis (default: {default})"
     flag(group, "--namespace", "EMBEDMILL_NAMESPACE", "NAME", text)
 
 
@@ -195,11 +206,11 @@ def precision(group: argparse._ActionsContainer) -> None:
     flag(group, "--precision", "EMBEDMILL_PRECISION", "P", text, type=one_of(*PRECISIONS))
 
 
-def worker_flags(parser: argparse.ArgumentParser, *, redis: str = _FOUND_REDIS) -> None:
-    """Add the groups of flags of a worker; ``redis`` describes the Redis that is used without a URL."""
+def worker_flags(parser: argparse.ArgumentParser, *, redis: str = _FOUND_REDIS, space: str = _FOUND_NAMESPACE) -> None:
+    """Add the groups of flags of a worker; ``redis`` and ``space`` describe the default URL and namespace."""
     queue = parser.add_argument_group("queue")
     redis_url(queue, redis)
-    namespace(queue)
+    namespace(queue, space)
     worker = parser.add_argument_group("worker")
     text = f"models to serve, the default one first; see `embedmill models --help` (default: {DEFAULT_MODEL})"
     flag(worker, "--model", "EMBEDMILL_MODEL", "MODEL,…", text)

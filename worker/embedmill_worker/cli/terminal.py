@@ -123,7 +123,7 @@ def progress(what: str, total: int | None = None, *, unit: str = "texts", is_sho
 
 
 class Stopping:
-    """Turns the first Ctrl-C or SIGTERM into a request that the command polls; without a poll in time, it interrupts."""
+    """Turns the first Ctrl-C or SIGTERM into a request that the command polls; if it does not, interrupts it."""
 
     def __init__(self) -> None:
         self._is_asked = False

@@ -28,7 +28,7 @@ _EPILOG: Final = """\
   # try one again, reading its text from a file
   embedmill dead requeue 1764000000000-0 --text-file text.txt
 
-Exit codes: 0 success, 2 there is no dead letter of this id or the text is missing or differs, 4 Redis does not answer.
+Exit codes: 0 success, 2 no dead letter has this id, or the text is missing or differs, 4 Redis does not answer.
 """
 
 _LIST_EPILOG: Final = """\

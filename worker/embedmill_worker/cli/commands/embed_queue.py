@@ -126,7 +126,7 @@ class Bulk:
         return self._has_warned or read_status(self._client.settings).serves(model)
 
     def _warn(self, why: str) -> None:
-        """Report once why there is no progress."""
+        """Report once why the work waits."""
         if not self._has_warned:
             self._has_warned = True
             say(why)

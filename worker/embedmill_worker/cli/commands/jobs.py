@@ -29,7 +29,7 @@ _EPILOG: Final = """\
   embedmill jobs cancel 5f3c0f1e2d4b4c6f8a7b9c0d1e2f3a4b
   embedmill jobs delete 0a1b2c3d4e5f60718293a4b5c6d7e8f9
 
-Exit codes: 0 success, 2 there is no job of this id, 4 Redis does not answer.
+Exit codes: 0 success, 2 no job has this id, 4 Redis does not answer.
 """
 
 _LIST_EPILOG: Final = """\
@@ -144,7 +144,7 @@ def _delete(args: argparse.Namespace) -> int:
 
 
 def _cancelled(job: Job) -> bool | None:
-    """Cancel a job; return whether it is cancelled, None if there is no such job."""
+    """Cancel a job; return whether it is cancelled, None if it does not exist."""
     from embedmill.errors import ResultExpiredError
 
     try:
@@ -175,7 +175,7 @@ def _each(args: argparse.Namespace, done: str, not_done: str, end: Callable[[Job
 
 def _unknown(job_id: str) -> str:
     return (
-        f"there is no job {job_id}: it expired, was deleted, or belongs to another Redis or namespace; "
+        f"job {job_id} does not exist: it expired, was deleted, or belongs to another Redis or namespace; "
         "run `embedmill jobs list` to see the jobs that exist"
     )
 

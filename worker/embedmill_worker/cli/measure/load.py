@@ -39,7 +39,7 @@ class Percentiles:
         """Return the percentiles of values, interpolated linearly.
 
         Raises:
-            ValueError: there are no values.
+            ValueError: ``values`` is empty.
         """
         if not values:
             raise ValueError("percentiles need at least one value")
