@@ -1,4 +1,4 @@
-"""Runs a command and turns every failure into one line on stderr and a named exit code."""
+"""Dispatch of commands; every failure becomes one line on stderr and a named exit code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _ShowVersion(argparse.Action):
-    """Prints the version and exits; loads the version only when it is asked for."""
+    """Action that prints the version and exits; the version is loaded only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from embedmill import __version__

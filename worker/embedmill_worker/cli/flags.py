@@ -1,4 +1,4 @@
-"""Flags: the help of each names its environment variable, which gives its default."""
+"""Flags of the command line. Each has an environment variable, named in its help, that overrides its default."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ INPUT_TYPES: Final = ("query", "passage")
 LANES: Final = ("interactive", "bulk")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-#: Flags of a worker with a value, which reaches the worker as ``EMBEDMILL_…``.
+#: Flags of a worker with a value; the worker reads each value from its variable ``EMBEDMILL_…``.
 _WORKER_FLAGS: Final = ("redis_url", "namespace", "model", "precision", "concurrency", "data_dir", "cache_url")
 
 #: Flags of a worker without a value; their variables are set to 1, or emptied.
 _WORKER_SWITCHES: Final = ("exact", "rollover", "keep_dead_texts")
 
-#: Redis that a command uses if it is given no URL.
+#: Description of the Redis that a command uses without a URL.
 _FOUND_REDIS: Final = "that of a running `embedmill up`, else redis://127.0.0.1:6379/0"
 
-#: Namespace that a command uses if it is given none.
+#: Description of the namespace that a command uses without one.
 _FOUND_NAMESPACE: Final = "that of the `embedmill up` in use, else embedmill"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps help between words only, so that names with hyphens stay whole."""
+    """Help formatter that wraps only between words, so that names with hyphens stay whole."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -68,7 +68,7 @@ def flag(
 
 
 class _Store(argparse.Action):
-    """Stores a value and notes that it came from a flag, so that an error about it names the flag."""
+    """Action that stores a value and notes that it came from a flag, so that an error about it names the flag."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -133,18 +133,18 @@ def model_spec(value: str) -> ModelSpec:
 
 
 def model_name(value: str) -> str:
-    """Return the name of that model, which is all that a client needs."""
+    """Parse the name of the first model of an ``EMBEDMILL_MODEL`` value, which is all that a client needs."""
     return model_spec(value).name
 
 
 def redis_url(group: argparse._ActionsContainer, default: str = _FOUND_REDIS) -> None:
-    """Add the URL of Redis; ``default`` describes what is used without one."""
+    """Add the flag for the URL of Redis; ``default`` describes what is used without one."""
     text = f"Redis or Valkey: redis://, rediss:// (TLS), unix:// or redis+sentinel:// (default: {default})"
     flag(group, "--redis-url", "EMBEDMILL_REDIS_URL", "URL", text)
 
 
 def namespace(group: argparse._ActionsContainer, default: str = _FOUND_NAMESPACE) -> None:
-    """Add the namespace; ``default`` describes what is used without one."""
+    """Add the flag for the namespace; ``default`` describes what is used without one."""
     text = f"prefix of every key and queue in Redis (default: {default})"
     flag(group, "--namespace", "EMBEDMILL_NAMESPACE", "NAME", text)
 
@@ -162,14 +162,14 @@ def client_flags(
 
 
 def json_flag(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add and return the group of flags that say what is printed: JSON, for scripts."""
+    """Add and return the group of flags for output, with ``--json``."""
     group = parser.add_argument_group("output")
     switch(group, "--json", "EMBEDMILL_JSON", "print JSON instead of text")
     return group
 
 
 def reading_flags(group: argparse._ActionsContainer, formats: Sequence[str]) -> None:
-    """Add how files of texts are read."""
+    """Add the flags that say how files of texts are read."""
     text = f"format of the input: {alternatives(formats)} (default: auto)"
     flag(group, "--format", "EMBEDMILL_FORMAT", "FORMAT", text, type=one_of(*formats), default="auto")
     text = "character between the fields of CSV, such as ';' (default: a comma, in .tsv files a tab)"
@@ -179,7 +179,7 @@ def reading_flags(group: argparse._ActionsContainer, formats: Sequence[str]) -> 
 
 
 def vector_flags(group: argparse._ActionsContainer) -> None:
-    """Add what vectors are to be, but for the input type."""
+    """Add the flags for the shape and type of vectors, and for texts that are too long."""
     text = "number of leading components to keep of each vector (default: all)"
     flag(group, "--dimensions", "EMBEDMILL_DIMENSIONS", "N", text, type=number)
     text = f"type of the components: {alternatives(DTYPES)} (default: float32)"
@@ -189,19 +189,19 @@ def vector_flags(group: argparse._ActionsContainer) -> None:
 
 
 def concurrency(group: argparse._ActionsContainer) -> None:
-    """Add the number of child processes."""
+    """Add the flag for the number of child processes."""
     text = "child processes that embed (default: auto, one for each CPU that this process may use)"
     flag(group, "--concurrency", "EMBEDMILL_CONCURRENCY", "N", text)
 
 
 def data_dir(group: argparse._ActionsContainer) -> None:
-    """Add the data folder."""
+    """Add the flag for the data folder."""
     text = "data folder, which keeps models and measurements (default: ~/.local/share/embedmill)"
     flag(group, "--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", text)
 
 
 def precision(group: argparse._ActionsContainer) -> None:
-    """Add the precision in which one model runs."""
+    """Add the flag for the precision that one model runs in."""
     text = "precision to run the model in: fp32, bf16 or int8 (default: that of the model's files)"
     flag(group, "--precision", "EMBEDMILL_PRECISION", "P", text, type=one_of(*PRECISIONS))
 

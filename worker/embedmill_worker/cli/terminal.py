@@ -29,7 +29,7 @@ def say(message: str) -> None:
 
 
 class _MessageHandler(logging.Handler):
-    """Writes log lines in the form of other messages."""
+    """Handler that writes log lines like other messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage())
@@ -123,7 +123,7 @@ def progress(what: str, total: int | None = None, *, unit: str = "texts", is_sho
 
 
 class Stopping:
-    """Turns the first Ctrl-C or SIGTERM into a request that the command polls; if it does not, interrupts it."""
+    """Context manager in which the first Ctrl-C or SIGTERM is a request, which interrupts only if it is not polled."""
 
     def __init__(self) -> None:
         self._is_asked = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Names of the corpora whose speed is measured.
 CORPORA: Final = ("short", "mixed")
 
-#: Requests, and texts of a first job, that are not measured.
+#: Number of texts, and of interactive requests, that are sent before anything is measured.
 WARM_UPS: Final = 20
 
 _EPILOG = """\

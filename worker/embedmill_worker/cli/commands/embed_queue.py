@@ -1,4 +1,4 @@
-"""Sends windows of texts through the queue as jobs: one runs while the next one waits behind it."""
+"""Windows of texts as jobs in the queue: one runs while the next one waits behind it."""
 
 from __future__ import annotations
 

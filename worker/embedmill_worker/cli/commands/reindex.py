@@ -331,7 +331,7 @@ def duration(seconds: float) -> str:
 
 
 class _Seldom:
-    """Shows progress at most once in ``period_s`` seconds, and each new warning at once."""
+    """Callback that shows progress at most once in ``period_s`` seconds, and each new warning at once."""
 
     def __init__(self, period_s: float, show: Show) -> None:
         self._period_s = period_s

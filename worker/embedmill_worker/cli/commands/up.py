@@ -117,7 +117,7 @@ class Notice:
 
 
 def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str], notice: Notice) -> int:
-    """Announce a server that answers and a worker that is ready; return the exit code when one of them ends."""
+    """Wait until the worker or the server ends, and announce when both are ready; return the exit code."""
     from embedmill.settings import ClientSettings
     from embedmill_worker import exit_codes
 

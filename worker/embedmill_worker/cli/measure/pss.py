@@ -45,7 +45,7 @@ def process_mb(pid: int, proc: Path = PROC, *, counted: str = "Pss") -> float:
 
 
 class PeakMemory:
-    """A context manager that samples the memory of a process tree in a thread; ``mb`` is the highest sample."""
+    """Context manager that samples the memory of a process tree in a thread; ``mb`` is the highest sample."""
 
     def __init__(self, pid: int) -> None:
         self.mb = 0.0
