@@ -67,7 +67,7 @@ def test_a_letter_from_the_far_future_is_listed_shown_and_dropped(forged, letter
     code, printed = run(env, "dead", "list", "--json")
     assert (code, [one["id"] for one in json.loads(printed)]) == (0, [later, letter_id])
     assert run(env, "dead", "show", letter_id)[0] == exit_codes.FAILURE
-    assert run(env, "dead", "drop", letter_id, later) == (0, "dropped 2\n")
+    assert run(env, "dead", "drop", letter_id, later) == (0, "dropped 2 dead letters\n")
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -91,7 +91,7 @@ def test_status_shows_some_hundred_lines_and_counts_the_rest(forged):
     code, printed = run(env, "status")
     assert code == 0
     assert len(printed) < MAX_PRINTED_BYTES
-    assert "more; --json shows them" in printed
+    assert "more; use --json to see all of them" in printed
 
 
 def test_no_command_that_reads_prints_what_moves_a_cursor(forged, tmp_path):
@@ -194,7 +194,7 @@ def test_a_line_without_end_is_one_text_s_problem(mill, tmp_path):
 def test_a_text_file_without_end_is_refused(forged):
     env, _, _ = forged
     code, printed = run(env, "dead", "requeue", "1-0", "--text-file", "/dev/zero")
-    assert (code, "which no text has" in printed) == (exit_codes.USAGE, True)
+    assert (code, "more than any text" in printed) == (exit_codes.USAGE, True)
 
 
 def test_a_list_of_rejects_is_no_device(mill, tmp_path):

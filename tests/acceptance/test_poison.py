@@ -210,7 +210,7 @@ def test_the_command_line_lists_shows_requeues_and_drops(client, poisoned, tmp_p
 
     assert embedmill(poisoned, "drop").returncode == exit_codes.USAGE
     assert embedmill(poisoned, "show", "1-0").returncode == exit_codes.USAGE
-    assert embedmill(poisoned, "drop", letters[0]["id"]).stdout == "dropped 1\n"
+    assert embedmill(poisoned, "drop", letters[0]["id"]).stdout == "dropped 1 dead letter\n"
     assert json.loads(embedmill(poisoned, "drop", "--all", "--json").stdout) == {"dropped": 1}
     assert client.dead.list() == []
 

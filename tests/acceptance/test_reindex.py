@@ -171,7 +171,7 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, c
     wait_until(lambda: list((tmp_path / "stopped").glob("*.parquet")))
     run.process.send_signal(number)
     _, err = run.wait(130)
-    assert f"Go on with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
+    assert f"Continue with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
     kept = rows(tmp_path / "stopped")
     assert 256 <= len(kept) < len(texts)
     with redis.Redis.from_url(mill.redis_url) as server:
@@ -229,7 +229,7 @@ def test_an_error_after_a_commit_says_what_stays_and_how_to_go_on(reindexer, tmp
     wait_until(lambda: len(list((tmp_path / "vectors").glob("*.parquet"))) > 1)
     (tmp_path / "vectors").rename(tmp_path / "away")
     _, err = run.wait(1)
-    assert f"what is committed stays; go on with: embedmill reindex {source} --to {tmp_path / 'vectors'}" in err
+    assert f"committed work is kept; continue with: embedmill reindex {source} --to {tmp_path / 'vectors'}" in err
     assert "cannot be written: No such file or directory" in err
     (tmp_path / "away").rename(tmp_path / "vectors")
     assert reindexer(source, "--to", tmp_path / "vectors").run()["rows"] == 2_000
@@ -364,7 +364,7 @@ def test_a_dry_run_reckons_and_leaves_no_trace(reindexer, mill, tmp_path):
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
     tokens = drained(mill)
     out, _ = reindexer(source, "--to", tmp_path / "vectors", "--dry-run").start().wait()
-    assert "all 150 records looked at" in out
+    assert "estimate from all 150 records of the source" in out
     estimate = reindexer(source, "--to", tmp_path / "vectors", "--dry-run").run()
     assert (estimate["texts"], estimate["unchanged"]) == (150, 0)
     assert estimate["seconds"] > 0

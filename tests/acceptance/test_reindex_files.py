@@ -109,7 +109,7 @@ def test_what_cannot_work_is_told_before_anything_is_done(reindexer, tmp_path, m
     _, err = reindexer(name, "--to", tmp_path / "vectors").start().wait(code)
     assert said in err
     assert "Traceback" not in err
-    assert "what is committed stays" not in err
+    assert "committed work is kept" not in err
     assert not (tmp_path / "vectors").exists()
 
 
@@ -132,7 +132,7 @@ def test_a_sink_that_is_refused_says_nothing_of_what_is_committed(reindexer, tmp
     _, err = reindexer(source, "--to", sink).start().wait(exit_codes.FAILURE)
     assert said in err
     assert "Traceback" not in err
-    assert "what is committed stays" not in err
+    assert "committed work is kept" not in err
 
 
 def test_a_table_beside_documents_does_not_hide_them(reindexer, tmp_path):
@@ -199,7 +199,7 @@ def test_texts_that_were_cut_are_counted(reindexer, tmp_path):
     (tmp_path / "docs" / "short.md").write_text("word")
     assert reindexer(tmp_path / "docs", "--to", tmp_path / "vectors").run()["truncated"] == 1
     _, err = reindexer(tmp_path / "docs", "--to", tmp_path / "other").start().wait()
-    assert "1 texts were cut at what the model reads; --split keeps all of them" in err
+    assert "1 texts were truncated, because the model reads no more; --split embeds all of a text" in err
 
 
 def test_a_parquet_file_that_is_rewritten_while_it_is_read_ends_no_process(tmp_path):
@@ -262,7 +262,7 @@ def test_embed_reads_what_reindex_reads_and_never_replaces_it(mill, client, tmp_
         ):
             done = embed(*arguments, stdin=own)
             assert done.returncode == exit_codes.USAGE
-            assert "is read, too, and would be replaced" in done.stderr
+            assert "is also an input file, and would be overwritten" in done.stderr
             assert own.read_text() == '{"text": "one"}\n'
     packed.write_bytes(gzip.compress(b"one\ntwo\n" * 5_000)[:-9])
     done = embed(packed, "--format", "lines", "--output", tmp_path / "b.npy")

@@ -115,7 +115,7 @@ def test_a_user_who_may_not_scan_sees_what_is_unfinished(bench, redis_url, names
         bench.redis.execute_command("ACL", "DELUSER", user)
     assert [status.job_id for status in found] == ["unfinished"]
     assert found.is_cut
-    assert "some jobs that are over may be missing" in capsys.readouterr().err
+    assert "some finished jobs may be missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": True}, {"limit": 10**9}, {"state": "lost"}, {"state": 7}])
@@ -135,7 +135,7 @@ def test_an_id_that_nobody_has_is_named_and_the_others_are_ended(bench, capsys):
         bench.submit(TEXTS, job_id=name)
     code, out, err = run(bench, capsys, "jobs", "cancel", "one", "nobody", "two")
     assert (code, out) == (2, "one cancelled\ntwo cancelled\n")
-    assert err.startswith("embedmill: there is no job nobody: ")
+    assert err.startswith("embedmill: job nobody does not exist: ")
     code, out, err = run(bench, capsys, "jobs", "delete", "one", "one-more")
     assert (code, out, err.count("\n")) == (2, "one deleted\n", 1)
     assert not bench.redis.exists(bench.keys.job("one"))

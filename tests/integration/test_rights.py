@@ -264,7 +264,11 @@ def test_the_command_line_ends_with_a_sentence_and_a_named_code(tmp_path):
         (["models", "pull", "--data-dir", closed], 5, f"{closed}/models cannot be written: Permission denied; {own}"),
         (["embed", closed / "file"], 12, "file: cannot be read: Permission denied"),
         (["embed", "--output", closed / "v.npy"], 2, f"{closed}/v.npy cannot be written: Permission denied"),
-        (["health", "--file", closed / "file"], 9, f"{closed}/file cannot be read: Permission denied; probe as"),
+        (
+            ["health", "--file", closed / "file"],
+            9,
+            f"{closed}/file cannot be read: Permission denied; run the probe as",
+        ),
     ]
     for words, code, sentence in cases:
         done = ordinary.embedmill(words)

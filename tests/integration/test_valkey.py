@@ -219,7 +219,7 @@ def test_a_server_that_cannot_start_shows_its_last_words(tmp_path: Path) -> None
     manifest = next((tmp_path / "appendonlydir").glob("*.manifest"))
     manifest.write_text("not a manifest\n")
     server = EmbeddedValkey(tmp_path, persistent=True)
-    with pytest.raises(SettingsError, match=r"ended while starting; it said: .*manifest"):
+    with pytest.raises(SettingsError, match=r"exited while starting; the end of its log: .*manifest"):
         server.start()
     assert not server.alive
 
@@ -245,7 +245,7 @@ def test_the_named_binary_wins_and_a_wrong_name_is_refused(monkeypatch: pytest.M
     monkeypatch.setenv(BINARY_VARIABLE, str(program))
     assert find_binary() == program
     monkeypatch.setenv(BINARY_VARIABLE, str(tmp_path / "nothing"))
-    with pytest.raises(SettingsError, match="is no program"):
+    with pytest.raises(SettingsError, match="is not a program"):
         find_binary()
 
 

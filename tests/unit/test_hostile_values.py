@@ -163,4 +163,4 @@ def test_messages_and_tables_move_no_cursor(capsys):
 
 def test_a_table_counts_what_it_leaves_out(capsys):
     terminal.table(("n",), [(n,) for n in range(2_000)], max_rows=10)
-    assert capsys.readouterr().out.splitlines()[-1] == "… and 1,990 more; --json shows them"
+    assert capsys.readouterr().out.splitlines()[-1] == "… and 1,990 more; use --json to see all of them"

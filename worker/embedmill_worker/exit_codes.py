@@ -22,28 +22,28 @@ GRACE: Final = 11
 UNREADABLE: Final = 12
 INTERRUPTED: Final = 130
 
-#: What each code means; docs/operations.md says the same.
+#: Meaning of each code; docs/operations.md lists the same.
 MEANINGS: Final = {
-    OK: "done",
-    FAILURE: "an unexpected error",
-    USAGE: "an invalid flag or argument",
-    SETTINGS: "an invalid setting",
-    BROKER: "Redis is down, frozen or refuses",
+    OK: "success",
+    FAILURE: "unexpected error",
+    USAGE: "invalid flag, argument or input",
+    SETTINGS: "invalid setting",
+    BROKER: "Redis is down, frozen, or refuses commands",
     MODEL: "a model cannot be loaded",
-    FINGERPRINT: "live workers, or a sink's vectors, have another fingerprint or other options",
+    FINGERPRINT: "a live worker, or the sink, has another fingerprint or other options",
     REJECTED: "some texts were rejected; the others were embedded",
-    TIMEOUT: "not done in time",
-    UNHEALTHY: "a probe found the worker unhealthy",
-    STALLED: "the worker was stalled, so it ended itself; restart it",
-    GRACE: "the worker did not finish within its grace period; other workers take over its work",
+    TIMEOUT: "timeout; the work was not finished in time",
+    UNHEALTHY: "the health probe failed",
+    STALLED: "the worker stalled: it took no more work and exited, to be restarted",
+    GRACE: "the worker did not finish within its grace period; other workers take over its chunks",
     UNREADABLE: "a source could not be read, or only in part; what was read is kept and nothing is deleted",
-    INTERRUPTED: "Ctrl-C or SIGTERM",
+    INTERRUPTED: "interrupted by Ctrl-C or SIGTERM",
 }
 
 
 def of(error: EmbedError) -> int:
-    """Return the code for an error."""
-    from embedmill.errors import (  # noqa: PLC0415  the probe needs the codes but not the client
+    """Return the exit code for an error."""
+    from embedmill.errors import (  # noqa: PLC0415  the health probe needs the codes without loading the client
         BrokerUnavailableError,
         FingerprintError,
         KeyConflictError,

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -37,23 +38,53 @@ def commands(parser, name="embedmill"):
                 yield from commands(subparser, f"{name} {sub}")
 
 
-def test_every_flag_names_its_environment_variable_in_its_help():
-    seen = set()
-    for name, parser in commands(dispatch.parser()):
-        for action in parser._actions:
-            if action.option_strings and action.dest not in ("help", "version"):
-                assert re.search(r"\[EMBEDMILL_[A-Z_]+\]$", action.help), f"{name} {action.option_strings}"
-                seen.add(action.dest)
-    assert {"redis_url", "model", "dtype", "json", "rollover", "wait"} <= seen
+def options(parser):
+    """Every flag of a command but --help and --version."""
+    return [action for action in parser._actions if action.option_strings and action.dest not in ("help", "version")]
 
 
-def test_every_command_shows_real_commands_that_parse():
-    for name, parser in commands(dispatch.parser()):
-        examples = re.findall(r"^  (?:\S+=\S+ |.*\| )?embedmill ?(.*)$", parser.epilog, re.MULTILINE)
-        assert examples, f"{name} has no example"
-        for example in examples:
-            if example != "--version":
-                dispatch.parser().parse_args(re.split(" [>|] ", example)[0].split())
+EACH_COMMAND = pytest.mark.parametrize(
+    ("name", "parser"), [pytest.param(name, parser, id=name) for name, parser in commands(dispatch.parser())]
+)
+
+
+@EACH_COMMAND
+def test_every_flag_names_its_variable_and_its_default_in_its_help(name, parser):
+    for action in options(parser):
+        assert re.search(r" \[EMBEDMILL_[A-Z_]+\]$", action.help), f"{name} {action.option_strings}"
+        if action.nargs != 0:
+            assert re.search(r" \((default: .+|required)\) \[", action.help), f"{name} {action.option_strings}"
+
+
+@EACH_COMMAND
+def test_every_flag_is_in_a_group_that_has_a_title(name, parser):
+    grouped = {id(action) for group in parser._action_groups[2:] for action in group._group_actions}
+    titles = [group.title for group in parser._action_groups if group._group_actions]
+    assert len(titles) == len(set(titles))
+    assert all(titles)
+    assert [action.option_strings for action in options(parser) if id(action) not in grouped] == []
+
+
+@EACH_COMMAND
+def test_every_command_is_described_in_one_line(name, parser):
+    assert re.fullmatch(r"[A-Z].{10,110}\.", parser.description)
+    assert "\n" not in parser.description
+
+
+@EACH_COMMAND
+def test_every_command_shows_real_commands_that_parse(name, parser):
+    head, _, shown = parser.epilog.partition("examples:\n")
+    assert head == ""
+    examples = [line.strip() for line in shown.partition("\n\n")[0].splitlines() if not line.strip().startswith("#")]
+    examples = [line for line in examples if line]
+    assert examples, f"{name} has no example"
+    for example in examples:
+        words = shlex.split(re.sub(r"^.*\| | > .*$", "", example))
+        words = words[next(i for i, word in enumerate(words) if "=" not in word) :]
+        assert words[0] == "embedmill"
+        assert " ".join(words).startswith(name)
+        if words[1:] != ["--version"]:
+            dispatch.parser().parse_args(words[1:])
 
 
 def test_without_a_command_the_help_is_shown(capsys):
@@ -188,7 +219,7 @@ def test_a_wrong_variable_is_refused_like_a_wrong_flag(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         main(["embed"])
     assert end.value.code == exit_codes.USAGE
-    assert "'fast' is none of interactive, bulk" in capsys.readouterr().err
+    assert "'fast' is not one of interactive, bulk" in capsys.readouterr().err
 
 
 def test_the_choices_are_those_of_the_client():

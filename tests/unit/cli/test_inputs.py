@@ -65,7 +65,7 @@ def test_jsonl_is_known_by_its_name_or_by_its_first_line(texts):
 
 def test_jsonl_without_the_field_is_no_text(texts):
     assert details(texts(b'{"id": 1, "body": "x"}\n')) == [
-        "stdin:1 has no field 'text'; name the right one as the text field (--text-field)"
+        "stdin:1 has no field 'text'; name the text field (--text-field)"
     ]
     with pytest.raises(InvalidRequestError, match="no field 'text', but body, id"):
         texts(b'{"id": 1, "body": "x"}\n', name="x.jsonl")
@@ -87,7 +87,7 @@ def test_what_could_not_be_read_is_told(tmp_path):
     found = Texts([str(path)], form="auto", key="text")
     assert list(found) == ["a"] * 10
     assert found.unread == [
-        "cut.txt.gz: the file is cut off: its gzip data do not come to an end; only what comes before is read"
+        "cut.txt.gz: the file is cut off: its gzip data do not end; only the records before it are read"
     ]
 
 
@@ -95,7 +95,7 @@ def test_a_line_without_a_text_says_why_and_not_what(texts):
     found = texts(b'{"text": "a"}\n{"t": 1}\nsecret\n["secret"]\n{"text": 5}\n{"text": "b"}', form="jsonl")
     assert [text for text in found if isinstance(text, str)] == ["a", "b"]
     assert details(found) == [
-        "stdin:2 has no field 'text'; name the right one as the text field (--text-field)",
+        "stdin:2 has no field 'text'; name the text field (--text-field)",
         "stdin:3 is not JSON",
         "stdin:4 is not a JSON object",
         "stdin:5 holds int, not str, in 'text'",

@@ -1,4 +1,4 @@
-"""The command line ``embedmill``. Modules here are light to import: what a command needs, it imports when it runs."""
+"""The command line ``embedmill``. Its modules are light to import: a command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. The probe, which runs every few seconds, loads nothing of the others."""
+    """Run a command and return its exit code. ``health``, which probes run often, loads no other command."""
     given = sys.argv[1:] if argv is None else argv
     with _ended_by_interrupt():
         if given[:1] == ["health"]:
@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _ended_by_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end the process at once, as other programs: half a second of modules would end in a traceback."""
+    """End the process at once on Ctrl-C while modules load, which takes half a second, instead of with a traceback."""
     handler = signal.getsignal(signal.SIGINT)
-    if handler is not signal.default_int_handler:  # somebody else's, or ignored in the background
+    if handler is not signal.default_int_handler:  # the caller's own, or ignored because this is a background job
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""``python -m embedmill_worker.cli``."""
+"""Entry point of ``python -m embedmill_worker.cli``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Which command runs, and how it ends: one line and a named exit code for everything that can go wrong."""
+"""Dispatch of commands; every failure becomes one line on stderr and a named exit code."""
 
 from __future__ import annotations
 
@@ -27,38 +27,40 @@ _MODULES: Final = {"health": health} | {
     if "_" not in name
 }
 
-#: Seconds until a signal that came during an import comes once more.
+#: Seconds after which a signal that arrived during an import is sent again.
 RETRY_S: Final = 0.02
 
-#: Where CPython imports modules.
+#: File name of the frames in which CPython imports modules.
 _IMPORTING: Final = "<frozen importlib._bootstrap>"
 
 _EPILOG: Final = """\
 examples:
-  # this help, and the version
+  # show this help, and the version
   embedmill
   embedmill --version
-  # a server and a worker on this machine, until Ctrl-C
+  # run a Valkey server and a worker on this machine, until Ctrl-C
   embedmill up
-  # what it can do, on real text, with nothing to configure
+  # see it work on real text, with nothing to configure
   embedmill demo
-  # a vector for every line of a file
+  # compute a vector for each line of a file
   embedmill embed corpus.txt --output vectors.npy
+
+Run `embedmill COMMAND --help` for the options and examples of a command.
 
 exit codes:
 """ + "".join(f"  {code:3d}  {meaning}\n" for code, meaning in exit_codes.MEANINGS.items())
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the parser of all commands; reads the environment for the flags' defaults."""
+    """Build the parser of all commands; the flags' defaults are read from the environment."""
     root = argparse.ArgumentParser(
         prog="embedmill",
-        description="Embeddings on CPUs, through a durable queue.",
+        description="Compute text embeddings on CPUs, through a durable queue in Redis.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.set_defaults(run=lambda _: root.print_help())
-    root.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and end")
+    root.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     added = root.add_subparsers(title="commands", metavar="COMMAND")
     for name in sorted(_MODULES, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
         _MODULES[name].add(added)
@@ -66,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _ShowVersion(argparse.Action):
-    """Print the version, which nobody else has to wait for, and end."""
+    """Action that prints the version and exits; the version is loaded only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from embedmill import __version__
@@ -76,12 +78,12 @@ class _ShowVersion(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
+    """Run a command and return its exit code."""
     try:
         args = parser().parse_args(argv)
         args.given = list(sys.argv[1:] if argv is None else argv)
         signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has it ignored in the background
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it
             signal.signal(signal.SIGINT, _interrupt)
         return _run(args)
     except KeyboardInterrupt:
@@ -100,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         say(str(error))
         return exit_codes.of(error)
     except BrokenPipeError:
-        # The reader has gone; what is still buffered must not raise again at exit.
+        # The reader of the pipe has gone; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.FAILURE
     except ModuleNotFoundError as error:
@@ -112,10 +114,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End a command, by Ctrl-C or SIGTERM, so that it cleans up; in the middle of an import, as soon as that is done.
+    """Interrupt the command on Ctrl-C or SIGTERM, so that it cleans up; during an import, wait until that is done.
 
-    CPython 3.11 turns what interrupts the making of a class into a RuntimeError, and libraries pass over an optional
-    module that fails so: the signal would be lost, or end in a traceback.
+    CPython 3.11 turns an exception raised while a class is created into a RuntimeError, and libraries ignore an
+    optional module that fails that way: the signal would be lost, or end in a traceback.
     """
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTING:

@@ -1,4 +1,4 @@
-"""What people see, plain wherever there is no terminal: messages, tables and progress; and Ctrl-C as a question."""
+"""Output for people (messages, tables and progress, plain unless on a terminal), and a Ctrl-C that stops gracefully."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO, Any, Final, Protocol, Self
 
 from embedmill.safe.printable import printable
 
-#: Control characters that messages and texts are laid out by.
+#: Control characters that messages and texts may contain.
 LAYOUT: Final = "\n\t"
 
-#: Characters of a table's cell.
+#: Most characters in a table's cell.
 MAX_CELL_CHARS: Final = 1_000
 
-#: Seconds for the step under way when the command is to end: a read from a pipe, say, is interrupted then.
+#: Seconds that the current step, such as a read from a pipe, may still take once the command should stop.
 STEP_S: Final = 10.0
 
 
@@ -28,28 +28,28 @@ def say(message: str) -> None:
     print(f"embedmill: {printable(message, keep=LAYOUT)}", file=sys.stderr, flush=True)
 
 
-class _Said(logging.Handler):
-    """Writes log lines as other messages."""
+class _MessageHandler(logging.Handler):
+    """Handler that writes log lines like other messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage())
 
 
 def show_log() -> None:
-    """Write what the worker's modules log from INFO on to stderr: what is fetched, made and measured takes its time."""
+    """Write the INFO lines of the worker's modules to stderr, because fetching and measuring a model takes a while."""
     logger = logging.getLogger("embedmill_worker")
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Said) for handler in logger.handlers):
-        logger.addHandler(_Said())
+    if not any(isinstance(handler, _MessageHandler) for handler in logger.handlers):
+        logger.addHandler(_MessageHandler())
 
 
 def is_rich(stream: IO[str]) -> bool:
-    """Return whether the stream is a terminal and rich is there to draw on it."""
+    """Return whether the stream is a terminal and rich is installed to draw on it."""
     return stream.isatty() and importlib.util.find_spec("rich") is not None
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, max_rows: int | None = None) -> None:
-    """Write a table to stdout; numbers are put to the right. Of more than ``max_rows`` the others are counted."""
+    """Write a table to stdout, numbers right-aligned. Rows beyond ``max_rows`` are counted, not shown."""
     left_out = 0 if max_rows is None else len(rows) - max_rows
     rows = rows[:max_rows]
     cells = [[_cell(value) for value in row] for row in rows]
@@ -82,14 +82,14 @@ def _cell(value: Any) -> str:
 
 def _count(left_out: int) -> None:
     if left_out > 0:
-        print(f"… and {left_out:,} more; --json shows them")
+        print(f"… and {left_out:,} more; use --json to see all of them")
 
 
 class Progress(Protocol):
-    """How far something is."""
+    """Progress of some work."""
 
     def update(self, done: int, total: int | None = None) -> None:
-        """Say that ``done`` are done, of ``total`` if that is known by now."""
+        """Show that ``done`` are done, of ``total`` if that is known."""
 
 
 class _Silence:
@@ -109,7 +109,7 @@ class _Bar:
 
 @contextmanager
 def progress(what: str, total: int | None = None, *, unit: str = "texts", is_shown: bool = True) -> Iterator[Progress]:
-    """Show progress on a terminal's stderr and nothing elsewhere; unit: ``texts`` or ``bytes``."""
+    """Show progress on stderr if that is a terminal, else nothing; ``bytes`` as the unit are shown as such."""
     if not is_shown or not is_rich(sys.stderr):
         yield _Silence()
         return
@@ -123,7 +123,7 @@ def progress(what: str, total: int | None = None, *, unit: str = "texts", is_sho
 
 
 class Stopping:
-    """While this is open, the first signal is noted, and ends the command only if nobody asks for it in time."""
+    """Context manager in which the first Ctrl-C or SIGTERM is a request, which interrupts only if it is not polled."""
 
     def __init__(self) -> None:
         self._is_asked = False
@@ -141,7 +141,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def is_asked(self) -> bool:
-        """Return whether somebody wants the command to end."""
+        """Return whether the command should stop."""
         if self._is_asked:
             signal.setitimer(signal.ITIMER_REAL, 0)
         return self._is_asked
@@ -151,8 +151,8 @@ class Stopping:
             raise KeyboardInterrupt
         self._is_asked = True
         signal.setitimer(signal.ITIMER_REAL, STEP_S)
-        say("stopping: what is finished is kept (once more ends it at once)")
+        say("stopping after the current step; finished work is kept (press Ctrl-C again to stop at once)")
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        say("stopped in the middle of a step that did not end: what is committed is kept")
+        say(f"the current step did not end within {STEP_S:.0f} s and was interrupted; committed work is kept")
         raise KeyboardInterrupt

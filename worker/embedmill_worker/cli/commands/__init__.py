@@ -1,4 +1,5 @@
-"""A module a command, found by itself: ``add`` adds its parser, made by ``flags.command``.
+"""The commands of ``embedmill``, a module for each, which is found by itself.
 
-A module with an underscore in its name is a part of the command that it begins with.
+A command's ``add`` adds its parser, made by ``flags.command``. A module with an underscore in its name is a part of the
+command that it begins with.
 """

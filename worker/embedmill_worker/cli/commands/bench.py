@@ -1,4 +1,4 @@
-"""``embedmill bench``."""
+"""The command ``embedmill bench``."""
 
 from __future__ import annotations
 
@@ -11,51 +11,57 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say, table
+from embedmill_worker.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
     from embedmill.settings import ClientSettings
 
-#: Corpora whose speed is measured.
+#: Names of the corpora whose speed is measured.
 CORPORA: Final = ("short", "mixed")
 
-#: Interactive requests sent before any is measured.
+#: Number of texts, and of interactive requests, that are sent before anything is measured.
 WARM_UPS: Final = 20
 
 _EPILOG = """\
-  # this machine, with a server and a worker of its own unless `embedmill up` runs; takes about a minute on two cores
+  # measure a running `embedmill up`, else a temporary server and worker; takes about a minute on two cores
   embedmill bench
-  # another precision, as JSON
+  # measure another precision, and print JSON
   embedmill bench --precision bf16 --json
-  # the workers that serve a Redis; their memory is not measured, and their other work counts against them
+  # measure the workers of a Redis: without their memory, and slower if they have other work to do
   embedmill bench --redis-url redis://redis.example:6379/0
 
-Speed is the median of the rounds, from submission until all vectors are here; latency is that of one client which
-sends one text after the other, first to idle workers, then beside a bulk job that keeps every core busy.
+Speed is the median of the rounds, each from the submission of a job until all its vectors are here. Latency is that of
+one client that sends one text after the other, first to idle workers, then beside a bulk job that keeps all cores busy.
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "measure speed, latency and memory on this machine, or of the workers behind a Redis"
+    text = "measure speed, latency and memory on this machine, or of the workers of a Redis"
     parser = flags.command(commands, "bench", run, help=text, epilog=_EPILOG)
-    redis = "measure the workers that serve this Redis; default those of `embedmill up`, else a worker of its own"
-    flags.flag(parser, "--redis-url", "EMBEDMILL_REDIS_URL", "URL", redis)
-    flags.flag(parser, "--namespace", "EMBEDMILL_NAMESPACE", "NAME", "prefix of every key and queue; default embedmill")
-    flags.flag(parser, "--model", "EMBEDMILL_MODEL", "NAME[=FOLDER]", "model; default all-MiniLM-L6-v2")
-    flags.precision(parser)
-    flags.flag(parser, "--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default one a usable CPU")
-    flags.flag(parser, "--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where the model is kept")
+    queue = parser.add_argument_group("queue")
+    flags.redis_url(queue, "that of a running `embedmill up`, else a temporary server and worker")
+    flags.namespace(queue)
+    worker = parser.add_argument_group("worker")
+    text = f"model to measure (default: {DEFAULT_MODEL}, or the only one that workers announce)"
+    flags.flag(worker, "--model", "EMBEDMILL_MODEL", "NAME[=FOLDER]", text)
+    flags.precision(worker)
+    flags.concurrency(worker)
+    flags.data_dir(worker)
+    load = parser.add_argument_group("load")
     number: dict[str, Any] = {"type": flags.number}
-    flags.flag(parser, "--texts", "EMBEDMILL_BENCH_TEXTS", "N", "texts a round; default 1000", default="1000", **number)
-    flags.flag(parser, "--rounds", "EMBEDMILL_BENCH_ROUNDS", "N", "rounds; default 3", default="3", **number)
-    text = "interactive requests, idle and under load each; default 200"
-    flags.flag(parser, "--requests", "EMBEDMILL_BENCH_REQUESTS", "N", text, default="200", **number)
-    flags.switch(parser, "--json", "EMBEDMILL_JSON", "write JSON")
+    text = "texts in each round (default: 1000)"
+    flags.flag(load, "--texts", "EMBEDMILL_BENCH_TEXTS", "N", text, default="1000", **number)
+    text = "rounds, whose median speed is shown (default: 3)"
+    flags.flag(load, "--rounds", "EMBEDMILL_BENCH_ROUNDS", "N", text, default="3", **number)
+    text = "interactive requests to idle workers, and as many to busy ones (default: 200)"
+    flags.flag(load, "--requests", "EMBEDMILL_BENCH_REQUESTS", "N", text, default="200", **number)
+    flags.json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print what was measured."""
+    """Measure and print a report."""
     report = _running(args) if args.redis_url or _is_up(args) else _own(args)
     if args.json:
         print(json.dumps(report, indent=2))
@@ -65,19 +71,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_up(args: argparse.Namespace) -> bool:
-    """Return whether there is an ``embedmill up`` to measure; its workers cannot be told how to run."""
+    """Return whether to measure a running ``embedmill up``, whose precision and concurrency cannot be changed."""
     from embedmill.settings import find_up
 
     found = None if args.precision or args.concurrency else find_up(os.environ)
     if found is not None:
         say(
-            f"measuring the `embedmill up` of process {found.pid}; with --concurrency N a worker of its own is measured"
+            f"measuring the worker of `embedmill up` (process {found.pid}); "
+            "give --concurrency N to measure a temporary worker instead"
         )
     return found is not None
 
 
 def _running(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the workers behind a Redis."""
+    """Measure the workers of a Redis."""
     from embedmill.client import EmbeddingClient
     from embedmill.model_spec import first_model
 
@@ -86,25 +93,25 @@ def _running(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _own(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure a server and a worker of our own."""
+    """Measure a temporary server and worker."""
     from embedmill_worker.cli.commands.models import fetch
     from embedmill_worker.cli.local.stack import temporary_stack
     from embedmill_worker.cli.measure.pss import PeakMemory
     from embedmill_worker.settings import WorkerSettings
 
     environment = flags.worker_environment(args)
-    environment.pop("EMBEDMILL_CACHE_URL", None)  # what it finds there it would not have to embed
+    environment.pop("EMBEDMILL_CACHE_URL", None)  # texts found in the cache would not be embedded
     settings = WorkerSettings.from_env(environment)
     environment["EMBEDMILL_MODEL"] = str(settings.models[0])
     fetch(settings.models[0], settings.data_dir.absolute())
-    say("starting a server and a worker")
-    with temporary_stack(environment) as mill, PeakMemory(mill.worker.pid) as memory:
-        report = _measure(mill.client, mill.settings, args)
+    say("starting a temporary server and worker")
+    with temporary_stack(environment) as stack, PeakMemory(stack.worker.pid) as memory:
+        report = _measure(stack.client, stack.settings, args)
     return {**report, "memory_mb": round(memory.mb, 1)}
 
 
 def _measure(client: EmbeddingClient, settings: ClientSettings, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what can be measured of any mill."""
+    """Return what can be measured of any queue and its workers."""
     from dataclasses import asdict
     from statistics import median
 
@@ -128,7 +135,7 @@ def _measure(client: EmbeddingClient, settings: ClientSettings, args: argparse.N
     requests = corpus.short(args.requests, seed=13)
     latencies_ms(client, requests[:WARM_UPS])
     for state, load in (("idle", nullcontext()), ("busy", saturating(client))):
-        say(f"{args.requests} interactive requests, {state}")
+        say(f"sending {args.requests:,} interactive requests to {state} workers")
         with load:
             percentiles = Percentiles.of(latencies_ms(client, requests))
         latency[state] = {name: round(value, 2) for name, value in asdict(percentiles).items()}
@@ -146,10 +153,9 @@ def _measure(client: EmbeddingClient, settings: ClientSettings, args: argparse.N
 
 
 def show(report: dict[str, Any]) -> None:
-    """Write the report as tables."""
-    print(
-        f"{report['model']}, fingerprint {report['fingerprint']}, {report['runtime']}, {report['children']} processes\n"
-    )
+    """Print the report as tables."""
+    children = f"{report['children']} child process{'' if report['children'] == 1 else 'es'}"
+    print(f"model {report['model']}, fingerprint {report['fingerprint']}, {report['runtime']}, {children}\n")
     speeds: Sequence[Sequence[Any]] = [
         (name, row["median"], row["min"], row["max"]) for name, row in report["texts_per_s"].items()
     ]
@@ -160,4 +166,4 @@ def show(report: dict[str, Any]) -> None:
         [(state, row["p50"], row["p95"], row["p99"]) for state, row in report["latency_ms"].items()],
     )
     if report["memory_mb"] is not None:
-        print(f"\nmemory of the worker's processes: {report['memory_mb']:.0f} MB (PSS, highest)")
+        print(f"\npeak memory of the worker and its child processes: {report['memory_mb']:,.0f} MB (PSS)")

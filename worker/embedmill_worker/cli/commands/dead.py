@@ -1,4 +1,4 @@
-"""``embedmill dead``."""
+"""The command ``embedmill dead``."""
 
 from __future__ import annotations
 
@@ -19,64 +19,69 @@ if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
     from embedmill.protocol.dead_letter import DeadLetter
 
-#: Bytes of the longest text, in UTF-8.
+#: Most bytes of a text in UTF-8.
 MAX_TEXT_BYTES: Final = 4 * MAX_TEXT_CHARS
 
 _EPILOG: Final = """\
-  # which texts the workers gave up, and why
+  # list the texts that workers gave up, and why
   embedmill dead list
-  # try one again, from the file that holds the text
+  # try one again, reading its text from a file
   embedmill dead requeue 1764000000000-0 --text-file text.txt
 
-exit codes: 0, 2 no letter of this id, or another text, 4 Redis does not answer
+Exit codes: 0 success, 2 no dead letter has this id, or the text is missing or differs, 4 Redis does not answer.
 """
 
 _LIST_EPILOG: Final = """\
-  # the newest ten, for scripts
+  # the ten newest dead letters, for scripts
   embedmill dead list --limit 10 --json
 """
 
 _SHOW_EPILOG: Final = """\
-  # everything but the text
+  # show everything but the text
   embedmill dead show 1764000000000-0
-  # with the text, if a worker was told to keep it
+  # show the text as well, if the worker ran with EMBEDMILL_KEEP_DEAD_TEXTS=1
   embedmill dead show 1764000000000-0 --text
 """
 
 _REQUEUE_EPILOG: Final = """\
-  # the text was kept: EMBEDMILL_KEEP_DEAD_TEXTS=1 on the worker
+  # the dead letter holds the text, because the worker ran with EMBEDMILL_KEEP_DEAD_TEXTS=1
   embedmill dead requeue 1764000000000-0
-  # it was not: it must be the same, to the byte
+  # it does not: give the text, which must be the same to the byte
   embedmill dead requeue 1764000000000-0 --text-file text.txt
 """
 
 _DROP_EPILOG: Final = """\
+  # delete two dead letters, or all of them
   embedmill dead drop 1764000000000-0 1764000000001-0
   embedmill dead drop --all
 """
 
 
 def add(commands: Any) -> None:
-    """Add the command and its own commands."""
-    text = "list, show, requeue and drop texts that the workers gave up"
+    """Add the command and its subcommands."""
+    text = "list, show, requeue and drop dead letters: texts that workers gave up"
     parser = flags.command(commands, "dead", _list, help=text, epilog=_EPILOG)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = flags.command(actions, "list", _list, help="list the newest dead letters", epilog=_LIST_EPILOG)
-    flags.flag(listing, "--limit", "EMBEDMILL_LIMIT", "N", "at most so many", type=flags.number, default="100")
+    text = "most dead letters to list, the newest first (default: 100)"
+    selection = listing.add_argument_group("selection")
+    flags.flag(selection, "--limit", "EMBEDMILL_LIMIT", "N", text, type=flags.number, default="100")
     show = flags.command(actions, "show", _show, help="show a dead letter", epilog=_SHOW_EPILOG)
-    flags.switch(show, "--text", "EMBEDMILL_SHOW_TEXT", "show the text, if it was kept")
-    text = "submit a text again as a job of its own and drop its letter; writes the job's id"
+    text = "submit the text of a dead letter as a new job, print the job's id, and delete the letter"
     requeue = flags.command(actions, "requeue", _requeue, help=text, epilog=_REQUEUE_EPILOG)
-    text = "file with the text, - for stdin; needed if it was not kept"
-    flags.flag(requeue, "--text-file", "EMBEDMILL_TEXT_FILE", "FILE", text)
-    drop = flags.command(actions, "drop", _drop, help="forget dead letters", epilog=_DROP_EPILOG)
-    drop.add_argument("ids", metavar="ID", nargs="*", help="the letters")
-    flags.switch(drop, "--all", "EMBEDMILL_DEAD_DROP_ALL", "all of them")
+    text = "file that holds the text, - for stdin (default: the text in the dead letter, if it was kept)"
+    flags.flag(requeue.add_argument_group("input"), "--text-file", "EMBEDMILL_TEXT_FILE", "FILE", text)
+    drop = flags.command(actions, "drop", _drop, help="delete dead letters", epilog=_DROP_EPILOG)
+    selection = drop.add_argument_group("selection")
+    selection.add_argument("ids", metavar="ID", nargs="*", help="ids of the dead letters")
+    flags.switch(selection, "--all", "EMBEDMILL_DEAD_DROP_ALL", "delete all dead letters instead")
     for action in (show, requeue):
-        action.add_argument("id", metavar="ID", help="the letter's id")
+        action.add_argument("id", metavar="ID", help="id of the dead letter")
     for action in (listing, show, requeue, drop):
         flags.client_flags(action)
-        flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
+        output = flags.json_flag(action)
+        if action is show:
+            flags.switch(output, "--text", "EMBEDMILL_SHOW_TEXT", "print the text as well, if it was kept")
 
 
 def _client(args: argparse.Namespace) -> closing[EmbeddingClient]:
@@ -129,7 +134,9 @@ def _text(name: str) -> str:
     with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
         data = stream.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
-        raise InvalidRequestError("--text-file", f"more than {MAX_TEXT_BYTES} bytes, which no text has; name another")
+        raise InvalidRequestError(
+            "--text-file", f"the file has more than {MAX_TEXT_BYTES} bytes, more than any text; name another file"
+        )
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -137,15 +144,19 @@ def _drop(args: argparse.Namespace) -> int:
     from embedmill.errors import InvalidRequestError
 
     if bool(args.ids) == args.all:
-        raise InvalidRequestError("dead drop", "name the letters, or give --all")
+        raise InvalidRequestError("dead drop", "name the ids of dead letters, or give --all, not both")
     with _client(args) as client:
         dropped = client.dead.drop_all() if args.all else sum(client.dead.drop(letter_id) for letter_id in args.ids)
-    print(json.dumps({"dropped": dropped}) if args.json else f"dropped {dropped}")
+    print(
+        json.dumps({"dropped": dropped})
+        if args.json
+        else f"dropped {dropped:,} dead letter{'' if dropped == 1 else 's'}"
+    )
     return 0
 
 
 def facts(letter: DeadLetter, *, with_text: bool = False) -> dict[str, Any]:
-    """Return what a letter says, for JSON; the text only if it is asked for."""
+    """Return a dead letter as JSON fields, the text only if ``with_text``."""
     from dataclasses import asdict
 
     known = asdict(letter)
@@ -157,7 +168,7 @@ def facts(letter: DeadLetter, *, with_text: bool = False) -> dict[str, Any]:
 def _when(letter: DeadLetter) -> str:
     try:
         return datetime.fromtimestamp(letter.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # whoever can write to Redis can give a letter any id
+    except (ValueError, OverflowError, OSError):  # a user who can write to Redis can choose any id
         return "no date"
 
 

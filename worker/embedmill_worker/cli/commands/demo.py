@@ -1,4 +1,4 @@
-"""``embedmill demo``."""
+"""The command ``embedmill demo``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say
+from embedmill_worker.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from embedmill.client import EmbeddingClient
@@ -23,29 +24,31 @@ QUESTIONS: Final = (
     "repeat something until a condition is false",
 )
 
-#: Passages shown for a question.
+#: Number of passages shown for each question.
 SHOWN: Final = 3
 
-#: Seconds for reading vectors that are done.
+#: Seconds to wait for vectors that are computed.
 PATIENCE_S: Final = 600.0
 
 _EPILOG: Final = """\
-  # embed the Python language reference and ask it questions
+  # embed the Python language reference and search it
   embedmill demo
-  # with one process
+  # the same with one child process
   embedmill demo --concurrency 1
 
-Server and worker are thrown away afterwards; the model is kept in FOLDER/models for the next run.
+The server and the worker are temporary; the model stays in FOLDER/models for the next run.
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "embed real text on this machine: throw-away server and worker, nothing to configure"
+    text = "embed and search the Python language reference on this machine, with nothing to configure"
     parser = flags.command(commands, "demo", run, help=text, epilog=_EPILOG)
-    flags.flag(parser, "--model", "EMBEDMILL_MODEL", "NAME[=FOLDER]", "model; default all-MiniLM-L6-v2")
-    flags.flag(parser, "--concurrency", "EMBEDMILL_CONCURRENCY", "N", "processes that embed; default one a usable CPU")
-    flags.flag(parser, "--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", "where the model is kept")
+    worker = parser.add_argument_group("worker")
+    text = f"model to embed with (default: {DEFAULT_MODEL})"
+    flags.flag(worker, "--model", "EMBEDMILL_MODEL", "NAME[=FOLDER]", text)
+    flags.concurrency(worker)
+    flags.data_dir(worker)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,25 +61,25 @@ def run(args: argparse.Namespace) -> int:
     from embedmill_worker.settings import WorkerSettings
 
     environment = flags.worker_environment(args)
-    environment.pop("EMBEDMILL_CACHE_URL", None)  # what it finds there it would not have to embed
+    environment.pop("EMBEDMILL_CACHE_URL", None)  # texts found in the cache would not be embedded
     settings = WorkerSettings.from_env(environment)
     environment["EMBEDMILL_MODEL"] = str(settings.models[0])
-    say(f"preparing {settings.model_names[0]} (fetched once, into {settings.data_dir})")
+    say(f"preparing the model {settings.model_names[0]}; it is fetched once and kept in {settings.data_dir}")
     fetch(settings.models[0], settings.data_dir.absolute())
-    say("starting a server and a worker")
-    with temporary_stack(environment) as mill:
+    say("starting a temporary server and worker")
+    with temporary_stack(environment) as stack:
         found = passages(topics)
-        vectors = report(mill.client, found)
-        answer(mill.client, found, vectors)
+        vectors = report(stack.client, found)
+        answer(stack.client, found, vectors)
     return 0
 
 
 def report(client: EmbeddingClient, found: Sequence[Passage]) -> Vectors:
-    """Embed the passages as a bulk job and say how fast that was."""
+    """Embed the passages as a bulk job, print how fast that was, and return the vectors."""
     from embedmill.status import read_status
 
     python = ".".join(map(str, sys.version_info[:2]))
-    print(f"{len(found):,} passages of the Python {python} language reference", flush=True)
+    print(f"embedding {len(found):,} passages of the Python {python} language reference", flush=True)
     began_s = time.monotonic()
     job = client.submit([passage.text for passage in found], input_type="passage")
     with progress("embedding", len(found)) as bar:
@@ -91,7 +94,7 @@ def report(client: EmbeddingClient, found: Sequence[Passage]) -> Vectors:
     tokens = int(reply.token_counts.sum())
     print(
         f"embedded in {took_s:.1f} s: {len(found) / took_s:,.0f} texts/s, {tokens / took_s:,.0f} tokens/s "
-        f"with {children} process{'es' if children > 1 else ''}"
+        f"with {children} child process{'' if children == 1 else 'es'}"
     )
     rows, dimension = reply.vectors.shape
     print(f"vectors: {reply.vectors.dtype} ({rows}, {dimension}), model {reply.model}, fingerprint {reply.fingerprint}")
@@ -99,7 +102,7 @@ def report(client: EmbeddingClient, found: Sequence[Passage]) -> Vectors:
 
 
 def answer(client: EmbeddingClient, found: Sequence[Passage], vectors: Vectors) -> None:
-    """Print the passages nearest to each question."""
+    """Print the passages that are nearest to each question."""
     import numpy as np
 
     questions = client.embed(QUESTIONS, input_type="query")

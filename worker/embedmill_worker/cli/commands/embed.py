@@ -1,4 +1,4 @@
-"""``embedmill embed``."""
+"""The command ``embedmill embed``."""
 
 from __future__ import annotations
 
@@ -20,47 +20,48 @@ if TYPE_CHECKING:
     from embedmill_worker.cli.commands.embed_queue import Bulk
 
 _EPILOG: Final = """\
-  # a vector for every line
+  # compute a vector for each line of a file
   embedmill embed corpus.txt --output vectors.npy
-  # JSONL in, JSONL out
+  # read JSONL from stdin, and write JSONL to stdout
   jq -c '{text: .body}' articles.json | embedmill embed --format jsonl > vectors.jsonl
-  # 256 components as 16-bit floats; reject texts that are too long instead of cutting them
+  # keep 256 components as 16-bit floats, and reject texts that are too long instead of truncating them
   embedmill embed corpus.txt --dimensions 256 --dtype float16 --no-truncate --output vectors.npy
 
-A line of output is {"index": 0, "embedding": […]} or {"index": 0, "rejected": "too_long", "detail": "…"}.
-exit codes: 0, 4 Redis does not answer, 7 some texts were rejected and the others embedded, 8 not done in time, 12 a
-file could not be read, or only in part
+Lines of output are {"index": 0, "embedding": […]} or {"index": 0, "rejected": "too_long", "detail": "…"}.
+Exit codes: 0 success, 4 Redis does not answer, 7 some texts were rejected and the others were embedded, 8 timeout,
+12 a file could not be read, or only in part.
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = flags.command(commands, "embed", run, help="embed the texts of files through the queue", epilog=_EPILOG)
-    parser.add_argument("files", metavar="FILE", nargs="*", help="files to read, - for stdin; default stdin")
-    flags.client_flags(parser)
+    text = "embed the texts of files through the queue"
+    parser = flags.command(commands, "embed", run, help=text, epilog=_EPILOG)
+    source, vectors, output = map(parser.add_argument_group, ("input", "vectors", "output"))
 
-    def flag(name: str, metavar: str, text: str, **options: Any) -> None:
-        flags.flag(parser, name, reindex.variable(name), metavar, text, **options)
+    def flag(group: Any, name: str, metavar: str, text: str, **options: Any) -> None:
+        flags.flag(group, name, reindex.variable(name), metavar, text, **options)
 
-    flag("--format", "FORMAT", "default auto", choices=flags.Formats(), default="auto")
-    text = "field that holds the text, or its path as in doc.body; default text"
-    flag("--field", "NAME", text, default="text")
-    flag("--text-field", "NAME", "the same, by the name that it has in reindex")
-    flag("--delimiter", "CHAR", "between the fields of CSV, as ';' or tab; default a comma, in .tsv a tab")
-    flag("--encoding", "NAME", "of text without a byte order mark, as latin-1; default UTF-8")
-    flag("--output", "FILE", "write to FILE, which ends in .npy or .jsonl; default JSONL to stdout")
-    flags.switch(parser, "--with-text", "EMBEDMILL_WITH_TEXT", "repeat the text in JSONL output")
-    flag("--input-type", "TYPE", "query or passage: the model's prefix", type=flags.one_of(flags.INPUT_TYPES))
-    flag("--dimensions", "N", "components to keep; default all", type=flags.number)
-    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(flags.DTYPES), default="float32")
-    text = "reject texts longer than the model reads"
-    flags.switch(parser, "--no-truncate", "EMBEDMILL_NO_TRUNCATE", text)
-    flag("--lane", "LANE", "interactive or bulk; default bulk", type=flags.one_of(flags.LANES), default="bulk")
-    flag("--timeout", "S", "seconds for all of it, then the work is cancelled; default none", type=flags.seconds)
+    source.add_argument("files", metavar="FILE", nargs="*", help="files to read, - for stdin (default: stdin)")
+    flags.reading_flags(source, flags.Formats())
+    text = "field that holds the text, or a path to it such as doc.body (default: text)"
+    flag(source, "--field", "NAME", text, default="text")
+    flag(source, "--text-field", "NAME", "the same as --field, by its name in reindex (default: that of --field)")
+    text = "role of the texts, which selects the model's prefix: query or passage (default: no prefix)"
+    flag(vectors, "--input-type", "TYPE", text, type=flags.one_of(flags.INPUT_TYPES))
+    flags.vector_flags(vectors)
+    text = "file to write, which ends in .npy or .jsonl (default: JSONL to stdout)"
+    flag(output, "--output", "FILE", text)
+    flags.switch(output, "--with-text", "EMBEDMILL_WITH_TEXT", "repeat each text in JSONL output")
+    queue = flags.client_flags(parser)
+    text = f"lane to submit to: {flags.alternatives(flags.LANES)} (default: bulk)"
+    flag(queue, "--lane", "LANE", text, type=flags.one_of(flags.LANES), default="bulk")
+    text = "seconds for the whole command, after which the work is cancelled (default: no limit)"
+    flag(queue, "--timeout", "S", text, type=flags.seconds)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed everything; Ctrl-C cancels what is under work."""
+    """Embed all texts; Ctrl-C cancels the jobs that are running."""
     from embedmill.client import EmbeddingClient
     from embedmill_worker import exit_codes
     from embedmill_worker.cli.commands.embed_queue import Bulk
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         texts = _texts(args)
         output = _output(args, stack)
         client = stack.enter_context(EmbeddingClient(args.redis_url, args.model, namespace=args.namespace))
-        # A bar among the lines of output would be unreadable.
+        # A progress bar between lines of output would be unreadable.
         is_shown = args.output is not None or not sys.stdout.isatty()
         bar = stack.enter_context(progress("embedding", is_shown=is_shown))
         bulk = stack.enter_context(Bulk(client, options, timeout_s=args.timeout, progress=bar))
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if not rejected:
         return exit_codes.UNREADABLE if texts.unread else exit_codes.OK
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(rejected.items()))
-    say(f"{rejected.total()} of {count} texts were rejected ({reasons})")
+    say(f"{rejected.total():,} of {count:,} texts were rejected ({reasons})")
     return exit_codes.UNREADABLE if texts.unread else exit_codes.REJECTED
 
 
@@ -110,20 +111,22 @@ def _texts(args: argparse.Namespace) -> Texts:
     paths: Sequence[str] = args.files or ["-"]
     for path in paths:
         if path != "-" and Path(path).is_dir():
-            raise InvalidRequestError("FILE", f"{path} is a folder; embedmill reindex reads folders")
+            raise InvalidRequestError("FILE", f"{path} is a folder; use embedmill reindex, which reads folders")
         if args.output and _is_same(path, Path(args.output)):
-            raise InvalidRequestError("output", f"{path} is read, too, and would be replaced; name another file")
+            raise InvalidRequestError(
+                "--output", f"{path} is also an input file, and would be overwritten; name another file"
+            )
     return Texts(
         paths, form=args.format, key=args.text_field or args.field, delimiter=args.delimiter, encoding=args.encoding
     )
 
 
 def _is_same(source: str, output: Path) -> bool:
-    """Return whether a source, - for stdin, is the file that is written, under whatever name or link."""
+    """Return whether a source (- for stdin) and the output are the same file, under any name or link."""
     try:
         read = os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
         return os.path.samestat(read, output.stat())
-    except (OSError, ValueError):  # one of them is not there, or stdin is no file
+    except (OSError, ValueError):  # one of them does not exist, or stdin is not a file
         return False
 
 
@@ -138,7 +141,7 @@ def _output(args: argparse.Namespace, stack: ExitStack) -> Output:
         return JsonLines(sys.stdout, with_text=args.with_text)
     path = Path(args.output)
     if path.suffix not in (".npy", ".jsonl"):
-        raise InvalidRequestError("output", f"{path.name} ends neither in .npy nor in .jsonl")
+        raise InvalidRequestError("--output", f"{path.name} does not end in .npy or .jsonl; name such a file")
     file = stack.enter_context(replacing(path))
     if path.suffix == ".npy":
         return NpyFile(file, Dtype.parse(args.dtype))

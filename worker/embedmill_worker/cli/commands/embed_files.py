@@ -1,4 +1,4 @@
-"""The files of ``embed``: texts in, read a window at a time, and vectors out, visible only when whole."""
+"""Files of ``embed``: inputs, read a window of texts at a time, and outputs, which appear only when complete."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from embedmill.reply import Rejected
 from embedmill.safe import atomic_file
 from embedmill.safe.utf8 import is_unicode
 
-#: Most texts and characters in one window; a job holds up to 65,536 texts, but two windows are in memory at a time.
+#: Most texts and characters in one window. A job could hold 65,536 texts, but two windows are in memory at a time.
 WINDOW_TEXTS: Final = 8_192
 WINDOW_CHARS: Final = 16_000_000
 
-#: Stands for a text that could not be read: a lone surrogate, which the client rejects without sending it.
+#: Placeholder for a text that could not be read: a lone surrogate, which the client rejects without sending it.
 UNREADABLE: Final = "\udfff"
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A line without a text."""
+    """A line of input that holds no text."""
 
     detail: str
 
@@ -39,26 +39,26 @@ class Texts:
     def __init__(
         self, paths: Sequence[str], *, form: str, key: str, delimiter: str | None = None, encoding: str | None = None
     ) -> None:
-        """Look at all files: a name that is wrong costs nothing.
+        """Open all files, so that a wrong name is found before any work is done.
 
         Args:
-            paths: files, or ``-``.
-            form: ``auto``, or the name of a form.
-            key: the field that holds the text, in forms that have fields.
-            delimiter: between the fields of CSV.
-            encoding: of files without a byte order mark.
+            paths: files, or ``-`` for stdin.
+            form: ``auto``, or the name of a format.
+            key: field that holds the text, in formats that have fields.
+            delimiter: character between the fields of CSV.
+            encoding: encoding of files without a byte order mark.
 
         Raises:
-            SourceError: one of them cannot be read.
-            InvalidRequestError: one of them can, but not so.
+            SourceError: a file cannot be read.
+            InvalidRequestError: a file cannot be read with these arguments.
         """
-        #: Why parts of the files could not be read.
+        #: Reasons why parts of the files could not be read.
         self.unread: list[str] = []
         fields = Fields(text=key, id="", metadata=())
         self._source = open_source(paths, form=form, fields=fields, delimiter=delimiter, encoding=encoding)
 
     def __iter__(self) -> Iterator[str | Unreadable]:
-        """Return the texts, and for what holds none the reason."""
+        """Yield the texts; for a line that holds none, why."""
         for item in self._source:
             if isinstance(item, Record):
                 yield item.text
@@ -72,10 +72,10 @@ class Texts:
 class Window:
     """Consecutive texts of the input."""
 
-    #: Position of the first one in the whole input.
+    #: Position of the first text in the whole input.
     start: int
     texts: list[str] = field(repr=False)
-    #: Position in ``texts`` → why it could not be read.
+    #: Position in ``texts`` → why that text could not be read.
     problems: dict[int, str]
 
 
@@ -94,31 +94,31 @@ def _chars(text: str | Unreadable) -> int:
 
 
 class Output(Protocol):
-    """Where rows go."""
+    """A file or stream that rows are written to."""
 
     def write(self, start: int, texts: Sequence[str], vectors: Vectors, rejected: Sequence[Rejected]) -> None:
-        """Take the rows of a window.
+        """Write the rows of a window.
 
         Args:
-            start: position of its first text in the input.
-            texts: (n,)
-            vectors: (n, columns)
-            rejected: by position in the window.
+            start: position of the first text in the whole input.
+            texts: (n,).
+            vectors: (n, columns).
+            rejected: texts without a vector, by position in the window.
         """
 
     def finish(self) -> None:
-        """Write what remains."""
+        """Complete the file."""
 
 
 class JsonLines:
-    """One JSON object a text: ``index`` and ``embedding``, or ``rejected`` and ``detail``."""
+    """JSON lines, one for each text: ``index`` with ``embedding``, or with ``rejected`` and ``detail``."""
 
     def __init__(self, stream: IO[str], *, with_text: bool) -> None:
         self._stream = stream
         self._with_text = with_text
 
     def write(self, start: int, texts: Sequence[str], vectors: Vectors, rejected: Sequence[Rejected]) -> None:
-        """Write a line a text."""
+        """Write one line for each text."""
         lost = {r.index: r for r in rejected}
         for i, (text, row) in enumerate(zip(texts, json_rows(vectors), strict=True)):
             fields = {"index": str(start + i)}
@@ -131,12 +131,12 @@ class JsonLines:
             self._stream.write(json_line(fields))
 
     def finish(self) -> None:
-        """Nothing remains but what the stream holds."""
+        """Flush the stream."""
         self._stream.flush()
 
 
 class NpyFile:
-    """One array (n, columns) in numpy's format; rows without a vector are NaN, or zeros in integers."""
+    """An array (n, columns) in numpy's format; rows without a vector are NaN, or zeros for integers."""
 
     def __init__(self, stream: IO[bytes], dtype: Dtype) -> None:
         self._stream = stream
@@ -149,7 +149,7 @@ class NpyFile:
     def write(self, start: int, texts: Sequence[str], vectors: Vectors, rejected: Sequence[Rejected]) -> None:
         """Append the rows."""
         if vectors.shape[1] and not self._columns:
-            # Windows before this one may have had no vector at all.
+            # The number of columns was unknown while no window had a vector.
             self._columns = vectors.shape[1]
             for _ in range(self._rows):
                 write_npy_rows(self._stream, self._dtype, self._blank(1))
@@ -159,11 +159,11 @@ class NpyFile:
         self._rows += len(texts)
 
     def finish(self) -> None:
-        """Put the shape into the header."""
+        """Write the final shape into the header."""
         self._stream.seek(0)
         self._write_header()
         if self._stream.tell() != self._data_at:
-            raise OSError(f"the header of {self._rows} rows does not fit")
+            raise OSError(f"the header for {self._rows} rows does not fit")
 
     def _blank(self, count: int) -> Vectors:
         return blank(count, self._dtype, self._columns * (8 if self._dtype is Dtype.BINARY else 1))
@@ -174,14 +174,14 @@ class NpyFile:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of ``path`` when all went well.
+    """Open a file that replaces ``path`` if the block ends without an error.
 
     Raises:
-        InvalidRequestError: there can be no such file.
+        InvalidRequestError: the file cannot be written.
     """
     with ExitStack() as stack:
         try:
             stream = stack.enter_context(atomic_file.replacing(path))
         except OSError as error:
-            raise InvalidRequestError("output", f"{path} cannot be written: {error.strerror}") from None
+            raise InvalidRequestError("--output", f"{path} cannot be written: {error.strerror}") from None
         yield stream

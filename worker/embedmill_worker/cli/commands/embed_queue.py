@@ -1,4 +1,4 @@
-"""Windows of texts through the queue: one under work, the next one queued behind it."""
+"""Windows of texts as jobs in the queue: one runs while the next one waits behind it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from embedmill.status import read_status
 from embedmill_worker.cli.commands.embed_files import Window
 from embedmill_worker.cli.terminal import Progress, say
 
-#: Seconds between two looks at a job, doubling.
+#: Seconds between two requests for a job's status: the first pause, which doubles up to the longest.
 FIRST_PAUSE_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.5
 
-#: Seconds that a reply outlives this process, should it be killed.
+#: Seconds that jobs outlive this process if it is killed.
 TTL_S: Final = 600.0
 
-#: Reason of a line that holds no text.
+#: Reason for rejecting a line that holds no text.
 UNREADABLE_LINE: Final = "unreadable_line"
 
 
 class Bulk:
-    """Jobs of one run; those that are open when it is left are deleted, which stops their work."""
+    """Jobs of one run. Jobs that are still open on exit are deleted, which stops their work."""
 
     def __init__(
         self, client: EmbeddingClient, options: Mapping[str, Any], *, timeout_s: float | None, progress: Progress
@@ -50,16 +50,16 @@ class Bulk:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # A Redis that is away forgets them after TTL_S; trying again would only keep the user waiting.
+        # If Redis is down, the jobs expire after TTL_S; trying to delete them would only keep the user waiting.
         while self._open and not isinstance(error, BrokerUnavailableError):
             _, job = self._open.popleft()
             with suppress(EmbedError):
                 job.delete()
 
     def run(self, windows: Iterable[Window]) -> Iterator[tuple[Window, EmbeddingReply]]:
-        """Return the windows' replies in order."""
+        """Yield each window with its reply, in order."""
         for window in windows:
-            while not self._submit(window):  # what is open takes some of the room: it is fetched and deleted first
+            while not self._submit(window):  # the open job takes some of the room, so it is fetched and deleted first
                 yield self._collect()
             if len(self._open) == 2:
                 yield self._collect()
@@ -67,8 +67,8 @@ class Bulk:
             yield self._collect()
 
     def _submit(self, window: Window) -> bool:
-        """Store a window's job; False: there is no room while another one is open."""
-        # Named here, so that an interrupt while it is being stored leaves nothing behind either.
+        """Submit a window; return False if there is not enough room while another job is open."""
+        # The id is chosen here, so that the job can be deleted even if its submission is interrupted.
         job = self._client.job(uuid.uuid4().hex)
         self._open.append((window, job))
         while True:
@@ -88,7 +88,7 @@ class Bulk:
                     return False
                 if left_s < ROOM_S:
                     raise
-                self._warn(f"waiting for room: {error.queue} is full")
+                self._warn(f"waiting until there is room: {error.queue} is full")
             else:
                 self._progress.update(self._done)
                 return True
@@ -115,7 +115,9 @@ class Bulk:
             if now_s >= self._deadline_s:
                 raise ResultTimeoutError(job.id, self._timeout_s or 0.0, "It was cancelled.")
             if status.state is JobState.QUEUED and now_s - began_s > LONELY_S and not self._is_served(status.model):
-                self._warn(f"waiting: no worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}")
+                self._warn(
+                    f"waiting, because no worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}"
+                )
             self._progress.update(self._done + status.texts_done)
             time.sleep(min(pause_s, self._deadline_s - now_s))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -124,7 +126,7 @@ class Bulk:
         return self._has_warned or read_status(self._client.settings).serves(model)
 
     def _warn(self, why: str) -> None:
-        """Say once why nothing moves."""
+        """Report once why the work waits."""
         if not self._has_warned:
             self._has_warned = True
             say(why)

@@ -1,4 +1,4 @@
-"""``embedmill jobs``."""
+"""The command ``embedmill jobs``."""
 
 from __future__ import annotations
 
@@ -19,59 +19,63 @@ if TYPE_CHECKING:
 
 STATES: Final = ("queued", "running", "done", "cancelled")
 
-#: Lines of the table: nobody reads more.
+#: Most rows of the table; nobody reads more.
 MAX_ROWS: Final = 1_000
 
 _EPILOG: Final = """\
-  # what was submitted, the newest first
+  # list what was submitted, the newest first
   embedmill jobs list
-  # stop one, and forget another with its vectors
+  # stop one job, and delete another with its vectors
   embedmill jobs cancel 5f3c0f1e2d4b4c6f8a7b9c0d1e2f3a4b
   embedmill jobs delete 0a1b2c3d4e5f60718293a4b5c6d7e8f9
 
-exit codes: 0, 2 no job of this id, 4 Redis does not answer
+Exit codes: 0 success, 2 no job has this id, 4 Redis does not answer.
 """
 
 _LIST_EPILOG: Final = """\
-  # the newest ten that nobody has begun, for scripts
+  # the ten newest jobs that no worker has begun, for scripts
   embedmill jobs list --state queued --limit 10 --json
 
-Jobs that are over are found among all keys of the Redis, which its user must be allowed to SCAN; without that, or in
-a Redis with more than a million keys, some of them are missing, and a line says so.
+Finished jobs are found by a SCAN of all keys in Redis. Some are missing, and a line on stderr says so, if the user of
+Redis may not SCAN or if there are more than a million keys.
 """
 
 _SHOW_EPILOG: Final = """\
+  # the status of a job, for scripts
   embedmill jobs show 5f3c0f1e2d4b4c6f8a7b9c0d1e2f3a4b --json
 """
 
 _CANCEL_EPILOG: Final = """\
-  # those who wait for it are told; a job that is done stays done
+  # callers who wait for the job get an error; a finished job stays as it is
   embedmill jobs cancel 5f3c0f1e2d4b4c6f8a7b9c0d1e2f3a4b
 """
 
 _DELETE_EPILOG: Final = """\
-  # finished or not, with its vectors
+  # delete a job with its vectors, whether it is finished or not
   embedmill jobs delete 5f3c0f1e2d4b4c6f8a7b9c0d1e2f3a4b
 """
 
 
 def add(commands: Any) -> None:
-    """Add the command and its own commands."""
+    """Add the command and its subcommands."""
     parser = flags.command(commands, "jobs", _list, help="list, show, cancel and delete jobs", epilog=_EPILOG)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = flags.command(actions, "list", _list, help="list the newest jobs", epilog=_LIST_EPILOG)
-    flags.flag(listing, "--limit", "EMBEDMILL_LIMIT", "N", "at most so many", type=flags.number, default="100")
-    text = f"only those that are {', '.join(STATES[:-1])} or {STATES[-1]}"
-    flags.flag(listing, "--state", "EMBEDMILL_STATE", "STATE", text, type=flags.one_of(STATES))
-    show = flags.command(actions, "show", _show, help="show how far a job is", epilog=_SHOW_EPILOG)
-    show.add_argument("id", metavar="ID", help="the job's id")
-    cancel = flags.command(actions, "cancel", _cancel, help="stop jobs", epilog=_CANCEL_EPILOG)
-    delete = flags.command(actions, "delete", _delete, help="forget jobs and their vectors", epilog=_DELETE_EPILOG)
+    selection = listing.add_argument_group("selection")
+    text = "most jobs to list, the newest first (default: 100)"
+    flags.flag(selection, "--limit", "EMBEDMILL_LIMIT", "N", text, type=flags.number, default="100")
+    text = f"list only jobs that are {flags.alternatives(STATES)} (default: jobs in any state)"
+    flags.flag(selection, "--state", "EMBEDMILL_STATE", "STATE", text, type=flags.one_of(STATES))
+    show = flags.command(actions, "show", _show, help="show the status of a job", epilog=_SHOW_EPILOG)
+    show.add_argument("id", metavar="ID", help="id of the job")
+    text = "cancel jobs, so that workers skip what is left of them"
+    cancel = flags.command(actions, "cancel", _cancel, help=text, epilog=_CANCEL_EPILOG)
+    delete = flags.command(actions, "delete", _delete, help="delete jobs and their vectors", epilog=_DELETE_EPILOG)
     for action in (cancel, delete):
-        action.add_argument("ids", metavar="ID", nargs="+", help="the jobs' ids")
+        action.add_argument("ids", metavar="ID", nargs="+", help="ids of the jobs")
     for action in (listing, show, cancel, delete):
         flags.client_flags(action)
-        flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
+        flags.json_flag(action)
 
 
 def _client(args: argparse.Namespace) -> closing[EmbeddingClient]:
@@ -102,14 +106,14 @@ def _row(status: JobStatus, at_s: float) -> tuple[Any, ...]:
 
 
 def _left_out(found: JobList) -> list[str]:
-    """Return what has to be said of a list that is not whole."""
+    """Return a message for each reason why a list is incomplete."""
     lines = []
     if more := found.n_found - len(found):
-        lines.append(f"{more:,} more jobs are not listed; raise --limit, or name a --state")
+        lines.append(f"{more:,} more jobs are not listed; raise --limit, or select a --state")
     if not found.is_complete:
-        lines.append("some jobs that are over may be missing: not all keys of this Redis could be looked at")
+        lines.append("some finished jobs may be missing, because not all keys of this Redis could be scanned")
     if found.n_unreadable:
-        lines.append(f"{found.n_unreadable:,} records that cannot be read are left out")
+        lines.append(f"{found.n_unreadable:,} jobs are not listed, because their records cannot be read")
     return lines
 
 
@@ -140,7 +144,7 @@ def _delete(args: argparse.Namespace) -> int:
 
 
 def _cancelled(job: Job) -> bool | None:
-    """Return whether a job is cancelled, None if there is none."""
+    """Cancel a job; return whether it is cancelled, None if it does not exist."""
     from embedmill.errors import ResultExpiredError
 
     try:
@@ -150,11 +154,11 @@ def _cancelled(job: Job) -> bool | None:
 
 
 def _each(args: argparse.Namespace, done: str, not_done: str, end: Callable[[Job], bool | None]) -> int:
-    """End jobs one by one; an unknown id does not keep the others from it."""
+    """Apply ``end`` to each job and print the outcomes; an unknown id does not stop the others."""
     from embedmill_worker import exit_codes
 
     with _client(args) as client:
-        jobs = {job_id: client.job(job_id) for job_id in args.ids}  # all ids are checked before the first job is ended
+        jobs = {job_id: client.job(job_id) for job_id in args.ids}  # checks every id before the first job is ended
         outcomes = {job_id: end(job) for job_id, job in jobs.items()}
     named = {True: done, False: not_done, None: "unknown"}
     if args.json:
@@ -171,13 +175,13 @@ def _each(args: argparse.Namespace, done: str, not_done: str, end: Callable[[Job
 
 def _unknown(job_id: str) -> str:
     return (
-        f"there is no job {job_id}: it expired, was deleted, or is of another Redis URL or namespace; "
-        "`embedmill jobs list` shows those that are there"
+        f"job {job_id} does not exist: it expired, was deleted, or belongs to another Redis or namespace; "
+        "run `embedmill jobs list` to see the jobs that exist"
     )
 
 
 def facts(status: JobStatus, *, at_s: float | None = None) -> dict[str, Any]:
-    """Return what a status says, for JSON; with the job's age if the time is known."""
+    """Return a status as JSON fields, with the job's age if the time ``at_s`` is given."""
     from dataclasses import asdict
 
     known = asdict(status)
@@ -188,5 +192,5 @@ def facts(status: JobStatus, *, at_s: float | None = None) -> dict[str, Any]:
 def _when(status: JobStatus) -> str:
     try:
         return datetime.fromtimestamp(status.submitted_at_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # whoever can write to Redis can give a job any time
+    except (ValueError, OverflowError, OSError):  # a user who can write to Redis can set any time
         return "no date"

@@ -1,4 +1,4 @@
-"""``embedmill models``."""
+"""The command ``embedmill models``."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Any, Final
 from embedmill.model_spec import ModelSpec
 from embedmill_worker.cli import flags
 from embedmill_worker.cli.terminal import progress, say, show_log, table
+from embedmill_worker.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from embedmill_worker.engine import Engine
     from embedmill_worker.models import Model
 
 _EPILOG = """\
-  # what can be named
+  # list the models that have a name of their own
   embedmill models list
   # fetch a model now, so that a worker starts without the network
   embedmill models pull sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2
-  # how a model of a hub would be served, or one of a folder of yours, or fastText vectors
+  # show how a worker would serve a model of a hub, one in a folder, or fastText vectors
   embedmill models show intfloat/e5-small-v2
   embedmill models show ./my-model --json
   embedmill models show cc=/models/cc.id.300.bin
 """
 
-#: How a model is named.
-_MODEL: Final = "a known name, org/name[@revision] of a hub, a folder or file, or NAME= and one of these"
-_MODELS: Final = f"{_MODEL}; any number of them [EMBEDMILL_MODEL]"
+#: Ways to name a model.
+_MODEL: Final = "a known name, org/name[@revision] of a hub, a folder or a file; or NAME= and one of these"
+_MODELS: Final = f"one or more models: {_MODEL} (default: {DEFAULT_MODEL}) [EMBEDMILL_MODEL]"
 
-#: What ``models show`` calls the parts of a price.
+#: Labels that ``models show`` and ``models quantize`` print for what a precision costs.
 _PRICE: Final = {
     "texts": "texts measured",
     "speed": "speed ÷ fp32",
@@ -40,60 +41,65 @@ _PRICE: Final = {
 }
 
 _LIST_EPILOG = """\
-  # names for scripts
+  # the same, for scripts
   embedmill models list --json
 """
 
 _SHOW_EPILOG = """\
-  # the files in use, for scripts; the model is fetched if it is not here
+  # fetch the model if needed, and print its properties and files, for scripts
   embedmill models show all-MiniLM-L6-v2 --json
 """
 
 _QUANTIZE_EPILOG = """\
-  # int8 of the default model, and what it costs against fp32
+  # convert the default model, and show its speed and its cosines to fp32
   embedmill models quantize
-  # of a folder of yours; the worker started with EMBEDMILL_PRECISION=int8 finds it made
+  # convert a model in a folder; a worker with EMBEDMILL_PRECISION=int8 then uses the result
   embedmill models quantize mine=/models/mine
 """
 
 _PULL_EPILOG = """\
-  # whatever EMBEDMILL_MODEL names, or else the default model
+  # fetch the models that EMBEDMILL_MODEL names, else the default model
   embedmill models pull
 """
 
 
 def add(commands: Any) -> None:
-    """Add the command and its own commands."""
-    parser = flags.command(commands, "models", _list, help="list, show and fetch models", epilog=_EPILOG)
+    """Add the command and its subcommands."""
+    text = "list, show, fetch and quantize models"
+    parser = flags.command(commands, "models", _list, help=text, epilog=_EPILOG)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = flags.command(actions, "list", _list, help="list the models that have a name", epilog=_LIST_EPILOG)
-    show = flags.command(actions, "show", _show, help="show a model as it would be served", epilog=_SHOW_EPILOG)
-    show.add_argument("name", metavar="MODEL", type=flags.one_spec, help=_MODEL)
-    pull = flags.command(actions, "pull", _pull, help="fetch, verify and measure models", epilog=_PULL_EPILOG)
-    pull.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
-    text = "make int8 of models, which a worker does at its first start, and measure it against fp32"
+    text = "list the models that can be named without a hub or a folder"
+    listing = flags.command(actions, "list", _list, help=text, epilog=_LIST_EPILOG)
+    text = "show how a worker would serve a model; fetch and measure it if needed"
+    show = flags.command(actions, "show", _show, help=text, epilog=_SHOW_EPILOG)
+    text = "fetch models in their newest version, verify and measure them"
+    pull = flags.command(actions, "pull", _pull, help=text, epilog=_PULL_EPILOG)
+    text = "convert models to int8, as a worker does at its first start, and compare them with fp32"
     quantize = flags.command(actions, "quantize", _quantize, help=text, epilog=_QUANTIZE_EPILOG)
-    quantize.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
-    for action in (show, pull):
-        flags.precision(action)
     for action in (show, pull, quantize):
-        text = "where models are kept; default the user's data directory"
-        flags.flag(action, "--data-dir", "EMBEDMILL_DATA_DIR", "FOLDER", text)
+        group = action.add_argument_group("model")
+        if action is show:
+            group.add_argument("name", metavar="MODEL", type=flags.one_spec, help=_MODEL)
+        else:
+            group.add_argument("names", metavar="MODEL", type=flags.one_spec, nargs="*", help=_MODELS)
+        if action is not quantize:
+            flags.precision(group)
+        flags.data_dir(group)
     for action in (listing, show, pull, quantize):
-        flags.switch(action, "--json", "EMBEDMILL_JSON", "write JSON")
+        flags.json_flag(action)
 
 
 def fetch(spec: ModelSpec, data_dir: Path, *, precision: str = "", newest: bool = False) -> Model:
-    """Find a model, fetching it with progress if it is not here.
+    """Return a model's files; fetch them, with progress, if they are not in the data folder.
 
     Args:
         spec: the model.
-        data_dir: where models are kept.
+        data_dir: data folder, which keeps models.
         precision: see ``resolve``.
-        newest: ask the hub for the newest commit, although one was fetched before.
+        newest: ask the hub for the newest commit even if one was fetched before.
 
     Raises:
-        ModelLoadError: it cannot be had.
+        ModelLoadError: the model cannot be found or fetched.
     """
     from embedmill_worker.models import resolve
 
@@ -152,7 +158,7 @@ def _pull(args: argparse.Namespace) -> int:
         facts = _facts(spec, args.precision or "", _data_dir(args), newest=True)
         pulled.append(facts)
         if not args.json:
-            say(f"{facts['name']}: fingerprint {facts['fingerprint']}, dimension {facts['dimension']}, ready")
+            say(f"{facts['name']} is ready: dimension {facts['dimension']}, fingerprint {facts['fingerprint']}")
     if args.json:
         print(json.dumps(pulled, indent=2))
     return 0
@@ -177,7 +183,7 @@ def _served() -> tuple[ModelSpec, ...]:
 
 
 def _facts(spec: ModelSpec, precision: str, data_dir: Path, *, newest: bool = False) -> dict[str, Any]:
-    """Load a model as a worker would, and say what it is and what its precision costs."""
+    """Load a model as a worker would; return its properties and what its precision costs."""
     from embedmill_worker.engine import load
     from embedmill_worker.models import in_precision
 
@@ -188,11 +194,11 @@ def _facts(spec: ModelSpec, precision: str, data_dir: Path, *, newest: bool = Fa
 
 
 def describe(files: Model, engine: Engine) -> dict[str, Any]:
-    """Return what ``models show`` shows."""
+    """Return the properties of a loaded model, as ``models show --json`` prints them."""
     from embedmill_worker.engine.transformer.loading import precision_note
 
     price = engine.price
-    told = (
+    cost = (
         {
             "texts": price.texts,
             "speed": round(price.speed, 2),
@@ -202,27 +208,27 @@ def describe(files: Model, engine: Engine) -> dict[str, Any]:
         if price
         else {}
     )
-    made = _way_of(files)
-    sources = made.pop("sources", {})
+    pooling = _pooling(files)
+    sources = pooling.pop("sources", {})
     return {
         "name": files.name,
         "fingerprint": engine.card.fingerprint,
         "revision": engine.card.revision,
         "dimension": engine.card.dimension,
         "max_tokens": engine.card.max_tokens,
-        **made,
+        **pooling,
         "tokens_per_s": round(engine.card.tokens_per_s),
         "precision": engine.card.precision,
         "class": str(engine.card.batch_class),
-        **({"price": told} if told else {}),
+        **({"price": cost} if cost else {}),
         "notes": [note] if (note := precision_note(engine.card.precision)) else [],
         "sources": sources,
         "files": {kind: str(path) for kind, path in files.paths.items()},
     }
 
 
-def _way_of(files: Model) -> dict[str, Any]:
-    """Return how vectors are made of what the model puts out, and what says so."""
+def _pooling(files: Model) -> dict[str, Any]:
+    """Return how the model's output becomes vectors (pooling, normalization, prefixes), and which file says so."""
     from embedmill_worker.models import ModelFiles, StaticTable
 
     if isinstance(files, ModelFiles):

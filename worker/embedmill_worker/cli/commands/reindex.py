@@ -1,4 +1,4 @@
-"""``embedmill reindex``, and how far it is: a bar on a terminal, a line now and then in a log, or JSON events."""
+"""The command ``embedmill reindex``; its progress is a bar on a terminal, lines in a log, or JSON events."""
 
 from __future__ import annotations
 
@@ -25,101 +25,105 @@ if TYPE_CHECKING:
 
 Show = Callable[["Progress", str], None]
 
-#: Seconds between two lines, and between two events.
+#: Seconds between two lines of progress, and between two JSON events.
 LINE_S: Final = 10.0
 EVENT_S: Final = 1.0
 
-_EPILOG: Final = """\
-  # a corpus into Parquet files; the same command later embeds only what has changed
+_EPILOG = """\
+  # embed a corpus into Parquet files; when run again, embed only what has changed
   embedmill reindex corpus.jsonl --to vectors/
-  # a folder of Markdown into Qdrant, long documents in parts of 200 tokens, what has vanished deleted
+  # a folder of Markdown into Qdrant: split long documents, and delete parts that are gone
   embedmill reindex docs/ --to qdrant://127.0.0.1:6333/docs --split 200 --overlap 20 --with-text --delete-missing
-  # what it would take, from a sample
+  # estimate time and size from a sample
   embedmill reindex corpus.jsonl --to vectors/ --dry-run
-  # after a change of the model: build a new version beside the old one and switch over when it is whole
+  # after a change of the model: build a new version beside the old one, and switch over once it is complete
   embedmill reindex corpus.jsonl --to vectors/ --rebuild
 
-Sinks: FOLDER or FILE.parquet, FILE.npy, FILE.jsonl, qdrant://HOST/NAME, qdrant+file:FOLDER,
-postgresql://…?table=NAME. Interrupted or killed, the same command goes on.
-exit codes: 0, 2 it cannot work as asked, 4 Redis does not answer, 6 filled by another model, 7 some texts were rejected
-and the others are in the sink, 12 a source could not be read, or only in part: what was read is in the sink and nothing
-was deleted, 130 stopped by Ctrl-C
+SINK is FOLDER, FILE.parquet, FILE.npy, FILE.jsonl, qdrant://HOST/NAME, qdrant+file:FOLDER or
+postgresql://…?table=NAME. After an interruption or a crash, the same command continues.
+Exit codes: 0 success, 2 invalid flag or input, 4 Redis does not answer, 6 the sink was filled with another model or
+other options, 7 some texts were rejected and the others are in the sink, 12 a source could not be read, or only in
+part: what was read is in the sink and nothing was deleted, 130 stopped by Ctrl-C.
 """
 
-#: Flags whose variables name the command, lest one that is set for another purpose deletes what a sink holds.
+#: Flags whose variables name the command, so that a variable set for another purpose cannot delete what a sink holds.
 _DELETING: Final = ("--delete-missing", "--rebuild")
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "bring a sink up to date with a corpus: embed what is new or changed"
+    text = "embed the new and changed texts of a corpus into a sink, such as Parquet files or Qdrant"
     parser = flags.command(commands, "reindex", run, help=text, epilog=_EPILOG)
-    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="files or folders to read, - for stdin")
+    source, splitting, vectors, sink = map(parser.add_argument_group, ("input", "splitting", "vectors", "sink"))
 
-    def flag(name: str, metavar: str, text: str, **options: Any) -> None:
-        flags.flag(parser, name, variable(name), metavar, text, **options)
+    def flag(group: Any, name: str, metavar: str, text: str, **options: Any) -> None:
+        flags.flag(group, name, variable(name), metavar, text, **options)
 
-    def switch(name: str, text: str) -> None:
-        flags.switch(parser, name, variable(name), text)
+    def switch(group: Any, name: str, text: str) -> None:
+        flags.switch(group, name, variable(name), text)
 
-    flags.flag(parser, "--to", "EMBEDMILL_SINK", "SINK", "where the vectors go (needed)")
-    flags.client_flags(parser, model=flags.model_spec)
-    flag("--format", "FORMAT", "default auto", choices=flags.Formats("folder"), default="auto")
-    flag("--text-field", "NAME", "field that holds the text, or its path as in doc.body; default text", default="text")
-    flag("--id-field", "NAME", "field that holds the id; default id, and without it FILE:LINE", default="id")
-    flag("--metadata", "NAME,…", "fields that are carried along; default all others", type=_names)
-    flag("--delimiter", "CHAR", "between the fields of CSV, as ';' or tab; default a comma, in .tsv a tab")
-    flag("--encoding", "NAME", "of text without a byte order mark, as latin-1; default UTF-8")
-    flag("--split", "N", "split texts into parts of at most N of the model's tokens", type=flags.number)
-    flag("--overlap", "N", "tokens that neighbouring parts share; default none", type=flags.number)
-    flag("--tokenizer", "FILE", "tokenizer.json to split by; default the model's own")
-    switch("--with-text", "the sink carries the texts, too")
+    source.add_argument("sources", metavar="SOURCE", nargs="+", help="files or folders to read, - for stdin")
+    flags.reading_flags(source, flags.Formats("folder"))
+    text = "field that holds the text, or a path to it such as doc.body (default: text)"
+    flag(source, "--text-field", "NAME", text, default="text")
+    text = "field that holds the id, or a path to it (default: id; FILE:LINE for records without one)"
+    flag(source, "--id-field", "NAME", text, default="id")
+    text = "fields to store with each vector (default: all but text and id)"
+    flag(source, "--metadata", "NAME,…", text, type=_names)
+    text = "split texts into parts of at most N tokens of the model (default: texts are not split)"
+    flag(splitting, "--split", "N", text, type=flags.number)
+    text = "tokens that neighbouring parts share (default: none)"
+    flag(splitting, "--overlap", "N", text, type=flags.number)
+    flag(splitting, "--tokenizer", "FILE", "tokenizer.json to count tokens with (default: the model's own)")
     flag(
+        vectors,
         "--input-type",
         "TYPE",
-        "query, passage or none: the model's prefix; default passage",
+        "role of the texts, which selects the model's prefix: query, passage or none (default: passage)",
         type=flags.one_of((*flags.INPUT_TYPES, "none")),
         default="passage",
     )
-    flag("--dimensions", "N", "components to keep; default all", type=flags.number)
-    flag("--dtype", "DTYPE", f"{', '.join(flags.DTYPES)}", type=flags.one_of(flags.DTYPES), default="float32")
-    switch("--no-truncate", "reject texts longer than the model reads")
-    switch("--delete-missing", "delete what the source no longer has")
-    parser.add_argument(
+    flags.vector_flags(vectors)
+    flags.flag(sink, "--to", "EMBEDMILL_SINK", "SINK", "where to write the vectors, see below (required)")
+    switch(sink, "--with-text", "store the texts in the sink as well")
+    switch(sink, "--delete-missing", "delete rows whose records are no longer in the source")
+    sink.add_argument(
         "--delete-missing=all",
         dest="delete_missing",
         action="store_const",
         const="all",
-        help="the same, though the source is read otherwise than before; variable: all "
+        help="the same, even if the source was read with other options before; set the variable to all "
         "[EMBEDMILL_REINDEX_DELETE_MISSING]",
     )
     if os.environ.get(variable("--delete-missing")) == "all":
         parser.set_defaults(delete_missing="all")
-    switch("--retry-rejected", "embed again what was rejected before")
-    switch("--rebuild", "if the sink was filled otherwise, build a new version and switch over")
-    flag("--rejects", "FILE", "list what has no vector there; default SINK.rejects.jsonl")
-    switch("--dry-run", "say what it would take, from a sample")
-    switch("--json", "events as JSON lines on stdout: progress, and at the end done or stopped")
+    switch(sink, "--retry-rejected", "embed texts again that an earlier run rejected")
+    text = "if the sink was filled with another model or other options, build a new version and switch over to it"
+    switch(sink, "--rebuild", text)
+    flag(sink, "--rejects", "FILE", "file that lists the records without a vector (default: SINK.rejects.jsonl)")
+    flags.client_flags(parser, model=flags.model_spec)
+    output = parser.add_argument_group("output")
+    switch(output, "--dry-run", "estimate time and size from a sample, and embed and write nothing")
+    switch(output, "--json", "print events as JSON lines: progress, and at the end done, stopped or estimate")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reindex; Ctrl-C keeps what is finished and says how to go on."""
+    """Reindex; Ctrl-C keeps finished work and prints the command that continues."""
     from embedmill.client import EmbeddingClient
     from embedmill.errors import InvalidRequestError, SinkMismatchError
 
-    # Arrow's usual memory pool keeps what it no longer needs. Read when Arrow is loaded.
+    # Arrow's default memory pool does not return freed memory. Arrow reads this when it is loaded.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if args.to is None:
-        raise InvalidRequestError("--to", "name the sink, as in --to vectors/")
+        raise InvalidRequestError("--to", "no sink is named; give one, as in --to vectors/")
     with EmbeddingClient(args.redis_url, args.model and args.model.name, namespace=args.namespace) as client:
         try:
             if args.dry_run:
                 return _preview(args, client)
             return _reindex(args, client)
         except SinkMismatchError as error:
-            again = f"{_command(args)} --rebuild"
-            way_out = f"Build a new version beside it and switch over when it is whole:\n  {again}"
-            raise SinkMismatchError(error.sink, error.differences, way_out) from None
+            hint = f"To build a new version and switch over once it is complete, run:\n  {_command(args)} --rebuild"
+            raise SinkMismatchError(error.sink, error.differences, hint) from None
 
 
 def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
@@ -150,9 +154,9 @@ def _reindex(args: argparse.Namespace, client: EmbeddingClient) -> int:
                 **_options(args),
             )
         except EmbedError as error:
-            is_same_again = not isinstance(error, SinkMismatchError)  # that one names its own way out
-            if is_same_again and (latest.counts.embedded or latest.counts.deleted):
-                say(f"what is committed stays; go on with: {_command(args)}")
+            can_continue = not isinstance(error, SinkMismatchError)  # which has a hint of its own
+            if can_continue and (latest.counts.embedded or latest.counts.deleted):
+                say(f"committed work is kept; continue with: {_command(args)}")
             raise
     return _close(args, report)
 
@@ -169,15 +173,16 @@ def _close(args: argparse.Namespace, report: ReindexReport) -> int:
         )
         if report.added + report.updated:
             rate = (report.added + report.updated) / report.elapsed_s
-            print(f"in {report.elapsed_s:.1f} s: {rate:,.0f} texts/s, {report.tokens:,} tokens, model {report.model}")
+            took = f"{report.elapsed_s:.1f} s"
+            print(f"embedded in {took}: {rate:,.0f} texts/s, {report.tokens:,} tokens, model {report.model}")
     for note in report.notes:
         say(note)
     if report.truncated:
-        say(f"{report.truncated:,} texts were cut at what the model reads; --split keeps all of them, in parts")
+        say(f"{report.truncated:,} texts were truncated, because the model reads no more; --split embeds all of a text")
     if report.rejected:
-        say(f"{report.rejected:,} rejected: {report.rejects}; the first: {report.first_reject}")
+        say(f"{report.rejected:,} rejected, listed in {report.rejects}; the first: {report.first_reject}")
     if not report.is_whole:
-        say(f"stopped; what is finished is kept. Go on with: {_command(args)}")
+        say(f"stopped; finished work is kept. Continue with: {_command(args)}")
         return exit_codes.INTERRUPTED
     if report.unread:
         say("part of the source could not be read; what was read is kept, and nothing was deleted")
@@ -192,23 +197,23 @@ def _preview(args: argparse.Namespace, client: EmbeddingClient) -> int:
     if args.json:
         print(json.dumps({"event": "estimate", **asdict(found)}))
     else:
-        _tell(found)
+        _show_estimate(found)
     return 0
 
 
-def _tell(found: Estimate) -> None:
+def _show_estimate(found: Estimate) -> None:
     if found.is_whole:
-        print(f"all {found.sampled:,} records looked at")
+        print(f"estimate from all {found.sampled:,} records of the source:")
     elif found.fraction:
-        print(f"{found.sampled:,} records looked at, {found.fraction:.1%} of the source; reckoned for all of it:")
+        print(f"estimate for the whole source, from {found.sampled:,} records ({found.fraction:.1%} of it):")
     else:
-        print(f"{found.sampled:,} records looked at; how many more there are nobody knows:")
-    print(f"texts      {found.texts:,}, of them {found.unchanged:,} unchanged")
+        print(f"estimate for the first {found.sampled:,} records only, because the size of the source is unknown:")
+    print(f"texts      {found.texts:,}, {found.unchanged:,} of them unchanged")
     print(f"tokens     {found.tokens:,} to embed")
-    print(f"time       {'no worker is live' if found.seconds is None else duration(found.seconds)}")
+    print(f"time       {'unknown, no worker is live' if found.seconds is None else duration(found.seconds)}")
     print(f"sink       {found.sink_bytes / 1e6:,.1f} MB before compression")
     if found.unreadable:
-        print(f"unreadable {found.unreadable:,} of those looked at")
+        print(f"unreadable {found.unreadable:,} of the {found.sampled:,} records")
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def _source(args: argparse.Namespace, client: EmbeddingClient) -> Source:
     )
     if args.split is None:
         if args.overlap is not None:
-            raise InvalidRequestError("--overlap", "is of parts; give --split, too")
+            raise InvalidRequestError("--overlap", "applies only to parts of texts; give --split as well")
         return source
     return _split(source, args, client)
 
@@ -244,13 +249,15 @@ def _split(source: Source, args: argparse.Namespace, client: EmbeddingClient) ->
 
     card = await_card(BulkQueue(client, client.settings.model)).card
     if args.split > card.max_tokens:
-        raise InvalidRequestError("--split", f"{args.split} tokens, and {card.name} reads {card.max_tokens}")
+        raise InvalidRequestError(
+            "--split", f"{args.split} tokens are more than {card.name} reads; give at most {card.max_tokens}"
+        )
     tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(card.name, args.model)
     return Split(source, Splitter(max_tokens=args.split, overlap_tokens=args.overlap or 0, tokenizer=tokenizer))
 
 
 def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
-    """Return the tokenizer of the model that workers serve, which is fetched if it is not here."""
+    """Return the tokenizer of the model that workers serve; fetch it if it is not in the data folder."""
     from embedmill.errors import InvalidRequestError, ModelLoadError, SettingsError
     from embedmill.settings import data_dir, find_up
     from embedmill_worker.models import tokenizer_of
@@ -262,17 +269,17 @@ def _tokenizer_of(model: str, named: ModelSpec | None) -> Path:
             *ModelSpec.parse_all(os.environ.get("EMBEDMILL_MODEL", "")),
             *(map(ModelSpec.parse, up.models) if up else ()),
         )
-        # One that says where the model is comes before one that only names it.
+        # A spec that says where the model is comes before one that only names it.
         found = sorted((spec for spec in specs if spec.name == model), key=lambda spec: spec.place == spec.name)
         spec = found[0] if found else ModelSpec.parse(model)
         return tokenizer_of(spec, data_dir=data_dir(os.environ).absolute())
     except (ModelLoadError, SettingsError) as error:
-        way_out = f"say where it lies with --model {model}=FOLDER, or name its tokenizer.json with --tokenizer"
-        raise InvalidRequestError("--split", f"{error}; {way_out}") from None
+        hint = f"name the model's folder with --model {model}=FOLDER, or its tokenizer.json with --tokenizer"
+        raise InvalidRequestError("--split", f"{error}; {hint}") from None
 
 
 def _command(args: argparse.Namespace) -> str:
-    """Return the command that was called, for the user to call again, without passwords."""
+    """Return the command line of this run, without passwords, for the user to run again."""
     from embedmill.urls import mask_url
 
     return shlex.join(["embedmill", *(mask_url(word) if "://" in word else word for word in args.given)])
@@ -290,7 +297,7 @@ def variable(name: str) -> str:
 
 @contextmanager
 def shown(*, as_json: bool) -> Iterator[Show]:
-    """Return the callback that shows progress."""
+    """Yield the callback that shows progress."""
     if as_json:
         yield _Seldom(EVENT_S, _event)
     elif is_rich(sys.stderr):
@@ -301,18 +308,18 @@ def shown(*, as_json: bool) -> Iterator[Show]:
 
 
 def line(progress: Progress) -> str:
-    """Return one line for people."""
+    """Return progress as one line for people."""
     counts = progress.counts
     parts = [f"{progress.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s", f"{counts.tokens:,} tokens"]
     parts += [f"{counts.skipped:,} unchanged"] if counts.skipped else []
     parts += [f"{counts.rejected:,} rejected"] if counts.rejected else []
-    parts += [f"{progress.texts_in_flight:,} under work"] if progress.texts_in_flight else []
+    parts += [f"{progress.texts_in_flight:,} in flight"] if progress.texts_in_flight else []
     parts += [f"{duration(progress.eta_s)} left"] if progress.eta_s is not None else []
     return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:
-    """Return seconds for people, as in ``2 h 5 min``."""
+    """Return a duration for people, as in ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -322,7 +329,7 @@ def duration(seconds: float) -> str:
 
 
 class _Seldom:
-    """Shows what it is given, but not more often than every so many seconds, and each warning once."""
+    """Callback that shows progress at most once in ``period_s`` seconds, and each new warning at once."""
 
     def __init__(self, period_s: float, show: Show) -> None:
         self._period_s = period_s

@@ -1,4 +1,4 @@
-"""``embedmill status``."""
+"""The command ``embedmill status``."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from embedmill_worker.cli.terminal import say, table
 if TYPE_CHECKING:
     from embedmill.status import QueueStatus
 
-#: Seconds of waiting in one place.
+#: Most seconds of one wait, after which the address is read again.
 LOOK_S: Final = 1.0
 
-#: Lines of each table: nobody reads more, and whoever can write to Redis could have thousands shown.
+#: Most rows of each table; nobody reads more, and a user who can write to Redis could fill it with thousands.
 MAX_ROWS: Final = 500
 
 _EPILOG: Final = """\
-  # who works, and what waits
+  # show who works, and what waits
   embedmill status
-  # in a script: go on as soon as a worker serves the model, give up after a minute
+  # in a script: continue as soon as a worker serves the model, fail after a minute
   embedmill status --wait 60 --json
 
-exit codes: 0, 4 Redis does not answer, 8 no worker serves the model after --wait
+Exit codes: 0 success, 4 Redis does not answer, 8 no worker serves the model after --wait.
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = flags.command(commands, "status", run, help="show the live workers and what waits", epilog=_EPILOG)
-    flags.client_flags(parser)
-    text = "wait so many seconds for a worker that serves the model (any, if none is named)"
-    flags.flag(parser, "--wait", "EMBEDMILL_WAIT", "S", text, type=flags.seconds)
-    flags.switch(parser, "--json", "EMBEDMILL_JSON", "write JSON")
+    text = "show the live workers and the work that waits in each lane"
+    parser = flags.command(commands, "status", run, help=text, epilog=_EPILOG)
+    queue = flags.client_flags(parser)
+    text = "seconds to wait for a worker that serves the model, or any if no model is named (default: do not wait)"
+    flags.flag(queue, "--wait", "EMBEDMILL_WAIT", "S", text, type=flags.seconds)
+    flags.json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the status."""
+    """Wait for a worker if asked to, and print the status."""
     from dataclasses import asdict
 
     from embedmill.settings import ClientSettings
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     deadline_s = time.monotonic() + (args.wait or 0.0)
     while True:
-        # Read anew each time: an `embedmill up` that begins meanwhile says then where it listens.
+        # Read again each time: an `embedmill up` that starts meanwhile changes the address.
         settings = ClientSettings.from_env(args.redis_url, args.model, args.namespace)
         left_s = deadline_s - time.monotonic()
         if args.wait is None or wait_for_worker(settings, timeout_s=min(LOOK_S, max(0.0, left_s))):
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(status: QueueStatus) -> None:
-    """Write both tables."""
+    """Print the workers and the lanes as tables."""
     rows = [(w.name, w.model, w.fingerprint, w.state, str(w.pid), w.children) for w in status.workers]
     table(("worker", "model", "fingerprint", "state", "pid", "children"), rows, max_rows=MAX_ROWS)
     print()

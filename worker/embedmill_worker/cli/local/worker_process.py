@@ -1,4 +1,4 @@
-"""A worker as a child process that lives no longer than this one."""
+"""A worker as a child process that ends with this process."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Final, Self
 
 from embedmill_worker.cli.local.die_with_parent import tethered
 
-#: What a client-only install has not got.
+#: Module that a client-only installation lacks.
 ENGINE_MODULE: Final = "onnxruntime"
 
 
 def worker_command(log_level: str) -> list[str]:
-    """Return the command that starts the worker, named after this process.
+    """Return the command that starts a worker whose name contains this process's id.
 
     Raises:
-        ModuleNotFoundError: the worker's parts are not installed.
+        ModuleNotFoundError: the worker's dependencies are not installed.
     """
     if importlib.util.find_spec(ENGINE_MODULE) is None:
         raise ModuleNotFoundError(ENGINE_MODULE, name=ENGINE_MODULE)
@@ -33,10 +33,10 @@ def worker_command(log_level: str) -> list[str]:
 
 
 class WorkerProcess:
-    """A worker in a session of its own: a terminal's Ctrl-C reaches this process first, which then stops it."""
+    """A worker in a session of its own, so that a terminal's Ctrl-C reaches only this process, which then stops it."""
 
     def __init__(self, environment: Mapping[str, str], *, log_level: str = "INFO", log: Path | None = None) -> None:
-        """Take what ``start`` needs; log: file for its output, None: this process's stderr."""
+        """Store what ``start`` needs; ``log`` is the file for the worker's output, None for this process's stderr."""
         self._environment = environment
         self._log_level = log_level
         self._log = log
@@ -56,7 +56,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None: it runs."""
+        """Exit code of the worker, None while it runs."""
         return self._started().poll()
 
     def start(self) -> None:
@@ -76,28 +76,28 @@ class WorkerProcess:
                 os.close(output)
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait for its end; return its exit code, None after ``timeout_s``."""
+        """Wait until the worker exits; return its exit code, or None after ``timeout_s``."""
         try:
             return self._started().wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def stop(self) -> int:
-        """Ask it to finish what it has begun, and wait for its end."""
+        """Stop the worker after its running chunks; return its exit code."""
         process = self._started()
         if process.poll() is None:
             process.terminate()
         return process.wait()
 
     def kill(self) -> None:
-        """End it and its children at once; nothing happens if they have ended."""
+        """Kill the worker and its child processes; do nothing if they have exited."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def last_words(self, lines: int = 5) -> str:
-        """Return the end of its log file."""
+        """Return the last lines of the worker's log file."""
         text = self._log.read_text(errors="replace") if self._log is not None else ""
         return "\n".join(text.splitlines()[-lines:])
 

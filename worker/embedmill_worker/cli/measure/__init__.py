@@ -1,1 +1,1 @@
-"""What the benchmarks of the command line load and measure."""
+"""Texts, load and measurements for benchmarks."""

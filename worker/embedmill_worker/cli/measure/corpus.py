@@ -1,7 +1,7 @@
-"""Texts for measurements: seeded, the same everywhere, of the lengths that real corpora have. No I/O.
+"""Texts for measurements: drawn from a seed, so the same everywhere, with the lengths of real corpora. No I/O.
 
-Words are everyday English and Indonesian ones, most of them a token or two; lengths are log-normal, as lengths of
-documents are.
+The words are everyday English and Indonesian ones, most of them one or two tokens long; lengths are log-normal, as
+those of documents are.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def mixed(count: int, seed: int = 7) -> list[str]:
 
 
 def short(count: int, seed: int = 8) -> list[str]:
-    """Return texts of 3 to 14 words, as titles and queries are."""
+    """Return texts of 3 to 14 words, like titles and queries."""
     rng = _seeded(seed)
     return [_text(rng, rng.randint(3, 14)) for _ in range(count)]
 
 
 def long(count: int, seed: int = 9) -> list[str]:
-    """Return texts of 150 to 500 words, as pages are: most fill what a model of 256 tokens reads."""
+    """Return texts of 150 to 500 words, like pages; most are longer than 256 tokens."""
     rng = _seeded(seed)
     return [_text(rng, rng.randint(150, 500)) for _ in range(count)]
 
 
 def multilingual(count: int, seed: int = 10) -> list[str]:
-    """Return texts of 1 to 60 words, each of one language, in seven scripts."""
+    """Return texts of 1 to 60 words, each in one language, in seven scripts altogether."""
     rng = _seeded(seed)
     languages = (WORDS, *FOREIGN_WORDS)
     return [_text(rng, rng.randint(1, 60), rng.choice(languages)) for _ in range(count)]
@@ -77,7 +77,7 @@ def _text(rng: random.Random, words: int, vocabulary: Sequence[str] = WORDS) -> 
     return " ".join(rng.choice(vocabulary) for _ in range(words))
 
 
-#: By name; each takes a count and a seed.
+#: Name → function that returns texts, given a count and a seed.
 CORPORA: Final[Mapping[str, Callable[..., list[str]]]] = {
     "mixed": mixed,
     "short": short,

@@ -1,4 +1,4 @@
-"""Load put on a mill, and what it answers with: the measurements that the command and the benchmarks share."""
+"""Load for a queue and its measurement, shared by ``embedmill bench`` and the benchmarks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from embedmill_worker.cli.measure import corpus
 #: Seconds that one job may take.
 PATIENCE_S: Final = 1_800.0
 
-#: Texts of the job that keeps every core busy: minutes of work, well within what a job and its server hold.
+#: Texts of the job that keeps all cores busy: minutes of work, well below the limits of a job and of the server.
 SATURATING_TEXTS: Final = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Percentiles:
-    """Of latencies, milliseconds."""
+    """Percentiles of latencies, in milliseconds."""
 
     p50: float
     p95: float
@@ -36,22 +36,22 @@ class Percentiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Take them, linearly between neighbours.
+        """Return the percentiles of values, interpolated linearly.
 
         Raises:
-            ValueError: there are no values.
+            ValueError: ``values`` is empty.
         """
         if not values:
-            raise ValueError("percentiles of no values")
+            raise ValueError("percentiles need at least one value")
         p50, p95, p99 = np.percentile(np.asarray(values, dtype=np.float64), (50, 95, 99)).tolist()
         return cls(p50=p50, p95=p95, p99=p99)
 
 
 def bulk_s(client: EmbeddingClient, texts: Sequence[str]) -> float:
-    """Return the seconds from the submission of a bulk job until all its vectors are here.
+    """Run a bulk job; return the seconds from its submission until all its vectors are here.
 
     Raises:
-        EmbedError: it was not done.
+        EmbedError: the job failed or took too long.
     """
     began_s = time.perf_counter()
     job = client.submit(texts)
@@ -62,7 +62,7 @@ def bulk_s(client: EmbeddingClient, texts: Sequence[str]) -> float:
 
 
 def latencies_ms(client: EmbeddingClient, texts: Sequence[str]) -> list[float]:
-    """Return the milliseconds of each interactive request of one text, one after the other."""
+    """Send each text as an interactive request, one after the other; return the milliseconds that each took."""
     taken = []
     for text in texts:
         began_s = time.perf_counter()
@@ -73,10 +73,10 @@ def latencies_ms(client: EmbeddingClient, texts: Sequence[str]) -> list[float]:
 
 @contextmanager
 def saturating(client: EmbeddingClient, texts: int = SATURATING_TEXTS) -> Iterator[Job]:
-    """Keep every core busy with a bulk job of mixed texts while a block runs.
+    """Keep all cores busy with a bulk job of mixed texts while a block runs.
 
     Raises:
-        InvalidRequestError: the job was over before the block, so that what was measured in it was not under load.
+        InvalidRequestError: the job ended before the block did, so part of the measurement was not under load.
     """
     job = client.submit(corpus.mixed(texts, seed=12))
     try:
@@ -84,14 +84,14 @@ def saturating(client: EmbeddingClient, texts: int = SATURATING_TEXTS) -> Iterat
             time.sleep(0.05)
         yield job
         if job.status().state.is_over:
-            reason = f"{texts} bulk texts were done before the requests beside them were; send fewer requests"
+            reason = f"the bulk job of {texts:,} texts ended before the requests did; send fewer requests"
             raise InvalidRequestError("requests", reason)
     finally:
         job.delete()
 
 
 def service_times_ms(settings: ClientSettings, job: Job) -> list[float]:
-    """Return the milliseconds that a worker took to tokenize and run each chunk that is done."""
+    """Return the milliseconds that workers took to tokenize and embed each finished chunk of a job."""
     link = RedisTransport(settings)
     try:
         return link.run(_service_times(Keyspace(settings.namespace), job.id), timeout_s=60.0)

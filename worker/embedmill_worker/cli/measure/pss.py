@@ -1,4 +1,4 @@
-"""Memory of a process tree as Linux counts it: pages that several processes share are split among them."""
+"""Memory of a process tree on Linux as proportional set size: shared pages are split among their processes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Final, Self
 
 PROC: Final = Path("/proc")
 
-#: Seconds between two samples of a peak.
+#: Seconds between two samples of ``PeakMemory``.
 SAMPLE_S: Final = 0.5
 
 
 def tree(pid: int, proc: Path = PROC) -> list[int]:
-    """Return a process and all its descendants that live."""
+    """Return the ids of a process and of its running descendants."""
     found = [pid]
     for parent in found:
         for children in proc.glob(f"{parent}/task/*/children"):
             try:
                 found.extend(map(int, children.read_text().split()))
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process exited meanwhile
     return found
 
 
 def tree_mb(pid: int, proc: Path = PROC) -> float:
-    """Return the proportional set size of a process and its descendants, MB (10⁶ bytes); 0 if Linux does not tell."""
+    """Return the proportional set size of a process and its descendants, MB (10⁶ bytes); 0 if it is unknown."""
     return sum(process_mb(each, proc) for each in tree(pid, proc))
 
 
 def process_mb(pid: int, proc: Path = PROC, *, counted: str = "Pss") -> float:
-    """Return the proportional set size of one process, MB (10⁶ bytes); 0 where Linux does not tell.
+    """Return the proportional set size of one process, MB (10⁶ bytes); 0 if it is unknown.
 
     Args:
-        pid: the process.
-        proc: where Linux tells.
+        pid: id of the process.
+        proc: where the proc file system is mounted.
         counted: ``Pss`` for all of it; ``Pss_Anon`` without mapped files, which Linux drops when memory is short.
     """
     try:
@@ -45,7 +45,7 @@ def process_mb(pid: int, proc: Path = PROC, *, counted: str = "Pss") -> float:
 
 
 class PeakMemory:
-    """Samples a tree's memory in a thread while something runs; a context manager."""
+    """Context manager that samples the memory of a process tree in a thread; ``mb`` is the highest sample."""
 
     def __init__(self, pid: int) -> None:
         self.mb = 0.0
