@@ -14,7 +14,7 @@ PROCESSES ?= 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit deep check bench measure soak fuzz lock clean
+.PHONY: help demo test unit deep check fix bench measure soak fuzz lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests 
 	$(BIN)/mypy
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/hadolint Dockerfile
+
+fix: $(VENV)/.dev  ## format, and repair what the linter can repair; then see what `check` says
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit and against others, in one run of half an hour
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(ARGS)

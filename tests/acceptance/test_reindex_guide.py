@@ -19,7 +19,8 @@ BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTA
 def place(mill, tmp_path):
     """A clone, as far as the guide needs it, with the command on the PATH."""
     # Fewer pages than a clone has show the same, and take a third of the time.
-    unneeded = shutil.ignore_patterns("decisions", "performance.md", "operations.md", "reliability.md")
+    names = ("decisions", "performance.md", "operations.md", "reliability.md", "architecture.*", "protocol.md")
+    unneeded = shutil.ignore_patterns(*names)
     shutil.copytree(REPOSITORY / "docs", tmp_path / "clone" / "docs", ignore=unneeded)
     binaries = Path(sys.executable).parent
     env = {**mill.env, "PATH": f"{binaries}:{mill.env['PATH']}"}

@@ -67,7 +67,7 @@ def test_jsonl_without_the_field_is_no_text(texts):
     assert details(texts(b'{"id": 1, "body": "x"}\n')) == [
         "stdin:1 has no field 'text'; name the text field (--text-field)"
     ]
-    with pytest.raises(InvalidRequestError, match="no field 'text', but body, id"):
+    with pytest.raises(InvalidRequestError, match="no field 'text', only body, id"):
         texts(b'{"id": 1, "body": "x"}\n', name="x.jsonl")
 
 

@@ -110,6 +110,7 @@ CODES = {
 }
 
 ACTIONS = {
+    "beat",
     "cache",
     "claim_gone",
     "dead_letter",
@@ -121,6 +122,7 @@ ACTIONS = {
     "health",
     "index_words",
     "keep",
+    "leave",
     "load_model",
     "measure_price",
     "model_ready",
@@ -235,8 +237,18 @@ def test_actions_of_log_lines_are_those_that_people_filter_by():
     def pick(node):
         if isinstance(node, ast.Dict):
             yield from (v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") == "action")
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "_quietly":
+            yield node.args[-1]
 
     assert strings(pick) == ACTIONS
+
+
+def test_operators_find_each_action_in_their_page():
+    page = (
+        (REPOSITORY / "docs" / "operations.md").read_text("utf-8").partition("### Log actions")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert rows == sorted(ACTIONS)
 
 
 def test_folders_below_the_data_folder_are_those_that_lie_there():
