@@ -55,10 +55,10 @@ class AsyncEmbeddingClient:
         self.settings = ClientSettings.from_env(
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
-        #: Flows of a job's life, and the transport that drives them: for what has no method here.
+        #: What the methods use: flows of a job's life, the transport that drives them, and shared jobs of small calls.
         self.operations = JobOperations(self.settings)
         self.transport = AsyncRedisTransport(self.settings)
-        self._coalescer = Coalescer(self.operations, self.transport)
+        self.coalescer = Coalescer(self.operations, self.transport)
 
     def __repr__(self) -> str:
         return shown(self, self.settings, is_closed=self.transport.is_closed)
@@ -88,7 +88,7 @@ class AsyncEmbeddingClient:
         All of them get ClientClosedError.
         """
         self.transport.is_closed = True
-        await self._coalescer.close()
+        await self.coalescer.close()
         await self.transport.close()
 
     async def embed(
@@ -113,7 +113,7 @@ class AsyncEmbeddingClient:
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         kind = BatchKey(model=model, lane=check_lane(lane), options=options, block=block)
-        return accepted(await self._coalescer.embed(texts, kind, self.operations.seconds(timeout_s)))
+        return accepted(await self.coalescer.embed(texts, kind, self.operations.seconds(timeout_s)))
 
     async def submit(
         self,

@@ -14,6 +14,7 @@ All under one namespace, by default ``embedmill``:
     {ns}:workers                      zset    worker id → last beat, ms
     {ns}:worker:{worker}              string  what the worker says of itself (JSON); its liveness key
     {ns}:lock:reconciler              string  worker id of the one reconciler; .v2, … for later protocol versions
+    {ns}:rate:{caller}:{minute}       string  tokens that an API key of the gateway has used in a minute; two minutes
     {ns}:dead                         stream  l: a dead letter; the newest 10,000, none older than 30 days
 
 A job, living ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
@@ -157,6 +158,10 @@ class Keyspace:
     def staged(self, job_id: str, nonce: str) -> str:
         """Texts of a job that is not yet visible."""
         return f"{self.job(job_id)}:staged:{nonce}"
+
+    def rate(self, caller: str, minute: int) -> str:
+        """Return the key of the tokens that an API key of the gateway has used in a minute since 1970."""
+        return f"{self.namespace}:rate:{caller}:{minute}"
 
     def cache_entry(self, hash: bytes) -> str:
         """A text's embedding, in the cache's own Redis."""

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from embedmill_worker import exit_codes
 from embedmill_worker.cli import flags, health
-from embedmill_worker.cli.commands import bench, dead, demo, embed, jobs, models, reindex, status, up, worker
+from embedmill_worker.cli.commands import bench, dead, demo, embed, jobs, models, reindex, serve, status, up, worker
 from embedmill_worker.cli.terminal import say
 
-COMMANDS: Final = (up, demo, worker, embed, reindex, jobs, dead, status, health, models, bench)
+COMMANDS: Final = (up, demo, worker, serve, embed, reindex, jobs, dead, status, health, models, bench)
 
 #: Seconds until a signal that came during an import comes once more.
 RETRY_S: Final = 0.02
