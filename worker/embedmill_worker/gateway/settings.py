@@ -85,7 +85,7 @@ class GatewaySettings:
         return cls(
             client=client,
             host=env.get("EMBEDMILL_HOST") or DEFAULT_HOST,
-            port=whole_number(env, "EMBEDMILL_PORT", DEFAULT_PORT),
+            port=whole_number(env, "EMBEDMILL_HTTP_PORT", DEFAULT_PORT),
             grpc_port=whole_number(env, "EMBEDMILL_GRPC_PORT", DEFAULT_GRPC_PORT),
             keys=_keys(env),
             tls_cert=_path(env, "EMBEDMILL_TLS_CERT"),

@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     parser = flags.command(commands, "serve", run, help=text, epilog=_EPILOG)
     flags.client_flags(parser)
     flags.flag(parser, "--host", "EMBEDMILL_HOST", "ADDRESS", "address to listen on; default 127.0.0.1")
-    flags.flag(parser, "--port", "EMBEDMILL_PORT", "N", "port of HTTP, 0 for none; default 8080")
+    flags.flag(parser, "--port", "EMBEDMILL_HTTP_PORT", "N", "port of HTTP, 0 for none; default 8080")
     flags.flag(parser, "--grpc-port", "EMBEDMILL_GRPC_PORT", "N", "port of gRPC, 0 for none; default 6010")
     flags.flag(parser, "--api-keys-file", "EMBEDMILL_API_KEYS_FILE", "FILE", "keys that are accepted, one a line")
     flags.flag(parser, "--tls-cert", "EMBEDMILL_TLS_CERT", "FILE", "certificate chain, PEM")
@@ -48,7 +48,7 @@ VARIABLES: Final = {
     "namespace": "EMBEDMILL_NAMESPACE",
     "model": "EMBEDMILL_MODEL",
     "host": "EMBEDMILL_HOST",
-    "port": "EMBEDMILL_PORT",
+    "port": "EMBEDMILL_HTTP_PORT",
     "grpc_port": "EMBEDMILL_GRPC_PORT",
     "api_keys_file": "EMBEDMILL_API_KEYS_FILE",
     "tls_cert": "EMBEDMILL_TLS_CERT",
