@@ -44,7 +44,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=_environment(env),
+            env=environment(env),
         )
         self._warm: set[str] = set()
 
@@ -111,7 +111,7 @@ def handwritten(run: Run, folder: str) -> Iterator[Peer]:
         options = ["-A", "handwritten_worker", "worker", "--concurrency", str(run.cores), "--loglevel", "WARNING"]
         worker = subprocess.Popen(
             [str(run.peers_python), "-m", "celery", *options],
-            env=_environment(env),
+            env=environment(env),
             cwd=SCRIPTS,
             stdout=log,
             stderr=log,
@@ -143,7 +143,7 @@ def fastembed_folder(files: ModelFiles) -> Iterator[str]:
         yield name
 
 
-def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+def environment(more: Mapping[str, str] | None) -> dict[str, str]:
     """Theirs holds nothing of ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("EMBEDMILL_", "PYTHONPATH"))}
     return {**kept, **(more or {})}

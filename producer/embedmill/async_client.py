@@ -55,10 +55,11 @@ class AsyncEmbeddingClient:
         self.settings = ClientSettings.from_env(
             redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
-        #: The flows behind every method and the transport that runs them, for operations without a method here.
+        #: The flows behind every method, the transport that runs them, and the jobs that small calls share: for
+        #: operations without a method here.
         self.operations = JobOperations(self.settings)
         self.transport = AsyncRedisTransport(self.settings)
-        self._coalescer = Coalescer(self.operations, self.transport)
+        self.coalescer = Coalescer(self.operations, self.transport)
 
     def __repr__(self) -> str:
         return shown(self, self.settings, is_closed=self.transport.is_closed)
@@ -88,7 +89,7 @@ class AsyncEmbeddingClient:
         Calls of ``embed`` in this event loop have ended when this returns.
         """
         self.transport.is_closed = True
-        await self._coalescer.close()
+        await self.coalescer.close()
         await self.transport.close()
 
     async def embed(
@@ -115,7 +116,7 @@ class AsyncEmbeddingClient:
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
         kind = BatchKey(model=model, lane=check_lane(lane), options=options, block=block)
-        return accepted(await self._coalescer.embed(texts, kind, self.operations.seconds(timeout_s)))
+        return accepted(await self.coalescer.embed(texts, kind, self.operations.seconds(timeout_s)))
 
     async def submit(
         self,

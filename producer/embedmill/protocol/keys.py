@@ -14,6 +14,7 @@ All keys are in one namespace, by default ``embedmill``:
     {ns}:workers                      zset    worker id → last heartbeat, ms
     {ns}:worker:{worker}              string  the worker's entry (JSON), which is its liveness key
     {ns}:lock:reconciler              string  worker id of the one reconciler; .v2, … for later protocol versions
+    {ns}:rate:{caller}:{minute}       string  tokens that an API key of the gateway has used in a minute; two minutes
     {ns}:dead                         stream  l: a dead letter; the newest 10,000, none older than 30 days
 
 A job's keys live ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
@@ -158,6 +159,10 @@ class Keyspace:
     def staged(self, job_id: str, nonce: str) -> str:
         """Return the key of the texts of a job that is being submitted."""
         return f"{self.job(job_id)}:staged:{nonce}"
+
+    def rate(self, caller: str, minute: int) -> str:
+        """Return the key of the tokens that an API key of the gateway has used in a minute since 1970."""
+        return f"{self.namespace}:rate:{caller}:{minute}"
 
     def cache_entry(self, hash: bytes) -> str:
         """Return the key of a text's embedding in the cache's own Redis."""

@@ -71,6 +71,7 @@ KEYS = {
     "replies": "ns:job:job_id:replies",
     "events": "ns:job:job_id:events",
     "staged": "ns:job:job_id:staged:nonce",
+    "rate": "ns:rate:caller:minute",
 }
 
 QUEUE = "--model --namespace --redis-url"

@@ -17,8 +17,21 @@ from embedmill_worker import exit_codes
 from embedmill_worker.cli import commands, flags, health
 from embedmill_worker.cli.terminal import say
 
-#: In this order the help shows the commands, and then those that are not named here.
-_ORDER: Final = ("up", "demo", "worker", "embed", "reindex", "jobs", "dead", "status", "health", "models", "bench")
+#: Order of the commands in the help; those that are not named here follow.
+_ORDER: Final = [
+    "up",
+    "demo",
+    "worker",
+    "serve",
+    "embed",
+    "reindex",
+    "jobs",
+    "dead",
+    "status",
+    "health",
+    "models",
+    "bench",
+]
 
 #: Modules by command: ``health``, and those of ``commands/``; one with an underscore in its name is a part of another.
 _MODULES: Final = {"health": health} | {

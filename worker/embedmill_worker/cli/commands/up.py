@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
+import socket
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from embedmill.model_spec import ModelSpec
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
     from embedmill.settings import ClientSettings
     from embedmill.status import QueueStatus
     from embedmill_worker.cli.local.server import EmbeddedValkey
-    from embedmill_worker.cli.local.worker_process import WorkerProcess
+    from embedmill_worker.cli.local.worker_process import ChildProcess, WorkerProcess
     from embedmill_worker.settings import WorkerSettings
+
+#: The gateway's ports where none are named; the second is the Rust embedding service's.
+DEFAULT_PORT: Final = 8080
+DEFAULT_GRPC_PORT: Final = 6010
 
 _EPILOG = """\
   # run a Valkey server and a worker until Ctrl-C; the other commands of this user find them
@@ -38,9 +44,14 @@ printed is for those that use another data folder, another user or another machi
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "run all that is needed on this machine, in the foreground: a Valkey server and a worker"
+    text = "run all that is needed on this machine, in the foreground: a Valkey server, a worker and a gateway"
     parser = flags.command(commands, "up", run, help=text, epilog=_EPILOG)
     flags.worker_flags(parser, redis="a Valkey server that this command runs", space="embedmill")
+    gateway = parser.add_argument_group("gateway")
+    text = "port for HTTP on loopback, 0 for none (default: 8080, if it is free)"
+    flags.flag(gateway, "--port", "EMBEDMILL_HTTP_PORT", "N", text)
+    text = "port for gRPC on loopback, 0 for none (default: 6010, if it is free)"
+    flags.flag(gateway, "--grpc-port", "EMBEDMILL_GRPC_PORT", "N", text)
     text = "most memory for the data of the Valkey server that this command runs, in MiB (default: 512)"
     server = parser.add_argument_group("server")
     flags.flag(server, "--maxmemory-mib", "EMBEDMILL_MAXMEMORY_MIB", "N", text, type=flags.number, default="512")
@@ -65,12 +76,63 @@ def run(args: argparse.Namespace) -> int:
             say(f"using Redis at {mask_url(args.redis_url)}")
         notice = stack.enter_context(closing(Notice(WorkerSettings.from_env(environment), data_dir)))
         worker = stack.enter_context(WorkerProcess(environment, log_level=args.log_level))
+        gateway = start_gateway(args, environment)
+        if gateway is not None:
+            stack.enter_context(gateway)
         try:
-            return watch(worker, server, environment, notice)
+            return watch(worker, gateway, server, environment, notice)
         except KeyboardInterrupt:
             say("stopping after the running chunks (press Ctrl-C again to stop at once)")
+            if gateway is not None:
+                gateway.stop()
             worker.stop()
             return 0
+
+
+def start_gateway(args: argparse.Namespace, environment: Mapping[str, str]) -> ChildProcess | None:
+    """Return the gateway on loopback, not yet started; None: its ports are 0 or taken, or it is not installed.
+
+    Raises:
+        SettingsError: a port that was asked for is taken.
+    """
+    from embedmill_worker.cli.local.worker_process import ChildProcess, gateway_command
+
+    port = free_port("--port", args.port, DEFAULT_PORT)
+    grpc_port = free_port("--grpc-port", args.grpc_port, DEFAULT_GRPC_PORT)
+    if not port and not grpc_port:
+        return None
+    if importlib.util.find_spec("uvicorn") is None:
+        say("the gateway is not installed, and so not started; run: pip install 'embedmill[gateway]'")
+        return None
+    if port:
+        say(f"the gateway serves OpenAI's routes at http://127.0.0.1:{port}/v1, and TEI's and Ollama's")
+    if grpc_port:
+        say(f"the gateway serves gRPC at 127.0.0.1:{grpc_port}")
+    level = "WARNING" if args.log_level == "INFO" else args.log_level
+    return ChildProcess(gateway_command(level, port=port, grpc_port=grpc_port), environment)
+
+
+def free_port(flag: str, asked: str | None, default: int) -> int:
+    """Return the port to listen on; 0 if none was asked for and the default one is taken.
+
+    Raises:
+        SettingsError: it is not a port, or it was asked for and is taken.
+    """
+    from embedmill.errors import SettingsError
+
+    if asked is not None and not (asked.isascii() and asked.isdecimal() and int(asked) < 1 << 16):
+        raise SettingsError(flag, asked, "give a port from 1 to 65535, or 0 for none")
+    port = default if asked is None else int(asked)
+    if not port:
+        return 0
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        if asked is not None:
+            raise SettingsError(flag, asked, f"cannot listen on it: {error.strerror}; give another one") from None
+        say(f"port {port} is in use, so the gateway does not listen there; name another one with {flag}")
+        return 0
+    return port
 
 
 def located(spec: ModelSpec) -> ModelSpec:
@@ -116,8 +178,14 @@ class Notice:
         self._whereabouts.remove(self._data_dir)
 
 
-def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Mapping[str, str], notice: Notice) -> int:
-    """Wait until the worker or the server ends, and announce when both are ready; return the exit code."""
+def watch(
+    worker: WorkerProcess,
+    gateway: ChildProcess | None,
+    server: EmbeddedValkey | None,
+    environment: Mapping[str, str],
+    notice: Notice,
+) -> int:
+    """Wait until a part ends, and announce when server and worker are ready; return the exit code."""
     from embedmill.settings import ClientSettings
     from embedmill_worker import exit_codes
 
@@ -128,6 +196,9 @@ def watch(worker: WorkerProcess, server: EmbeddedValkey | None, environment: Map
         if code is not None:
             say(f"the worker ended with exit code {code}; its log is above")
             return code or exit_codes.FAILURE
+        if gateway is not None and gateway.exit_code is not None:
+            say(f"the gateway ended with exit code {gateway.exit_code}")
+            return gateway.exit_code or exit_codes.FAILURE
         if server is not None and not server.alive:
             say(f"the Valkey server ended; its log is {server.folder / 'valkey.log'}")
             return exit_codes.BROKER

@@ -1,4 +1,4 @@
-"""A worker as a child process that ends with this process."""
+"""Workers and gateways as child processes that end with this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -32,13 +32,19 @@ def worker_command(log_level: str) -> list[str]:
     return [*python, "--loglevel", log_level, "--hostname", f"embedmill-{os.getpid()}@{socket.gethostname()}"]
 
 
-class WorkerProcess:
-    """A worker in a session of its own, so that a terminal's Ctrl-C reaches only this process, which then stops it."""
+def gateway_command(log_level: str, *, port: int, grpc_port: int) -> list[str]:
+    """Return the command that starts the gateway on loopback."""
+    python = [sys.executable, "-P", "-m", "embedmill_worker.cli", "serve", "--host", "127.0.0.1"]
+    return [*python, "--port", str(port), "--grpc-port", str(grpc_port), "--log-level", log_level]
 
-    def __init__(self, environment: Mapping[str, str], *, log_level: str = "INFO", log: Path | None = None) -> None:
-        """Store what ``start`` needs; ``log`` is the file for the worker's output, None for this process's stderr."""
+
+class ChildProcess:
+    """A process in a session of its own, so that a terminal's Ctrl-C reaches only this process, which then stops it."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, log: Path | None = None) -> None:
+        """Store what ``start`` needs; ``log`` is the file for its output, None for this process's stderr."""
+        self._command = command
         self._environment = environment
-        self._log_level = log_level
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,7 +57,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the worker's main process."""
+        """Process id of its main process."""
         return self._started().pid
 
     @property
@@ -60,11 +66,11 @@ class WorkerProcess:
         return self._started().poll()
 
     def start(self) -> None:
-        """Start the worker."""
+        """Start it."""
         output = sys.stderr.fileno() if self._log is None else os.open(self._log, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             self._process = subprocess.Popen(
-                tethered(worker_command(self._log_level)),
+                tethered(self._command),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -103,5 +109,17 @@ class WorkerProcess:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise RuntimeError("the worker is not started")
+            raise RuntimeError("the process is not started")
         return self._process
+
+
+class WorkerProcess(ChildProcess):
+    """A worker."""
+
+    def __init__(self, environment: Mapping[str, str], *, log_level: str = "INFO", log: Path | None = None) -> None:
+        """Take what ``start`` needs.
+
+        Raises:
+            ModuleNotFoundError: the worker's parts are not installed.
+        """
+        super().__init__(worker_command(log_level), environment, log=log)

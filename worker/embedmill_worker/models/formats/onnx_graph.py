@@ -66,7 +66,7 @@ class GraphFacts:
             ValueError: the file is damaged or is not an ONNX model.
         """
         import onnx  # noqa: PLC0415 (half a second, and only for graphs not seen before)
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415 (protobuf ships no types)
+        from google.protobuf.message import DecodeError  # noqa: PLC0415
 
         try:
             model = onnx.load(path, load_external_data=False)

@@ -1,0 +1,1 @@
+"""HTTP and gRPC in front of the queue, for clients that speak to OpenAI, TEI, Ollama or the Rust embedding service."""

@@ -1,0 +1,155 @@
+"""gRPC in front of the queue: the Rust embedding service's interface, health and reflection."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from embedmill_worker.gateway.messages import METHOD, POOL, SERVICE, EmbeddingRequest, EmbeddingResponse
+from embedmill_worker.gateway.metrics import Metrics
+from embedmill_worker.gateway.refusals import Kind, RefusedError
+from embedmill_worker.gateway.service import EmbeddingService, EmbedRequest
+
+log = logging.getLogger(__name__)
+
+#: Bytes of a message, as tonic, the Rust service's library, has it.
+MAX_MESSAGE_BYTES: Final = 4 << 20
+
+ROUTE: Final = f"/{SERVICE}/{METHOD}"
+
+_CODES: Final = {
+    Kind.UNAUTHENTICATED: StatusCode.UNAUTHENTICATED,
+    Kind.FORBIDDEN: StatusCode.PERMISSION_DENIED,
+    Kind.UNKNOWN_MODEL: StatusCode.NOT_FOUND,
+    Kind.OVERLOADED: StatusCode.RESOURCE_EXHAUSTED,
+    Kind.RATE_LIMITED: StatusCode.RESOURCE_EXHAUSTED,
+    Kind.UNAVAILABLE: StatusCode.UNAVAILABLE,
+    Kind.UNEMBEDDABLE: StatusCode.INTERNAL,
+    Kind.FAILED: StatusCode.INTERNAL,
+}
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+
+class EmbeddingServicer:
+    """``embedding.EmbeddingService``."""
+
+    def __init__(self, service: EmbeddingService, metrics: Metrics) -> None:
+        self._service = service
+        self._metrics = metrics
+
+    async def get_embeddings(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        """Embed one text or several, in the default model."""
+        try:
+            caller = self._service.settings.keys.identify(_secret(context))
+            embedded = await self._service.embed(EmbedRequest(texts=_texts(request)), caller)
+        except RefusedError as error:
+            self._metrics.refused(ROUTE, error.kind)
+            code = _CODES.get(error.kind, StatusCode.INVALID_ARGUMENT)
+            if error.retry_after_s is not None:
+                context.set_trailing_metadata((("retry-after-ms", str(round(error.retry_after_s * 1000))),))
+            message = "Failed to generate embeddings" if code is StatusCode.INTERNAL else error.message
+            await context.abort(code, message)
+        response = EmbeddingResponse()
+        for row in embedded.reply.vectors:
+            response.vectors.add().values.extend(row.tolist())
+        return response
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Standard health checks: whether a request would be served now."""
+
+    def __init__(self, service: EmbeddingService) -> None:
+        self._service = service
+
+    async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        """Answer for the whole server or for the embedding service."""
+        if request.service not in ("", SERVICE):
+            await context.abort(StatusCode.NOT_FOUND, "no such service")
+        kinds = health_pb2.HealthCheckResponse
+        status = kinds.SERVING if self._service.is_ready else kinds.NOT_SERVING
+        return kinds(status=status)
+
+
+async def start(service: EmbeddingService, metrics: Metrics) -> grpc.aio.Server:
+    """Listen, and return the server.
+
+    Raises:
+        OSError: the port is taken, or a certificate cannot be read.
+    """
+    settings = service.settings
+    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=settings.max_requests)
+    handler = grpc.unary_unary_rpc_method_handler(
+        EmbeddingServicer(service, metrics).get_embeddings,
+        request_deserializer=EmbeddingRequest.FromString,
+        response_serializer=EmbeddingResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(service), server)
+    names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server, pool=_MergedPool())
+    address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
+    try:
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
+            server.add_secure_port(address, grpc.ssl_server_credentials((pair,)))
+        else:
+            server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {address}: {error}") from None
+    await server.start()
+    log.info("gRPC listens on %s", address, extra={"action": "gateway_ready"})
+    return server
+
+
+class _MergedPool:
+    """Our own messages, and those of health and reflection, for reflection to show."""
+
+    def __getattr__(self, name: str) -> Any:
+        from google.protobuf import descriptor_pool  # noqa: PLC0415
+
+        def find(*args: Any) -> Any:
+            try:
+                return getattr(POOL, name)(*args)
+            except KeyError:
+                return getattr(descriptor_pool.Default(), name)(*args)
+
+        return find
+
+
+def _texts(request: Any) -> list[str]:
+    match request.WhichOneof("input"):
+        case "single_text":
+            texts = [request.single_text]
+        case "batch_texts":
+            texts = list(request.batch_texts.texts)
+        case _:
+            raise RefusedError(Kind.INVALID, "No input provided")
+    if not texts or "" in texts:
+        raise RefusedError(Kind.INVALID, "Empty input provided")
+    return texts
+
+
+def _secret(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            scheme, _, secret = str(value).partition(" ")
+            return secret.strip() if scheme.lower() == "bearer" else str(value)
+        if name == "x-api-key":
+            return str(value)
+    return None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,245 @@
+"""What every HTTP route goes through: who calls, the body, the caller's hanging up, refusals, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from embedmill_worker.gateway.access import Caller
+from embedmill_worker.gateway.metrics import Metrics
+from embedmill_worker.gateway.refusals import Kind, RefusedError
+from embedmill_worker.gateway.service import Embedded, EmbeddingService
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds in which a request's body must have arrived.
+BODY_S: Final = 30.0
+
+#: Positions of truncated texts that a header names.
+MAX_POSITIONS: Final = 256
+
+#: Status that access logs give a request whose client has hung up.
+HUNG_UP: Final = 499
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request as a route gets it."""
+
+    service: EmbeddingService
+    caller: Caller
+    #: By name in small letters.
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    #: What stands in the path in the place of names in braces.
+    path: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def read(self, kind: type[T]) -> T:
+        """Return the JSON body as a value of a type; fields that the type has not are ignored.
+
+        Raises:
+            RefusedError: it is not such a value. Names the place, never the value.
+        """
+        try:
+            return msgspec.json.decode(self.body, type=kind)
+        except msgspec.ValidationError as error:
+            reason, _, place = str(error).partition(" - at `$")
+            param = place.rstrip("`").lstrip(".") or None
+            raise RefusedError(Kind.INVALID, f"'{param or 'body'}': {reason}", param=param) from None
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise RefusedError(Kind.INVALID, "The body is not valid JSON") from None
+
+
+Receive = Callable[[], Awaitable[Any]]
+Work = Callable[[Call], Coroutine[Any, Any, Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """How one family of routes speaks."""
+
+    name: str
+    #: Makes the API's own error.
+    refuse: Callable[[RefusedError], Response]
+
+
+def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON response; rows of numpy are lists of numbers."""
+    data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(data, status_code=status, headers=headers, media_type="application/json")
+
+
+def truncation_headers(embedded: Embedded) -> dict[str, str]:
+    """Return what a response says of texts of which only the beginning was read."""
+    positions = embedded.truncated
+    if not positions:
+        return {}
+    shown = ",".join(map(str, positions[:MAX_POSITIONS]))
+    return {"x-embedmill-truncated": shown, "x-embedmill-truncated-count": str(len(positions))}
+
+
+class Gate:
+    """Turns the work of a route into an endpoint of Starlette."""
+
+    def __init__(self, service: EmbeddingService, metrics: Metrics) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._metrics = metrics
+
+    def route(self, api: Api, path: str, work: Work, *, method: str = "POST", is_open: bool = False) -> Route:
+        """Return a route; ``is_open``: it asks for no key."""
+
+        async def endpoint(request: Request) -> Response:
+            began_s = time.perf_counter()
+            headers = _headers(request)
+            request_id = _request_id(headers)
+            try:
+                response = await self._answer(request, headers, work, is_open=is_open)
+            except RefusedError as error:
+                self._metrics.refused(path, error.kind)
+                response = refused(api, error)
+            except ClientDisconnect:
+                response = Response(status_code=HUNG_UP)
+            except Exception as error:
+                # Its message may hold a text, so only its kind and place are logged.
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                place = f"{frame.filename}:{frame.lineno}"
+                log.error("request %s failed: %s at %s", request_id, type(error).__name__, place, extra=_FAILED)
+                self._metrics.refused(path, Kind.FAILED)
+                response = refused(api, RefusedError(Kind.FAILED, "The request failed; the server's log says more"))
+            response.headers["x-request-id"] = request_id
+            took_s = time.perf_counter() - began_s
+            self._metrics.answered(path, response.status_code, took_s)
+            log.debug(
+                "request %s: %s %d in %.1f ms", request_id, path, response.status_code, took_s * 1000, extra=_DONE
+            )
+            return response
+
+        return Route(path, endpoint, methods=[method])
+
+    async def _answer(self, request: Request, headers: Mapping[str, str], work: Work, *, is_open: bool) -> Response:
+        self.check_origin(headers)
+        caller = _OPEN if is_open else self._settings.keys.identify(_secret(headers))
+        body = await self._read_body(request.receive, headers) if request.method == "POST" else b""
+        call = Call(
+            service=self._service,
+            caller=caller,
+            headers=headers,
+            body=body,
+            path=request.path_params,
+        )
+        return await until_hung_up(request, work(call))
+
+    def check_origin(self, headers: Mapping[str, str]) -> None:
+        """Refuse what a web page sends that may not call, and names that were made to point at loopback."""
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        if self._settings.is_local and not self._settings.keys.callers and host not in _LOCAL_HOSTS:
+            raise RefusedError(Kind.FORBIDDEN, "Without API keys only requests to localhost are answered")
+        origin = headers.get("origin")
+        allowed = self._settings.cors_origins
+        if origin is None or "*" in allowed or origin in allowed or urlsplit(origin).netloc == headers.get("host"):
+            return
+        raise RefusedError(Kind.FORBIDDEN, "Web pages of this origin may not call; see EMBEDMILL_CORS_ORIGINS")
+
+    async def _read_body(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
+        limit = self._settings.max_body_bytes
+        too_large = RefusedError(Kind.TOO_LARGE, f"The body may have at most {limit} bytes")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise too_large
+        parts, size, is_more = [], 0, True
+        try:
+            async with asyncio.timeout(BODY_S):
+                while is_more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    parts.append(message.get("body", b""))
+                    is_more = message.get("more_body", False)
+                    size += len(parts[-1])
+                    if size > limit:
+                        raise too_large
+        except TimeoutError:
+            raise RefusedError(Kind.SLOW_BODY, f"The body did not arrive within {BODY_S:g} s") from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+_OPEN: Final = Caller(name="open")
+_FAILED: Final = {"action": "gateway_failed"}
+_DONE: Final = {"action": "gateway_request"}
+
+
+def refused(api: Api, error: RefusedError) -> Response:
+    """Return an API's error, with what tells clients whether and when to try again."""
+    response = api.refuse(error)
+    if error.retry_after_s is not None:
+        response.headers["retry-after"] = str(max(1, round(error.retry_after_s + 0.5)))
+        response.headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
+    response.headers["x-should-retry"] = "false" if error.retry_after_s is None else "true"
+    return response
+
+
+async def until_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work unless the client hangs up first, which cancels it.
+
+    Raises:
+        ClientDisconnect: it has hung up.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_hung_up(request.receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """Return the headers as a plain dict, which is looked into several times."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _secret(headers: Mapping[str, str]) -> str | None:
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key")
+
+
+def option_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the options of ours that any API takes as headers: ``lane`` and ``input_type``."""
+    names: Sequence[str] = ("lane", "input_type")
+    found = {name: headers.get(f"x-embedmill-{name.replace('_', '-')}") for name in names}
+    return {name: value for name, value in found.items() if value}

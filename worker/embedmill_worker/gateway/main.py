@@ -1,0 +1,50 @@
+"""Starts the gateway: settings, logs and the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from embedmill.errors import SettingsError
+from embedmill.model_spec import ModelSpec
+from embedmill.settings import data_dir
+from embedmill.whereabouts import Whereabouts
+from embedmill_worker.gateway import server
+from embedmill_worker.gateway.settings import GatewaySettings
+from embedmill_worker.gateway.tokens import Detokenizer
+
+
+def run(environ: Mapping[str, str], *, log_level: str) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: a value that cannot work, or an address where it cannot listen.
+    """
+    logging.basicConfig(level=log_level, format="[%(asctime)s: %(levelname)s/gateway] %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    settings = GatewaySettings.from_env(environ)
+    folder = data_dir(environ)
+    detokenizer = Detokenizer(folder, _specs(environ))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(server.serve(settings, detokenizer))
+    except* SettingsError as group:
+        raise group.exceptions[0] from None
+
+
+def _loop_factory() -> Callable[[], Any] | None:
+    try:
+        import uvloop  # noqa: PLC0415  there is none for every platform
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], Any] = uvloop.new_event_loop
+    return factory
+
+
+def _specs(environ: Mapping[str, str]) -> dict[str, ModelSpec]:
+    """Return the models whose place this machine knows: those of the environment, and of a running ``up``."""
+    running = Whereabouts.read(data_dir(environ))
+    values = [*(running.models if running else ()), *filter(None, environ.get("EMBEDMILL_MODEL", "").split(","))]
+    return {spec.name: spec for spec in map(ModelSpec.parse, values)}

@@ -1,0 +1,156 @@
+"""The OpenAPI document of the HTTP routes, made of the bodies that they read."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+import embedmill
+from embedmill_worker.gateway import ollama, openai, tei
+from embedmill_worker.gateway.refusals import STATUS, Kind
+
+_NUMBERS: Final = {"type": "array", "items": {"type": "number"}}
+_OBJECT: Final = {"type": "object"}
+
+#: Kinds of refusals that a route with a body may answer, and one without.
+_OF_POST: Final = frozenset(Kind) - {Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED}
+_OF_GET: Final = frozenset({Kind.UNAUTHENTICATED, Kind.FORBIDDEN, Kind.UNKNOWN_MODEL, Kind.UNAVAILABLE, Kind.FAILED})
+
+_OPENAI_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_TEI_ERROR: Final = {
+    "type": "object",
+    "required": ["error", "error_type"],
+    "properties": {"error": {"type": "string"}, "error_type": {"type": "string"}},
+}
+_OLLAMA_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+
+_OPENAI_REPLY: Final = {
+    "type": "object",
+    "required": ["object", "data", "model", "usage"],
+    "properties": {
+        "object": {"const": "list"},
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["object", "index", "embedding"],
+                "properties": {
+                    "object": {"const": "embedding"},
+                    "index": {"type": "integer"},
+                    "embedding": {"anyOf": [_NUMBERS, {"type": "string", "contentEncoding": "base64"}]},
+                },
+            },
+        },
+        "model": {"type": "string"},
+        "usage": {
+            "type": "object",
+            "required": ["prompt_tokens", "total_tokens"],
+            "properties": {"prompt_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"}},
+        },
+    },
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """Return the document, OpenAPI 3.1."""
+    bodies = (openai.CreateEmbeddings, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show)
+    (*schemas,), components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    create, embed, ollama_embed, ollama_embeddings, show = schemas
+    of_openai = {"error": _OPENAI_ERROR, "statuses": STATUS}
+    of_tei = {"error": _TEI_ERROR, "statuses": {kind: tei.status_of(kind) for kind in Kind} | {None: 400}}
+    of_ollama = {"error": _OLLAMA_ERROR, "statuses": STATUS}
+    vectors = {"type": "array", "items": _NUMBERS}
+    paths = {
+        "/v1/embeddings": {"post": _post("Embed, as OpenAI does", create, _OPENAI_REPLY, **of_openai)},
+        "/v1/models": {"get": _get("List models", _OBJECT, **of_openai)},
+        "/v1/models/{model}": {"get": _get("Show a model", _OBJECT, parameters=[_MODEL], **of_openai)},
+        "/embed": {"post": _post("Embed, as text-embeddings-inference does", embed, vectors, **of_tei)},
+        "/": {
+            "post": _post("The same as /embed", embed, vectors, **of_tei),
+            "get": _get("Tell that the gateway runs", None, **of_ollama),
+        },
+        "/info": {"get": _get("Describe the default model", _OBJECT, **of_tei)},
+        "/api/embed": {"post": _post("Embed, as Ollama does", ollama_embed, _OBJECT, **of_ollama)},
+        "/api/embeddings": {"post": _post("Embed one text, as older Ollama", ollama_embeddings, _OBJECT, **of_ollama)},
+        "/api/tags": {"get": _get("List models", _OBJECT, **of_ollama)},
+        "/api/ps": {"get": _get("List the models that workers serve now", _OBJECT, **of_ollama)},
+        "/api/show": {"post": _post("Show a model", show, _OBJECT, **of_ollama)},
+        "/api/version": {"get": _get("Show the version", _OBJECT, **of_ollama)},
+        "/health": {"get": _get("Tell whether requests are served now", _OBJECT, unhealthy=_OBJECT, **of_openai)},
+        "/ping": {"get": _get("Tell that the gateway runs", None, **of_openai)},
+        "/metrics": {"get": _get("Metrics for Prometheus", None, **of_openai)},
+        "/openapi.json": {"get": _get("This document", _OBJECT, **of_openai)},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "embedmill", "version": embedmill.__version__},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+_MODEL: Final = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _post(summary: str, body: Any, reply: Any, *, error: Any, statuses: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": body}}
+    return {
+        "summary": summary,
+        "parameters": _HEADERS,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": _reply(reply)}
+        | _errors(error, {statuses[kind] for kind in _OF_POST} | {statuses.get(None, 400)}),
+    }
+
+
+def _get(
+    summary: str, reply: Any, *, error: Any, statuses: Any, parameters: Any = (), unhealthy: Any = None
+) -> dict[str, Any]:
+    responses = {"200": _reply(reply)} | _errors(error, {statuses[kind] for kind in _OF_GET})
+    if unhealthy is not None:
+        responses["503"] = _reply(unhealthy)
+    return {"summary": summary, "parameters": list(parameters), "responses": responses}
+
+
+_HEADERS: Final = [
+    {"name": "x-embedmill-lane", "in": "header", "schema": {"enum": ["interactive", "bulk"]}},
+    {"name": "x-embedmill-input-type", "in": "header", "schema": {"enum": ["query", "passage"]}},
+    {"name": "x-request-id", "in": "header", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}},
+]
+
+
+def _reply(schema: Any) -> dict[str, Any]:
+    if schema is None:
+        return {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"description": "The answer", "content": {"application/json": {"schema": schema}}}
+
+
+def _errors(schema: Any, statuses: set[int]) -> dict[str, Any]:
+    error = {"description": "Why there is no answer", "content": {"application/json": {"schema": schema}}}
+    return {str(status): error for status in sorted(statuses)}

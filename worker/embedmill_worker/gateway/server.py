@@ -1,0 +1,228 @@
+"""One process that serves HTTP and gRPC until it is asked to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from embedmill.errors import SettingsError
+from embedmill_worker.gateway import grpc_server, ollama, openai, openapi, tei
+from embedmill_worker.gateway.http import Call, Gate, json_response, refused
+from embedmill_worker.gateway.metrics import Metrics
+from embedmill_worker.gateway.refusals import Kind, RefusedError
+from embedmill_worker.gateway.service import EmbeddingService
+from embedmill_worker.gateway.settings import GatewaySettings
+from embedmill_worker.gateway.tokens import Detokenizer
+
+log = logging.getLogger(__name__)
+
+#: Seconds in which a request's headers must have arrived, from the connection or from their first byte on.
+HEADERS_S: Final = 20.0
+
+#: Seconds that an idle connection is kept after an answer.
+KEEP_ALIVE_S: Final = 75
+
+#: Seconds that requests under way have when the gateway ends.
+GRACE_S: Final = 20.0
+
+#: Connections that wait to be accepted.
+BACKLOG: Final = 2_048
+
+
+class BoundedHeadersProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, and a limit for headers that never end (slow loris), which it lacks as of 0.54."""
+
+    _headers_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the limit for the first request."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the limit."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Start the limit for another request of the connection."""
+        self._start_timer()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop the limit: the headers have arrived."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._headers_timer = self.loop.call_later(HEADERS_S, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to ``serve``: gRPC ends with it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> ASGIApp:
+    """Return the ASGI application of all HTTP routes."""
+    gate = Gate(service, metrics)
+
+    async def health(_call: Call) -> Response:
+        body = {"status": "ok" if service.is_ready else "unavailable", "models": [card.name for card in service.models]}
+        return json_response(body, status=200 if service.is_ready else 503)
+
+    async def ping(_call: Call) -> Response:
+        return PlainTextResponse("pong")
+
+    async def show_metrics(call: Call) -> Response:
+        try:
+            status = await call.service.status()
+        except RefusedError:
+            status = None
+        return Response(metrics.page(status), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def document(_call: Call) -> Response:
+        return json_response(openapi.document())
+
+    routes = [
+        *openai.routes(gate, detokenizer),
+        *tei.routes(gate, detokenizer),
+        *ollama.routes(gate),
+        gate.route(openai.API, "/health", health, method="GET", is_open=True),
+        gate.route(openai.API, "/ping", ping, method="GET", is_open=True),
+        gate.route(openai.API, "/metrics", show_metrics, method="GET"),
+        gate.route(openai.API, "/openapi.json", document, method="GET", is_open=True),
+    ]
+    middleware = []
+    if origins := service.settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-embedmill-truncated", "retry-after"],
+            )
+        )
+    handlers: dict[Any, Any] = {404: _not_found, 405: _not_allowed}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+async def _not_found(request: Request, _error: Exception) -> Response:
+    return refused(openai.API, RefusedError(Kind.NOT_FOUND, "There is no such route; see /openapi.json"))
+
+
+async def _not_allowed(request: Request, error: Any) -> Response:
+    response = refused(openai.API, RefusedError(Kind.METHOD_NOT_ALLOWED, "The route has no such method"))
+    response.headers["allow"] = (error.headers or {}).get("Allow", "")
+    return response
+
+
+async def serve(settings: GatewaySettings, detokenizer: Detokenizer) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is under way.
+
+    Raises:
+        SettingsError: it cannot listen where it is to.
+    """
+    _allow_many_connections()
+    metrics = Metrics()
+    service = EmbeddingService(settings, metrics)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await service.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            grpc = await _start_grpc(service, metrics) if settings.grpc_port else None
+            web = _web_server(service, metrics, detokenizer) if settings.port else None
+            if web is not None:
+                group.create_task(web.serve(sockets=[_listen(settings)]))
+            await stop.wait()
+            if web is not None:
+                web.should_exit = True
+            if grpc is not None:
+                await grpc.stop(GRACE_S)
+    finally:
+        await service.close()
+
+
+async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> Any:
+    try:
+        return await grpc_server.start(service, metrics)
+    except OSError as error:
+        reason = f"{error}; name another one with --grpc-port, or 0 for none"
+        raise SettingsError("grpc_port", str(service.settings.grpc_port), reason) from None
+
+
+def _web_server(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> uvicorn.Server:
+    settings = service.settings
+    config = uvicorn.Config(
+        make_app(service, metrics, detokenizer),
+        http=BoundedHeadersProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(GRACE_S),
+        backlog=BACKLOG,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    return _Server(config)
+
+
+def _listen(settings: GatewaySettings) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        SettingsError: the address is taken or is not this machine's.
+    """
+    try:
+        listening = socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=BACKLOG,
+        )
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        reason = f"cannot listen on {where}: {error.strerror or error}; name another port with --port"
+        raise SettingsError("port", str(settings.port), reason) from None
+    scheme = "https" if settings.tls_cert else "http"
+    log.info("HTTP listens on %s://%s:%d", scheme, settings.host, settings.port, extra={"action": "gateway_ready"})
+    return listening
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files to what this user may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,229 @@
+"""What all APIs of the gateway stand on: models, texts to a reply, who may use how much."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from embedmill.async_client import AsyncEmbeddingClient
+from embedmill.errors import EmbedError, QueueError, ResultTimeoutError
+from embedmill.jobs.chunking import SPECIAL_TOKENS
+from embedmill.jobs.coalescing import BatchKey
+from embedmill.jobs.discovery import DirectorySnapshot, look_around
+from embedmill.protocol.cards import ModelCard
+from embedmill.protocol.keys import Keyspace, Lane
+from embedmill.protocol.options import EmbedOptions
+from embedmill.reply import EmbeddingReply
+from embedmill.status import QueueStatus
+from embedmill.status import read as read_status
+from embedmill.transport.flow import Flow, RoundTrip, T
+from embedmill_worker.gateway.access import Caller
+from embedmill_worker.gateway.admission import Admission
+from embedmill_worker.gateway.metrics import Metrics
+from embedmill_worker.gateway.refusals import Kind, RefusedError, refusal_of, refusal_of_texts
+from embedmill_worker.gateway.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the workers, and that one look may take.
+REFRESH_S: Final = 2.0
+
+#: Seconds of one read or write for a request that is not the embedding itself.
+BRIEF_S: Final = 2.0
+
+_NOBODY: Final = DirectorySnapshot(cards={}, workers=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """Texts and what is wanted of them, whatever API they came by."""
+
+    texts: Sequence[str] = field(repr=False)
+    #: None: the default one.
+    model: str | None = None
+    options: EmbedOptions = field(default_factory=EmbedOptions)
+    #: As asked for; None: the caller's.
+    lane: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """A reply without rejected texts, and the card of the model that made it."""
+
+    reply: EmbeddingReply
+    card: ModelCard
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model has read: what was cut off does not count."""
+        counts: list[int] = self.reply.token_counts.tolist()
+        return sum(min(count, self.card.max_tokens) for count in counts)
+
+    @property
+    def truncated(self) -> list[int]:
+        """Positions of the texts of which only the beginning was read."""
+        positions: list[int] = self.reply.truncated.nonzero()[0].tolist()
+        return positions
+
+
+class EmbeddingService:
+    """Embeds texts through the queue, for one process and one event loop."""
+
+    def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
+        client = settings.client
+        self.settings = settings
+        self.admission = Admission(max_wait_s=settings.max_wait_s, max_requests=settings.max_requests)
+        self._client = AsyncEmbeddingClient(client.redis_url, client.model, namespace=client.namespace)
+        self._keys = Keyspace(client.namespace)
+        self._directory = _NOBODY
+        self._metrics = metrics
+        #: Whether Redis answered when it was last asked.
+        self.is_reachable = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look at the workers, now and every ``REFRESH_S``."""
+        await self._refresh()
+        self._task = asyncio.create_task(self._keep_fresh())
+
+    async def close(self) -> None:
+        """Give up what is under way and close all connections."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._client.close()
+
+    @property
+    def models(self) -> list[ModelCard]:
+        """The models that workers have announced, by name."""
+        return [self._directory.cards[name] for name in sorted(self._directory.cards)]
+
+    def is_served(self, model: str) -> bool:
+        """Return whether a live worker serves the model."""
+        return any(model in worker.models for worker in self._directory.workers)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether Redis answers and a live worker serves the default model, or any if there is none."""
+        wanted = self.settings.client.model
+        served = {model for worker in self._directory.workers for model in worker.models}
+        return self.is_reachable and bool(served) and (wanted is None or wanted in served)
+
+    def card(self, model: str | None = None) -> ModelCard:
+        """Return the card of a model; None: of the default one.
+
+        Raises:
+            RefusedError: no worker has announced it, or none was named and there are several.
+        """
+        cards = self._directory.cards
+        name = model or self.settings.client.model or (next(iter(cards)) if len(cards) == 1 else "")
+        if name in cards:
+            return cards[name]
+        if not self.is_reachable:
+            raise RefusedError(Kind.UNAVAILABLE, "The queue does not answer; try again")
+        if not cards:
+            raise RefusedError(Kind.UNAVAILABLE, "No worker is running; try again once one has started")
+        known = ", ".join(sorted(cards))
+        if not name:
+            raise RefusedError(Kind.UNKNOWN_MODEL, f"Name a model; workers serve: {known}", param="model")
+        reason = f"The model `{name[:100]}` does not exist; workers serve: {known}"
+        raise RefusedError(Kind.UNKNOWN_MODEL, reason, param="model")
+
+    async def embed(self, request: EmbedRequest, caller: Caller) -> Embedded:
+        """Embed texts; cancelling it cancels the work.
+
+        Raises:
+            RefusedError: there are no vectors, or not of all texts.
+        """
+        lane = caller.check_lane(request.lane)
+        card = self.card(request.model)
+        if len(request.texts) > self.settings.max_texts:
+            reason = f"{len(request.texts)} texts, but at most {self.settings.max_texts} fit into one request"
+            raise RefusedError(Kind.INVALID, reason, param="input")
+        if not self.is_served(card.name):
+            raise RefusedError(Kind.UNAVAILABLE, f"No worker serves {card.name} now; try again")
+        tokens = _estimate(request.texts, card)
+        if caller.tokens_per_minute:
+            await self._charge(caller, tokens)
+        expected = card.tokens_per_s * self._directory.children(card.name)
+        with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
+            reply = await self._embed(request, card, lane)
+        if reply.rejected:
+            raise refusal_of_texts(reply.rejected)
+        embedded = Embedded(reply=reply, card=card)
+        self._metrics.embedded(card.name, lane, len(request.texts), embedded.tokens)
+        return embedded
+
+    async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane) -> EmbeddingReply:
+        kind = BatchKey(model=card.name, lane=lane, options=request.options)
+        try:
+            return await self._client.coalescer.embed(request.texts, kind, self.settings.timeout_s)
+        except ResultTimeoutError:
+            message = f"The vectors were not ready after {self.settings.timeout_s:g} s; try again"
+            raise RefusedError(Kind.UNAVAILABLE, message, retry_after_s=self.settings.max_wait_s) from None
+        except EmbedError as error:
+            raise refusal_of(error) from None
+
+    async def status(self) -> QueueStatus:
+        """Read the workers and what waits.
+
+        Raises:
+            RefusedError: Redis does not answer.
+        """
+        return await self._ask(read_status(self._keys))
+
+    async def _charge(self, caller: Caller, tokens: int) -> None:
+        """Count tokens against the caller's limit of this minute, which all gateways share.
+
+        Raises:
+            RefusedError: the limit was reached before; says when the next minute begins.
+        """
+        now_s = time.time()
+        key = self._keys.rate(caller.name, int(now_s // 60))
+        used = await self._ask(_add(key, tokens))
+        if used - tokens >= caller.tokens_per_minute:
+            await self._ask(_add(key, -tokens))
+            limit = f"{caller.tokens_per_minute} tokens a minute"
+            raise RefusedError(Kind.RATE_LIMITED, f"This API key may use {limit}", retry_after_s=60 - now_s % 60)
+
+    async def _ask(self, flow: Flow[T]) -> T:
+        try:
+            return await self._client.transport.run(flow, timeout_s=BRIEF_S, outage_s=0.0)
+        except EmbedError as error:
+            raise refusal_of(error) from None
+
+    async def _refresh(self) -> None:
+        try:
+            directory = await self._client.transport.run(look_around(self._keys), timeout_s=BRIEF_S, outage_s=0.0)
+        except QueueError as error:
+            if self.is_reachable:
+                log.warning("the queue does not answer: %s", error, extra={"action": "gateway_queue"})
+            self.is_reachable = False
+            return
+        if not self.is_reachable:
+            log.info("the queue answers; workers serve %s", sorted(directory.cards), extra={"action": "gateway_queue"})
+        self.is_reachable = True
+        self._directory = directory
+        self._client.operations.outlook.update(directory)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._refresh()
+
+
+def _estimate(texts: Sequence[str], card: ModelCard) -> int:
+    """Return the tokens that texts will take, from their lengths."""
+    own = SPECIAL_TOKENS * len(texts) + sum(map(len, texts)) / card.chars_per_token
+    return round(min(own, card.max_tokens * len(texts)))
+
+
+def _add(key: str, tokens: int) -> Flow[int]:
+    used, _ = yield RoundTrip([("INCRBY", key, tokens), ("EXPIRE", key, 120)])
+    return int(used)
