@@ -14,7 +14,7 @@ PROCESSES ?= 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit deep check fix bench measure soak fuzz lock clean
+.PHONY: help demo test unit deep check fix bench measure settings soak fuzz lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ fix: $(VENV)/.dev  ## format, and repair what the linter can repair; then see wh
 
 bench: $(VENV)/.runtime $(PEERS)/.peers  ## measure, against the machine's limit and against others, in one run of half an hour
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(ARGS)
+
+settings: $(VENV)/.dev  ## write docs/settings.md again, from the help of the commands
+	$(BIN)/python tests/support/settings_page.py
 
 measure: $(VENV)/.dev  ## how the modules hang together: files, lines, longest chain of imports, fullest folder
 	$(BIN)/python tests/support/structure.py

@@ -20,7 +20,7 @@ _HEAD = """\
 # Settings
 
 This page is for people who set embedmill up: every environment variable, its option and its default. It is made of the
-help of the commands; `python tests/support/settings_page.py` writes it anew.
+help of the commands: `make settings` writes it again.
 
 Each option has a variable. An option comes before its variable, and an empty variable counts as unset. Python clients
 and workers that Celery starts read the variables alone.

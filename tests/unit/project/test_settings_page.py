@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 def test_the_page_is_what_the_commands_help_says():
     assert settings_page.PAGE.read_text("utf-8") == settings_page.page(settings_page.variables()), (
-        "run: python tests/support/settings_page.py"
+        "run: make settings"
     )
 
 
