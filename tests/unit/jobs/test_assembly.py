@@ -124,7 +124,7 @@ def test_vectors_of_two_fingerprints_are_never_mixed():
 
 @pytest.mark.parametrize("other", [{"dtype": Dtype.FLOAT16}, {"dimension": 4}, {"dimension": 1}])
 def test_vectors_of_two_forms_are_never_mixed(other):
-    with pytest.raises(MessageError, match=r"in one job|asked for"):
+    with pytest.raises(MessageError, match=r"in one job|a reply holds vectors of"):
         assembled(2, [reply_of([0]), reply_of([1], **other)])
 
 

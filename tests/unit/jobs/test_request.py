@@ -148,7 +148,7 @@ def test_ordinary_ids_are_taken(job_id):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (EmbedOptions(dimensions=385), "385 of m's 384"),
+        (EmbedOptions(dimensions=385), "385 is more than the 384 of m"),
         (EmbedOptions(dtype=Dtype.BINARY, dimensions=12), "multiple of 8"),
     ],
 )
