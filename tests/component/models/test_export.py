@@ -243,7 +243,7 @@ def test_truncated_weights_are_refused(tmp_path, keep):
         ({"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}, "whole numbers"),
         ({"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}, "truncated"),
         ({"shape": [1]}, "dtype"),
-        ("nothing", "cannot be read"),
+        ("nothing", "invalid entry"),
     ],
 )
 def test_a_damaged_tensor_entry_is_refused(tmp_path, entry, named):

@@ -39,7 +39,7 @@ def test_vectors_are_not_normalised_and_unknown_words_are_zeros(write_fasttext, 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"magic": 1}, "no fastText model"),
+        ({"magic": 1}, "not a fastText model"),
         ({"version": 13}, "version 13, not 11 or 12"),
         ({"model": 9}, "its model is number 9"),
         ({"maxn": 2_000_000}, "maxn is 2000000, limit 32"),
@@ -76,7 +76,7 @@ def test_a_file_cut_off_anywhere_is_refused(write_fasttext, tmp_path):
     cut = tmp_path / "cut.bin"
     for size in range(len(content)):
         cut.write_bytes(content[:size])
-        with pytest.raises(ModelLoadError, match=r"restore|no fastText"):
+        with pytest.raises(ModelLoadError, match=r"restore|not a fastText"):
             resolve(f"ft={cut}", data_dir=tmp_path / "data")
 
 

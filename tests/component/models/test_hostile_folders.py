@@ -156,7 +156,7 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(folder, evil):
 
 def test_a_pickle_under_the_name_of_fasttext_is_refused(tmp_path, evil):
     (tmp_path / "made.bin").write_bytes(evil)
-    with pytest.raises(ModelLoadError, match="no fastText model"):
+    with pytest.raises(ModelLoadError, match="not a fastText model"):
         resolve(str(tmp_path / "made.bin"), data_dir=tmp_path / "data")
 
 
