@@ -64,7 +64,7 @@ lock: $(VENV)/.runtime  ## make both lock files anew, with the newest versions t
 
 clean:  ## remove what make made; models in .embedmill stay
 	rm -rf .venv* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find producer worker tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find producer worker tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say that .venv is up to date, so that only the first run, and one after a change of locks, installs.
 $(VENV)/.runtime: requirements.lock pyproject.toml

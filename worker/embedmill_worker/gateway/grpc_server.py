@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from embedmill_worker.gateway.messages import METHOD, POOL, SERVICE, EmbeddingRequest, EmbeddingResponse
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import EmbeddingService, EmbedRequest
+from embedmill_worker.gateway.service import REFRESH_S, EmbeddingService, EmbedRequest
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +76,57 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def __init__(self, service: EmbeddingService) -> None:
         self._service = service
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Tell everybody who watches that nothing is served any more, and let them go."""
+        self._ending.set()
 
     async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         """Answer for the whole server or for the embedding service."""
-        if request.service not in ("", SERVICE):
+        if not _is_known(request.service):
             await context.abort(StatusCode.NOT_FOUND, "no such service")
-        kinds = health_pb2.HealthCheckResponse
-        status = kinds.SERVING if self._service.is_ready else kinds.NOT_SERVING
-        return kinds(status=status)
+        return _KINDS(status=self._status())
+
+    async def Watch(self, request: Any, _context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        """Answer as ``Check`` does, and again whenever the answer changes."""
+        shown = None
+        while True:
+            status = self._status() if _is_known(request.service) else _KINDS.SERVICE_UNKNOWN
+            if status != shown:
+                yield _KINDS(status=status)
+            if self._ending.is_set():
+                return
+            shown = status
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), REFRESH_S)
+
+    def _status(self) -> Any:
+        is_served = self._service.is_ready and not self._ending.is_set()
+        return _KINDS.SERVING if is_served else _KINDS.NOT_SERVING
 
 
-async def start(service: EmbeddingService, metrics: Metrics) -> grpc.aio.Server:
+_KINDS: Final[Any] = health_pb2.HealthCheckResponse
+
+
+def _is_known(service: str) -> bool:
+    return service in ("", SERVICE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcServer:
+    """A server that listens."""
+
+    server: grpc.aio.Server
+    health: HealthServicer
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more requests, and finish what is under way within ``grace_s``."""
+        self.health.end()
+        await self.server.stop(grace_s)
+
+
+async def start(service: EmbeddingService, metrics: Metrics) -> GrpcServer:
     """Listen, and return the server.
 
     Raises:
@@ -96,7 +140,8 @@ async def start(service: EmbeddingService, metrics: Metrics) -> grpc.aio.Server:
         response_serializer=EmbeddingResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(service), server)
+    health = HealthServicer(service)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server, pool=_MergedPool())
     address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
@@ -110,7 +155,7 @@ async def start(service: EmbeddingService, metrics: Metrics) -> grpc.aio.Server:
         raise OSError(f"gRPC cannot listen on {address}: {error}") from None
     await server.start()
     log.info("gRPC listens on %s", address, extra={"action": "gateway_ready"})
-    return server
+    return GrpcServer(server=server, health=health)
 
 
 class _MergedPool:

@@ -145,7 +145,7 @@ async def read_texts(
             raise RefusedError(Kind.INVALID, reason, param=param)
         return cast("list[str]", values)
     arrays = [values] if kinds == {int} else values
-    return await detokenizer.texts(card, cast("list[list[int]]", arrays))
+    return await detokenizer.texts(card, cast("list[list[int]]", arrays), param)
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -172,7 +172,7 @@ async def serve(settings: GatewaySettings, detokenizer: Detokenizer) -> None:
         await service.close()
 
 
-async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> Any:
+async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_server.GrpcServer:
     try:
         return await grpc_server.start(service, metrics)
     except OSError as error:

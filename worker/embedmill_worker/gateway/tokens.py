@@ -24,41 +24,46 @@ class Detokenizer:
         self._specs = specs
         self._read: dict[str, Any] = {}
 
-    async def texts(self, card: ModelCard, arrays: Sequence[Sequence[int]]) -> list[str]:
+    async def texts(self, card: ModelCard, arrays: Sequence[Sequence[int]], param: str) -> list[str]:
         """Return the texts that the model's tokenizer makes exactly these tokens of.
+
+        Args:
+            card: of the model.
+            arrays: each text's tokens, with or without those that the tokenizer puts around every text.
+            param: the request's field that they come from, for errors.
 
         Raises:
             RefusedError: there are none, or the tokenizer is not on this machine.
         """
-        return await asyncio.to_thread(self._texts, card, arrays)
+        return await asyncio.to_thread(self._texts, card, arrays, param)
 
-    def _texts(self, card: ModelCard, arrays: Sequence[Sequence[int]]) -> list[str]:
-        tokenizer = self._tokenizer(card)
+    def _texts(self, card: ModelCard, arrays: Sequence[Sequence[int]], param: str) -> list[str]:
+        tokenizer = self._tokenizer(card, param)
         size = tokenizer.get_vocab_size(with_added_tokens=True)
         found = []
         for index, ids in enumerate(arrays):
             if not ids:
-                raise RefusedError(Kind.INVALID, f"'input[{index}]' must not be empty", param="input")
+                raise RefusedError(Kind.INVALID, f"'{param}[{index}]' must not be empty", param=param)
             wrong = next((id for id in ids if not 0 <= id < size), None)
             if wrong is not None:
-                reason = f"'input[{index}]' holds token {wrong}, but {card.name} has {size} tokens; {_ADVICE}"
-                raise RefusedError(Kind.INVALID, reason, param="input")
+                reason = f"'{param}[{index}]' holds token {wrong}, but {card.name} has {size} tokens; {_ADVICE}"
+                raise RefusedError(Kind.INVALID, reason, param=param)
             text = tokenizer.decode(list(ids), skip_special_tokens=True)
             bare, whole = (tokenizer.encode(text, add_special_tokens=flag).ids for flag in (False, True))
             if list(ids) not in (bare, whole):
-                reason = f"'input[{index}]' are tokens that {card.name}'s tokenizer makes of no text; {_ADVICE}"
-                raise RefusedError(Kind.INVALID, reason, param="input")
+                reason = f"'{param}[{index}]' are tokens that {card.name}'s tokenizer makes of no text; {_ADVICE}"
+                raise RefusedError(Kind.INVALID, reason, param=param)
             found.append(text)
         return found
 
-    def _tokenizer(self, card: ModelCard) -> Any:
+    def _tokenizer(self, card: ModelCard, param: str) -> Any:
         if card.fingerprint not in self._read:
-            self._read[card.fingerprint] = self._load(card)
+            self._read[card.fingerprint] = self._load(card, param)
         return self._read[card.fingerprint]
 
-    def _load(self, card: ModelCard) -> Any:
+    def _load(self, card: ModelCard, param: str) -> Any:
         unable = RefusedError(
-            Kind.INVALID, f"The tokenizer of {card.name} is not on the gateway's machine; {_ADVICE}", param="input"
+            Kind.INVALID, f"The tokenizer of {card.name} is not on the gateway's machine; {_ADVICE}", param=param
         )
         try:
             from tokenizers import Tokenizer  # noqa: PLC0415  a gateway for texts alone goes without
