@@ -18,6 +18,8 @@ import pytest
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker.cli.local.die_with_parent import tethered
+from support.gateway import Gateway
+from support.gateway import start as start_gateway
 
 #: Seconds that any one thing here may take; generous, so that a busy machine fails no test.
 PATIENCE_S = 120.0
@@ -182,3 +184,26 @@ def make_mill(data_dir, tmp_path) -> Iterator[Callable[[str], Mill]]:
     finally:
         for mill in made:
             close(mill)
+
+
+@pytest.fixture(scope="session")
+def gateway(mill) -> Iterator[Gateway]:
+    """A gateway before the shared mill, without keys, shared by all tests that leave it as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        shared = start_gateway(mill.env, Path(folder))
+        yield shared
+        shared.stop()
+
+
+@pytest.fixture
+def make_gateway(tmp_path) -> Iterator[Callable[..., Gateway]]:
+    """Starts gateways for one test: `make_gateway(mill.env, "--max-wait", "0", EMBEDMILL_API_KEYS="…")`."""
+    made: list[Gateway] = []
+
+    def make(env: dict[str, str], *arguments: str, **options) -> Gateway:
+        made.append(start_gateway(env, tmp_path, *arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()

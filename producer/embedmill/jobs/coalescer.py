@@ -6,7 +6,6 @@ import asyncio
 import copy
 import math
 import os
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from embedmill.errors import (
 from embedmill.jobs import chunking
 from embedmill.jobs.coalescing import Batch, BatchKey, Call, Capacity, PendingCalls
 from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations
-from embedmill.jobs.request import SubmitOptions, check_texts
+from embedmill.jobs.request import SubmitOptions, check_texts, new_job_id
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
 from embedmill.transport.aio import AsyncRedisTransport
@@ -83,8 +82,14 @@ class Coalescer:
         #: As the link's pools: by event loop, and the process in which the loop runs.
         self._desks: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = WeakKeyDictionary()
 
-    async def embed(self, texts: Sequence[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
+    async def embed(self, texts: Sequence[str], kind: BatchKey, timeout_s: float, *, label: str = "") -> EmbeddingReply:
         """Embed one caller's texts; cancelling it cancels the work, unless others wait for the same job.
+
+        Args:
+            texts: the texts.
+            kind: what calls share jobs with.
+            timeout_s: seconds until it gives up.
+            label: what the job's id begins with, unless an older call has given the job its own.
 
         Raises:
             ClientClosedError: the client was closed, before or meanwhile.
@@ -97,10 +102,10 @@ class Coalescer:
         card, children = self._calls.outlook.expect(kind.model)
         if 0 < len(values) <= MAX_CHUNK_TEXTS:
             costs = chunking.estimate_costs([len(text) for text in values], card)
-            call = Call(texts=values, tokens=math.ceil(costs.sum()))
+            call = Call(texts=values, tokens=math.ceil(costs.sum()), label=label)
             if Capacity.of(card, children).holds(call):
                 return await self._together(call, kind, timeout_s)
-        return await self._alone(values, kind, timeout_s)
+        return await self._alone(values, kind, timeout_s, label)
 
     async def close(self) -> None:
         """End what the running event loop has under way."""
@@ -115,9 +120,9 @@ class Coalescer:
         if desk.tasks:
             await asyncio.wait(set(desk.tasks))
 
-    async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
+    async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float, label: str) -> EmbeddingReply:
         desk = self._desk()
-        how = SubmitOptions(model=kind.model, lane=kind.lane, block=kind.block)
+        how = SubmitOptions(model=kind.model, lane=kind.lane, label=label, block=kind.block)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
         desk.tasks.add(task)
         task.add_done_callback(desk.tasks.discard)
@@ -154,7 +159,7 @@ class Coalescer:
         capacity = Capacity.of(*self._calls.outlook.expect(line.kind.model))
         while batch := line.gathering.next_batch(capacity):
             callers = {line.callers.pop(call) for call in batch.calls}
-            job = _Job(job_id=uuid.uuid4().hex, batch=batch, callers=callers)
+            job = _Job(job_id=new_job_id(batch.label), batch=batch, callers=callers)
             for caller in callers:
                 caller.job = job
             job.task = asyncio.create_task(self._work(desk, line, job))

@@ -65,6 +65,8 @@ class Call:
     texts: Sequence[str] = field(repr=False)
     #: Estimated.
     tokens: int
+    #: What the id of its job begins with if it is the first one there.
+    label: str = ""
 
     @property
     def chars(self) -> int:
@@ -82,6 +84,11 @@ class Batch:
     def texts(self) -> list[str]:
         """The job's texts."""
         return [text for call in self.calls for text in call.texts]
+
+    @property
+    def label(self) -> str:
+        """What the job's id begins with: its oldest call's."""
+        return self.calls[0].label
 
     def share_out(self, reply: EmbeddingReply) -> list[EmbeddingReply]:
         """Return each call's own rows of the job's reply, in order; timings are the job's."""
