@@ -6,7 +6,6 @@ import asyncio
 import copy
 import math
 import os
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from embedmill.errors import (
 from embedmill.jobs import chunking
 from embedmill.jobs.coalescing import Batch, BatchKey, Call, Capacity, PendingCalls
 from embedmill.jobs.operations import CLEAN_UP_S, LAST_MOMENT_S, JobOperations
-from embedmill.jobs.request import SubmitOptions, check_texts
+from embedmill.jobs.request import SubmitOptions, check_texts, new_job_id
 from embedmill.limits import MAX_CHUNK_TEXTS
 from embedmill.reply import EmbeddingReply
 from embedmill.transport.aio import AsyncRedisTransport
@@ -83,10 +82,16 @@ class Coalescer:
         #: State of each event loop; like the transport's pools, it belongs to one process too.
         self._states: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = WeakKeyDictionary()
 
-    async def embed(self, texts: Sequence[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
+    async def embed(self, texts: Sequence[str], kind: BatchKey, timeout_s: float, *, label: str = "") -> EmbeddingReply:
         """Embed one caller's texts; cancelling the call cancels the work, unless others wait for the same job.
 
         Rejected texts are in the reply.
+
+        Args:
+            texts: the texts.
+            kind: what calls share jobs with.
+            timeout_s: seconds until it gives up.
+            label: what the job's id begins with, unless an older call has given the job its own.
 
         Raises:
             ClientClosedError: the client was closed, before the call or during it.
@@ -99,10 +104,10 @@ class Coalescer:
         card, children = self._calls.outlook.expect(kind.model)
         if 0 < len(values) <= MAX_CHUNK_TEXTS:
             costs = chunking.estimate_costs([len(text) for text in values], card)
-            call = Call(texts=values, tokens=math.ceil(costs.sum()))
+            call = Call(texts=values, tokens=math.ceil(costs.sum()), label=label)
             if Capacity.of(card, children).holds(call):
                 return await self._together(call, kind, timeout_s)
-        return await self._alone(values, kind, timeout_s)
+        return await self._alone(values, kind, timeout_s, label)
 
     async def close(self) -> None:
         """End all calls of the running event loop."""
@@ -117,9 +122,9 @@ class Coalescer:
         if state.tasks:
             await asyncio.wait(set(state.tasks))
 
-    async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float) -> EmbeddingReply:
+    async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float, label: str) -> EmbeddingReply:
         state = self._state()
-        how = SubmitOptions(model=kind.model, lane=kind.lane, block=kind.block)
+        how = SubmitOptions(model=kind.model, lane=kind.lane, label=label, block=kind.block)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
         state.tasks.add(task)
         task.add_done_callback(state.tasks.discard)
@@ -157,7 +162,7 @@ class Coalescer:
         capacity = Capacity.of(*self._calls.outlook.expect(queue.kind.model))
         while batch := queue.gathering.next_batch(capacity):
             callers = {queue.callers.pop(call) for call in batch.calls}
-            job = _Job(job_id=uuid.uuid4().hex, batch=batch, callers=callers)
+            job = _Job(job_id=new_job_id(batch.label), batch=batch, callers=callers)
             for caller in callers:
                 caller.job = job
             job.task = asyncio.create_task(self._work(state, queue, job))

@@ -66,6 +66,8 @@ class Call:
     texts: Sequence[str] = field(repr=False)
     #: Estimated tokens.
     tokens: int
+    #: What the id of its job begins with if it is the first one there.
+    label: str = ""
 
     @property
     def chars(self) -> int:
@@ -83,6 +85,11 @@ class Batch:
     def texts(self) -> list[str]:
         """The texts of the job, call after call."""
         return [text for call in self.calls for text in call.texts]
+
+    @property
+    def label(self) -> str:
+        """What the job's id begins with: its oldest call's."""
+        return self.calls[0].label
 
     def share_out(self, reply: EmbeddingReply) -> list[EmbeddingReply]:
         """Return each call's part of the job's reply, in order; timings are those of the whole job."""

@@ -26,6 +26,10 @@ from embedmill.safe.utf8 import surrogate_at
 from embedmill.settings import MAX_SECONDS, is_seconds
 
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NOT_IN_ID: Final = re.compile(r"[^A-Za-z0-9._-]")
+
+#: Characters of a label before a dash and eight random ones.
+MAX_LABEL_CHARS: Final = 119
 
 #: Time limit of a chunk: these seconds, plus this factor times its estimate. Its process is killed after that.
 TIME_LIMIT_FLOOR_S: Final = 10.0
@@ -57,6 +61,8 @@ class SubmitOptions:
     model: str | None
     lane: str
     job_id: str | None = None
+    #: What ids begin with that are made here: a request's name, to be found by in logs.
+    label: str = ""
     ttl_s: float = EMBED_TTL_S
     deadline_s: float | None = None
     #: Whether the texts stay in one chunk, as for calls that share a job.
@@ -209,6 +215,12 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
+def new_job_id(label: str = "") -> str:
+    """Return an id that no job has: a random one, after a label if there is one, as far as it can be part of an id."""
+    shown = _NOT_IN_ID.sub("-", label).lstrip("._-")[:MAX_LABEL_CHARS]
+    return f"{shown}-{uuid.uuid4().hex[:8]}" if shown else uuid.uuid4().hex
+
+
 def is_job_id(value: object) -> bool:
     """Return whether a value can be a job's id."""
     return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
@@ -271,7 +283,7 @@ def prepare(
     costliest = max((tokens for _, tokens in weights), default=0)
     overhead = JOB_OVERHEAD_BYTES + CHUNK_OVERHEAD_BYTES * len(payloads)
     return JobRequest(
-        job_id=how.job_id or uuid.uuid4().hex,
+        job_id=how.job_id or new_job_id(how.label),
         model=model,
         lane=how.lane,
         n_texts=len(values),

@@ -9,9 +9,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def test_the_page_is_what_the_commands_help_says():
-    assert settings_page.PAGE.read_text("utf-8") == settings_page.page(settings_page.variables()), (
-        "run: make settings"
-    )
+    assert settings_page.PAGE.read_text("utf-8") == settings_page.page(settings_page.variables()), "run: make settings"
 
 
 def test_every_variable_of_the_source_is_on_the_page_and_no_other():

@@ -57,12 +57,32 @@ class Drain:
 class Admission:
     """Refuses a request whose answer would take longer than ``max_wait_s``, as what waits before it shows."""
 
-    def __init__(self, *, max_wait_s: float, max_requests: int) -> None:
+    def __init__(self, *, max_wait_s: float, max_requests: int, max_bytes: int) -> None:
         self._max_wait_s = max_wait_s
         self._max_requests = max_requests
+        self._max_bytes = max_bytes
         self._drains: dict[tuple[str, str], Drain] = {}
         #: Requests under way.
         self.requests = 0
+        #: Bytes of the bodies that they hold.
+        self.held_bytes = 0
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Return what counts bytes of a body in, until the block ends; it raises RefusedError if all hold too many."""
+        held = 0
+
+        def hold(n_bytes: int) -> None:
+            nonlocal held
+            if self.held_bytes + n_bytes > self._max_bytes:
+                raise RefusedError(Kind.OVERLOADED, "Requests under way hold too many bytes")
+            held += n_bytes
+            self.held_bytes += n_bytes
+
+        try:
+            yield hold
+        finally:
+            self.held_bytes -= held
 
     @contextmanager
     def admitted(self, key: tuple[str, str], tokens: int, expected_tokens_per_s: float, clock: Clock) -> Iterator[None]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from embedmill_worker.gateway.http import shown, take_request_id
 from embedmill_worker.gateway.messages import METHOD, POOL, SERVICE, EmbeddingRequest, EmbeddingResponse
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError
@@ -55,20 +56,39 @@ class EmbeddingServicer:
 
     async def get_embeddings(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         """Embed one text or several, in the default model."""
+        metadata = {name: str(value) for name, value in context.invocation_metadata() or ()}
+        request_id = take_request_id(metadata.get("x-request-id"))
         try:
-            caller = self._service.settings.keys.identify(_secret(context))
-            embedded = await self._service.embed(EmbedRequest(texts=_texts(request)), caller)
+            caller = self._service.settings.keys.identify(_secret(metadata))
+            with self._service.admission.holding() as hold:
+                hold(request.ByteSize())
+                asked = EmbedRequest(texts=_texts(request), request_id=request_id)
+                embedded = await self._service.embed(asked, caller)
         except RefusedError as error:
             self._metrics.refused(ROUTE, error.kind)
-            code = _CODES.get(error.kind, StatusCode.INVALID_ARGUMENT)
-            if error.retry_after_s is not None:
-                context.set_trailing_metadata((("retry-after-ms", str(round(error.retry_after_s * 1000))),))
-            message = "Failed to generate embeddings" if code is StatusCode.INTERNAL else error.message
-            await context.abort(code, message)
+            await _abort(context, request_id, error)
+        except Exception as error:
+            # Its message may hold a text, so only its kind and place are logged.
+            log.error("request %s failed: %s", request_id, shown(error), extra={"action": "gateway_failed"})
+            self._metrics.refused(ROUTE, Kind.FAILED)
+            await _abort(context, request_id, RefusedError(Kind.FAILED, ""))
+        log.debug("request %s: %s is done", request_id, ROUTE, extra={"action": "gateway_request"})
+        context.set_trailing_metadata((("x-request-id", request_id),))
         response = EmbeddingResponse()
         for row in embedded.reply.vectors:
             response.vectors.add().values.extend(row.tolist())
         return response
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], request_id: str, error: RefusedError) -> NoReturn:
+    code = _CODES.get(error.kind, StatusCode.INVALID_ARGUMENT)
+    log.debug("request %s: %s is refused (%s)", request_id, ROUTE, code.name, extra={"action": "gateway_request"})
+    metadata = [("x-request-id", request_id)]
+    if error.retry_after_s is not None:
+        metadata.append(("retry-after-ms", str(round(error.retry_after_s * 1000))))
+    message = "Failed to generate embeddings" if code is StatusCode.INTERNAL else error.message
+    await context.abort(code, message, tuple(metadata))
+    raise AssertionError  # abort has raised
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -186,14 +206,12 @@ def _texts(request: Any) -> list[str]:
     return texts
 
 
-def _secret(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == "authorization":
-            scheme, _, secret = str(value).partition(" ")
-            return secret.strip() if scheme.lower() == "bearer" else str(value)
-        if name == "x-api-key":
-            return str(value)
-    return None
+def _secret(metadata: Mapping[str, str]) -> str | None:
+    given = metadata.get("authorization")
+    if given is None:
+        return metadata.get("x-api-key")
+    scheme, _, secret = given.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else given
 
 
 def _bracketed(host: str) -> str:

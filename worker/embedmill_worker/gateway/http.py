@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds in which a request's body must have arrived.
-BODY_S: Final = 30.0
-
 #: Positions of truncated texts that a header names.
 MAX_POSITIONS: Final = 256
 
@@ -50,6 +47,7 @@ class Call:
     #: By name in small letters.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
+    request_id: str = ""
     #: What stands in the path in the place of names in braces.
     path: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -111,9 +109,9 @@ class Gate:
         async def endpoint(request: Request) -> Response:
             began_s = time.perf_counter()
             headers = _headers(request)
-            request_id = _request_id(headers)
+            request_id = take_request_id(headers.get("x-request-id"))
             try:
-                response = await self._answer(request, headers, work, is_open=is_open)
+                response = await self._answer(request, headers, request_id, work, is_open=is_open)
             except RefusedError as error:
                 self._metrics.refused(path, error.kind)
                 response = refused(api, error)
@@ -121,9 +119,7 @@ class Gate:
                 response = Response(status_code=HUNG_UP)
             except Exception as error:
                 # Its message may hold a text, so only its kind and place are logged.
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{frame.filename}:{frame.lineno}"
-                log.error("request %s failed: %s at %s", request_id, type(error).__name__, place, extra=_FAILED)
+                log.error("request %s failed: %s", request_id, shown(error), extra=_FAILED)
                 self._metrics.refused(path, Kind.FAILED)
                 response = refused(api, RefusedError(Kind.FAILED, "The request failed; the server's log says more"))
             response.headers["x-request-id"] = request_id
@@ -136,39 +132,43 @@ class Gate:
 
         return Route(path, endpoint, methods=[method])
 
-    async def _answer(self, request: Request, headers: Mapping[str, str], work: Work, *, is_open: bool) -> Response:
+    async def _answer(
+        self, request: Request, headers: Mapping[str, str], request_id: str, work: Work, *, is_open: bool
+    ) -> Response:
         self.check_origin(headers)
         caller = _OPEN if is_open else self._settings.keys.identify(_secret(headers))
-        body = await self._read_body(request.receive, headers) if request.method == "POST" else b""
-        call = Call(
-            service=self._service,
-            caller=caller,
-            headers=headers,
-            body=body,
-            path=request.path_params,
-        )
-        return await until_hung_up(request, work(call))
+        with self._service.admission.holding() as hold:
+            body = await self._read_body(request.receive, headers, hold) if request.method == "POST" else b""
+            call = Call(
+                service=self._service,
+                caller=caller,
+                headers=headers,
+                body=body,
+                request_id=request_id,
+                path=request.path_params,
+            )
+            return await until_hung_up(request, work(call))
 
     def check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse what a web page sends that may not call, and names that were made to point at loopback."""
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        host = _host(f"//{headers.get('host', '')}")
         if self._settings.is_local and not self._settings.keys.callers and host not in _LOCAL_HOSTS:
             raise RefusedError(Kind.FORBIDDEN, "Without API keys only requests to localhost are answered")
         origin = headers.get("origin")
         allowed = self._settings.cors_origins
-        if origin is None or "*" in allowed or origin in allowed or urlsplit(origin).netloc == headers.get("host"):
+        if origin is None or "*" in allowed or origin in allowed or origin.partition("://")[2] == headers.get("host"):
             return
         raise RefusedError(Kind.FORBIDDEN, "Web pages of this origin may not call; see EMBEDMILL_CORS_ORIGINS")
 
-    async def _read_body(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
-        limit = self._settings.max_body_bytes
+    async def _read_body(self, receive: Receive, headers: Mapping[str, str], hold: Callable[[int], None]) -> bytes:
+        limit, limit_s = self._settings.max_body_bytes, self._settings.patience.body_s
         too_large = RefusedError(Kind.TOO_LARGE, f"The body may have at most {limit} bytes")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > limit:
             raise too_large
         parts, size, is_more = [], 0, True
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(limit_s):
                 while is_more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -178,8 +178,9 @@ class Gate:
                     size += len(parts[-1])
                     if size > limit:
                         raise too_large
+                    hold(len(parts[-1]))
         except TimeoutError:
-            raise RefusedError(Kind.SLOW_BODY, f"The body did not arrive within {BODY_S:g} s") from None
+            raise RefusedError(Kind.SLOW_BODY, f"The body did not arrive within {limit_s:g} s") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -228,9 +229,22 @@ def _headers(request: Request) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
 
 
-def _request_id(headers: Mapping[str, str]) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _host(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:  # brackets that hold no address
+        return None
+
+
+def take_request_id(given: str | None) -> str:
+    """Return the caller's name of a request if it can stand in a log, else a random one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def shown(error: Exception) -> str:
+    """Return kind and place of an error, which may be logged, unlike its message."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
 
 
 def _secret(headers: Mapping[str, str]) -> str | None:

@@ -134,6 +134,7 @@ def _card(call: Call, name: str) -> ModelCard:
 async def _embed(call: Call, card: ModelCard, texts: list[str], **options: Any) -> Embedded:
     ours = option_headers(call.headers)
     request = EmbedRequest(
+        request_id=call.request_id,
         texts=texts,
         model=card.name,
         lane=ours.get("lane"),

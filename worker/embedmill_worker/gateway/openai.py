@@ -72,6 +72,7 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
             raise RefusedError(Kind.INVALID, reason, param="encoding_format")
         options = option_headers(call.headers)
         request = EmbedRequest(
+            request_id=call.request_id,
             texts=await read_texts("input", asked.input, call.service.card(asked.model), detokenizer),
             model=asked.model,
             lane=asked.lane or options.get("lane"),

@@ -18,12 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedmill.errors import SettingsError
 from embedmill_worker.gateway import grpc_server, ollama, openai, openapi, tei
 from embedmill_worker.gateway.http import Call, Gate, json_response, refused
 from embedmill_worker.gateway.metrics import Metrics
+from embedmill_worker.gateway.protocol import BoundedProtocol
 from embedmill_worker.gateway.refusals import Kind, RefusedError
 from embedmill_worker.gateway.service import EmbeddingService
 from embedmill_worker.gateway.settings import GatewaySettings
@@ -31,52 +31,11 @@ from embedmill_worker.gateway.tokens import Detokenizer
 
 log = logging.getLogger(__name__)
 
-#: Seconds in which a request's headers must have arrived, from the connection or from their first byte on.
-HEADERS_S: Final = 20.0
-
-#: Seconds that an idle connection is kept after an answer.
-KEEP_ALIVE_S: Final = 75
-
 #: Seconds that requests under way have when the gateway ends.
 GRACE_S: Final = 20.0
 
 #: Connections that wait to be accepted.
 BACKLOG: Final = 2_048
-
-
-class BoundedHeadersProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, and a limit for headers that never end (slow loris), which it lacks as of 0.54."""
-
-    _headers_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """Start the limit for the first request."""
-        super().connection_made(transport)
-        self._start_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the limit."""
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """Start the limit for another request of the connection."""
-        self._start_timer()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Stop the limit: the headers have arrived."""
-        self._stop_timer()
-        super().on_headers_complete()
-
-    def _start_timer(self) -> None:
-        self._stop_timer()
-        self._headers_timer = self.loop.call_later(HEADERS_S, self.transport.close)
-
-    def _stop_timer(self) -> None:
-        if self._headers_timer is not None:
-            self._headers_timer.cancel()
-            self._headers_timer = None
 
 
 class _Server(uvicorn.Server):
@@ -182,20 +141,20 @@ async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_serve
 
 def _web_server(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> uvicorn.Server:
     settings = service.settings
+    tls = settings.load_tls()
     config = uvicorn.Config(
         make_app(service, metrics, detokenizer),
-        http=BoundedHeadersProtocol,
+        http=type("Protocol", (BoundedProtocol,), {"patience": settings.patience}),
         ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.patience.idle_s,
         timeout_graceful_shutdown=int(GRACE_S),
         backlog=BACKLOG,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
+        ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
     )
     return _Server(config)
 

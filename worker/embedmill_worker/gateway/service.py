@@ -26,7 +26,7 @@ from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.admission import Admission
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError, refusal_of, refusal_of_texts
-from embedmill_worker.gateway.settings import GatewaySettings
+from embedmill_worker.gateway.settings import HELD_BODIES, GatewaySettings
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class EmbedRequest:
     options: EmbedOptions = field(default_factory=EmbedOptions)
     #: As asked for; None: the caller's.
     lane: str | None = None
+    #: Becomes a part of the job's id, and so of the workers' log.
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,11 @@ class EmbeddingService:
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
         client = settings.client
         self.settings = settings
-        self.admission = Admission(max_wait_s=settings.max_wait_s, max_requests=settings.max_requests)
+        self.admission = Admission(
+            max_wait_s=settings.max_wait_s,
+            max_requests=settings.max_requests,
+            max_bytes=HELD_BODIES * settings.max_body_bytes,
+        )
         self._client = AsyncEmbeddingClient(client.redis_url, client.model, namespace=client.namespace)
         self._keys = Keyspace(client.namespace)
         self._directory = _NOBODY
@@ -149,10 +155,13 @@ class EmbeddingService:
         if not self.is_served(card.name):
             raise RefusedError(Kind.UNAVAILABLE, f"No worker serves {card.name} now; try again")
         tokens = _estimate(request.texts, card)
-        if caller.tokens_per_minute:
-            await self._charge(caller, tokens)
+        if tokens > self.settings.max_tokens:
+            reason = f"About {tokens} tokens, but at most {self.settings.max_tokens} fit into one request"
+            raise RefusedError(Kind.INVALID, reason, param="input")
         expected = card.tokens_per_s * self._directory.children(card.name)
         with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
+            if caller.tokens_per_minute:  # what is refused for other reasons costs nothing
+                await self._charge(caller, tokens)
             reply = await self._embed(request, card, lane)
         if reply.rejected:
             raise refusal_of_texts(reply.rejected)
@@ -163,7 +172,9 @@ class EmbeddingService:
     async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane) -> EmbeddingReply:
         kind = BatchKey(model=card.name, lane=lane, options=request.options)
         try:
-            return await self._client.coalescer.embed(request.texts, kind, self.settings.timeout_s)
+            return await self._client.coalescer.embed(
+                request.texts, kind, self.settings.timeout_s, label=request.request_id
+            )
         except ResultTimeoutError:
             message = f"The vectors were not ready after {self.settings.timeout_s:g} s; try again"
             raise RefusedError(Kind.UNAVAILABLE, message, retry_after_s=self.settings.max_wait_s) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,44 @@ DEFAULT_PORT: Final = 8080
 #: The port of the Rust embedding service, so that its clients need no change.
 DEFAULT_GRPC_PORT: Final = 6010
 
+#: Bytes of all bodies that requests under way hold, for each one that a single body may have.
+HELD_BODIES: Final = 16
+
 #: Bytes of the file of keys; more is not one.
 MAX_KEYS_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds that a client is waited for."""
+
+    #: Until a request's headers are there.
+    headers_s: float = 20.0
+    #: Until a body is there.
+    body_s: float = 30.0
+    #: Until an answer was read that did not go out at once.
+    answer_s: float = 120.0
+    #: An idle connection is kept after an answer.
+    idle_s: int = 75
+
+    def __post_init__(self) -> None:
+        for name in ("headers_s", "body_s", "answer_s", "idle_s"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(name, str(getattr(self, name)), "give a number of seconds from 1")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Patience:
+        """Read ``EMBEDMILL_…_TIMEOUT_S``.
+
+        Raises:
+            SettingsError: a value that cannot work.
+        """
+        return cls(
+            headers_s=float(whole_number(env, "EMBEDMILL_HEADERS_TIMEOUT_S", 20)),
+            body_s=float(whole_number(env, "EMBEDMILL_BODY_TIMEOUT_S", 30)),
+            answer_s=float(whole_number(env, "EMBEDMILL_ANSWER_TIMEOUT_S", 120)),
+            idle_s=whole_number(env, "EMBEDMILL_IDLE_TIMEOUT_S", 75),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +77,16 @@ class GatewaySettings:
     cors_origins: tuple[str, ...] = ()
     #: Bytes of one request's body.
     max_body_bytes: int = 16 << 20
-    #: Texts of one request.
+    #: Texts of one request, and their tokens, estimated; both as OpenAI has them.
     max_texts: int = 2_048
+    max_tokens: int = 300_000
     #: Seconds of work that may wait before requests are refused with 429.
     max_wait_s: float = 5.0
     #: Requests under way at a time.
     max_requests: int = 4_096
     #: Seconds until a request that is not answered is given up, with 503.
     timeout_s: float = 60.0
+    patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
@@ -55,6 +94,9 @@ class GatewaySettings:
                 raise SettingsError(name, str(port), "give a port from 1 to 65535, or 0 for none")
         if not self.port and not self.grpc_port:
             raise SettingsError("port", "0", "the gateway would serve nothing; give --port or --grpc-port a port")
+        for name, limit in (("max_body_bytes", self.max_body_bytes), ("timeout_s", self.timeout_s)):
+            if limit <= 0:
+                raise SettingsError(name, f"{limit:g}", "give a number from 1")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("tls_cert", str(self.tls_cert), "give both --tls-cert and --tls-key, or none")
         if not self.keys.callers and not self.is_local:
@@ -72,6 +114,23 @@ class GatewaySettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    def load_tls(self) -> ssl.SSLContext | None:
+        """Return what HTTP is served with; None: no TLS.
+
+        Raises:
+            SettingsError: the files cannot be read, or are no certificate and its key.
+        """
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # never asks a terminal for one
+        except OSError as error:  # ssl.SSLError is one, too
+            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            message = f"cannot be used with --tls-key {self.tls_key}: {reason or error}"
+            raise SettingsError("tls_cert", str(self.tls_cert), message) from None
+        return context
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> GatewaySettings:
@@ -94,6 +153,7 @@ class GatewaySettings:
             max_body_bytes=whole_number(env, "EMBEDMILL_MAX_BODY_MIB", 16) << 20,
             max_wait_s=float(whole_number(env, "EMBEDMILL_MAX_WAIT_S", 5)),
             timeout_s=float(whole_number(env, "EMBEDMILL_REQUEST_TIMEOUT_S", 60)),
+            patience=Patience.from_env(env),
         )
 
 

@@ -73,6 +73,7 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
         texts = await read_texts("inputs", asked.inputs, card, detokenizer)
         options = option_headers(call.headers)
         request = EmbedRequest(
+            request_id=call.request_id,
             texts=texts,
             lane=options.get("lane"),
             options=embed_options(

@@ -119,10 +119,13 @@ class ChunkProcessor:
     def _commit(self, ref: ChunkRef, reply: ChunkReply, letters: list[bytes]) -> bool:
         commit = claims.commit(self.keys, ref, pack_reply(reply), letters)
         try:
-            return self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
+            is_wanted = self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
         except KeyConflictError:  # not counted against the chunk: none of its texts caused it
             self.link.run(claims.give_back(self.keys, ref), timeout_s=REDIS_TIMEOUT_S)
             raise
+        if is_wanted:
+            log.debug("chunk %s is done: %d texts", ref.token, len(reply.indices), extra={"action": "committed"})
+        return is_wanted
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:

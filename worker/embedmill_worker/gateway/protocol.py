@@ -1,0 +1,119 @@
+"""What uvicorn lacks as of 0.54: limits on how slowly and how much a connection may send or read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from embedmill_worker.gateway.settings import Patience
+
+#: Bytes in a row that are neither a body's nor the end of headers: more are a flood.
+MAX_HEADER_BYTES: Final = 64 << 10
+
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+    b"content-length: 25\r\n\r\nThe headers are too large"
+)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which ends connections that take too long or send headers without end."""
+
+    patience: ClassVar[Patience] = Patience()
+
+    _timer: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    #: Bytes since the last piece of a body or the last end of headers or of a request.
+    _loose_bytes: int = 0
+    _has_advanced: bool = False
+    #: A request has begun and its last byte has not come.
+    _is_open: bool = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for headers."""
+        super().connection_made(transport)
+        self._wait(self.patience.headers_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget all timers, whatever the reason."""
+        for timer in (self._timer, self._stalled, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._stalled = self.timeout_keep_alive_task = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what is not part of a body."""
+        was_idle = self.timeout_keep_alive_task is not None
+        self._has_advanced = False
+        super().data_received(data)
+        self._loose_bytes = 0 if self._has_advanced else self._loose_bytes + len(data)
+        if self._loose_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
+            self._wait(self.patience.body_s)
+        elif was_idle and not self._is_open and self.cycle.response_complete:
+            self._wait(self.patience.headers_s)  # line ends without a request have ended uvicorn's own wait
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for headers of one more request."""
+        self._is_open = True
+        self._wait(self.patience.headers_s)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop waiting: a body has a time of its own."""
+        self._has_advanced = True
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Note that the body goes on."""
+        self._has_advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop waiting for the rest of a body that nobody reads."""
+        self._has_advanced, self._is_open = True, False
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for what of the request is still to come, and for the answer to be read."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._wait(self.patience.answer_s)
+        elif self._is_open and not self.pipeline and (self.cycle is None or self.cycle.response_complete):
+            self._wait(self.patience.body_s)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that does not read its answer."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.patience.answer_s, self._abort)
+
+    def resume_writing(self) -> None:
+        """Stop waiting once the answer is out; a client that reads a little at a time gains none."""
+        super().resume_writing()
+        if self._stalled is not None and (self.cycle is None or self.cycle.response_complete):
+            self._stalled.cancel()
+            self._stalled = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection, though not all of its last answer was read."""
+        self._abort()
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(seconds, self._abort)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _abort(self) -> None:
+        self.transport.abort()
