@@ -45,6 +45,11 @@ class WorkerStatus:
     #: Number of child processes, which embed.
     children: int
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes work."""
+        return self.state == READY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStatus:
@@ -71,7 +76,7 @@ class QueueStatus:
 
     def serves(self, model: str | None) -> bool:
         """Return whether a worker takes work for the model; None: for any model."""
-        return any(w.state == READY and model in (None, w.model) for w in self.workers)
+        return any(w.is_ready and model in (None, w.model) for w in self.workers)
 
 
 def read(keys: Keyspace) -> Flow[QueueStatus]:

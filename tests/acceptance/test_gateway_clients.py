@@ -28,7 +28,7 @@ from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
-from embedmill_worker.gateway import messages
+from embedmill_worker.gateway.apis import messages
 from embedmill_worker.models import resolve
 from support.waiting import wait_until
 

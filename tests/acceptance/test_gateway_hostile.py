@@ -26,7 +26,7 @@ from support.waiting import wait_until
 #: Seconds that a connection may take here; far more than anything does.
 LIMIT_S = 60.0
 
-#: Seconds that the gateway of these tests waits for headers, bodies, readers and the idle, in place of 20, 30, 120 and 75.
+#: Seconds that the gateway of these tests waits for headers, bodies, readers and the idle; else 20, 30, 120, 75.
 HEADERS_S, BODY_S, ANSWER_S, IDLE_S = 2, 2, 2, 4
 
 GROWTH_BYTES = 64 << 20

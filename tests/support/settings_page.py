@@ -29,6 +29,10 @@ and workers that Celery starts read the variables alone.
 #: Variables that no option sets.
 OTHERS = {
     "EMBEDMILL_API_KEYS": "gateway: keys that are accepted, by comma; see gateway.md",
+    "EMBEDMILL_ANSWER_TIMEOUT_S": "gateway: seconds in which a client must have read an answer; default 120",
+    "EMBEDMILL_BODY_TIMEOUT_S": "gateway: seconds in which a request's body must have arrived; default 30",
+    "EMBEDMILL_HEADERS_TIMEOUT_S": "gateway: seconds in which a request's headers must have arrived; default 20",
+    "EMBEDMILL_IDLE_TIMEOUT_S": "gateway: seconds that an idle connection is kept; default 75",
     "EMBEDMILL_GRACE_S": "worker: seconds from SIGTERM until what still runs is left to other workers; default 80",
     "EMBEDMILL_HEALTH_FILE": "worker: file that it writes for `embedmill health`; default none",
     "EMBEDMILL_MAX_QUEUED_TOKENS": "client: tokens that may wait in a lane before QueueFullError; 0 allows any number;"

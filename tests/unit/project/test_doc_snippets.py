@@ -159,7 +159,7 @@ def test_every_variable_that_a_page_names_is_read_somewhere(page):
     code = " ".join(path.read_text("utf-8") for path in paths)
     # A flag's variable has the flag's name, and is put together where flags are made.
     for name in set(re.findall(r"\bEMBEDMILL_[A-Z_]+\b", page.read_text("utf-8"))):
-        assert name in code, name
+        assert name in code or f"--{name.removeprefix('EMBEDMILL_').lower().replace('_', '-')}" in code, name
 
 
 OPERATIONS = REPOSITORY / "docs" / "operations.md"

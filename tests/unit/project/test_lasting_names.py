@@ -79,9 +79,11 @@ WORKER = f"{QUEUE} --cache-url --concurrency --data-dir --exact --keep-dead-text
 READ = "--delimiter --dimensions --dtype --encoding --format --input-type --no-truncate --text-field --with-text"
 
 FLAGS = {
-    "up": f"{WORKER} --maxmemory-mib",
+    "up": f"{WORKER} --grpc-port --maxmemory-mib --port",
     "demo": "--concurrency --data-dir --model",
     "worker": WORKER,
+    "serve": f"{QUEUE} --api-keys-file --cors-origins --grpc-port --host --log-level --max-body --max-wait --port"
+    " --request-timeout --tls-cert --tls-key",
     "embed": f"{QUEUE} {READ} --field --lane --output --timeout",
     "reindex": f"{QUEUE} {READ} --delete-missing --delete-missing=all --dry-run --id-field --json --metadata --overlap"
     " --rebuild --rejects --retry-rejected --split --to --tokenizer",
@@ -114,12 +116,17 @@ ACTIONS = {
     "beat",
     "cache",
     "claim_gone",
+    "committed",
     "dead_letter",
     "dropped",
     "exit",
     "export_model",
     "failed",
     "fetch_model",
+    "gateway_failed",
+    "gateway_queue",
+    "gateway_ready",
+    "gateway_request",
     "health",
     "index_words",
     "keep",

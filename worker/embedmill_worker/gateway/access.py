@@ -26,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Whoever holds a key, or everybody where no keys are set."""
+    """The holder of a key, or everybody where no keys are set."""
 
     name: str
     #: SHA-256 of the key; empty: no key is needed.

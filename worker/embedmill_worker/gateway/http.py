@@ -10,7 +10,9 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,7 +24,10 @@ from starlette.routing import Route
 from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import Embedded, EmbeddingService
+from embedmill_worker.gateway.requests import Embedded
+
+if TYPE_CHECKING:
+    from embedmill_worker.gateway.service import EmbeddingService
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ class Call:
 
     service: EmbeddingService
     caller: Caller
-    #: By name in small letters.
+    #: Headers by name, in lower case.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
     request_id: str = ""
@@ -78,6 +83,12 @@ class Api:
     name: str
     #: Makes the API's own error.
     refuse: Callable[[RefusedError], Response]
+
+
+@cache
+def product_version() -> str:
+    """Return the version of the installed embedmill."""
+    return version("embedmill")
 
 
 def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

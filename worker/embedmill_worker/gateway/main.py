@@ -12,8 +12,10 @@ from embedmill.model_spec import ModelSpec
 from embedmill.settings import data_dir
 from embedmill.whereabouts import Whereabouts
 from embedmill_worker.gateway import server
+from embedmill_worker.gateway.apis.tokens import Detokenizer
+from embedmill_worker.gateway.metrics import Metrics
+from embedmill_worker.gateway.service import EmbeddingService
 from embedmill_worker.gateway.settings import GatewaySettings
-from embedmill_worker.gateway.tokens import Detokenizer
 
 
 def run(environ: Mapping[str, str], *, log_level: str) -> None:
@@ -29,9 +31,14 @@ def run(environ: Mapping[str, str], *, log_level: str) -> None:
     detokenizer = Detokenizer(folder, _specs(environ))
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(server.serve(settings, detokenizer))
+            runner.run(_serve(settings, detokenizer))
     except* SettingsError as group:
         raise group.exceptions[0] from None
+
+
+async def _serve(settings: GatewaySettings, detokenizer: Detokenizer) -> None:
+    metrics = Metrics()
+    await server.serve(EmbeddingService(settings, metrics), metrics, detokenizer)
 
 
 def _loop_factory() -> Callable[[], Any] | None:

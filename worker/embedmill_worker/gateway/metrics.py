@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from embedmill.status import READY, QueueStatus
+if TYPE_CHECKING:
+    from embedmill.status import QueueStatus
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -57,7 +58,7 @@ class Metrics:
             for gauge, value in zip(lane_gauges, (lane.texts, lane.tokens, lane.oldest_age_s), strict=True):
                 gauge.labels(lane.model, lane.lane).set(value)
         for worker in status.workers if status else ():
-            if worker.state == READY:
+            if worker.is_ready:
                 self._workers.labels(worker.model).inc()
                 self._children.labels(worker.model).inc(worker.children)
         return generate_latest(self.registry)

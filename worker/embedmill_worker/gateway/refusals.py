@@ -109,7 +109,7 @@ class RefusedError(Exception):
 
 
 def refusal_of(error: EmbedError) -> RefusedError:
-    """Return what a client is told of an error. Addresses of the queue are left out."""
+    """Return the refusal for an error. It leaves out addresses of the queue."""
     match error:
         case UnknownModelError():
             known = ", ".join(error.known) or "none"
@@ -130,7 +130,7 @@ def refusal_of(error: EmbedError) -> RefusedError:
 
 
 def refusal_of_texts(rejected: Sequence[Rejected]) -> RefusedError:
-    """Return what a client is told when texts have no vectors: the first of the gravest kind."""
+    """Return the refusal for texts without vectors: the first of the gravest kind."""
     kinds = [_OF_REASON[Reason(one.reason)] for one in rejected]
     worst = max(range(len(rejected)), key=lambda i: (STATUS[kinds[i]], -i))
     one, more = rejected[worst], len(rejected) - 1

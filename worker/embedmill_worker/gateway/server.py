@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,14 +20,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from embedmill.errors import SettingsError
-from embedmill_worker.gateway import grpc_server, ollama, openai, openapi, tei
+from embedmill_worker.gateway.apis import grpc_server, ollama, openai, openapi, tei
+from embedmill_worker.gateway.apis.tokens import Detokenizer
 from embedmill_worker.gateway.http import Call, Gate, json_response, refused
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.protocol import BoundedProtocol
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import EmbeddingService
 from embedmill_worker.gateway.settings import GatewaySettings
-from embedmill_worker.gateway.tokens import Detokenizer
+
+if TYPE_CHECKING:
+    from embedmill_worker.gateway.service import EmbeddingService
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +104,14 @@ async def _not_allowed(request: Request, error: Any) -> Response:
     return response
 
 
-async def serve(settings: GatewaySettings, detokenizer: Detokenizer) -> None:
+async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way.
 
     Raises:
         SettingsError: it cannot listen where it is to.
     """
     _allow_many_connections()
-    metrics = Metrics()
-    service = EmbeddingService(settings, metrics)
+    settings = service.settings
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 from embedmill.async_client import AsyncEmbeddingClient
@@ -17,7 +16,6 @@ from embedmill.jobs.coalescing import BatchKey
 from embedmill.jobs.discovery import DirectorySnapshot, look_around
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.keys import Keyspace, Lane
-from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import EmbeddingReply
 from embedmill.status import QueueStatus
 from embedmill.status import read as read_status
@@ -26,6 +24,7 @@ from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.admission import Admission
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError, refusal_of, refusal_of_texts
+from embedmill_worker.gateway.requests import Embedded, EmbedRequest
 from embedmill_worker.gateway.settings import HELD_BODIES, GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -37,40 +36,6 @@ REFRESH_S: Final = 2.0
 BRIEF_S: Final = 2.0
 
 _NOBODY: Final = DirectorySnapshot(cards={}, workers=())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
-    """Texts and what is wanted of them, whatever API they came by."""
-
-    texts: Sequence[str] = field(repr=False)
-    #: None: the default one.
-    model: str | None = None
-    options: EmbedOptions = field(default_factory=EmbedOptions)
-    #: As asked for; None: the caller's.
-    lane: str | None = None
-    #: Becomes a part of the job's id, and so of the workers' log.
-    request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """A reply without rejected texts, and the card of the model that made it."""
-
-    reply: EmbeddingReply
-    card: ModelCard
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the model has read: what was cut off does not count."""
-        counts: list[int] = self.reply.token_counts.tolist()
-        return sum(min(count, self.card.max_tokens) for count in counts)
-
-    @property
-    def truncated(self) -> list[int]:
-        """Positions of the texts of which only the beginning was read."""
-        positions: list[int] = self.reply.truncated.nonzero()[0].tolist()
-        return positions
 
 
 class EmbeddingService:
@@ -98,7 +63,7 @@ class EmbeddingService:
         self._task = asyncio.create_task(self._keep_fresh())
 
     async def close(self) -> None:
-        """Give up what is under way and close all connections."""
+        """Cancel the calls under way and close all connections."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

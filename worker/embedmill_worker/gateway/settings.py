@@ -116,10 +116,10 @@ class GatewaySettings:
             return False
 
     def load_tls(self) -> ssl.SSLContext | None:
-        """Return what HTTP is served with; None: no TLS.
+        """Return the TLS context for HTTP; None: no TLS.
 
         Raises:
-            SettingsError: the files cannot be read, or are no certificate and its key.
+            SettingsError: the files cannot be read, or are not a certificate and its key.
         """
         if self.tls_cert is None or self.tls_key is None:
             return None

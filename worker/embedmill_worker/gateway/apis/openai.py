@@ -15,10 +15,10 @@ from embedmill.errors import InvalidRequestError
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Vectors
+from embedmill_worker.gateway.apis.tokens import Detokenizer
 from embedmill_worker.gateway.http import Api, Call, Gate, json_response, option_headers, truncation_headers
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import EmbedRequest
-from embedmill_worker.gateway.tokens import Detokenizer
+from embedmill_worker.gateway.requests import EmbedRequest
 
 ENCODINGS: Final = ("float", "base64")
 

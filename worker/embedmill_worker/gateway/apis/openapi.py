@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-import embedmill
-from embedmill_worker.gateway import ollama, openai, tei
+from embedmill_worker.gateway.apis import ollama, openai, tei
+from embedmill_worker.gateway.http import product_version
 from embedmill_worker.gateway.refusals import STATUS, Kind
 
 _NUMBERS: Final = {"type": "array", "items": {"type": "number"}}
@@ -105,7 +105,7 @@ def document() -> dict[str, Any]:
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "embedmill", "version": embedmill.__version__},
+        "info": {"title": "embedmill", "version": product_version()},
         "paths": paths,
         "components": {
             "schemas": components,

@@ -8,18 +8,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from embedmill_worker.gateway.apis.messages import METHOD, POOL, SERVICE, EmbeddingRequest, EmbeddingResponse
 from embedmill_worker.gateway.http import shown, take_request_id
-from embedmill_worker.gateway.messages import METHOD, POOL, SERVICE, EmbeddingRequest, EmbeddingResponse
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import REFRESH_S, EmbeddingService, EmbedRequest
+from embedmill_worker.gateway.requests import EmbedRequest
+
+if TYPE_CHECKING:
+    from embedmill_worker.gateway.service import EmbeddingService
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES: Final = 4 << 20
 
 ROUTE: Final = f"/{SERVICE}/{METHOD}"
+
+#: Seconds between two looks at the status for clients that watch it.
+WATCH_S: Final = 2.0
 
 _CODES: Final = {
     Kind.UNAUTHENTICATED: StatusCode.UNAUTHENTICATED,
@@ -99,7 +105,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._ending = asyncio.Event()
 
     def end(self) -> None:
-        """Tell everybody who watches that nothing is served any more, and let them go."""
+        """Report to all who watch that nothing is served any more, and end their calls."""
         self._ending.set()
 
     async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -119,7 +125,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                 return
             shown = status
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), REFRESH_S)
+                await asyncio.wait_for(self._ending.wait(), WATCH_S)
 
     def _status(self) -> Any:
         is_served = self._service.is_ready and not self._ending.is_set()

@@ -49,7 +49,7 @@ def _repeated(file: Any, message: str, name: str, kind: Any, type_name: str | No
         field.type_name = type_name
 
 
-#: Of this package alone: another one of the same name may be in the process, as in a client's tests.
+#: A pool of this package alone, because a client's tests may load another file of the same name.
 POOL: Final = descriptor_pool.DescriptorPool()
 POOL.Add(file_descriptor())
 

@@ -9,12 +9,19 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-import embedmill
-from embedmill_worker.gateway.http import Api, Call, Gate, json_response, option_headers, truncation_headers
-from embedmill_worker.gateway.openai import embed_options, read_texts
+from embedmill_worker.gateway.apis.openai import embed_options, read_texts
+from embedmill_worker.gateway.apis.tokens import Detokenizer
+from embedmill_worker.gateway.http import (
+    Api,
+    Call,
+    Gate,
+    json_response,
+    option_headers,
+    product_version,
+    truncation_headers,
+)
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import Embedded, EmbedRequest
-from embedmill_worker.gateway.tokens import Detokenizer
+from embedmill_worker.gateway.requests import Embedded, EmbedRequest
 
 #: Kind → status and type of TEI's error; all others are (422, "Validation").
 _ERRORS: Final[dict[Kind, tuple[int, str]]] = {
@@ -101,7 +108,7 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
                 "max_client_batch_size": settings.max_texts,
                 "auto_truncate": False,
                 "tokenization_workers": 1,
-                "version": embedmill.__version__,
+                "version": product_version(),
                 "sha": None,
                 "docker_label": None,
                 "fingerprint": card.fingerprint,

@@ -11,13 +11,20 @@ import numpy as np
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-import embedmill
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.vectors import Vectors
-from embedmill_worker.gateway.http import Api, Call, Gate, json_response, option_headers, truncation_headers
-from embedmill_worker.gateway.openai import embed_options
+from embedmill_worker.gateway.apis.openai import embed_options
+from embedmill_worker.gateway.http import (
+    Api,
+    Call,
+    Gate,
+    json_response,
+    option_headers,
+    product_version,
+    truncation_headers,
+)
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import Embedded, EmbedRequest
+from embedmill_worker.gateway.requests import Embedded, EmbedRequest
 
 #: The tag of a name that has none: both name one model.
 _TAG: Final = ":latest"
@@ -106,7 +113,7 @@ def routes(gate: Gate) -> list[Route]:
         return json_response({"details": details, "model_info": info, "capabilities": ["embedding"]})
 
     async def version(_call: Call) -> Response:
-        return json_response({"version": embedmill.__version__})
+        return json_response({"version": product_version()})
 
     async def root(_call: Call) -> Response:
         return PlainTextResponse("Ollama is running")

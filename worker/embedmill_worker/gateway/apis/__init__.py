@@ -1,0 +1,1 @@
+"""The APIs that the gateway speaks: each shapes bodies, replies and errors of its own."""
