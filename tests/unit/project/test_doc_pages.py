@@ -8,11 +8,16 @@ from conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-LINKING = [*PAGES, *sorted((DOCS / "decisions").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
+LINKING = [
+    *PAGES,
+    *sorted((DOCS / "decisions").glob("*.md")),
+    *(REPOSITORY / f"{n}.md" for n in ("README", "CONTRIBUTING")),
+]
 
 #: Words of a sentence, in pages that were written with this bound.
 LONGEST_SENTENCE = 30
-BOUNDED = [REPOSITORY / "CONTRIBUTING.md", *(DOCS / f"{name}.md" for name in ("architecture", "glossary", "protocol"))]
+NAMES = ("architecture", "client", "gateway", "glossary", "protocol", "settings", "start")
+BOUNDED = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(DOCS / f"{name}.md" for name in NAMES)]
 
 
 def name(path):
