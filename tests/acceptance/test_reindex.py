@@ -433,7 +433,7 @@ def test_python_programs_have_sources_and_sinks_of_their_own(client, tmp_path, m
 
 
 def test_a_source_that_is_not_there_leaves_no_sink_behind(client, tmp_path):
-    with pytest.raises(embedmill.SourceError, match="there is no such file"):
+    with pytest.raises(embedmill.SourceError, match="no such file"):
         embedmill.reindex(tmp_path / "missing.jsonl", tmp_path / "vectors", client=client)
     assert list(tmp_path.iterdir()) == []
 

@@ -99,7 +99,7 @@ def test_of_a_source_that_is_cut_off_what_was_read_is_kept_and_nothing_deleted(r
         ("b.csv", b"id,text,text\na,one,two\n", exit_codes.USAGE, "several columns named text"),
         ("a.jsonl", b'{"id": "a", "body": "one"}\n', exit_codes.USAGE, "--text-field"),
         ("s3://bucket/a.jsonl", None, exit_codes.USAGE, "is a URL, which is not read"),
-        ("missing.jsonl", None, exit_codes.UNREADABLE, "there is no such file"),
+        ("missing.jsonl", None, exit_codes.UNREADABLE, "no such file"),
     ],
 )
 def test_what_cannot_work_is_told_before_anything_is_done(reindexer, tmp_path, monkeypatch, name, data, code, said):
