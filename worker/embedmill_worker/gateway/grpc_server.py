@@ -15,6 +15,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from embedmill_worker.gateway.http import id_of, log_failure
 from embedmill_worker.gateway.messages import METHOD, POOL, SERVICE, EmbeddingRequest, EmbeddingResponse
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError
@@ -65,6 +66,10 @@ class EmbeddingServicer:
                 context.set_trailing_metadata((("retry-after-ms", str(round(error.retry_after_s * 1000))),))
             message = "Failed to generate embeddings" if code is StatusCode.INTERNAL else error.message
             await context.abort(code, message)
+        except Exception as error:
+            log_failure(id_of({}), error)
+            self._metrics.refused(ROUTE, Kind.FAILED)
+            await context.abort(StatusCode.INTERNAL, "Failed to generate embeddings")
         response = EmbeddingResponse()
         for row in embedded.reply.vectors:
             response.vectors.add().values.extend(row.tolist())

@@ -111,7 +111,7 @@ class Gate:
         async def endpoint(request: Request) -> Response:
             began_s = time.perf_counter()
             headers = _headers(request)
-            request_id = _request_id(headers)
+            request_id = id_of(headers)
             try:
                 response = await self._answer(request, headers, work, is_open=is_open)
             except RefusedError as error:
@@ -120,10 +120,7 @@ class Gate:
             except ClientDisconnect:
                 response = Response(status_code=HUNG_UP)
             except Exception as error:
-                # Its message may hold a text, so only its kind and place are logged.
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{frame.filename}:{frame.lineno}"
-                log.error("request %s failed: %s at %s", request_id, type(error).__name__, place, extra=_FAILED)
+                log_failure(request_id, error)
                 self._metrics.refused(path, Kind.FAILED)
                 response = refused(api, RefusedError(Kind.FAILED, "The request failed; the server's log says more"))
             response.headers["x-request-id"] = request_id
@@ -188,6 +185,13 @@ _FAILED: Final = {"action": "gateway_failed"}
 _DONE: Final = {"action": "gateway_request"}
 
 
+def log_failure(request_id: str, error: Exception) -> None:
+    """Log a fault of the gateway. The error's message may hold a text, so only its kind and place are told."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename}:{frame.lineno}"
+    log.error("request %s failed: %s at %s", request_id, type(error).__name__, place, extra=_FAILED)
+
+
 def refused(api: Api, error: RefusedError) -> Response:
     """Return an API's error, with what tells clients whether and when to try again."""
     response = api.refuse(error)
@@ -228,7 +232,8 @@ def _headers(request: Request) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
 
 
-def _request_id(headers: Mapping[str, str]) -> str:
+def id_of(headers: Mapping[str, str]) -> str:
+    """Return the id that a request brings along, or a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 

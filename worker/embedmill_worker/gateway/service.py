@@ -149,10 +149,10 @@ class EmbeddingService:
         if not self.is_served(card.name):
             raise RefusedError(Kind.UNAVAILABLE, f"No worker serves {card.name} now; try again")
         tokens = _estimate(request.texts, card)
-        if caller.tokens_per_minute:
-            await self._charge(caller, tokens)
         expected = card.tokens_per_s * self._directory.children(card.name)
         with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
+            if caller.tokens_per_minute:
+                await self._charge(caller, tokens)
             reply = await self._embed(request, card, lane)
         if reply.rejected:
             raise refusal_of_texts(reply.rejected)
