@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import hashlib
 import importlib
 import json
@@ -48,6 +49,17 @@ MAX_TOKENS = 256
 
 #: Seconds; generous, so that a busy machine fails no test.
 PATIENCE_S = 120.0
+
+
+#: Some of these clients leave their connections to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Collects what a test's clients leave, while nobody complains of it."""
+    yield
+    gc.collect()
 
 
 def same_bits(found, wanted) -> bool:
@@ -202,8 +214,9 @@ def test_openai_models_are_listed_and_unknown_ones_not_found(sdk):
         sdk.embeddings.create(model="text-embedding-3-small", input=TEXTS)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert MODEL in str(caught.value)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as caught:
         sdk.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hello"}])
+    assert caught.value.request_id
 
 
 def test_openai_request_ids(sdk):
@@ -261,6 +274,17 @@ def test_openai_keys(guarded, queue):
             found = sdk.embeddings.create(model=MODEL, input=TEXTS)
             assert same_bits([row.embedding for row in found.data], wanted)
             assert len(sdk.models.list().data) == 1
+    # Others have other names for a key.
+    client = ollama.Client(guarded.url, headers={"authorization": f"Bearer {KEY}"})
+    assert same_bits(client.embed(MODEL, TEXTS).embeddings, wanted)
+    inference = huggingface_hub.InferenceClient(guarded.url, token=KEY)
+    assert same_bits(inference.feature_extraction(TEXTS), wanted)
+    found = httpx.post(f"{guarded.url}/embed", json={"inputs": TEXTS}, headers={"x-api-key": KEY}, timeout=PATIENCE_S)
+    assert same_bits(found.json(), wanted)
+    with pytest.raises(ollama.ResponseError) as caught:
+        ollama.Client(guarded.url).embed(MODEL, TEXTS)
+    assert caught.value.status_code == 401
+    assert httpx.get(f"{guarded.url}/health", timeout=PATIENCE_S).status_code == 200
     with openai_of(guarded, api_key="sk-open-sesame-9999") as sdk:
         for call in (lambda: sdk.embeddings.create(model=MODEL, input=TEXTS), sdk.models.list):
             with pytest.raises(openai.AuthenticationError) as caught:
@@ -724,6 +748,24 @@ def test_grpc_reflection_describes_the_service_as_protoc_does(generated, channel
     found.ClearField("options")
     assert [message.name for message in found.message_type] == [message.name for message in file.message_type]
     assert pool.FindServiceByName("grpc.health.v1.Health").FindMethodByName("Check")
+
+
+# --- What nobody sees ---------------------------------------------------------------------------------------------
+
+
+def test_the_log_has_nothing_of_a_text_and_no_traceback(gateway, guarded, sdk):
+    secret = "zebra-quartz-4711"
+    broken = f'{{"model": "{MODEL}", "input": ["{secret} \\ud800"], "{secret}": 1}}'.encode()
+    for body in (broken, broken[:-1], json.dumps({"model": secret, "input": [secret]}).encode()):
+        found = httpx.post(f"{gateway.openai_url}/embeddings", content=body, timeout=PATIENCE_S)
+        assert found.status_code in (400, 404)
+        assert found.json()["error"]["type"] == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError):
+        sdk.embeddings.create(model=MODEL, input=[f"{secret} {LONG}"], extra_body={"truncate": False})
+    for log in (gateway.log, guarded.log):
+        assert "Traceback" not in log
+        for text in (secret, *TEXTS, LONG[:20]):
+            assert text not in log
 
 
 # --- curl ---------------------------------------------------------------------------------------------------------

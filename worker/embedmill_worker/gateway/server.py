@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from embedmill.errors import SettingsError
 from embedmill_worker.gateway.apis import grpc_server, ollama, openai, openapi, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
-from embedmill_worker.gateway.http import Call, Gate, json_response, refused
+from embedmill_worker.gateway.http import Call, Gate, json_response, refused, take_request_id
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.protocol import BoundedProtocol
 from embedmill_worker.gateway.refusals import Kind, RefusedError
@@ -38,6 +38,13 @@ GRACE_S: Final = 20.0
 
 #: Connections that wait to be accepted.
 BACKLOG: Final = 2_048
+
+
+#: Headers of ours that web pages may read.
+EXPOSED: Final = (
+    *("x-request-id", "x-embedmill-truncated", "x-embedmill-truncated-count"),
+    *("x-should-retry", "retry-after", "retry-after-ms"),
+)
 
 
 class _Server(uvicorn.Server):
@@ -87,7 +94,7 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
                 allow_origins=list(origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "x-embedmill-truncated", "retry-after"],
+                expose_headers=list(EXPOSED),
             )
         )
     handlers: dict[Any, Any] = {404: _not_found, 405: _not_allowed}
@@ -95,11 +102,14 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
 
 
 async def _not_found(request: Request, _error: Exception) -> Response:
-    return refused(openai.API, RefusedError(Kind.NOT_FOUND, "There is no such route; see /openapi.json"))
+    response = refused(openai.API, RefusedError(Kind.NOT_FOUND, "There is no such route; see /openapi.json"))
+    response.headers["x-request-id"] = take_request_id(request.headers.get("x-request-id"))
+    return response
 
 
 async def _not_allowed(request: Request, error: Any) -> Response:
     response = refused(openai.API, RefusedError(Kind.METHOD_NOT_ALLOWED, "The route has no such method"))
+    response.headers["x-request-id"] = take_request_id(request.headers.get("x-request-id"))
     response.headers["allow"] = (error.headers or {}).get("Allow", "")
     return response
 
