@@ -26,7 +26,7 @@ from support.waiting import wait_until
 #: Seconds that a connection may take here; far more than anything does.
 LIMIT_S = 60.0
 
-#: Seconds that the gateway of these tests waits for headers, bodies, readers and the idle, in place of 20, 30, 120 and 75.
+#: Seconds that the gateway of these tests waits for headers, bodies, readers and the idle; else 20, 30, 120, 75.
 HEADERS_S, BODY_S, ANSWER_S, IDLE_S = 2, 2, 2, 4
 
 GROWTH_BYTES = 64 << 20
@@ -198,11 +198,12 @@ def test_bodies_over_the_limit_are_refused_before_they_have_come(target):
 @pytest.mark.parametrize("size", [b"1", b"400", b"fffff"])
 def test_chunked_bodies_over_the_limit_are_refused(target, size):
     # sent until the gateway answers: it reads no more than it must
-    piece = size + b"\r\n" + b" " * int(size, 16) + b"\r\n"
+    count = max(1, 4_096 // int(size, 16))
+    piece = (size + b"\r\n" + b" " * int(size, 16) + b"\r\n") * count
     with connect(target) as client:
         client.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
         with contextlib.suppress(ConnectionError):
-            for _ in range(2 * (1 << 20) // int(size, 16)):
+            for _ in range(2 * (1 << 20) // int(size, 16) // count):
                 client.sendall(piece)
         assert status_of(until_closed(client)) == 413
 
@@ -421,8 +422,7 @@ def test_grpc_messages_of_noise_are_refused(target):
             try:
                 call(channel)(noise, timeout=LIMIT_S, wait_for_ready=True)
             except grpc.RpcError as error:
-                codes = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-                assert error.code() in codes, (i, error)
+                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, (i, error)
 
 
 def test_grpc_takes_no_message_over_its_limit_and_no_method_that_is_not(target):
