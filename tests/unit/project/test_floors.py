@@ -19,6 +19,7 @@ FORBIDDEN = {
     "embedmill_worker.engine": [f"embedmill_worker.{each}" for each in ("cache", "jobs", "service")],
     "embedmill_worker.cache": [f"embedmill_worker.{each}" for each in ("jobs", "service")],
     "embedmill_worker.jobs": ["embedmill_worker.service"],
+    "embedmill_worker.gateway": [f"embedmill_worker.{each}" for each in ("engine", "cache", "jobs", "service")],
 }
 
 

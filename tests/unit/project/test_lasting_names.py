@@ -82,6 +82,8 @@ FLAGS = {
     "up": f"{WORKER} --maxmemory-mib",
     "demo": "--concurrency --data-dir --model",
     "worker": WORKER,
+    "serve": f"{QUEUE} --api-keys-file --cors-origins --grpc-port --host --log-level --max-body --max-wait --port"
+    " --request-timeout --tls-cert --tls-key",
     "embed": f"{QUEUE} {READ} --field --lane --output --timeout",
     "reindex": f"{QUEUE} {READ} --delete-missing --delete-missing=all --dry-run --id-field --json --metadata --overlap"
     " --rebuild --rejects --retry-rejected --split --to --tokenizer",
@@ -113,12 +115,17 @@ CODES = {
 ACTIONS = {
     "cache",
     "claim_gone",
+    "committed",
     "dead_letter",
     "dropped",
     "exit",
     "export_model",
     "failed",
     "fetch_model",
+    "gateway_failed",
+    "gateway_queue",
+    "gateway_ready",
+    "gateway_request",
     "health",
     "index_words",
     "keep",
