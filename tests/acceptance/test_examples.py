@@ -144,8 +144,8 @@ def test_the_list_of_examples_is_whole():
 # --- Web applications ---------------------------------------------------------------------------------------------
 
 SERVERS = {
-    "fastapi_app": ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "PORT", "fastapi_app:app"],
-    "flask_app": ["-m", "flask", "--app", str(EXAMPLES / "flask_app.py"), "run", "--port", "PORT"],
+    "fastapi_app": ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "HTTP_PORT", "fastapi_app:app"],
+    "flask_app": ["-m", "flask", "--app", str(EXAMPLES / "flask_app.py"), "run", "--port", "HTTP_PORT"],
     "django_app": [str(EXAMPLES / "django_app.py"), "runserver", "--noreload", "127.0.0.1:PORT"],
 }
 
@@ -157,7 +157,7 @@ def serve(tmp_path):
 
     def serve(name, env):
         port = free_port()
-        command = [sys.executable, *(word.replace("PORT", str(port)) for word in SERVERS[name])]
+        command = [sys.executable, *(word.replace("HTTP_PORT", str(port)) for word in SERVERS[name])]
         log_path = tmp_path / f"{name}-{port}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(

@@ -198,11 +198,12 @@ def test_bodies_over_the_limit_are_refused_before_they_have_come(target):
 @pytest.mark.parametrize("size", [b"1", b"400", b"fffff"])
 def test_chunked_bodies_over_the_limit_are_refused(target, size):
     # sent until the gateway answers: it reads no more than it must
-    piece = size + b"\r\n" + b" " * int(size, 16) + b"\r\n"
+    count = max(1, 4_096 // int(size, 16))
+    piece = (size + b"\r\n" + b" " * int(size, 16) + b"\r\n") * count
     with connect(target) as client:
         client.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
         with contextlib.suppress(ConnectionError):
-            for _ in range(2 * (1 << 20) // int(size, 16)):
+            for _ in range(2 * (1 << 20) // int(size, 16) // count):
                 client.sendall(piece)
         assert status_of(until_closed(client)) == 413
 
@@ -421,8 +422,7 @@ def test_grpc_messages_of_noise_are_refused(target):
             try:
                 call(channel)(noise, timeout=LIMIT_S, wait_for_ready=True)
             except grpc.RpcError as error:
-                codes = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-                assert error.code() in codes, (i, error)
+                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, (i, error)
 
 
 def test_grpc_takes_no_message_over_its_limit_and_no_method_that_is_not(target):

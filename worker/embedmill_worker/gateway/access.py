@@ -101,6 +101,8 @@ class ApiKeys:
 
 def _caller(words: Sequence[str], where: str) -> Caller:
     secret, *options = words
+    if not (secret.isascii() and secret.isprintable()):
+        raise SettingsError(where, "***", "give a secret of ASCII characters: headers hold no others")
     hashed = _HASHED.fullmatch(secret)
     if hashed is None and (secret.startswith("sha256:") or len(secret) < MIN_SECRET_CHARS):
         reason = f"give a secret of at least {MIN_SECRET_CHARS} characters, or sha256: and 64 hexadecimal digits"

@@ -16,6 +16,10 @@ Clock = Callable[[], float]
 WINDOW_S: Final = 10.0
 FIRST_S: Final = 2.0
 
+#: Bounds of the seconds after which a client is asked to come back, highest and lowest.
+LONGEST_S: Final = 600.0
+SHORTEST_S: Final = 0.05
+
 
 @dataclass(slots=True)
 class Drain:
@@ -103,7 +107,8 @@ class Admission:
         wait_s = drain.tokens / rate if rate else 0.0
         if self.requests >= self._max_requests or (drain.tokens and wait_s > self._max_wait_s):
             message = f"More waits than is done in {self._max_wait_s:g} s"
-            raise RefusedError(Kind.OVERLOADED, message, retry_after_s=max(wait_s - self._max_wait_s / 2, 0.05))
+            away_s = min(max(wait_s - self._max_wait_s / 2, SHORTEST_S), LONGEST_S)
+            raise RefusedError(Kind.OVERLOADED, message, retry_after_s=away_s)
         self.requests += 1
         drain.begin(tokens, now_s)
         is_done = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 import traceback
@@ -204,7 +205,7 @@ def refused(api: Api, error: RefusedError) -> Response:
     """Return an API's error, with what tells clients whether and when to try again."""
     response = api.refuse(error)
     if error.retry_after_s is not None:
-        response.headers["retry-after"] = str(max(1, round(error.retry_after_s + 0.5)))
+        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         response.headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
     response.headers["x-should-retry"] = "false" if error.retry_after_s is None else "true"
     return response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from embedmill_worker.gateway.settings import Patience
 
@@ -30,6 +30,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _has_advanced: bool = False
     #: A request has begun and its last byte has not come.
     _is_open: bool = False
+    #: What is answered now; uvicorn's own ``cycle`` is the newest of requests that came without waiting for answers.
+    _served: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for headers."""
@@ -42,6 +44,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._timer = self._stalled = self.timeout_keep_alive_task = None
+        self._give_up()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -115,5 +118,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _abort(self) -> None:
+        self._give_up()
         self.transport.abort()
+
+    def _give_up(self) -> None:
+        """Report to the request under way that nobody waits for it: its answer must not be written any more."""
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()

@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -126,19 +127,25 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await service.start()
+    tls = settings.load_tls()
+    listening = _listen(settings) if settings.port else None
+    grpc = None
     try:
+        await service.start()
         async with asyncio.TaskGroup() as group:
             grpc = await _start_grpc(service, metrics) if settings.grpc_port else None
-            web = _web_server(service, metrics, detokenizer) if settings.port else None
-            if web is not None:
-                group.create_task(web.serve(sockets=[_listen(settings)]))
+            web = _web_server(service, metrics, detokenizer, tls)
+            if listening is not None:
+                group.create_task(web.serve(sockets=[listening]))
             await stop.wait()
-            if web is not None:
-                web.should_exit = True
+            web.should_exit = True
             if grpc is not None:
                 await grpc.stop(GRACE_S)
     finally:
+        if grpc is not None:
+            await grpc.stop(0)
+        if listening is not None:
+            listening.close()
         await service.close()
 
 
@@ -150,9 +157,10 @@ async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_serve
         raise SettingsError("grpc_port", str(service.settings.grpc_port), reason) from None
 
 
-def _web_server(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> uvicorn.Server:
+def _web_server(
+    service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer, tls: ssl.SSLContext | None
+) -> uvicorn.Server:
     settings = service.settings
-    tls = settings.load_tls()
     config = uvicorn.Config(
         make_app(service, metrics, detokenizer),
         http=type("Protocol", (BoundedProtocol,), {"patience": settings.patience}),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -67,6 +68,8 @@ class EmbeddingServicer:
         try:
             caller = self._service.settings.keys.identify(_secret(metadata))
             with self._service.admission.holding() as hold:
+                if request is None:
+                    raise RefusedError(Kind.INVALID, "The message cannot be read")
                 hold(request.ByteSize())
                 asked = EmbedRequest(texts=_texts(request), request_id=request_id)
                 embedded = await self._service.embed(asked, caller)
@@ -162,7 +165,7 @@ async def start(service: EmbeddingService, metrics: Metrics) -> GrpcServer:
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=settings.max_requests)
     handler = grpc.unary_unary_rpc_method_handler(
         EmbeddingServicer(service, metrics).get_embeddings,
-        request_deserializer=EmbeddingRequest.FromString,
+        request_deserializer=_read,
         response_serializer=EmbeddingResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
@@ -197,6 +200,14 @@ class _MergedPool:
                 return getattr(descriptor_pool.Default(), name)(*args)
 
         return find
+
+
+def _read(data: bytes) -> Any:
+    """Return the message; None: it is none. grpc would log whatever is raised here, with a traceback each."""
+    try:
+        return EmbeddingRequest.FromString(data)
+    except DecodeError:
+        return None
 
 
 def _texts(request: Any) -> list[str]:
