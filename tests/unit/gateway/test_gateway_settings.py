@@ -41,9 +41,9 @@ def test_ports_that_are_none_are_refused(name, value):
 
 
 def test_a_gateway_serves_something():
-    assert settings(PORT=0).grpc_port and settings(GRPC_PORT=0).port
+    assert settings(HTTP_PORT=0).grpc_port and settings(GRPC_PORT=0).port
     with pytest.raises(SettingsError, match="nothing"):
-        settings(PORT=0, GRPC_PORT=0)
+        settings(HTTP_PORT=0, GRPC_PORT=0)
 
 
 @pytest.mark.parametrize("name", ["TLS_CERT", "TLS_KEY"])
