@@ -9,6 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
+from embedmill.errors import SettingsError
+from embedmill_worker.cli.dispatch import parser
+from embedmill_worker.gateway.settings import GatewaySettings
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 #: Longest time limit of one chunk in seconds; a stopped worker may need as long.
@@ -33,7 +37,7 @@ def worker(compose: dict[str, Any]) -> dict[str, Any]:
     return compose["services"]["worker"]
 
 
-@pytest.fixture(params=["redis", "worker"])
+@pytest.fixture(params=["redis", "worker", "gateway"])
 def service(request: pytest.FixtureRequest, compose: dict[str, Any]) -> dict[str, Any]:
     return compose["services"][request.param]
 
@@ -97,7 +101,8 @@ def test_a_stopped_worker_has_time_to_finish_its_chunk(worker: dict[str, Any]) -
 
 
 def test_the_limits_fit_the_smallest_host(compose: dict[str, Any]) -> None:
-    limits = [mebibytes(service["mem_limit"]) for service in compose["services"].values()]
+    usual = [service for service in compose["services"].values() if "profiles" not in service]
+    limits = [mebibytes(service["mem_limit"]) for service in usual]
     assert sum(limits) <= SMALLEST_HOST_MIB
 
 
@@ -115,3 +120,17 @@ def test_every_service_says_whether_it_is_well(service: dict[str, Any]) -> None:
 def test_every_volume_is_declared(compose: dict[str, Any]) -> None:
     used = {volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]}
     assert used == compose["volumes"].keys()
+
+
+def test_the_gateway_runs_on_request_only_with_keys_and_on_loopback(compose: dict[str, Any]) -> None:
+    gateway = compose["services"]["gateway"]
+    assert gateway["profiles"] == ["gateway"]
+    assert gateway["environment"]["EMBEDMILL_API_KEYS"] == "${EMBEDMILL_API_KEYS:-}"
+    assert all(port.startswith("127.0.0.1:") for port in gateway["ports"])
+
+
+def test_the_gateway_refuses_to_serve_other_machines_without_a_key(compose: dict[str, Any]) -> None:
+    arguments = compose["services"]["gateway"]["command"]
+    assert parser().parse_args(arguments).host == "0.0.0.0"
+    with pytest.raises(SettingsError, match="EMBEDMILL_API_KEYS"):
+        GatewaySettings.from_env({"EMBEDMILL_HOST": "0.0.0.0", "EMBEDMILL_API_KEYS": "", "HOME": "/"})

@@ -117,6 +117,8 @@ class EmbeddingService:
         if len(request.texts) > self.settings.max_texts:
             reason = f"{len(request.texts)} texts, but at most {self.settings.max_texts} fit into one request"
             raise RefusedError(Kind.INVALID, reason, param="input")
+        if not self.is_reachable:
+            raise RefusedError(Kind.UNAVAILABLE, "The queue does not answer; try again")
         if not self.is_served(card.name):
             raise RefusedError(Kind.UNAVAILABLE, f"No worker serves {card.name} now; try again")
         tokens = _estimate(request.texts, card)
