@@ -33,14 +33,22 @@ from embedmill_worker.gateway.apis import messages
 from embedmill_worker.models import resolve
 from support.waiting import wait_until
 
-with warnings.catch_warnings():  # of what these packages import themselves
-    warnings.simplefilter("ignore")
-    import huggingface_hub
-    import huggingface_hub.errors
-    import ollama
-    import openai
-    from langchain_openai import OpenAIEmbeddings
-    from llama_index.embeddings.openai import OpenAIEmbedding
+
+class Package:
+    """A client's package, imported on first use: they take seconds, in every process that tests."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, attribute):
+        with warnings.catch_warnings():  # of what these packages import themselves
+            warnings.simplefilter("ignore")
+            return getattr(importlib.import_module(self._name), attribute)
+
+
+huggingface_hub, ollama, openai = map(Package, ("huggingface_hub", "ollama", "openai"))
+langchain, llama_index = map(Package, ("langchain_openai", "llama_index.embeddings.openai"))
+hub_errors = Package("huggingface_hub.errors")
 
 MODEL = "all-MiniLM-L6-v2"
 TEXTS = ["Selamat pagi", "good morning", "A queue keeps what nobody has answered yet.", "日本語 и данные 😀"]
@@ -431,33 +439,33 @@ def test_openai_without_workers_and_without_redis_it_is_unavailable_and_comes_ba
 def test_langchain(gateway, queue):
     wanted = queue.embed(TEXTS)
     options = {"model": MODEL, "base_url": gateway.openai_url, "api_key": "unused", "check_embedding_ctx_length": False}
-    embeddings = OpenAIEmbeddings(**options)
+    embeddings = langchain.OpenAIEmbeddings(**options)
     assert same_bits(embeddings.embed_documents(TEXTS), wanted)
     assert same_bits([embeddings.embed_query(TEXTS[1])], wanted[1:2])
 
     async def tour():
         async with openai.DefaultAsyncHttpxClient() as http_client:  # which nothing else closes
-            return await OpenAIEmbeddings(**options, http_async_client=http_client).aembed_documents(TEXTS)
+            return await langchain.OpenAIEmbeddings(**options, http_async_client=http_client).aembed_documents(TEXTS)
 
     assert same_bits(asyncio.run(asyncio.wait_for(tour(), PATIENCE_S)), wanted)
-    small = OpenAIEmbeddings(**options, dimensions=32, chunk_size=2)
+    small = langchain.OpenAIEmbeddings(**options, dimensions=32, chunk_size=2)
     assert same_bits(small.embed_documents(TEXTS), queue.embed(TEXTS, dimensions=32))
 
 
 def test_llama_index(gateway, queue):
     wanted = queue.embed(TEXTS)
     options = {"model_name": MODEL, "api_base": gateway.openai_url, "api_key": "unused"}
-    embedding = OpenAIEmbedding(**options)
+    embedding = llama_index.OpenAIEmbedding(**options)
     assert same_bits(embedding.get_text_embedding_batch(TEXTS), wanted)
     assert same_bits([embedding.get_query_embedding(TEXTS[2])], wanted[2:3])
 
     async def tour():
         async with openai.DefaultAsyncHttpxClient() as http_client:  # which nothing else closes
-            embedding = OpenAIEmbedding(**options, async_http_client=http_client)
+            embedding = llama_index.OpenAIEmbedding(**options, async_http_client=http_client)
             return await embedding.aget_text_embedding_batch(TEXTS)
 
     assert same_bits(asyncio.run(asyncio.wait_for(tour(), PATIENCE_S)), wanted)
-    small = OpenAIEmbedding(**options, dimensions=32, embed_batch_size=2)
+    small = llama_index.OpenAIEmbedding(**options, dimensions=32, embed_batch_size=2)
     assert same_bits(small.get_text_embedding_batch(TEXTS), queue.embed(TEXTS, dimensions=32))
 
 
@@ -524,7 +532,7 @@ def test_inference_client(gateway, queue):
         assert same_bits(client.feature_extraction(LONG, truncate=True), queue.embed([LONG]))
         assert same_bits(client.feature_extraction(TEXTS[0], prompt_name="query"), wanted[:1])
         assert same_bits(client.feature_extraction(TEXTS[0], dimensions=64), queue.embed(TEXTS[:1], dimensions=64))
-        with pytest.raises(huggingface_hub.errors.HfHubHTTPError) as caught:
+        with pytest.raises(hub_errors.HfHubHTTPError) as caught:
             client.feature_extraction(LONG)
         assert caught.value.response.status_code == 422
 
