@@ -17,7 +17,7 @@ from embedmill.protocol.records import JobState
 from embedmill.transport import flow
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.jobs.reconciler import Reconciler
-from support.waiting import join
+from support.waiting import PATIENCE_S, join
 
 from .conftest import vector_of
 
@@ -110,12 +110,14 @@ def test_embed_cuts_what_is_too_large_for_this_redis(small_valkey, namespace, ma
         if awaited:
 
             async def embed():
-                async with AsyncEmbeddingClient(small_valkey.url, "paper", namespace=namespace) as client:
+                async with AsyncEmbeddingClient(
+                    small_valkey.url, "paper", namespace=namespace, timeout_s=PATIENCE_S
+                ) as client:
                     return await client.embed(texts)
 
             rows = asyncio.run(embed())
         else:
-            with EmbeddingClient(small_valkey.url, "paper", namespace=namespace) as client:
+            with EmbeddingClient(small_valkey.url, "paper", namespace=namespace, timeout_s=PATIENCE_S) as client:
                 rows = client.embed(texts)
     assert rows.tobytes() == b"".join(vector_of(text).tobytes() for text in texts)
     assert not bench.redis.keys(f"{namespace}:job:*")

@@ -19,7 +19,9 @@ from embedmill import (
     UnknownModelError,
 )
 from embedmill.jobs import submission
+from embedmill.jobs.coalescing import BatchKey
 from embedmill.protocol.chunks import unpack_chunk
+from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import Reason
 from embedmill.transport.aio import AsyncRedisTransport
 
@@ -301,3 +303,24 @@ def test_calls_beyond_what_may_wait_in_a_client_are_refused_and_those_that_block
             return await asyncio.gather(*first, *waiting, *patient)
 
     assert np.array_equal(np.concatenate(run(bench, use)), expected("abcdefg"))
+
+
+def test_a_jobs_id_begins_with_the_label_of_its_oldest_call_however_large_it_is(bench, monkeypatch):
+    ids, submit = [], submission.submit
+
+    def noted(keys, request, *rest, **block):
+        ids.append(request.job_id)
+        return submit(keys, request, *rest, **block)
+
+    monkeypatch.setattr(submission, "submit", noted)
+    kind = BatchKey(model="paper", lane="interactive", options=EmbedOptions())
+
+    async def use(client):
+        calls = [(["small"], "okapi:1"), (["small"], "okapi:2"), (LARGE * 40, "okapi:3"), (["small"], "")]
+        embed = client.coalescer.embed
+        await asyncio.gather(*(embed(texts, kind, 30.0, label=label) for texts, label in calls))
+
+    with bench.worker():
+        run(bench, use)
+    labels = {job_id.rpartition("-")[0] for job_id in ids}
+    assert "okapi-1" in labels and "okapi-3" in labels and labels <= {"okapi-1", "okapi-2", "okapi-3", ""}
