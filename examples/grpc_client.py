@@ -1,7 +1,7 @@
 """A gRPC client of embedding.EmbeddingService, as the Rust embedding service's are.
 
 pip install grpcio grpcio-tools numpy
-python -m grpc_tools.protoc -I worker/embedmill_worker/gateway --python_out=. --grpc_python_out=. embedding.proto
+python -m grpc_tools.protoc -I worker/embedmill_worker/gateway/apis --python_out=. --grpc_python_out=. embedding.proto
 embedmill serve                       # in another terminal
 PYTHONPATH=. python examples/grpc_client.py
 """

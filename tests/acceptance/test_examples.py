@@ -16,6 +16,9 @@ from embedmill_worker.cli.local.die_with_parent import tethered
 from support.servers import free_port
 from support.waiting import wait_until
 
+#: With the tours of test_gateway_clients.py in `make test`, minutes of further processes can wait for `make deep`.
+pytestmark = pytest.mark.deep
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
 
@@ -106,7 +109,7 @@ def test_inference_client(run, wanted_scores):
 
 
 def test_grpc_client(run, wanted_scores, tmp_path):
-    source = REPOSITORY / "worker" / "embedmill_worker" / "gateway"
+    source = REPOSITORY / "worker" / "embedmill_worker" / "gateway" / "apis"
     protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I", source]
     run(*protoc, "--python_out=.", "--grpc_python_out=.", "embedding.proto")
     lines = run(sys.executable, EXAMPLES / "grpc_client.py", PYTHONPATH=str(tmp_path))
@@ -144,8 +147,8 @@ def test_the_list_of_examples_is_whole():
 # --- Web applications ---------------------------------------------------------------------------------------------
 
 SERVERS = {
-    "fastapi_app": ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "HTTP_PORT", "fastapi_app:app"],
-    "flask_app": ["-m", "flask", "--app", str(EXAMPLES / "flask_app.py"), "run", "--port", "HTTP_PORT"],
+    "fastapi_app": ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "PORT", "fastapi_app:app"],
+    "flask_app": ["-m", "flask", "--app", str(EXAMPLES / "flask_app.py"), "run", "--port", "PORT"],
     "django_app": [str(EXAMPLES / "django_app.py"), "runserver", "--noreload", "127.0.0.1:PORT"],
 }
 
@@ -157,7 +160,7 @@ def serve(tmp_path):
 
     def serve(name, env):
         port = free_port()
-        command = [sys.executable, *(word.replace("HTTP_PORT", str(port)) for word in SERVERS[name])]
+        command = [sys.executable, *(word.replace("PORT", str(port)) for word in SERVERS[name])]
         log_path = tmp_path / f"{name}-{port}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(

@@ -602,7 +602,7 @@ def test_tei_errors(gateway):
 def generated(tmp_path_factory):
     """What protoc makes of the interface: the modules that a client has, and the description."""
     folder = tmp_path_factory.mktemp("generated")
-    source = importlib.resources.files("embedmill_worker.gateway") / "embedding.proto"
+    source = importlib.resources.files("embedmill_worker.gateway.apis") / "embedding.proto"
     (folder / "embedding.proto").write_bytes(source.read_bytes())
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "--grpc_python_out=."]
     command += ["--descriptor_set_out=set.bin", "embedding.proto"]

@@ -23,6 +23,9 @@ from support.gateway import Gateway
 from support.gateway import start as start_gateway
 from support.waiting import wait_until
 
+#: With the tours of test_gateway_clients.py in `make test`, minutes of further processes can wait for `make deep`.
+pytestmark = pytest.mark.deep
+
 #: Seconds that a connection may take here; far more than anything does.
 LIMIT_S = 60.0
 

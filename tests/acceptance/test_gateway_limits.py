@@ -23,6 +23,9 @@ from embedmill_worker.cli.local.die_with_parent import tethered
 from support.servers import free_port
 from support.waiting import wait_until
 
+#: With the tours of test_gateway_clients.py in `make test`, minutes of further processes can wait for `make deep`.
+pytestmark = pytest.mark.deep
+
 #: Seconds that one request may take here; far more than any does.
 LIMIT_S = 60.0
 

@@ -206,7 +206,7 @@ def test_what_is_not_there_is_said_at_once(tmp_path, form):
 def test_pipes_and_devices_are_no_sources(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     for path in (tmp_path / "pipe.jsonl", "/dev/zero"):
-        with pytest.raises(SourceError, match="no regular file"):
+        with pytest.raises(SourceError, match="not a regular file"):
             open_source([str(path)])
     with pytest.raises(InvalidRequestError, match="not one of auto"):
         open_source([str(tmp_path)], form="pickle")
