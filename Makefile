@@ -29,7 +29,7 @@ unit: $(VENV)/.dev  ## the tests of pure modules: no server, no model, half a mi
 	$(BIN)/python -m pytest tests/unit -m "not soak and not deep" -n 2 --dist worksteal $(ARGS)
 
 deep: $(VENV)/.dev  ## the same promises on many more texts, examples and trained models
-	$(BIN)/python -m pytest -m "deep or property" --hypothesis-profile deep --timeout 1800 -n $(PROCESSES) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m "(deep or property) and not soak" --hypothesis-profile deep --timeout 1800 -n $(PROCESSES) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types: what must pass before the tests are worth running
 	$(BIN)/ruff format --check .
