@@ -18,7 +18,7 @@ from embedmill_worker.cli.measure.load import bulk_s
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give texts a second of each, and what the cache costs and saves."""
+    """Return texts a second of each, and what the cache costs and saves."""
     figures: list[Figure] = []
     for name in run.corpora or ("mixed", "short"):
         texts = corpus.CORPORA[name](run.texts)

@@ -15,7 +15,7 @@ OURS, CEILING, OTHERS = "#1a7f5a", "#b9b9b9", "#7d95b5"
 
 
 def bars(figures: Sequence[Figure], corpus: str) -> list[tuple[str, float]]:
-    """Give systems and their texts a second, ours first, then the others by speed."""
+    """Return systems and their texts a second, ours first, then the others by speed."""
     rates = [f for f in figures if f.question == "throughput" and f.unit == "texts/s" and f.corpus == corpus]
     ours = [(f"{f.name}, {f.precision}", f.value) for f in rates if f.name == "embedmill"]
     others = [("raw ONNX Runtime, the ceiling", f.value) for f in rates if f.name == "ceiling"]

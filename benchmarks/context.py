@@ -90,7 +90,7 @@ def open_mills(stack: ExitStack, run: Run) -> dict[str, Mill]:
 
 
 def ceiling_s(run: Run, texts: Sequence[str]) -> float:
-    """Give the seconds of the raw ONNX Runtime ceiling."""
+    """Return the seconds of the raw ONNX Runtime ceiling."""
     files = run.files
     raw = (str(files.graph), str(files.tokenizer), str(files.max_tokens))
     return min(_script("ceiling.py", *raw, str(budget), texts=texts) for budget in CEILING_BUDGETS)

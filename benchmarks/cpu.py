@@ -44,7 +44,7 @@ REST = "Celery and Python"
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give each part's share of all CPU seconds of a bulk job, per cent."""
+    """Return each part's share of all CPU seconds of a bulk job, per cent."""
     figures: list[Figure] = []
     with ExitStack() as stack:
         for precision, mill in open_mills(stack, run).items():
@@ -120,7 +120,7 @@ def profile(run: Run, pids: list[int], work: Callable[[], object]) -> dict[str, 
 
 
 def part_of(stack: str) -> str:
-    """Say to which part a stack belongs: frames as "function (file:line)", the outermost first."""
+    """Return the part that a stack belongs to: frames as "function (file:line)", the outermost first."""
     for frame in reversed(stack.split(";")):
         for part, places in PARTS.items():
             if any(place in frame for place in places):
@@ -129,7 +129,7 @@ def part_of(stack: str) -> str:
 
 
 def cpu_s(pid: int) -> float:
-    """Give the CPU seconds of a process so far, children that ended not counted."""
+    """Return the CPU seconds of a process so far, children that ended not counted."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

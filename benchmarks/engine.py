@@ -57,7 +57,7 @@ class PinnedEngines:
             return "its process ended"
 
     def seconds(self, texts: Sequence[str]) -> float:
-        """Give the seconds of the slowest, each with its share of the texts."""
+        """Return the seconds of the slowest, each with its share of the texts."""
         shares = [texts[i :: len(self._pipes)] for i in range(len(self._pipes))]
         for pipe, share in zip(self._pipes, shares, strict=True):
             pipe.send(share)
@@ -89,7 +89,7 @@ def serve(core: int, precision: str, pipe: Connection) -> None:
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give the engine's texts a second and their ratio to the ceiling's."""
+    """Return the engine's texts a second and their ratio to the ceiling's."""
     figures: list[Figure] = []
     with ExitStack() as stack:
         engines = {}

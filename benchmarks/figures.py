@@ -37,7 +37,7 @@ class Target:
     at_least: bool = True
 
     def is_met(self, value: float) -> bool:
-        """Say whether a value is within it."""
+        """Return whether a value is within it."""
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float], **what: Any) -> Figur
 
 
 def target_of(figure: Figure) -> Target | None:
-    """Give the bound that a figure is held against."""
+    """Return the bound that a figure is held against."""
     if figure.bound is not None:
         return Target(figure.bound, at_least=False)
     return TARGETS.get((figure.name, figure.corpus, figure.precision))
@@ -121,7 +121,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def report(figures: Sequence[Figure], machine: dict[str, Any], skipped: dict[str, str]) -> dict[str, Any]:
-    """Give everything as it is written to the JSON file."""
+    """Return everything as it is written to the JSON file."""
     rows = []
     for figure in figures:
         target = target_of(figure)

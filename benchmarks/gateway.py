@@ -84,7 +84,7 @@ class Server:
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give texts a second and percentiles of the gateway, and their ratios to the application's."""
+    """Return texts a second and percentiles of the gateway, and their ratios to the application's."""
     figures: list[Figure] = []
     with ExitStack() as stack:
         servers = {p: stack.enter_context(gateway(mill)) for p, mill in open_mills(stack, run).items()}
@@ -146,7 +146,7 @@ def overload(precision: str, server: Server, run: Run) -> list[Figure]:
 
 
 def best_choice(run: Run, folder: str) -> tuple[int, int]:
-    """Give the application's best number of workers and threads, on short texts."""
+    """Return the application's best number of workers and threads, on short texts."""
     texts = corpus.short(TUNING_TEXTS, seed=11)
     rates = {}
     for workers, threads in CHOICES:
@@ -200,7 +200,7 @@ def running(command: Sequence[str], env: dict[str, str], port: int, cwd: Path | 
 
 
 def answers(port: int) -> bool:
-    """Say whether the server on a port embeds."""
+    """Return whether the server on a port embeds."""
     body = json.dumps({"input": "warm", "model": DEFAULT_MODEL}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/embeddings", data=body, headers={"Content-Type": "application/json"}
@@ -213,12 +213,12 @@ def answers(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Give a port that is free now."""
+    """Return a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
 
 
 def cpu_s(pid: int) -> float:
-    """Give the CPU time of a process, its threads included."""
+    """Return the CPU time of a process, its threads included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -23,7 +23,7 @@ SERVICE_TIMES = 1.5
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give the percentiles, and the service time of bulk chunks in the same run."""
+    """Return the percentiles, and the service time of bulk chunks in the same run."""
     figures: list[Figure] = []
     for precision in run.precisions:
         with ExitStack() as stack:

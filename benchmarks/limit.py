@@ -49,7 +49,7 @@ def group(limit_mb: float, place: Path) -> Iterator[Path]:
 
 
 def own_place() -> Path:
-    """Give the group that this process is in, so that limits above it hold, too."""
+    """Return the group that this process is in, so that limits above it hold, too."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     paths = [path for _, controllers, path in (line.split(":", 2) for line in lines) if controllers == "memory"]
     if not paths or not (CONTROLLER / "cgroup.procs").is_file():

@@ -14,7 +14,7 @@ OURS = ("celery", "kombu", "redis", "numpy", "onnxruntime", "openvino", "tokeniz
 
 
 def facts(peers_python: Path | None) -> dict[str, Any]:
-    """Give CPU, cores, memory and versions."""
+    """Return CPU, cores, memory and versions."""
     return {
         "cpu": _cpu(("model name", "Model")) or platform.machine(),
         "flags": [name for name in FLAGS if name in _cpu(("flags", "Features")).split()],

@@ -24,7 +24,7 @@ WARM_UP_MINUTES = 5.0
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give peak and slope, and write the series of (seconds, MB) beside the report."""
+    """Return peak and slope, and write the series of (seconds, MB) beside the report."""
     figures: list[Figure] = []
     for precision in run.precisions:
         with ExitStack() as stack:
@@ -51,7 +51,7 @@ def figures_of(points: list[tuple[float, float]], precision: str, minutes: float
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Give the slope of a line through points by least squares."""
+    """Return the slope of a line through points by least squares."""
     x, y = np.array(points).T
     return float(np.polyfit(x, y, 1)[0])
 

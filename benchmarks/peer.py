@@ -66,7 +66,7 @@ class Peer:
             self._process.wait()
 
     def seconds(self, texts: Sequence[str], **options: Any) -> float:
-        """Give the seconds it takes for the texts, warmed up with the same options before."""
+        """Return the seconds it takes for the texts, warmed up with the same options before."""
         if (key := repr(options)) not in self._warm:
             self._warm.add(key)
             self._ask(list(WARM_UP) * 8, options)
@@ -80,7 +80,7 @@ class Peer:
             raise PeerError(f"{self._script} gives other vectors: cosine {cosine:.4f}, at least {SAME_COSINE} is asked")
 
     def tune(self, texts: Sequence[str], choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Give the fastest of some options, each by the better of two tries."""
+        """Return the fastest of some options, each by the better of two tries."""
         if len(choices) == 1:
             return choices[0]
         return min(choices, key=lambda options: min(self.seconds(texts, **options) for _ in range(2)))

@@ -50,7 +50,7 @@ class Took:
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give the rate against the engine's, the highest memory, the rates of later runs, interactive latency."""
+    """Return the rate against the engine's, the highest memory, the rates of later runs, interactive latency."""
     texts = corpus.short(run.texts)
     first: list[Took] = []
     again: list[Took] = []
@@ -78,7 +78,7 @@ def ask(run: Run) -> list[Figure]:
 
 
 def interactive(run: Run, mill: Mill, folder: Path) -> list[Figure]:
-    """Give the latency of one-text requests, idle and while a reindexer runs, against the design's bound."""
+    """Return the latency of one-text requests, idle and while a reindexer runs, against the design's bound."""
     requests = corpus.short(run.requests // 2, seed=13)
     latencies_ms(mill.client, requests[:20])
     idle = latencies_ms(mill.client, requests)

@@ -19,7 +19,7 @@ CORPORA = ("mixed", "short")
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give the speed of all cores' children divided by that of one."""
+    """Return the speed of all cores' children divided by that of one."""
     figures: list[Figure] = []
     for precision in run.precisions:
         with ExitStack() as stack:

@@ -26,7 +26,7 @@ THEIRS = "one text a request, hand-written worker"
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give texts a second of one client, and ours divided by the hand-written one's."""
+    """Return texts a second of one client, and ours divided by the hand-written one's."""
     figures: list[Figure] = []
     with ExitStack() as stack:
         mills = open_mills(stack, run)
@@ -60,7 +60,7 @@ def ask(run: Run) -> list[Figure]:
 
 
 def seconds(mill: Mill, texts: Sequence[str]) -> float:
-    """Give the seconds of one asyncio client that sends text by text, ``IN_FLIGHT`` at a time."""
+    """Return the seconds of one asyncio client that sends text by text, ``IN_FLIGHT`` at a time."""
     return asyncio.run(_seconds(mill, texts))
 
 

@@ -74,7 +74,7 @@ class Memory:
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give memory by part, tokens a second of a core, and texts a second beside what the formula says."""
+    """Return memory by part, tokens a second of a core, and texts a second beside what the formula says."""
     figures: list[Figure] = []
     for name in run.shapes or SHAPES:
         with tempfile.TemporaryDirectory(prefix="sizing-", dir=run.folder) as place:
@@ -148,7 +148,7 @@ def jobs(mill: Mill, texts: Sequence[str], is_over: threading.Event) -> None:
 
 
 def speed(run: Run, mill: Mill, name: str, precision: str) -> list[Figure]:
-    """Give texts a second, and what the formula in docs/sizing.md is made of.
+    """Return texts a second, and what the formula in docs/sizing.md is made of.
 
     A core's speed is counted in CPU seconds of the children, so that whoever else uses the machine matters little.
     """
@@ -180,7 +180,7 @@ def speed(run: Run, mill: Mill, name: str, precision: str) -> list[Figure]:
 
 
 def card(mill: Mill) -> ModelCard:
-    """Give what the worker says of its model."""
+    """Return what the worker says of its model."""
     link = RedisTransport(mill.settings)
     try:
         (found,) = link.run(discovery.look_around(Keyspace(mill.settings.namespace)), timeout_s=30.0).cards.values()

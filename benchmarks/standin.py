@@ -111,7 +111,7 @@ def write(shape: Shape, folder: Path, *, seed: int = 1) -> Path:
 
 
 def pieces(count: int, *, seed: int) -> list[str]:
-    """Give a vocabulary: XLM-R's special tokens, every word and letter of the corpora, then made-up words.
+    """Return a vocabulary: XLM-R's special tokens, every word and letter of the corpora, then made-up words.
 
     The trie of 250,037 of them has about as many nodes as that of XLM-R's, on which a tokenizer's memory depends.
     """
@@ -127,7 +127,7 @@ def pieces(count: int, *, seed: int) -> list[str]:
 
 
 def texts(vocabulary: Sequence[str], *, seed: int) -> list[str]:
-    """Give texts of 1 to 400 words from all over the vocabulary: they use every page of the embedding table.
+    """Return texts of 1 to 400 words from all over the vocabulary: they use every page of the embedding table.
 
     Linux maps 64 kB around a page that is used, 43 rows of 384 columns; so one piece in eight is enough.
     """
@@ -143,7 +143,7 @@ def texts(vocabulary: Sequence[str], *, seed: int) -> list[str]:
 
 
 def tokenizer(vocabulary: Sequence[str]) -> dict[str, Any]:
-    """Give a ``tokenizer.json`` of the kind that XLM-R has: Unigram over Metaspace."""
+    """Return a ``tokenizer.json`` of the kind that XLM-R has: Unigram over Metaspace."""
     special = {name: vocabulary.index(name) for name in (*SPECIAL, "<mask>")}
     whole = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     start, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>"))
@@ -181,7 +181,7 @@ def tokenizer(vocabulary: Sequence[str]) -> dict[str, Any]:
 
 
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Give name and shape of every tensor, as BertModel names them."""
+    """Return name and shape of every tensor, as BertModel names them."""
     hidden = shape.hidden
     linears = {
         "attention.self.query": (hidden, hidden),

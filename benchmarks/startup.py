@@ -26,7 +26,7 @@ PATIENCE_S = 120.0
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give the seconds of both; times are taken by looking every few milliseconds."""
+    """Return the seconds of both; times are taken by looking every few milliseconds."""
     figures: list[Figure] = []
     for precision in run.precisions:
         try:
@@ -46,7 +46,7 @@ def ask(run: Run) -> list[Figure]:
 
 
 def start_s(precision: str) -> float:
-    """Give the seconds from a worker's start until it says that it takes work."""
+    """Return the seconds from a worker's start until it says that it takes work."""
     with EmbeddedValkey(persistent=False) as server:
         own = {"EMBEDMILL_REDIS_URL": server.url, "EMBEDMILL_MODEL": DEFAULT_MODEL, "EMBEDMILL_PRECISION": precision}
         settings = ClientSettings(redis_url=server.url, model=DEFAULT_MODEL)

@@ -34,7 +34,7 @@ Ways = dict[str, Callable[[], float]]
 
 
 def ask(run: Run) -> list[Figure]:
-    """Give texts a second of every system, and ours divided by theirs."""
+    """Return texts a second of every system, and ours divided by theirs."""
     figures: list[Figure] = []
     with ExitStack() as stack:
         mills = open_mills(stack, run)
@@ -92,7 +92,7 @@ def open_peers(stack: ExitStack, run: Run) -> dict[str, Peer]:
 
 
 def options_of(peer: str, cores: int) -> list[dict[str, object]]:
-    """Give the options among which a peer's best are found."""
+    """Return the options among which a peer's best are found."""
     if peer == TUNED:
         threads = [{"batch_size": size} for size in (1, 4, 16, 32)]
         return threads + [{"batch_size": size, "parallel": cores} for size in (1, 4, 16, 32)]
@@ -122,7 +122,7 @@ def peer_ways(run: Run, peers: dict[str, Peer], name: str, texts: Sequence[str],
 
 
 def longest_vector(mills: dict[str, Mill], texts: Sequence[str]) -> np.ndarray | None:
-    """Give our fp32 vector of the longest text."""
+    """Return our fp32 vector of the longest text."""
     if "fp32" not in mills:
         return None
     return mills["fp32"].client.embed([max(texts, key=len)])[0]

@@ -29,7 +29,7 @@ def serve(embed) -> None:
 
 
 def timed(run):
-    """Give what run() gives, and the seconds it took."""
+    """Return what run() gives, and the seconds it took."""
     start = time.perf_counter()
     result = run()
     return result, time.perf_counter() - start

@@ -87,7 +87,7 @@ def test_twenty_thousand_small_jobs_survive_their_doorbells_and_a_worker(own_mil
 
 @pytest.mark.soak
 def test_a_hundred_thousand_small_jobs_are_found_again_beside_interactive_calls(durable_mill):
-    """Say in the log how long interactive calls take meanwhile, and what DESIGN's bound for it is in this run."""
+    """Log how long interactive calls take meanwhile, and the bound for it in this run."""
     n_jobs = int(os.environ.get("EMBEDMILL_TEST_MANY_JOBS", "100000"))
     settings = ClientSettings.from_env(environ=durable_mill.env)
     with redis.Redis.from_url(durable_mill.redis_url) as server:

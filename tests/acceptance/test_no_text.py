@@ -54,7 +54,7 @@ def encoded() -> list[bytes]:
 
 
 def holds(data: bytes) -> bool:
-    """Says whether data hold the word: as it is, in base64, or in a compressed frame."""
+    """Returns whether data hold the word: as it is, in base64, or in a compressed frame."""
     if any(form in data for form in encoded()):
         return True
     at = data.find(b"x\x01")

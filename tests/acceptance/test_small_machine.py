@@ -70,7 +70,7 @@ def test_a_stand_in_s_tokenizer_takes_as_much_memory_as_a_real_one(e5_dir, tmp_p
 
 
 def tokenizer_mb(path):
-    """Gives what a process of its own takes more for having read a tokenizer."""
+    """Returns what a process of its own takes more for having read a tokenizer."""
     code = (
         "import os, sys\n"
         "from tokenizers import Tokenizer\n"

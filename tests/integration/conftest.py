@@ -116,7 +116,7 @@ class Bench:
         self.run(announcements.beat(self.keys, info))
 
     def die(self, worker_id="w"):
-        """Lets a worker's liveness key expire at once."""
+        """Expires a worker's liveness key at once."""
         self.redis.delete(self.keys.worker(worker_id))
 
     def claim(self, ref, worker_id="w", fingerprint="f"):
@@ -215,13 +215,13 @@ def make_bench() -> type[Bench]:
 
 @pytest.fixture
 def expected():
-    """Gives the vectors that the paper model makes of texts."""
+    """Returns the vectors that the paper model makes of texts."""
     return lambda texts: np.array([vector_of(text) for text in texts], dtype=np.float32).reshape(-1, DIMENSION)
 
 
 @pytest.fixture
 def paper_reply():
-    """Gives what the paper model replies to a claim."""
+    """Returns what the paper model replies to a claim."""
     return embed
 
 

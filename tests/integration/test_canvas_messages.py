@@ -42,7 +42,7 @@ def app(bench):
 
 
 def read(message):
-    """Gives a message's headers and its body."""
+    """Returns a message's headers and its body."""
     raw = json.loads(message)
     return raw["headers"], json.loads(base64.b64decode(raw["body"]))
 

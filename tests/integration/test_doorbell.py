@@ -15,7 +15,7 @@ TEXTS = [f"{n:04d} " * 16 for n in range(3)]
 
 @pytest.fixture
 def receive(bench):
-    """Gives the next message of a lane, as kombu's consumer hands it to Celery."""
+    """Returns the next message of a lane, as kombu's consumer hands it to Celery."""
     connection = Connection(
         broker_url(bench.redis_url), transport_options={"unacked_key": f"{bench.namespace}.unacked"}
     )

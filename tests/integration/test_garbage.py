@@ -219,7 +219,7 @@ def is_whole(bench, job_id="job"):
 
 
 def bring_to_an_end(bench):
-    """Lets a worker and the reconciler do what they can."""
+    """Runs a worker and the reconciler until they have nothing to do."""
     sweeper = Reconciler(bench.keys, "w")
     lock = bench.keys.reconciler_lock
     for _ in range(4):

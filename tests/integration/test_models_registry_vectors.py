@@ -151,7 +151,7 @@ def fastembeds(name: str, folder: Path, method: str = "embed") -> np.ndarray:
 
 @pytest.fixture
 def served(tmp_path):
-    """Gives the engine and the folder of a model, whose download is its being there already."""
+    """Returns the engine and the folder of a model, whose download is its being there already."""
 
     def serve(kind, description):
         folder = tmp_path / "hub/models--tiny/snapshots/1"

@@ -24,5 +24,5 @@ class BreakableValkey(EmbeddedValkey):
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         os.kill(self.pid, signal.SIGCONT)

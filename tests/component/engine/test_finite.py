@@ -31,7 +31,7 @@ BAD_PLACES = [1, 3, 4]
 
 
 def spoil(files: ModelFiles, value: float, word: str = BAD) -> ModelFiles:
-    """Gives one word's row in the graph another value."""
+    """Changes one word's row in the graph."""
     model = onnx.load(files.graph)
     (words,) = [tensor for tensor in model.graph.initializer if tensor.name == "words"]
     table = numpy_helper.to_array(words).copy()

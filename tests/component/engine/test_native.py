@@ -30,7 +30,7 @@ class Panic(BaseException):
 
 
 def panicking(files: ModelFiles) -> ModelFiles:
-    """Lets the tokenizer panic on ``POISON``."""
+    """Makes the tokenizer panic on ``POISON``."""
     values = json.loads(files.tokenizer.read_text())
     files.tokenizer.write_text(json.dumps(values | {"pre_tokenizer": PANICS}))
     return files

@@ -42,7 +42,7 @@ def data(tmp_path):
 
 
 def serve(monkeypatch, make) -> None:
-    """Lets pip leave the archive that ``make(path)`` writes: as if its own check of the hash had been got around."""
+    """Makes pip leave the archive that ``make(path)`` writes: as if its own check of the hash had been got around."""
 
     def run(command, **options):
         make(Path(command[command.index("--dest") + 1]) / "tiny-1.0.whl")

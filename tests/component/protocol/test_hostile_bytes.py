@@ -65,7 +65,7 @@ ODD_PIECES = [
 
 
 def replaced(draw, value, odd):
-    """Gives a tree in which one thing is another; keeps the trees small that a draw must walk."""
+    """Returns a tree in which one thing is another; keeps the trees small that a draw must walk."""
     if isinstance(value, list) and value and draw(st.integers(0, 5)):
         place = draw(st.integers(0, len(value) - 1))
         return [*value[:place], replaced(draw, value[place], odd), *value[place + 1 :]]

@@ -50,7 +50,7 @@ class Proxy:
         return len(pairs)
 
     def strand(self) -> int:
-        """Lets nothing more through the connections there are, and closes none: as a firewall that forgot them."""
+        """Stops what goes through the connections there are, and closes none: as a firewall that forgot them."""
         with self._lock:
             self._stranded |= self._pairs
             return len(self._stranded)

@@ -13,7 +13,7 @@ QUEUES = ["ns.a.interactive", "ns.b.interactive", "ns.a.bulk", "ns.b.bulk", "ns.
 
 
 def serve(order, waiting, turns):
-    """Gives the queues served when Redis pops from the first one that has a message."""
+    """Returns the queues served when Redis pops from the first one that has a message."""
     served = []
     for _ in range(turns):
         looked_at = order.consume(len(waiting))

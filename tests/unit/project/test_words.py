@@ -86,3 +86,9 @@ def test_docstrings_and_field_comments_begin_with_a_subject_or_a_verb(path):
     ]
     found = [f"{path.name}:{line}: {text[:80]!r}" for line, text in begun if re.split(r"\W", text)[0] in HEADLESS]
     assert found == []
+
+
+def test_no_docstring_of_tests_and_benchmarks_begins_with_give_say_or_tell():
+    paths = [path for root in ("tests", "benchmarks", "examples") for path in (REPOSITORY / root).rglob("*.py")]
+    begun = [text for path in paths for _, text in docstrings(ast.parse(path.read_text("utf-8")))]
+    assert [text for text in begun if re.match(r"(Give|Say|Tell|Let)s?\b", text)] == []

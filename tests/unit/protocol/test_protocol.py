@@ -86,7 +86,7 @@ READERS = [
 
 
 def read(data):
-    """Gives the bytes to every reader; a MessageError is as good as a value, anything else is not."""
+    """Passes the bytes to every reader; a MessageError is as good as a value, anything else is not."""
     for reader in READERS:
         try:
             reader(data)
