@@ -40,7 +40,7 @@ ROW_BYTES = 1536
 
 
 def ask(run: Run) -> list[Figure]:
-    """Return the speed of splitting and its ratio to the library's, and of unchanged runs over documents and records."""
+    """Return the speed of splitting, its ratio to the library's, and unchanged runs over documents and records."""
     texts = documents(DOCUMENTS)
     tokenizer = Path(str(getattr(run.files, "tokenizer")))  # noqa: B009  a wheel's files have one
     ours: list[float] = []
