@@ -11,6 +11,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+PAGES = [
+    path
+    for path in sorted(
+        [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "examples").glob("*.md")]
+    )
+    if path.name != "CHANGELOG.md"
+]
 SOURCES = sorted([*(REPOSITORY / "producer").rglob("*.py"), *(REPOSITORY / "worker").rglob("*.py")])
 
 #: Phrase, as a regular expression → what the field says.
@@ -62,6 +69,17 @@ def test_no_phrase_is_private_to_this_project(path):
         for phrase, instead in BANNED.items()
         for match in [re.search(phrase, text, re.IGNORECASE)]
         if match
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_phrase_of_a_page_is_private_to_this_project(path):
+    text = " ".join(path.read_text("utf-8").split())
+    found = [
+        f"{match[0]!r} in {text[max(0, match.start() - 40) : match.end() + 40]!r}; write: {instead}"
+        for phrase, instead in BANNED.items()
+        for match in re.finditer(phrase, text, re.IGNORECASE)
     ]
     assert found == []
 
