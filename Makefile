@@ -62,7 +62,7 @@ lock: $(VENV)/.runtime  ## make both lock files anew, with the newest versions t
 	$(UV) --all-extras --group build --output-file requirements.lock
 	$(UV) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
-clean:  ## remove what make made; models in .embedmill stay
+clean:  ## remove what make made; models in the data folder stay
 	rm -rf .venv* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find producer worker tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

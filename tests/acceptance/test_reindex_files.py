@@ -199,7 +199,7 @@ def test_texts_that_were_cut_are_counted(reindexer, tmp_path):
     (tmp_path / "docs" / "short.md").write_text("word")
     assert reindexer(tmp_path / "docs", "--to", tmp_path / "vectors").run()["truncated"] == 1
     _, err = reindexer(tmp_path / "docs", "--to", tmp_path / "other").start().wait()
-    assert "1 texts were truncated, because the model reads no more; --split embeds all of a text" in err
+    assert "1 text was truncated, because the model reads no more; --split embeds all of a text" in err
 
 
 def test_a_parquet_file_that_is_rewritten_while_it_is_read_ends_no_process(tmp_path):

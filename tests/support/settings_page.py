@@ -23,7 +23,7 @@ This page is for people who set embedmill up: every environment variable, its op
 help of the commands: `make settings` writes it again.
 
 Each option has a variable. An option comes before its variable, and an empty variable counts as unset. Python clients
-and workers that Celery starts read the variables alone.
+and workers that Celery starts read the variables; clients without a URL also find a running `embedmill up`.
 """
 
 #: Variables that no option sets.
@@ -54,8 +54,8 @@ class Variable:
     commands: list[str] = field(default_factory=list)
 
 
-def variables() -> dict[str, Variable]:
-    """Return the variables that have an option, by name, with the commands that take it."""
+def variables() -> dict[str, list[Variable]]:
+    """Return the variables that have an option, by name: each meaning with the commands that give it."""
     from embedmill_worker.cli.dispatch import parser
 
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMBEDMILL_")}
@@ -63,13 +63,17 @@ def variables() -> dict[str, Variable]:
         root = parser()
     finally:
         os.environ.update(kept)
-    found: dict[str, Variable] = {}
+    found: dict[str, list[Variable]] = {}
     for command, action in _actions(root):
         text = (action.help or "") % {"choices": ", ".join(map(str, action.choices or ()))}
         match = re.fullmatch(r"(.*) \[(EMBEDMILL_\w+)\]", text, re.DOTALL)
         if match:
-            variable = found.setdefault(match[2], Variable(help=match[1], option=action.option_strings[-1]))
-            variable.commands.append(command)
+            meanings = found.setdefault(match[2], [])
+            same = [one for one in meanings if one.help == match[1]]
+            if not same:
+                same = [Variable(help=match[1], option=action.option_strings[-1])]
+                meanings += same
+            same[0].commands.append(command)
     return found
 
 
@@ -82,13 +86,13 @@ def _actions(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[
             yield name, action
 
 
-def page(found: Mapping[str, Variable]) -> str:
+def page(found: Mapping[str, list[Variable]]) -> str:
     """Return the page."""
     lines = [_HEAD, "| variable | option | commands | meaning |", "| --- | --- | --- | --- |"]
     for name in sorted(found):
-        one = found[name]
-        commands = ", ".join(dict.fromkeys(one.commands))
-        lines.append(f"| `{name}` | `{one.option}` | {commands} | {_cell(one.help)} |")
+        for one in found[name]:
+            commands = ", ".join(dict.fromkeys(one.commands))
+            lines.append(f"| `{name}` | `{one.option}` | {commands} | {_cell(one.help)} |")
     lines += ["", "Without an option:", "", "| variable | meaning |", "| --- | --- |"]
     lines += [f"| `{name}` | {_cell(OTHERS[name])} |" for name in sorted(OTHERS)]
     return "\n".join(lines) + "\n"

@@ -40,6 +40,10 @@ class DirectorySnapshot:
     cards: dict[str, ModelCard]
     workers: tuple[WorkerInfo, ...]
 
+    def served(self) -> list[str]:
+        """Return the names of announced models that live workers serve, sorted."""
+        return sorted({name for worker in self.workers for name in worker.models} & set(self.cards))
+
     def children(self, model: str) -> int:
         """Return the number of child processes that serve a model, at least 1."""
         return max(1, sum(w.children for w in self.workers if model in w.models))
@@ -100,15 +104,16 @@ class WorkerDirectory:
         The card of a model that is not announced is ``UNKNOWN_CARD``.
 
         Raises:
-            UnknownModelError: no model is named and not exactly one is announced.
+            UnknownModelError: no model is named and workers serve several, or none is announced.
             InvalidRequestError: no model can have this name.
         """
         cards = self._snapshot.cards
         name = model or self._default_model
         if name is None:
-            if len(cards) != 1:
-                raise UnknownModelError("", tuple(sorted(cards)))
-            name = next(iter(cards))
+            known = self._snapshot.served() or sorted(cards)  # a card outlives its workers
+            if len(known) != 1:
+                raise UnknownModelError("", tuple(known))
+            name = known[0]
         try:
             check_model_name(name)
         except SettingsError as error:

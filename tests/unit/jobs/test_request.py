@@ -179,6 +179,15 @@ def test_without_exactly_one_a_model_must_be_named(names, says):
         outlook(*names).choose(None)
 
 
+def test_a_model_that_nobody_serves_any_more_stands_in_no_one_s_way():
+    assert outlook("left", "served", workers=(worker("served"),)).choose(None)[0] == "served"
+
+
+def test_of_several_served_models_one_must_be_named_and_those_alone_are_listed():
+    with pytest.raises(UnknownModelError, match="announced: a, b\\."):
+        outlook("a", "b", "left", workers=(worker("a"), worker("b"))).choose(None)
+
+
 def test_a_named_model_wins_over_the_client_s_and_that_over_the_announced():
     assert outlook("only", default="mine").choose("this")[0] == "this"
     assert outlook("only", default="mine").choose(None)[0] == "mine"

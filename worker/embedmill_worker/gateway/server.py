@@ -62,7 +62,7 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
     gate = Gate(service, metrics)
 
     async def health(_call: Call) -> Response:
-        body = {"status": "ok" if service.is_ready else "unavailable", "models": [card.name for card in service.models]}
+        body = {"status": "ok" if service.is_ready else "unavailable", "models": service.served}
         return json_response(body, status=200 if service.is_ready else 503)
 
     async def ping(_call: Call) -> Response:

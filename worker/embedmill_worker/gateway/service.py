@@ -75,6 +75,11 @@ class EmbeddingService:
         """The models that workers have announced, by name."""
         return [self._directory.cards[name] for name in sorted(self._directory.cards)]
 
+    @property
+    def served(self) -> list[str]:
+        """The names of the models that live workers serve, sorted."""
+        return self._directory.served()
+
     def is_served(self, model: str) -> bool:
         """Return whether a live worker serves the model."""
         return any(model in worker.models for worker in self._directory.workers)
@@ -93,17 +98,18 @@ class EmbeddingService:
             RefusedError: no worker has announced it, or none was named and there are several.
         """
         cards = self._directory.cards
-        name = model or self.settings.client.model or (next(iter(cards)) if len(cards) == 1 else "")
+        known = self._directory.served() or sorted(cards)
+        name = model or self.settings.client.model or (known[0] if len(known) == 1 else "")
         if name in cards:
             return cards[name]
         if not self.is_reachable:
             raise RefusedError(Kind.UNAVAILABLE, "The queue does not answer; try again")
         if not cards:
             raise RefusedError(Kind.UNAVAILABLE, "No worker is running; try again once one has started")
-        known = ", ".join(sorted(cards))
+        shown = ", ".join(known)
         if not name:
-            raise RefusedError(Kind.UNKNOWN_MODEL, f"Name a model; workers serve: {known}", param="model")
-        reason = f"The model `{name[:100]}` does not exist; workers serve: {known}"
+            raise RefusedError(Kind.UNKNOWN_MODEL, f"Name a model; workers serve: {shown}", param="model")
+        reason = f"The model `{name[:100]}` does not exist; workers serve: {shown}"
         raise RefusedError(Kind.UNKNOWN_MODEL, reason, param="model")
 
     async def embed(self, request: EmbedRequest, caller: Caller) -> Embedded:
@@ -185,7 +191,7 @@ class EmbeddingService:
             self.is_reachable = False
             return
         if not self.is_reachable:
-            log.info("the queue answers; workers serve %s", sorted(directory.cards), extra={"action": "gateway_queue"})
+            log.info("the queue answers; workers serve %s", directory.served(), extra={"action": "gateway_queue"})
         self.is_reachable = True
         self._directory = directory
         self._client.operations.outlook.update(directory)

@@ -178,7 +178,8 @@ def _close(args: argparse.Namespace, report: ReindexReport) -> int:
     for note in report.notes:
         say(note)
     if report.truncated:
-        say(f"{report.truncated:,} texts were truncated, because the model reads no more; --split embeds all of a text")
+        how_many = "1 text was" if report.truncated == 1 else f"{report.truncated:,} texts were"
+        say(f"{how_many} truncated, because the model reads no more; --split embeds all of a text")
     if report.rejected:
         say(f"{report.rejected:,} rejected, listed in {report.rejects}; the first: {report.first_reject}")
     if not report.is_whole:
@@ -310,7 +311,8 @@ def shown(*, as_json: bool) -> Iterator[Show]:
 def line(progress: Progress) -> str:
     """Return progress as one line for people."""
     counts = progress.counts
-    parts = [f"{progress.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s", f"{counts.tokens:,} tokens"]
+    parts = [f"{progress.embedded:,} embedded", f"{progress.texts_per_s:,.0f} texts/s"]
+    parts += [f"{counts.tokens:,} tokens written"] if counts.tokens else []
     parts += [f"{counts.skipped:,} unchanged"] if counts.skipped else []
     parts += [f"{counts.rejected:,} rejected"] if counts.rejected else []
     parts += [f"{progress.texts_in_flight:,} in flight"] if progress.texts_in_flight else []
