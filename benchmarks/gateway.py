@@ -56,7 +56,7 @@ class Loaded:
     p50_ms: float
     p99_ms: float
     statuses: dict[str, int]
-    #: Of the server's main process, for each request.
+    #: CPU time of the server's main process, for each request.
     cpu_ms: float
 
 

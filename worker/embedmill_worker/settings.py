@@ -59,7 +59,7 @@ class WorkerSettings:
     cache_url: str = ""
     #: File that the worker's health is written to; None: no file.
     health_file: Path | None = None
-    #: Seconds from SIGTERM until tasks that still run are given up.
+    #: Seconds from SIGTERM until tasks that still run are left to other workers.
     grace_s: float = DEFAULT_GRACE_S
     #: Name of the setting that the Redis URL came from, for errors.
     url_name: str = field(default="redis_url", compare=False)

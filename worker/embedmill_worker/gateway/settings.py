@@ -84,7 +84,7 @@ class GatewaySettings:
     max_wait_s: float = 5.0
     #: Requests under way at a time.
     max_requests: int = 4_096
-    #: Seconds until a request that is not answered is given up, with 503.
+    #: Seconds until a request that is not answered fails with 503.
     timeout_s: float = 60.0
     patience: Patience = field(default_factory=Patience)
 

@@ -105,7 +105,7 @@ class Node:
 
     @property
     def grace_s(self) -> float:
-        """Seconds from SIGTERM until tasks that still run are given up."""
+        """Seconds from SIGTERM until tasks that still run are left to other workers."""
         return self._settings.grace_s
 
     def beat(self, *, state: str, reason: str = "", children: int, active: Iterable[str]) -> int | None:

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     flags.flag(access, "--cors-origins", "EMBEDMILL_CORS_ORIGINS", "ORIGIN,…", text)
     text = "seconds of work that may wait before further requests are refused with 429 (default: 5)"
     flags.flag(limits, "--max-wait", "EMBEDMILL_MAX_WAIT_S", "S", text)
-    text = "seconds after which a request is given up with 503 (default: 60)"
+    text = "seconds after which a request fails with 503 (default: 60)"
     flags.flag(limits, "--request-timeout", "EMBEDMILL_REQUEST_TIMEOUT_S", "S", text)
     text = "most MiB of a request's body (default: 16)"
     flags.flag(limits, "--max-body", "EMBEDMILL_MAX_BODY_MIB", "MIB", text)
