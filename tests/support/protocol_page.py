@@ -16,7 +16,7 @@ from embedmill.protocol.workers import WorkerInfo
 
 PAGE = (REPOSITORY / "docs" / "protocol.md").read_text("utf-8")
 
-#: By language and name, as in "```hex chunk".
+#: The blocks of the page by language and name, as in "```hex chunk".
 BLOCKS = dict(re.findall(r"^```([a-z]+(?: [a-z]+)?)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 
 TEXTS = ["Selamat pagi", "good morning"]

@@ -104,7 +104,7 @@ class Kind:
     name: Callable[[Path], str]
     #: From its name to (id, vector, metadata, text) of every row.
     read: Callable[[str], Iterable[tuple[str, np.ndarray, dict, str | None]]]
-    #: By how much components may differ from those that were written.
+    #: Largest difference of components from those that were written.
     tolerance: float = 0.0
     #: Whether it can be read while a run has it open.
     has_readers_meanwhile: bool = True
