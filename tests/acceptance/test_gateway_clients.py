@@ -41,6 +41,8 @@ class Package:
         self._name = name
 
     def __getattr__(self, attribute):
+        if attribute.startswith("_"):  # pytest looks for such in all that a module holds
+            raise AttributeError(attribute)
         with warnings.catch_warnings():  # of what these packages import themselves
             warnings.simplefilter("ignore")
             return getattr(importlib.import_module(self._name), attribute)
