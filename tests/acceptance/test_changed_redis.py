@@ -73,7 +73,7 @@ def test_a_worker_that_died_before_redis_s_clock_was_set_back_is_dead_all_the_sa
         worker = mill.start_worker(EMBEDMILL_CONCURRENCY="1")
         keys, settings = Keyspace(mill.namespace), ClientSettings.from_env(environ=mill.env)
         with EmbeddingClient(valkey.url, MODEL, namespace=mill.namespace) as client:
-            job = client.submit(corpus.mixed(3_000, seed=1))
+            job = client.submit(corpus.mixed(300, seed=1))
             wait_until(lambda: held_claims(server, keys, job))
             worker.kill()
             then_s = server.time()[0]
