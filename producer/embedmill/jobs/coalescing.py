@@ -7,6 +7,7 @@ one needs one round trip for many calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,8 +20,9 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import EmbeddingReply
 
-#: Jobs in flight per child process before calls wait: one that is being processed, and the next one.
-JOBS_A_CHILD: Final = 2
+#: Jobs in flight per child process before calls wait: one that is being processed, and half of the next one. With two,
+#: jobs are smaller, and each text costs more.
+JOBS_A_CHILD: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class Capacity:
     @property
     def jobs(self) -> int:
         """Number of jobs in flight from which on calls wait."""
-        return JOBS_A_CHILD * self.children
+        return math.ceil(JOBS_A_CHILD * self.children)
 
     def holds(self, call: Call) -> bool:
         """Return whether a call is small enough to share a job."""
@@ -169,13 +171,12 @@ class PendingCalls:
         self._chars += sign * call.chars
 
     def _share_tokens(self, capacity: Capacity) -> float:
-        """Return the tokens of the next batch: an equal share of what waits for each free slot, or each child process.
+        """Return the tokens of the next batch: an equal share of what waits for each free slot.
 
         While child processes may be idle, calls are spread among them. Later, a batch smaller than the smallest chunk
         would not be worth its round trip.
         """
-        free = capacity.jobs - self.in_flight
-        share = self._tokens / max(free, capacity.children)
-        if free <= capacity.children:
+        share = self._tokens / (capacity.jobs - self.in_flight)
+        if self.in_flight >= capacity.children:
             share = max(share, MIN_CHUNK_SHARE * capacity.budget_tokens)
         return min(share, capacity.budget_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
@@ -39,14 +39,25 @@ class DirectorySnapshot:
 
     cards: dict[str, ModelCard]
     workers: tuple[WorkerInfo, ...]
+    #: Child processes by the model that they serve, counted once: each request asks, and there may be many workers.
+    _children: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for worker in self.workers:
+            for model in set(worker.models):
+                self._children[model] = self._children.get(model, 0) + worker.children
 
     def served(self) -> list[str]:
         """Return the names of announced models that live workers serve, sorted."""
-        return sorted({name for worker in self.workers for name in worker.models} & set(self.cards))
+        return sorted(self._children.keys() & self.cards.keys())
+
+    def is_served(self, model: str) -> bool:
+        """Return whether a live worker serves a model."""
+        return model in self._children
 
     def children(self, model: str) -> int:
         """Return the number of child processes that serve a model, at least 1."""
-        return max(1, sum(w.children for w in self.workers if model in w.models))
+        return max(1, self._children.get(model, 0))
 
 
 def look_around(keys: Keyspace, *, grace_s: float = 0.0) -> Flow[DirectorySnapshot]:
@@ -142,7 +153,7 @@ class WorkerDirectory:
         """Return the expected throughput of a model's live workers, in tokens per second; 0 without workers."""
         name = model or self._default_model or ""
         card = self._snapshot.cards.get(name)
-        return card.tokens_per_s * self._snapshot.children(name) if card and self._is_served(name) else 0.0
+        return card.tokens_per_s * self._snapshot.children(name) if card and self._snapshot.is_served(name) else 0.0
 
     def dimension(self, model: str) -> int:
         """Return a model's dimension; 0 if the model is not announced."""
@@ -151,7 +162,7 @@ class WorkerDirectory:
 
     def hint(self, status: JobStatus) -> str:
         """Return a hint why a job may not be done."""
-        if status.state is JobState.QUEUED and not self._is_served(status.model):
+        if status.state is JobState.QUEUED and not self._snapshot.is_served(status.model):
             return f"No worker serves {status.model}; start one with EMBEDMILL_MODEL={status.model}."
         done = f"{status.chunks_done} of {status.chunks} chunks are done."
         spoken = self._spoken(status.model)
@@ -163,13 +174,10 @@ class WorkerDirectory:
     def hint_unsent(self, model: str | None, in_flight: int) -> str:
         """Return a hint why a call was not submitted while ``in_flight`` jobs of this client were."""
         name = model or self._default_model
-        if name is not None and not self._is_served(name):
+        if name is not None and not self._snapshot.is_served(name):
             return f"No worker serves {name}; start one with EMBEDMILL_MODEL={name}."
         return f"It waited in this client behind {in_flight} jobs; make fewer calls at a time, or start more workers."
 
     def _spoken(self, model: str) -> tuple[int, ...]:
         """Return the protocol versions of the model's live workers."""
         return tuple(sorted({worker.protocol for worker in self._snapshot.workers if model in worker.models}))
-
-    def _is_served(self, model: str) -> bool:
-        return any(model in worker.models for worker in self._snapshot.workers)

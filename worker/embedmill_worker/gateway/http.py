@@ -6,12 +6,12 @@ import asyncio
 import logging
 import math
 import re
+import secrets
 import time
 import traceback
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.metrics import Metrics
@@ -39,6 +40,9 @@ MAX_POSITIONS: Final = 256
 
 #: Status that access logs give a request whose client has hung up.
 HUNG_UP: Final = 499
+
+#: Characters of a Host header that is looked at; a name of DNS with its port has fewer.
+MAX_HOST_CHARS: Final = 300
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
@@ -73,7 +77,6 @@ class Call:
             raise RefusedError(Kind.INVALID, "The body is not valid JSON") from None
 
 
-Receive = Callable[[], Awaitable[Any]]
 Work = Callable[[Call], Coroutine[Any, Any, Response]]
 
 
@@ -107,6 +110,37 @@ def truncation_headers(embedded: Embedded) -> dict[str, str]:
     return {"x-embedmill-truncated": shown, "x-embedmill-truncated-count": str(len(positions))}
 
 
+class Endpoint:
+    """The ASGI application of one route."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+class Paths:
+    """An ASGI application that finds a route by its path at once; others, and unknown paths, are Starlette's."""
+
+    def __init__(self, routes: Sequence[Route], others: ASGIApp) -> None:
+        self.routes = routes
+        self._endpoints = {
+            (method, route.path): route.app
+            for route in routes
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        endpoint = self._endpoints.get((scope.get("method", ""), scope.get("path", "")), self._others)
+        await endpoint(scope, receive, send)
+
+
 class Gate:
     """Turns the work of a route into an endpoint of Starlette."""
 
@@ -116,7 +150,7 @@ class Gate:
         self._metrics = metrics
 
     def route(self, api: Api, path: str, work: Work, *, method: str = "POST", is_open: bool = False) -> Route:
-        """Return a route; ``is_open``: it asks for no key."""
+        """Return a route whose endpoint is an ASGI application; ``is_open``: it asks for no key."""
 
         async def endpoint(request: Request) -> Response:
             began_s = time.perf_counter()
@@ -142,7 +176,7 @@ class Gate:
             )
             return response
 
-        return Route(path, endpoint, methods=[method])
+        return Route(path, Endpoint(endpoint), methods=[method])
 
     async def _answer(
         self, request: Request, headers: Mapping[str, str], request_id: str, work: Work, *, is_open: bool
@@ -163,8 +197,8 @@ class Gate:
 
     def check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse what a web page sends that may not call, and names that were made to point at loopback."""
-        host = _host(f"//{headers.get('host', '')}")
-        if self._settings.is_local and not self._settings.keys.callers and host not in _LOCAL_HOSTS:
+        is_trusted = not self._settings.is_local or self._settings.keys.callers
+        if not is_trusted and not _is_local(headers.get("host", "")):
             raise RefusedError(Kind.FORBIDDEN, "Without API keys only requests to localhost are answered")
         origin = headers.get("origin")
         allowed = self._settings.cors_origins
@@ -217,18 +251,34 @@ async def until_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientDisconnect: it has hung up.
     """
-    task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_hung_up(request.receive))
+    leave = _Leaving(asyncio.current_task())
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        if leave.has_cancelled and leave.task.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
+        leave.is_over = True
         watch.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
+
+
+class _Leaving:
+    """What cancels the task of a request whose client has hung up, until its work is over."""
+
+    __slots__ = ("has_cancelled", "is_over", "task")
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        assert task is not None
+        self.task = task
+        self.is_over = self.has_cancelled = False
+
+    def __call__(self, watch: asyncio.Future[None]) -> None:
+        if not self.is_over and not watch.cancelled():
+            self.has_cancelled = True
+            self.task.cancel()
 
 
 async def _hung_up(receive: Receive) -> None:
@@ -241,16 +291,22 @@ def _headers(request: Request) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
 
 
-def _host(address: str) -> str | None:
+def _is_local(host: str) -> bool:
+    """Return whether a Host header names this machine's loopback."""
+    return len(host) <= MAX_HOST_CHARS and _hostname(host) in _LOCAL_HOSTS
+
+
+@lru_cache(maxsize=64)
+def _hostname(host: str) -> str | None:
     try:
-        return urlsplit(address).hostname
+        return urlsplit(f"//{host}").hostname
     except ValueError:  # brackets that hold no address
         return None
 
 
 def take_request_id(given: str | None) -> str:
     """Return the caller's name of a request if it can stand in a log, else a random one."""
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def shown(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -33,11 +34,14 @@ class Metrics:
         self._workers = Gauge("embedmill_workers", "Workers that take work", ("model",), registry=self.registry)
         self._children = Gauge("embedmill_worker_processes", "Processes that embed", ("model",), registry=self.registry)
         self._is_up = Gauge("embedmill_queue_up", "Whether Redis answers", registry=self.registry)
+        # Finding a series by its labels takes longer than counting.
+        self._count = cache(self._requests.labels)
+        self._observe = cache(self._seconds.labels)
 
     def answered(self, route: str, status: int, took_s: float) -> None:
         """Count a request."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(took_s)
+        self._count(route, str(status)).inc()
+        self._observe(route).observe(took_s)
 
     def refused(self, route: str, reason: str) -> None:
         """Count a refusal."""

@@ -82,7 +82,7 @@ class EmbeddingService:
 
     def is_served(self, model: str) -> bool:
         """Return whether a live worker serves the model."""
-        return any(model in worker.models for worker in self._directory.workers)
+        return self._directory.is_served(model)
 
     @property
     def is_ready(self) -> bool:
@@ -98,10 +98,12 @@ class EmbeddingService:
             RefusedError: no worker has announced it, or none was named and there are several.
         """
         cards = self._directory.cards
-        known = self._directory.served() or sorted(cards)
-        name = model or self.settings.client.model or (known[0] if len(known) == 1 else "")
+        name = model or self.settings.client.model
         if name in cards:
             return cards[name]
+        known = self._directory.served() or sorted(cards)
+        if not name and len(known) == 1:
+            return cards[known[0]]
         if not self.is_reachable:
             raise RefusedError(Kind.UNAVAILABLE, "The queue does not answer; try again")
         if not cards:

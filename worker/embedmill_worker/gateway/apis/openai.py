@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
@@ -105,14 +106,17 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
     ]
 
 
-def embed_options(**options: Any) -> EmbedOptions:
+@lru_cache(maxsize=64)
+def embed_options(
+    *, input_type: str | None = None, dimensions: int | None = None, truncate: bool = True
+) -> EmbedOptions:
     """Return options of a request.
 
     Raises:
         RefusedError: one of them cannot be served.
     """
     try:
-        return EmbedOptions(**options)
+        return EmbedOptions(input_type=input_type, dimensions=dimensions, truncate=truncate)
     except InvalidRequestError as error:
         raise RefusedError(Kind.INVALID, str(error), param=error.option) from None
 
