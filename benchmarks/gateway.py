@@ -56,7 +56,7 @@ class Loaded:
     p50_ms: float
     p99_ms: float
     statuses: dict[str, int]
-    #: CPU time of the server's main process, for each request.
+    #: CPU time of the server's processes, for each request.
     cpu_ms: float
 
 
@@ -219,6 +219,9 @@ def free_port() -> int:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process, its threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of a process and its children, their threads included."""
+    process = Path(f"/proc/{pid}")
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    own_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = [int(child) for thread in process.glob("task/*/children") for child in thread.read_text().split()]
+    return own_s + sum(map(cpu_s, children))
