@@ -2,13 +2,14 @@
 
 python benchmarks/run.py gateway
 
-The application is at the best of several numbers of workers and threads. Then the gateway alone, offered three times
-what it serves: what it answers with 429, and how long the others take.
+The application is at the best of several numbers of workers and threads. Then the gateway alone, offered twice and
+three times what it serves: what it answers with 429, and how long the others take.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -42,8 +43,9 @@ TUNING_TEXTS = 200
 #: Seconds that a server may take to answer for the first time.
 PATIENCE_S = 120.0
 
-#: Times what fits that the gateway is offered.
-OVERLOAD = 3
+#: Times what fits that the gateway is offered, and for how many seconds: more than it lets wait.
+OVERLOADS = (2, 3)
+OVERLOAD_S = 10
 
 THEIRS = "FastAPI with fastembed"
 
@@ -99,7 +101,7 @@ def ask(run: Run) -> list[Figure]:
             figures += measure(name, texts, run.rounds, servers)
         for precision, server in servers.items():
             if precision != THEIRS:
-                figures += overload(precision, server, run)
+                figures += [figure for times in OVERLOADS for figure in overload(precision, server, run, times)]
     return figures
 
 
@@ -132,17 +134,24 @@ def measure(name: str, texts: Sequence[str], rounds: int, servers: dict[str, Ser
     return figures
 
 
-def overload(precision: str, server: Server, run: Run) -> list[Figure]:
-    """Offer three times what the gateway serves."""
-    texts = corpus.short(run.texts * OVERLOAD)
-    rate = OVERLOAD * server.load(texts[: run.texts]).texts_per_s
+def overload(precision: str, server: Server, run: Run, times: int) -> list[Figure]:
+    """Offer several times what the gateway serves."""
+    texts = corpus.short(run.texts)
+    rate = times * server.load(texts).texts_per_s
+    texts = (texts * math.ceil(rate * OVERLOAD_S / len(texts)))[: round(rate * OVERLOAD_S)]
     loads = [server.load(texts, rate=rate) for _ in range(run.rounds)]
-    refused = [100 * one.statuses.get("429", 0) / len(texts) for one in loads]
+    found = {
+        "p99, offered {} times what fits": ("ms", [one.p99_ms for one in loads]),
+        "answered with 429, offered {} times what fits": ("%", [share(one, "429") for one in loads]),
+        "connections lost, offered {} times what fits": ("%", [share(one, "0") for one in loads]),
+    }
     what = {"question": "gateway", "corpus": "short", "precision": precision}
-    return [
-        of_rounds([one.p99_ms for one in loads], name=f"p99, offered {OVERLOAD} times what fits", unit="ms", **what),
-        of_rounds(refused, name=f"answered with 429, offered {OVERLOAD} times what fits", unit="%", **what),
-    ]
+    return [of_rounds(values, name=name.format(times), unit=unit, **what) for name, (unit, values) in found.items()]
+
+
+def share(one: Loaded, status: str) -> float:
+    """Return the percentage of requests that were answered with a status."""
+    return 100 * one.statuses.get(status, 0) / sum(one.statuses.values())
 
 
 def best_choice(run: Run, folder: str) -> tuple[int, int]:

@@ -410,7 +410,8 @@ def test_half_an_hour_of_mixed_traffic_leaves_memory_flat(mill, make_gateway):
             while time.monotonic() - began_s < length_s:
                 stop.wait(5)
                 samples.append((time.monotonic() - began_s, process.memory_full_info().uss))
-                assert not any(task.done() for task in tasks)
+                for task in tasks:
+                    assert not task.done(), task.exception()
         finally:
             stop.set()
         for task in tasks:

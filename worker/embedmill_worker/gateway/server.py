@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 #: Seconds that requests under way have when the gateway ends.
 GRACE_S: Final = 20.0
 
-#: Connections that wait to be accepted.
-BACKLOG: Final = 2_048
+#: Connections that wait to be accepted: as many as Linux allows by default.
+BACKLOG: Final = 4_096
 
 
 #: Headers of ours that web pages may read.
