@@ -104,7 +104,7 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
     return QueueStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(
-            _of_lane(keys, pair, counts, oldest, drain, now_s)
+            _of_lane(keys, pair, (counts, oldest, drain), now_s)
             for pair, counts, oldest, drain in zip(pairs, *(replies[i::3] for i in range(3)), strict=True)
             if pair in served or _holds(counts, oldest)
         ),
@@ -178,10 +178,9 @@ def _of_worker(info: WorkerInfo, cards: Container[str]) -> list[WorkerStatus]:
     ]
 
 
-def _of_lane(
-    keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, drain: Any, now_s: float
-) -> LaneStatus:
+def _of_lane(keys: Keyspace, pair: tuple[str, str], replies: tuple[Any, Any, Any], now_s: float) -> LaneStatus:
     model, lane = pair
+    counts, oldest, drain = replies
     chunks, texts, tokens = map(_count, counts) if isinstance(counts, list) else (0, 0, 0)
     age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and len(oldest) == 2 else 0.0
     drained, rate, measured_ms = drain if isinstance(drain, list) else (None, None, None)

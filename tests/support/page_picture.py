@@ -36,14 +36,13 @@ WATCHED_S = 60.0
 
 QUESTION = "What happens when a worker is killed?"
 SEARCHED = (
-    "Kill a child process, a worker or Redis: the work is found and done, once.",
-    "A vector does not depend on the texts it was batched with.",
-    "Texts are sorted by length and run in small batches.",
-    "Interactive work goes first, and bulk work still gets its turns.",
-    "One copy of the model is shared by all processes of a worker.",
+    "Kill a process, a worker or Redis: the work is done, once.",
+    "A vector does not depend on its batch.",
+    "Texts are sorted by length.",
+    "Interactive work goes first.",
+    "One copy of the model is shared by all processes.",
     "Selamat pagi, apa kabar hari ini?",
-    "A client that hangs up cancels its work that has not begun.",
-    "Keys are kept as their hash alone.",
+    "A client that hangs up cancels its work.",
 )
 
 
@@ -90,7 +89,7 @@ def draw(url: str, client: EmbeddingClient, texts: list[str], path: Path) -> Non
             page.locator("#question").fill(QUESTION)
             page.locator("#search-button").click()
             page.locator("#hits li").first.wait_for()
-            page.evaluate("document.activeElement.blur()")
+            page.evaluate("document.activeElement.blur(); document.getElementById('texts').scrollTop = 0")
             time.sleep(WATCHED_S)
             path.parent.mkdir(parents=True, exist_ok=True)
             page.screenshot(path=path, full_page=True)
