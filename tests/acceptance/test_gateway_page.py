@@ -25,7 +25,7 @@ PICTURES = os.environ.get("EMBEDMILL_TEST_PICTURES")
 
 #: What Chromium says of each answer that is a refusal; the page shows those itself.
 REFUSALS = re.compile(
-    r"Failed to load resource: (the server responded with a status of (401|404|503)|net::ERR_ABORTED)"
+    r"Failed to load resource: (the server responded with a status of (401|404|409|500|503)|net::ERR_)"
 )
 
 EVIL = '<img src=x onerror="window.hacked=1">"\'`</script><script>window.hacked=1</script>javascript:alert(1)'
@@ -362,6 +362,33 @@ def test_names_and_messages_of_others_are_text_and_never_markup(visit, lonely):
     tab.look("hostile")
 
 
+def test_a_model_without_a_worker_and_a_route_that_fails_hide_nothing_else(visit, lonely):
+    tab = visit(lonely.url)
+    page = tab.page
+    lane = {"lane": "bulk", "texts": 1, "tokens": 9, "oldest_age_s": 1.0, "tokens_done": 1, "tokens_per_s": 1.0}
+    status = hostile_status() | {
+        "workers": [{"name": "w", "state": "ready", "children": 1, "models": ["a"]}],
+        "lanes": [lane | {"model": "a"}, lane | {"model": "it's b"}],
+    }
+    answer(page, "/v1/status", status)
+    answer(page, "/v1/batches", {"error": {"message": "The lists are broken"}}, status=500)
+    job = {"id": "job-1", "object": "job", "status": "queued", "model": "a", "lane": "bulk", "created_at": 1}
+    answer(page, "/v1/jobs", {"object": "list", "has_more": False, "data": [job]})
+    answer(page, "/v1/jobs/job-1", {"error": {"message": "The job is over"}}, status=409)
+    tab.open()
+    expect(page.locator("#state")).to_have_text("Work without a worker")
+    expect(page.locator("#notice")).to_contain_text("No worker serves it's b.")
+    expect(page.locator("#notice-command")).to_have_text(r"embedmill worker --model 'it'\''s b'")
+    expect(page.locator("#batches-note")).to_be_visible()
+    expect(page.locator("#batches-note")).to_have_text("The lists are broken")
+    page.get_by_role("button", name="Cancel job job-1").click()
+    page.get_by_role("button", name="Cancel it").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("The job is over")
+    dialog.get_by_role("button", name="Keep it").click()
+    expect(dialog).to_be_hidden()
+
+
 def test_the_policy_stops_what_a_page_must_not_run(visit, lonely):
     tab = visit(lonely.url)
     page = tab.open()
@@ -422,6 +449,8 @@ def test_a_hidden_tab_asks_for_nothing_and_pauses_grow_while_redis_is_away(visit
     state = {"status": 503}
 
     def status(route):
+        if state["status"] == 0:
+            return route.abort()
         if state["status"] == 503:
             return route.fulfill(status=503, json={"error": {"message": "The queue does not answer; try again"}})
         return route.fulfill(json=hostile_status() | {"lanes": []})
@@ -439,6 +468,10 @@ def test_a_hidden_tab_asks_for_nothing_and_pauses_grow_while_redis_is_away(visit
         assert polls() == number
         with page.expect_response("**/v1/status"):
             page.clock.run_for(600)
+    state["status"] = 0
+    page.get_by_role("button", name="Try now").click()
+    page.clock.run_for(100)
+    expect(page.locator("#state")).to_have_text("The gateway is away")
     state["status"] = 200
     page.get_by_role("button", name="Try now").click()
     page.clock.run_for(100)
