@@ -20,6 +20,7 @@ from PIL import Image
 
 from embedmill import EmbeddingClient
 from embedmill.whereabouts import Whereabouts
+from embedmill_worker.settings import DEFAULT_MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -56,7 +57,12 @@ def paragraphs() -> list[str]:
 def batch_file(texts: list[str]) -> bytes:
     """Return a file of requests, as OpenAI's batches are."""
     rows = [
-        {"custom_id": f"paragraph-{n}", "method": "POST", "url": "/v1/embeddings", "body": {"input": text}}
+        {
+            "custom_id": f"paragraph-{n}",
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": DEFAULT_MODEL, "input": text},
+        }
         for n, text in enumerate(texts)
     ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
