@@ -11,7 +11,7 @@ from typing import Any, Final
 from embedmill.errors import BrokerUnavailableError, MessageError
 from embedmill.jobs.discovery import look_around, readable
 from embedmill.limits import MAX_LANES, MAX_STATUS_WORKERS
-from embedmill.protocol.codec import read_count, read_ms, read_name
+from embedmill.protocol.codec import read_count, read_ms, read_name, read_number
 from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
@@ -23,6 +23,9 @@ READY: Final = "ready"
 
 #: State of a ready worker whose model card Redis has lost; clients see its model once the worker sends the card again.
 UNANNOUNCED: Final = "unannounced"
+
+#: Seconds after which a measured rate is past: no reconciler runs, and so no worker. As in ``submit.lua``.
+RATE_LIFE_S: Final = 30.0
 
 #: Seconds between two readings while waiting for a worker.
 POLL_S: Final = 0.1
@@ -65,6 +68,10 @@ class LaneStatus:
     tokens: int
     #: Seconds since the oldest unfinished job was submitted; 0 without unfinished jobs.
     oldest_age_s: float
+    #: Tokens embedded since the lane came into use; the difference of two readings is the work between them.
+    tokens_done: int = 0
+    #: Tokens a second while the lane last had work, as the reconciler measured it; 0: not measured lately.
+    tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +97,15 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
     for model, lane in pairs:
         commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
+        commands.append(("HMGET", keys.drain(model, lane), "drained", "rate", "counted_ms"))
     replies = (yield RoundTrip(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
     workers = islice((w for info in snapshot.workers for w in _of_worker(info, snapshot.cards)), MAX_STATUS_WORKERS)
     return QueueStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(
-            _of_lane(keys, pair, counts, oldest, now_s)
-            for pair, counts, oldest in zip(pairs, replies[::2], replies[1::2], strict=True)
+            _of_lane(keys, pair, (counts, oldest, drain), now_s)
+            for pair, counts, oldest, drain in zip(pairs, *(replies[i::3] for i in range(3)), strict=True)
             if pair in served or _holds(counts, oldest)
         ),
     )
@@ -170,10 +178,12 @@ def _of_worker(info: WorkerInfo, cards: Container[str]) -> list[WorkerStatus]:
     ]
 
 
-def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, now_s: float) -> LaneStatus:
+def _of_lane(keys: Keyspace, pair: tuple[str, str], replies: tuple[Any, Any, Any], now_s: float) -> LaneStatus:
     model, lane = pair
+    counts, oldest, drain = replies
     chunks, texts, tokens = map(_count, counts) if isinstance(counts, list) else (0, 0, 0)
     age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and len(oldest) == 2 else 0.0
+    drained, rate, measured_ms = drain if isinstance(drain, list) else (None, None, None)
     return LaneStatus(
         model=model,
         lane=lane,
@@ -182,6 +192,8 @@ def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, no
         texts=texts,
         tokens=tokens,
         oldest_age_s=round(age_s, 3),
+        tokens_done=_count(drained),
+        tokens_per_s=_rate(rate, measured_ms, now_s),
     )
 
 
@@ -201,5 +213,14 @@ def _count(value: Any) -> int:
 def _age_s(submitted_ms: Any, now_s: float) -> float:
     try:
         return max(0.0, now_s - read_ms(submitted_ms) / 1000)
+    except MessageError:
+        return 0.0
+
+
+def _rate(rate: Any, measured_ms: Any, now_s: float) -> float:
+    """Return the measured rate; 0 if there is none, if it is past or if it cannot be read."""
+    try:
+        is_fresh = rate is not None and 0 <= now_s - read_ms(measured_ms or b"0") / 1000 < RATE_LIFE_S
+        return read_number(rate, "a rate") if is_fresh else 0.0
     except MessageError:
         return 0.0

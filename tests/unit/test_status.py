@@ -20,8 +20,10 @@ def card(model):
     return ModelCard(name=model, fingerprint="f", dimension=8, max_tokens=64, chars_per_token=4.0, tokens_per_s=9.0)
 
 
-def run(infos, lanes, counts, cards=None):
+def run(infos, lanes, counts, cards=None, drains=None):
     """Drives the flow; counts: (model, lane) → (chunks, texts, tokens, oldest submission in ms or None).
+
+    Drains: (model, lane) → what Redis answers for the tokens done, the rate, and when it was measured, in ms.
 
     All the workers' models have cards if none are given.
     """
@@ -41,6 +43,8 @@ def run(infos, lanes, counts, cards=None):
                     replies.append({f"{model} {lane}".encode() for model, lane in lanes})
                 case ("TIME",):
                     replies.append(NOW)
+                case ("HMGET", key, "drained", "rate", "counted_ms"):
+                    replies.append(next((v for k, v in (drains or {}).items() if KEYS.drain(*k) == key), [None] * 3))
                 case ("HMGET", key, *_):
                     found = next((v for k, v in counts.items() if KEYS.lane(*k) == key), (None,) * 4)
                     replies.append([None if v is None else str(v).encode() for v in found[:3]])
@@ -101,3 +105,20 @@ def test_a_worker_whose_card_redis_has_lost_serves_nothing_yet():
     assert (status.serves("a"), status.serves("b"), status.serves(None)) == (True, False, True)
     stopping = run([worker("w", {"a": "f"}, state="stopping")], [], {}, cards=())
     assert [w.state for w in stopping.workers] == ["stopping"]
+
+
+@pytest.mark.parametrize(
+    ("drain", "done", "rate"),
+    [
+        ([b"1200", b"345.6", b"995000"], 1200, 345.6),
+        ([b"1200", b"345.6", b"970000"], 1200, 0.0),  # measured 30.5 s ago: nobody works
+        ([b"1200", b"345.6", b"2000000"], 1200, 0.0),  # measured in the future
+        ([b"1200", None, None], 1200, 0.0),  # no sweep yet
+        ([b"-3", b"nan", b"995000"], 0, 0.0),
+        ([b"many", b"345.6", b"soon"], 0, 0.0),
+        (ValueError("WRONGTYPE"), 0, 0.0),
+    ],
+)
+def test_a_lane_shows_the_work_done_and_how_fast_it_went_lately(drain, done, rate):
+    (lane, _) = run([worker("w", {"a": "f"})], [], {}, drains={("a", "bulk"): drain}).lanes
+    assert (lane.lane, lane.tokens_done, lane.tokens_per_s) == ("bulk", done, rate)

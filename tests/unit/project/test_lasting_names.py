@@ -228,7 +228,10 @@ def test_exit_codes_are_those_that_scripts_ask_for():
 def test_status_as_json_has_the_promised_fields():
     worker, lane = (set(kind.__dataclass_fields__) for kind in (WorkerStatus, LaneStatus))
     assert worker == {"name", "model", "fingerprint", "state", "pid", "children"}
-    assert lane == {"model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"}
+    assert lane == {
+        *("model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"),
+        *("tokens_done", "tokens_per_s"),
+    }
 
 
 def strings(pick):

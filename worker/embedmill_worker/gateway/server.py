@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from embedmill.errors import SettingsError
-from embedmill_worker.gateway.apis import grpc_server, ollama, openai, openapi, tei
+from embedmill_worker.gateway.apis import grpc_server, ollama, openai, openapi, page, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
 from embedmill_worker.gateway.http import Call, Gate, Paths, json_response, refused, take_request_id
 from embedmill_worker.gateway.metrics import Metrics
@@ -82,6 +82,7 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
         *openai.routes(gate, detokenizer),
         *tei.routes(gate, detokenizer),
         *ollama.routes(gate),
+        *page.routes(gate),
         gate.route(openai.API, "/health", health, method="GET", is_open=True),
         gate.route(openai.API, "/ping", ping, method="GET", is_open=True),
         gate.route(openai.API, "/metrics", show_metrics, method="GET"),

@@ -106,6 +106,7 @@ def start_gateway(args: argparse.Namespace, environment: Mapping[str, str]) -> C
         return None
     if port:
         say(f"the gateway serves OpenAI's routes at http://127.0.0.1:{port}/v1, and TEI's and Ollama's")
+        say(f"its page is at http://127.0.0.1:{port}/")
     if grpc_port:
         say(f"the gateway serves gRPC at 127.0.0.1:{grpc_port}")
     level = "WARNING" if args.log_level == "INFO" else args.log_level

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from embedmill.protocol.cards import ModelCard
@@ -115,9 +115,6 @@ def routes(gate: Gate) -> list[Route]:
     async def version(_call: Call) -> Response:
         return json_response({"version": product_version()})
 
-    async def root(_call: Call) -> Response:
-        return PlainTextResponse("Ollama is running")
-
     return [
         gate.route(API, "/api/embed", embed),
         gate.route(API, "/api/embeddings", embeddings),
@@ -125,7 +122,6 @@ def routes(gate: Gate) -> list[Route]:
         gate.route(API, "/api/ps", ps, method="GET"),
         gate.route(API, "/api/show", show),
         gate.route(API, "/api/version", version, method="GET", is_open=True),
-        gate.route(API, "/", root, method="GET", is_open=True),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from embedmill_worker.gateway.apis import ollama, openai, tei
+from embedmill_worker.gateway.apis import ollama, openai, page, tei
 from embedmill_worker.gateway.http import product_version
 from embedmill_worker.gateway.refusals import STATUS, Kind
 
@@ -75,9 +75,9 @@ _OPENAI_REPLY: Final = {
 @cache
 def document() -> dict[str, Any]:
     """Return the document, OpenAPI 3.1."""
-    bodies = (openai.CreateEmbeddings, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show)
+    bodies = (openai.CreateEmbeddings, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show, page.Status)
     (*schemas,), components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
-    create, embed, ollama_embed, ollama_embeddings, show = schemas
+    create, embed, ollama_embed, ollama_embeddings, show, status = schemas
     of_openai = {"error": _OPENAI_ERROR, "statuses": STATUS}
     of_tei = {"error": _TEI_ERROR, "statuses": {kind: tei.status_of(kind) for kind in Kind} | {None: 400}}
     of_ollama = {"error": _OLLAMA_ERROR, "statuses": STATUS}
@@ -86,10 +86,11 @@ def document() -> dict[str, Any]:
         "/v1/embeddings": {"post": _post("Embed, as OpenAI does", create, _OPENAI_REPLY, **of_openai)},
         "/v1/models": {"get": _get("List models", _OBJECT, **of_openai)},
         "/v1/models/{model}": {"get": _get("Show a model", _OBJECT, parameters=[_MODEL], **of_openai)},
+        "/v1/status": {"get": _get("Show lanes, workers and models, and what the caller may do", status, **of_openai)},
         "/embed": {"post": _post("Embed, as text-embeddings-inference does", embed, vectors, **of_tei)},
         "/": {
             "post": _post("The same as /embed", embed, vectors, **of_tei),
-            "get": _get("Tell that the gateway runs", None, **of_ollama),
+            "get": _get("Show the page; to who asks for no HTML, that the gateway runs", _PAGE, **of_openai),
         },
         "/info": {"get": _get("Describe the default model", _OBJECT, **of_tei)},
         "/api/embed": {"post": _post("Embed, as Ollama does", ollama_embed, _OBJECT, **of_ollama)},
@@ -145,7 +146,14 @@ _HEADERS: Final = [
 ]
 
 
+#: Stands for what has no schema: a page for people.
+_PAGE: Final = "page"
+
+
 def _reply(schema: Any) -> dict[str, Any]:
+    if schema == _PAGE:
+        text = {"schema": {"type": "string"}}
+        return {"description": "The page, or a line of text", "content": {"text/html": text, "text/plain": text}}
     if schema is None:
         return {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}
     return {"description": "The answer", "content": {"application/json": {"schema": schema}}}
