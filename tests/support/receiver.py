@@ -28,18 +28,23 @@ class Delivery:
 class Receiver:
     """Listens on loopback; answers with the scripted statuses, then with 204."""
 
-    def __init__(self, *statuses: int, location: str = "") -> None:
+    def __init__(self, *statuses: int, host: str = "127.0.0.1", port: int = 0) -> None:
         self.deliveries: list[Delivery] = []
         self.statuses = list(statuses)
+        self.host, self.location = host, ""
+        #: Cleared: it answers only once this is set.
+        self.answers = threading.Event()
+        self.answers.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 receiver.deliveries.append(Delivery(self.path, dict(self.headers.items()), body))
+                receiver.answers.wait(120)
                 self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
-                if location:
-                    self.send_header("location", location)
+                if receiver.location:
+                    self.send_header("location", receiver.location)
                 self.end_headers()
 
             do_GET = do_POST
@@ -47,14 +52,14 @@ class Receiver:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer((host, port), Handler)
         self.port = self.server.server_address[1]
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http://{self.host}:{self.port}/hook"
 
     def __enter__(self) -> Receiver:
         self._thread.start()

@@ -116,13 +116,22 @@ class Sender:
         rules: AddressRules,
         *,
         resolve: Resolve = resolve,
+        context: ssl.SSLContext | None = None,
         attempt_s: float = ATTEMPT_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take the rules of addresses, and what depends on the network and the time."""
+        """Take the rules of addresses, and what depends on the network and the time.
+
+        Args:
+            rules: which addresses may be connected to.
+            resolve: returns the addresses of a host.
+            context: checks certificates; None: by the system's authorities.
+            attempt_s: seconds of one attempt.
+            clock: returns the time in seconds since the epoch.
+        """
         self._attempt_s = attempt_s
         self._clock = clock
-        transport = CheckedTransport(rules, resolve, ssl.create_default_context())
+        transport = CheckedTransport(rules, resolve, context or ssl.create_default_context())
         self._client = httpx.AsyncClient(
             transport=transport, trust_env=False, follow_redirects=False, timeout=attempt_s
         )
