@@ -16,7 +16,7 @@ All keys are in one namespace, by default ``embedmill``:
     {ns}:lock:reconciler              string  worker id of the one reconciler; .v2, … for later protocol versions
     {ns}:rate:{caller}:{minute}       string  tokens that an API key of the gateway has used in a minute; two minutes
     {ns}:entry:{id}                   hash    what a gateway keeps of a job beside its record: its request's hash, its
-                                              webhook with the secret, how it ended; 30 days, see gateway/entries.py
+                                              webhook with the secret, how it ended; 30 days: gateway/jobs/entries.py
     {ns}:entries:{owner}              zset    job id → submission time, ms, of an API key's jobs; the newest 10,000
     {ns}:outbox                       zset    job id → when, ms, a gateway next looks whether the job has ended, or
                                               next sends its webhook

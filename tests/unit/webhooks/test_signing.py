@@ -6,6 +6,7 @@ import time
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from conftest import REPOSITORY
 from embedmill.errors import SettingsError
 from embedmill_worker.webhooks.schedule import JITTER, PAUSES_S, Schedule
 from embedmill_worker.webhooks.settings import WebhookSettings
@@ -79,3 +80,13 @@ def test_settings_hide_the_secret():
     assert found.secret == SECRET and SECRET not in repr(found)
     assert found.schedule.pauses_s == (0.5, 1.0)
     assert WebhookSettings.from_env({}) == WebhookSettings()
+
+
+def test_the_page_shows_receivers_code_that_works():
+    page = (REPOSITORY / "docs" / "jobs.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    secret = code.partition('Webhook("')[2].partition('"')[0]
+    body = '{"type": "job.completed"}'
+    names = {"body": body, "headers": signed_headers(check_secret(secret), "evt_1", time.time(), body)}
+    exec(code, names)
+    assert names["event"] == {"type": "job.completed"}

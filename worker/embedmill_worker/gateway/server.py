@@ -23,9 +23,9 @@ from starlette.types import ASGIApp
 from embedmill.errors import SettingsError
 from embedmill_worker.gateway.apis import grpc_server, jobs, ollama, openai, openapi, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
-from embedmill_worker.gateway.deliveries import Deliveries
 from embedmill_worker.gateway.http import Call, Gate, json_response, refused, take_request_id
-from embedmill_worker.gateway.jobs import Jobs
+from embedmill_worker.gateway.jobs.caller_jobs import CallerJobs
+from embedmill_worker.gateway.jobs.deliveries import Deliveries
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.protocol import BoundedProtocol
 from embedmill_worker.gateway.refusals import Kind, RefusedError
@@ -161,7 +161,7 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
 def make_deliveries(service: EmbeddingService) -> Deliveries:
     """Return the sender of webhooks of this gateway."""
     webhooks = service.settings.webhooks
-    return Deliveries(Jobs(service), webhooks, Sender(webhooks.rules))
+    return Deliveries(CallerJobs(service), webhooks, Sender(webhooks.rules))
 
 
 async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_server.GrpcServer:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from embedmill.async_client import AsyncEmbeddingClient
 from embedmill.errors import EmbedError, QueueError, ResultTimeoutError
-from embedmill.jobs.chunking import SPECIAL_TOKENS
 from embedmill.jobs.coalescing import BatchKey
 from embedmill.jobs.discovery import DirectorySnapshot, look_around
 from embedmill.jobs.operations import JobOperations
@@ -25,7 +23,7 @@ from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.admission import Admission
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError, refusal_of, refusal_of_texts
-from embedmill_worker.gateway.requests import Embedded, EmbedRequest
+from embedmill_worker.gateway.requests import Embedded, EmbedRequest, estimate_tokens
 from embedmill_worker.gateway.settings import HELD_BODIES, GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -218,12 +216,6 @@ class EmbeddingService:
         while True:
             await asyncio.sleep(REFRESH_S)
             await self._refresh()
-
-
-def estimate_tokens(texts: Sequence[str], card: ModelCard) -> int:
-    """Return the tokens that texts will take, from their lengths."""
-    own = SPECIAL_TOKENS * len(texts) + sum(map(len, texts)) / card.chars_per_token
-    return round(min(own, card.max_tokens * len(texts)))
 
 
 def _add(key: str, tokens: int) -> Flow[int]:

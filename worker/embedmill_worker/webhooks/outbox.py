@@ -13,7 +13,7 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.transport.flow import Command, Flow, RoundTrip
 
 #: Seconds that a claim holds; longer than one attempt takes.
-LEASE_S: Final = 60.0
+LEASE_S: Final = 30.0
 
 #: KEYS: outbox. ARGV: most jobs, lease in ms. Returns the ids of jobs that are due, the one that waits longest first.
 _CLAIM: Final = """

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -14,26 +14,30 @@ from starlette.routing import Route
 
 from embedmill.errors import InvalidRequestError
 from embedmill.limits import MAX_JOB_TEXTS
-from embedmill_worker.gateway import events
 from embedmill_worker.gateway.apis import results
+from embedmill_worker.gateway.apis.jobs_document import MAX_LIMIT, CreateJob, Webhook
 from embedmill_worker.gateway.apis.openai import API, embed_options, read_texts
 from embedmill_worker.gateway.apis.tokens import Detokenizer
-from embedmill_worker.gateway.entries import SeenJob
 from embedmill_worker.gateway.http import Call, Gate, Head, Streamed, json_response
-from embedmill_worker.gateway.jobs import JobOrder, Jobs, check_id, external_id
+from embedmill_worker.gateway.jobs import events
+from embedmill_worker.gateway.jobs.caller_jobs import CallerJobs, JobOrder
+from embedmill_worker.gateway.jobs.ids import check_id
+from embedmill_worker.gateway.jobs.objects import job_object
 from embedmill_worker.gateway.refusals import Kind, RefusedError
-from embedmill_worker.gateway.service import EmbeddingService, estimate_tokens
+from embedmill_worker.gateway.requests import estimate_tokens
 from embedmill_worker.webhooks.addresses import UnsafeAddressError
 from embedmill_worker.webhooks.settings import WebhookSettings
 from embedmill_worker.webhooks.signing import SecretError, check_secret
+
+if TYPE_CHECKING:
+    from embedmill_worker.gateway.service import EmbeddingService
 
 #: Seconds that Redis keeps a result, unless the request says otherwise, and the most that it may say.
 DEFAULT_TTL_S: Final = 86_400
 MAX_TTL_S: Final = 7 * 86_400
 
-#: Jobs of one page of a list, unless the request says otherwise, and the most that it may say.
+#: Jobs of one page of a list, unless the request says otherwise.
 DEFAULT_LIMIT: Final = 20
-MAX_LIMIT: Final = 100
 
 #: Clients of one gateway that follow events, and results that are in its memory, at a time.
 MAX_FOLLOWERS: Final = 512
@@ -42,28 +46,6 @@ MAX_RESULTS: Final = 4
 #: Bounds of the seconds after which a client is asked to look at a new job.
 SOONEST_S: Final = 1
 LATEST_S: Final = 60
-
-
-class Webhook(msgspec.Struct, kw_only=True):
-    """Where the end of a job is reported, and the secret that signs the report."""
-
-    url: str
-    secret: str | None = None
-
-
-class CreateJob(msgspec.Struct, kw_only=True):
-    """Body of ``POST /v1/jobs``."""
-
-    input: str | list[str | int | list[int]]
-    model: str | None = None
-    dimensions: int | None = None
-    input_type: str | None = None
-    truncate: bool | None = None
-    dtype: str | None = None
-    lane: str | None = None
-    ttl_s: int | None = None
-    webhook: Webhook | None = None
-    id: str | None = None
 
 
 def routes(gate: Gate, detokenizer: Detokenizer, service: EmbeddingService) -> list[Route]:
@@ -83,7 +65,7 @@ class JobRoutes:
     """The work of each route."""
 
     def __init__(self, service: EmbeddingService, detokenizer: Detokenizer) -> None:
-        self._jobs = Jobs(service)
+        self._jobs = CallerJobs(service)
         self._service = service
         self._detokenizer = detokenizer
         self._followers = asyncio.Semaphore(MAX_FOLLOWERS)
@@ -140,27 +122,6 @@ class JobRoutes:
             look = partial(self._jobs.find, job_id, caller)
             async for part in events.follow(seen, look, job_object, self._service.ending):
                 yield part
-
-
-def job_object(seen: SeenJob) -> dict[str, Any]:
-    """Return a job as the routes and webhooks show it. It holds no text, no URL and no secret."""
-    entry = seen.entry
-    job_id = external_id(entry.job_id)
-    path = f"/v1/jobs/{job_id}"
-    shown = {
-        "id": job_id,
-        "object": "job",
-        "status": seen.status,
-        "model": entry.model,
-        "lane": entry.lane,
-        "created_at": entry.created_ms // 1000,
-        "expires_at": None if seen.expires_at_s is None else round(seen.expires_at_s),
-        "texts": {"total": entry.n_texts, "done": seen.n_done, "failed": entry.n_failed},
-        "links": {"self": path, "result": f"{path}/result", "events": f"{path}/events"},
-    }
-    if entry.url:
-        shown["webhook"] = {"status": entry.delivery or "pending", "attempts": entry.attempts}
-    return shown
 
 
 async def _read_order(call: Call, detokenizer: Detokenizer) -> JobOrder:

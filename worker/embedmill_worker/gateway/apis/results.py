@@ -23,7 +23,7 @@ FORMS: Final = (JSON, RAW, ARROW)
 #: Rows that are made into bytes at a time: a part of a megabyte or so.
 PART_ROWS: Final = 512
 
-#: Ranges of an Accept header that are read; more are no request of a client's.
+#: Ranges of an Accept header that are read.
 _MAX_RANGES: Final = 64
 
 

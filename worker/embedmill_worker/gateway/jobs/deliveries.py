@@ -6,16 +6,14 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Final
 
-import orjson
-
-from embedmill_worker.gateway import entries
-from embedmill_worker.gateway.apis.jobs import job_object
-from embedmill_worker.gateway.entries import CANCELLED, COMPLETED, SeenJob
 from embedmill_worker.gateway.http import product_version, shown
-from embedmill_worker.gateway.jobs import Jobs, owner_in
+from embedmill_worker.gateway.jobs import entries
+from embedmill_worker.gateway.jobs.caller_jobs import CallerJobs
+from embedmill_worker.gateway.jobs.entries import SeenJob
+from embedmill_worker.gateway.jobs.ids import owner_in
+from embedmill_worker.gateway.jobs.objects import body_of
 from embedmill_worker.gateway.refusals import RefusedError
 from embedmill_worker.webhooks import outbox
 from embedmill_worker.webhooks.sender import Message, Outcome, Sender
@@ -44,7 +42,7 @@ _ACTION: Final = {"action": "gateway_webhook"}
 class Deliveries:
     """Sends what is due, for one gateway."""
 
-    def __init__(self, jobs: Jobs, settings: WebhookSettings, sender: Sender) -> None:
+    def __init__(self, jobs: CallerJobs, settings: WebhookSettings, sender: Sender) -> None:
         self._jobs = jobs
         self._settings = settings
         self._sender = sender
@@ -137,17 +135,3 @@ class Deliveries:
         else:
             text = "the webhook of job %s failed at attempt %d: %s; it is given up"
             log.warning(text, job_id, attempts, outcome.reason, extra=_ACTION)
-
-
-def body_of(seen: SeenJob) -> str:
-    """Return the event that reports a job's end, in the form of Standard Webhooks. It is the same at each attempt."""
-    names = {COMPLETED: "job.completed", CANCELLED: "job.cancelled"}
-    ended_s = (seen.entry.ended_ms or seen.entry.created_ms) / 1000
-    data = job_object(seen)
-    data.pop("webhook", None)
-    event = {
-        "type": names.get(seen.status, "job.failed"),
-        "timestamp": datetime.fromtimestamp(ended_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "data": data,
-    }
-    return orjson.dumps(event).decode()

@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from embedmill_worker.gateway.entries import SeenJob
+from embedmill_worker.gateway.jobs.entries import SeenJob
 from embedmill_worker.gateway.refusals import RETRYABLE, RefusedError
 
 MEDIA_TYPE: Final = "text/event-stream"

@@ -1,9 +1,7 @@
-"""Jobs of the gateway's callers: each sees its own, whichever gateway it asks, because all is in Redis."""
+"""The jobs of a caller: each sees its own, whichever gateway it asks, because all is in Redis."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,21 +15,15 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import EmbeddingReply
 from embedmill.transport.flow import Flow, T
-from embedmill_worker.gateway import entries
 from embedmill_worker.gateway.access import Caller
-from embedmill_worker.gateway.entries import CANCELLED, COMPLETED, EXPIRED, FAILED, Entry, SeenJob
+from embedmill_worker.gateway.jobs import entries
+from embedmill_worker.gateway.jobs.entries import CANCELLED, COMPLETED, EXPIRED, FAILED, Entry, SeenJob
+from embedmill_worker.gateway.jobs.ids import check_id, internal_id, is_id, owner_of
 from embedmill_worker.gateway.refusals import Kind, RefusedError
 from embedmill_worker.webhooks import outbox
 
 if TYPE_CHECKING:
     from embedmill_worker.gateway.service import EmbeddingService
-
-#: Ids that callers may give their jobs: as of any job, with room for the owner before it.
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-#: Hexadecimal digits of an owner, which stand before the caller's id in the id of a job.
-_OWNER_DIGITS: Final = 16
-_PREFIX: Final = re.compile(rf"gw-[0-9a-f]{{{_OWNER_DIGITS}}}-")
 
 #: Seconds to read all vectors of a job.
 RESULT_S: Final = 120.0
@@ -57,39 +49,7 @@ class JobOrder:
     tokens: int = 0
 
 
-def check_id(value: str, param: str) -> str:
-    """Return a caller's id of a job.
-
-    Raises:
-        RefusedError: no job can have it.
-    """
-    if _ID.fullmatch(value) is None:
-        reason = f"{param} must have 1 to 100 letters, digits, dots, dashes or underscores, the first no punctuation"
-        raise RefusedError(Kind.INVALID, reason, param=param)
-    return value
-
-
-def owner_of(caller: Caller) -> str:
-    """Return what stands for a caller in ids and keys. It has one length, so no id can reach into another's."""
-    return hashlib.sha256(caller.name.encode()).hexdigest()[:_OWNER_DIGITS]
-
-
-def internal_id(owner: str, job_id: str) -> str:
-    """Return the id of a job in Redis."""
-    return f"gw-{owner}-{job_id}"
-
-
-def external_id(job_id: str) -> str:
-    """Return the caller's id of a job in Redis."""
-    return _PREFIX.sub("", job_id, count=1)
-
-
-def owner_in(job_id: str) -> str:
-    """Return the owner of a job by its id in Redis."""
-    return job_id[len("gw-") :][:_OWNER_DIGITS]
-
-
-class Jobs:
+class CallerJobs:
     """Submits, reads, lists and cancels jobs."""
 
     def __init__(self, service: EmbeddingService) -> None:
@@ -136,7 +96,7 @@ class Jobs:
             RefusedError: the caller has no such job.
         """
         seen = None
-        if _ID.fullmatch(job_id) is not None:
+        if is_id(job_id):
             seen = await self.look(internal_id(owner_of(caller), job_id))
         if seen is None:
             raise RefusedError(Kind.NOT_FOUND, "There is no such job")

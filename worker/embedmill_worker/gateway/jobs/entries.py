@@ -183,12 +183,12 @@ def note_attempt(keys: Keyspace, entry: Entry, delivery: str) -> Flow[None]:
 
 
 def keep(keys: Keyspace, job_id: str) -> Flow[None]:
-    """Let the entry of a job that is not over live on."""
+    """Renew the life of the entry of a job that is not over."""
     yield RoundTrip([("EXPIRE", keys.entry(job_id), ENTRY_TTL_S)])
 
 
 def hasten(keys: Keyspace, job_id: str) -> Flow[None]:
-    """Let a gateway look at a job now, if one is still to look at it."""
+    """Make a job due now, if a gateway is still to look at it."""
     yield RoundTrip([("ZADD", keys.outbox, "XX", 0, job_id)])
 
 
