@@ -20,7 +20,7 @@ from support.gateway import start as start_gateway
 from support.waiting import join, wait_until
 
 MODEL = "all-MiniLM-L6-v2"
-LONG = "word " * 1_000
+LONG = "word " * 250
 
 #: Seconds; generous, so that a busy machine fails no test.
 PATIENCE_S = 120.0
@@ -206,7 +206,7 @@ def raw_get(target, path):
 
 def test_followers_that_hang_up_free_their_places(target, client):
     """More clients than may follow at a time, in turns: each hangs up without a word."""
-    job = submit(client, [LONG] * 20_000)
+    job = submit(client, [LONG] * 10_000)
     try:
         for _ in range(6):
             followers = [raw_get(target, job["links"]["events"]) for _ in range(100)]
@@ -223,29 +223,35 @@ def test_followers_that_hang_up_free_their_places(target, client):
 
 @pytest.mark.deep
 def test_more_followers_than_there_are_places_are_refused(target, client):
-    job = submit(client, [LONG] * 20_000)
+    job = submit(client, [LONG] * 10_000)
     try:
         followers = [raw_get(target, job["links"]["events"]) for _ in range(520)]
         statuses = [follower.recv(12) for follower in followers]
         assert statuses.count(b"HTTP/1.1 200") == 512 and statuses.count(b"HTTP/1.1 429") == 8
         for follower in followers:
             follower.close()
-        wait_until(lambda: client.get(job["links"]["events"]).status_code == 200)
+
+        def is_let_in():
+            with raw_get(target, job["links"]["events"]) as follower:
+                return follower.recv(12) == b"HTTP/1.1 200"
+
+        wait_until(is_let_in)
     finally:
         client.delete(job["links"]["self"])
 
 
 @pytest.mark.deep
 def test_readers_of_results_that_hang_up_free_their_places(target, client):
-    job = submit(client, [f"text {i}" for i in range(8_000)])
+    job = submit(client, [f"text {i}" for i in range(2_000)])
     wait_until(lambda: status_of(client, job) == "completed")
     for _ in range(20):
         reader = raw_get(target, job["links"]["result"])
         reader.recv(100)
         reader.close()
-    assert len(client.get(job["links"]["result"]).json()["data"]) == 8_000
+    assert len(client.get(job["links"]["result"]).json()["data"]) == 2_000
 
 
+@pytest.mark.deep
 def test_no_answer_is_other_than_the_document_says_of_jobs(target, tmp_path):
     command = ["schemathesis.cli", "run", f"{target.url}/openapi.json", "--seed", "1", "--no-color"]
     command += ["--include-path-regex", "^/v1/jobs", "--max-examples", "12", "--continue-on-failure"]

@@ -149,7 +149,9 @@ class Sender:
         """
         headers = signed_headers(message.secret, message.event_id, self._clock(), message.body)
         headers |= {"content-type": "application/json", "user-agent": agent, "accept-encoding": "identity"}
-        request = self._client.build_request("POST", message.url, content=message.body.encode(), headers=headers)
+        request = self._client.build_request(
+            method="POST", url=message.url, content=message.body.encode(), headers=headers
+        )
         try:
             async with asyncio.timeout(self._attempt_s):
                 response = await self._client.send(request, stream=True)

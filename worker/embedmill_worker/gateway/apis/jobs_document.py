@@ -82,6 +82,12 @@ _RESULT: Final = _object(
 )
 _BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 
+#: One event; those without a name are comments, and the time after which a client connects again.
+_EVENT: Final = {
+    "type": "object",
+    "properties": {"event": {"enum": ["progress", "done"]}, "id": _STRING, "data": _STRING},
+}
+
 _PATH: Final = {"name": "id", "in": "path", "required": True, "schema": _JOB_ID}
 _KEY: Final = {"name": "idempotency-key", "in": "header", "schema": _JOB_ID}
 _QUERY: Final = [
@@ -113,7 +119,7 @@ def paths(body: Any, errors: Errors) -> dict[str, Any]:
     }
     one = _OF_ALL | {Kind.NOT_FOUND}
     forms = {results.JSON: {"schema": _RESULT}, results.RAW: _BYTES, results.ARROW: _BYTES}
-    stream = {events.MEDIA_TYPE: {"schema": _STRING}}
+    stream = {events.MEDIA_TYPE: {"schema": _EVENT}}
     of_result = one | {Kind.CONFLICT, Kind.NOT_ACCEPTABLE}
     job = {"application/json": {"schema": JOB}}
     return {
