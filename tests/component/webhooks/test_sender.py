@@ -54,8 +54,13 @@ def sent(url, *answers, times=1, rules=RULES, **options):
 
 def pair():
     """Two receivers on one port: the one that may be reached, and the one that may not."""
-    allowed = Receiver(host=OPEN)
-    return allowed, Receiver(host=CLOSED, port=allowed.port)
+    for _ in range(10):
+        allowed = Receiver(host=OPEN)
+        try:
+            return allowed, Receiver(host=CLOSED, port=allowed.port)
+        except OSError:  # somebody else has that port
+            allowed.server.server_close()
+    raise AssertionError("no port is free on both addresses")
 
 
 @pytest.fixture
@@ -167,13 +172,14 @@ def raw_server(answer, host=OPEN, pause_s=0.0, tls=None):
                 return
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(30)
-                stream = tls.wrap_socket(connection, server_side=True) if tls else connection
-                stream.recv(65_536)
-                for part in answer():
-                    stream.sendall(part)
-                    if ended.wait(pause_s):
-                        break
-                stream.close()
+                with tls.wrap_socket(connection, server_side=True) if tls else connection as stream:
+                    request = b""
+                    while not request.endswith(b"}"):  # what is left unread would end the connection with a reset
+                        request += stream.recv(65_536) or b"}"
+                    for part in answer():
+                        stream.sendall(part)
+                        if ended.wait(pause_s):
+                            break
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,9 @@ from embedmill_worker.webhooks.signing import signed_headers
 
 #: Seconds of one attempt: resolving, connecting and the status of the answer.
 ATTEMPT_S: Final = 15.0
+
+#: Seconds that closing a connection may take.
+CLOSE_S: Final = 1.0
 
 #: Addresses of one host that are tried.
 MAX_ADDRESSES: Final = 4
@@ -155,13 +159,15 @@ class Sender:
         try:
             async with asyncio.timeout(self._attempt_s):
                 response = await self._client.send(request, stream=True)
-                await response.aclose()
         except TimeoutError:
             return Outcome(is_delivered=False, reason=f"no answer within {self._attempt_s:g} s")
         except UnsafeAddressError as error:
             return Outcome(is_delivered=False, reason=f"refused: {error}")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Outcome(is_delivered=False, reason=type(error).__name__)
+        with suppress(httpx.HTTPError, OSError):  # what the receiver answered stands, however the connection ends
+            async with asyncio.timeout(CLOSE_S):
+                await response.aclose()
         if response.is_success:
             return Outcome(is_delivered=True)
         return Outcome(
