@@ -105,7 +105,7 @@ def events_of(lines):
 
 
 def test_events_come_until_the_job_is_over(client):
-    job = client.post("/v1/jobs", json={"input": [LONG] * 300}).json()
+    job = client.post("/v1/jobs", json={"input": [LONG] * 100}).json()
     headers = {"last-event-id": "no such, \\u0000"}
     with client.stream("GET", job["links"]["events"], headers=headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -113,7 +113,7 @@ def test_events_come_until_the_job_is_over(client):
     assert [name for name, _, _ in found] == ["progress"] * (len(found) - 1) + ["done"]
     assert len(found) > 2
     numbers = [number for _, number, _ in found]
-    assert numbers == sorted(numbers) and numbers[-1] == 300
+    assert numbers == sorted(numbers) and numbers[-1] == 100
     assert found[-1][2]["status"] == "completed"
     assert found[-1][2] == client.get(job["links"]["self"]).json()
     with client.stream("GET", job["links"]["events"]) as answer:  # of a job that is over

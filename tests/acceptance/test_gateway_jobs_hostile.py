@@ -156,14 +156,14 @@ def test_many_at_once_under_one_id_are_one_job(target):
 
 def test_two_gateways_answer_for_each_others_jobs(client, make_gateway, mill):
     other = make_gateway(mill.env)
-    job = submit(client, [LONG] * 100, id="shared")
+    job = submit(client, [LONG] * 30, id="shared")
     with httpx.Client(base_url=other.url, timeout=PATIENCE_S) as second:
         with second.stream("GET", job["links"]["events"]) as answer:
             assert answer.read().count(b"event: done") == 1
         assert second.get(job["links"]["self"]).json() == client.get(job["links"]["self"]).json()
         one, two = (each.get(job["links"]["result"]).content for each in (client, second))
         assert one == two
-        assert submit(second, [LONG] * 100, id="shared")["created_at"] == job["created_at"]
+        assert submit(second, [LONG] * 30, id="shared")["created_at"] == job["created_at"]
         assert second.post("/v1/jobs", json={"input": ["b"], "id": "shared"}).status_code == 409
         late = submit(second, [LONG] * 2_000)
         assert client.delete(late["links"]["self"]).json()["status"] == "cancelled"
@@ -173,7 +173,7 @@ def test_two_gateways_answer_for_each_others_jobs(client, make_gateway, mill):
 def test_a_gateway_killed_in_the_middle_of_events_leaves_the_job_to_another(client, make_gateway, mill):
     victim = make_gateway(mill.env)
     with httpx.Client(base_url=victim.url, timeout=PATIENCE_S) as second:
-        job = submit(second, [LONG] * 500)
+        job = submit(second, [LONG] * 60)
         with pytest.raises(httpx.RemoteProtocolError), second.stream("GET", job["links"]["events"]) as answer:
             for line in answer.iter_lines():
                 if line.startswith("event: "):
