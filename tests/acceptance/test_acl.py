@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import httpx
 import numpy as np
 import pytest
 import redis
@@ -16,6 +17,7 @@ from conftest import REPOSITORY
 from embedmill import AsyncEmbeddingClient, EmbeddingClient
 from embedmill_worker.service.broker import broker_settings
 from support.servers import free_port, start
+from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 USERS = REPOSITORY / "deploy" / "redis-users.conf"
@@ -69,7 +71,9 @@ def url_of(server, user, password):
     return f"redis://{user}:{password}@127.0.0.1:{server.port}/0"
 
 
-def test_everything_runs_with_the_rights_of_the_example_and_none_of_them_is_idle(guarded, make_mill, tmp_path):
+def test_everything_runs_with_the_rights_of_the_example_and_none_of_them_is_idle(
+    guarded, make_mill, make_gateway, tmp_path
+):
     server, admin = guarded
     client_url = url_of(server, "embedmill-client", "grain")
     mill = make_mill(url_of(server, "embedmill-worker", "mill"))
@@ -96,6 +100,17 @@ def test_everything_runs_with_the_rights_of_the_example_and_none_of_them_is_idle
     env = {**mill.env, "EMBEDMILL_REDIS_URL": client_url}
     status = json.loads(subprocess.run(command, env=env, capture_output=True, check=True, timeout=120).stdout)
     assert [worker["model"] for worker in status["workers"]] == [MODEL]
+
+    gateway = make_gateway(env)
+    with httpx.Client(base_url=f"{gateway.url}/v1", timeout=60) as jobs:
+        webhook = {"url": "https://localhost/", "secret": f"whsec_{'A' * 32}"}
+        for name in ("first", "second"):
+            assert jobs.post("/jobs", json={"input": ["rights"], "id": name, "webhook": webhook}).status_code == 202
+        assert [job["id"] for job in jobs.get("/jobs", params={"after": "second"}).json()["data"]] == ["first"]
+        assert "event: done" in jobs.get("/jobs/first/events").text
+        assert len(jobs.get("/jobs/first/result").json()["data"]) == 1
+        assert jobs.delete("/jobs/first").json()["status"] == "completed"
+        wait_until(lambda: jobs.get("/jobs/first").json()["webhook"]["attempts"])  # refused, and to be tried again
 
     (tmp_path / "corpus.txt").write_text("rights\n")
     reindex = [*command[:3], "reindex", str(tmp_path / "corpus.txt"), "--to", str(tmp_path / "vectors")]

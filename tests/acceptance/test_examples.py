@@ -126,6 +126,14 @@ def test_curl(run):
         assert part in line
 
 
+def test_jobs(run, queue, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not there: examples/jobs.sh was not run")
+    lines = run("sh", EXAMPLES / "jobs.sh")
+    assert '"status":"completed"' in lines[-1] and lines[-1].startswith("data: ")
+    assert (tmp_path / "vectors.f32").read_bytes() == queue.embed(["Selamat pagi", "good morning"]).tobytes()
+
+
 def test_node_client(run, wanted_scores):
     node = shutil.which("node")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout if node else "none"

@@ -38,6 +38,7 @@ OTHERS = {
     "EMBEDMILL_MAX_QUEUED_TOKENS": "client: tokens that may wait in a lane before QueueFullError; 0 allows any number;"
     " default 100,000,000",
     "EMBEDMILL_QDRANT_API_KEY": "reindex: the API key of Qdrant",
+    "EMBEDMILL_WEBHOOK_SECRET": "gateway: secret (whsec_…) for webhooks of jobs that bring none; see jobs.md",
     "EMBEDMILL_VALKEY_BINARY": "up and demo: the server to start instead of the embedded Valkey",
 }
 

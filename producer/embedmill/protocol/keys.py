@@ -15,6 +15,11 @@ All keys are in one namespace, by default ``embedmill``:
     {ns}:worker:{worker}              string  the worker's entry (JSON), which is its liveness key
     {ns}:lock:reconciler              string  worker id of the one reconciler; .v2, … for later protocol versions
     {ns}:rate:{caller}:{minute}       string  tokens that an API key of the gateway has used in a minute; two minutes
+    {ns}:entry:{id}                   hash    what a gateway keeps of a job beside its record: its request's hash, its
+                                              webhook with the secret, how it ended; 30 days: gateway/jobs/entries.py
+    {ns}:entries:{owner}              zset    job id → submission time, ms, of an API key's jobs; the newest 10,000
+    {ns}:outbox                       zset    job id → when, ms, a gateway next looks whether the job has ended, or
+                                              next sends its webhook
     {ns}:dead                         stream  l: a dead letter; the newest 10,000, none older than 30 days
 
 A job's keys live ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
@@ -103,6 +108,11 @@ class Keyspace:
         return f"{self.namespace}:dead"
 
     @property
+    def outbox(self) -> str:
+        """Key of the jobs whose end, or whose webhook, gateways wait for."""
+        return f"{self.namespace}:outbox"
+
+    @property
     def embed_queue(self) -> str:
         """Queue of the task ``embedmill.embed``."""
         return f"{self.namespace}.embed"
@@ -163,6 +173,14 @@ class Keyspace:
     def rate(self, caller: str, minute: int) -> str:
         """Return the key of the tokens that an API key of the gateway has used in a minute since 1970."""
         return f"{self.namespace}:rate:{caller}:{minute}"
+
+    def entry(self, job_id: str) -> str:
+        """Return the key of what a gateway keeps of a job beside its record."""
+        return f"{self.namespace}:entry:{job_id}"
+
+    def entries(self, owner: str) -> str:
+        """Return the key of the jobs of an API key of the gateway."""
+        return f"{self.namespace}:entries:{owner}"
 
     def cache_entry(self, hash: bytes) -> str:
         """Return the key of a text's embedding in the cache's own Redis."""

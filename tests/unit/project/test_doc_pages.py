@@ -16,7 +16,7 @@ LINKING = [
 
 #: Words of a sentence, in pages that were written with this bound.
 LONGEST_SENTENCE = 30
-NAMES = ("architecture", "client", "gateway", "glossary", "protocol", "settings", "start")
+NAMES = ("architecture", "client", "gateway", "glossary", "jobs", "protocol", "settings", "start")
 BOUNDED = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(DOCS / f"{name}.md" for name in NAMES)]
 
 

@@ -72,6 +72,9 @@ KEYS = {
     "events": "ns:job:job_id:events",
     "staged": "ns:job:job_id:staged:nonce",
     "rate": "ns:rate:caller:minute",
+    "entry": "ns:entry:job_id",
+    "entries": "ns:entries:owner",
+    "outbox": "ns:outbox",
 }
 
 QUEUE = "--model --namespace --redis-url"
@@ -83,7 +86,7 @@ FLAGS = {
     "demo": "--concurrency --data-dir --model",
     "worker": WORKER,
     "serve": f"{QUEUE} --api-keys-file --cors-origins --grpc-port --host --log-level --max-body --max-wait --port"
-    " --request-timeout --tls-cert --tls-key",
+    " --request-timeout --tls-cert --tls-key --webhook-allow --webhook-retry",
     "embed": f"{QUEUE} {READ} --field --lane --output --timeout",
     "reindex": f"{QUEUE} {READ} --delete-missing --delete-missing=all --dry-run --id-field --json --metadata --overlap"
     " --rebuild --rejects --retry-rejected --split --to --tokenizer",
@@ -127,6 +130,7 @@ ACTIONS = {
     "gateway_queue",
     "gateway_ready",
     "gateway_request",
+    "gateway_webhook",
     "health",
     "index_words",
     "keep",

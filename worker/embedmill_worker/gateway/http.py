@@ -9,17 +9,17 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import orjson
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -60,6 +60,12 @@ class Call:
     request_id: str = ""
     #: What stands in the path in the place of names in braces.
     path: dict[str, str] = field(default_factory=dict, repr=False)
+    query_string: bytes = field(default=b"", repr=False)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters behind the path; of those that come several times, the last."""
+        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
 
     def read(self, kind: type[T]) -> T:
         """Return the JSON body as a value of a type; fields that the type has not are ignored.
@@ -78,6 +84,17 @@ class Call:
 
 
 Work = Callable[[Call], Coroutine[Any, Any, Response]]
+
+#: First how an answer begins, then its bytes. Closing it frees what it holds.
+Streamed = AsyncGenerator[Any, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """How an answer begins whose bytes follow one after the other."""
+
+    media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +195,25 @@ class Gate:
 
         return Route(path, Endpoint(endpoint), methods=[method])
 
+    def stream(self, api: Api, path: str, work: Callable[[Call], Streamed]) -> Route:
+        """Return a route whose answer is sent part by part. It is counted once, when its beginning is known.
+
+        Whatever ends the answer closes the generator of ``work``: its last part, the client's hanging up, a fault.
+        """
+
+        async def begin(call: Call) -> Response:
+            parts = work(call)
+            try:
+                head = await anext(parts)
+            except BaseException:
+                await parts.aclose()
+                raise
+            return _StreamedResponse(parts, head, call.request_id)
+
+        route = self.route(api, path, begin, method="GET")
+        (route.methods or set()).discard("HEAD")
+        return route
+
     async def _answer(
         self, request: Request, headers: Mapping[str, str], request_id: str, work: Work, *, is_open: bool
     ) -> Response:
@@ -192,6 +228,7 @@ class Gate:
                 body=body,
                 request_id=request_id,
                 path=request.path_params,
+                query_string=request.scope["query_string"],
             )
             return await until_hung_up(request, work(call))
 
@@ -228,6 +265,27 @@ class Gate:
         except TimeoutError:
             raise RefusedError(Kind.SLOW_BODY, f"The body did not arrive within {limit_s:g} s") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _StreamedResponse(StreamingResponse):
+    """An answer that closes its parts, even if none of them was asked for."""
+
+    def __init__(self, parts: Streamed, head: Head, request_id: str) -> None:
+        super().__init__(parts, headers=head.headers, media_type=head.media_type)
+        self._parts = parts
+        self._request_id = request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began_s = time.perf_counter()
+        try:
+            await super().__call__(scope, receive, send)
+        except Exception as error:
+            # The answer has begun, so it can have no other status; uvicorn closes the connection before its end.
+            log.error("request %s failed: %s", self._request_id, shown(error), extra=_FAILED)
+        finally:
+            await self._parts.aclose()
+            took_s = time.perf_counter() - began_s
+            log.debug("request %s: streamed for %.1f s", self._request_id, took_s, extra=_DONE)
 
 
 _OPEN: Final = Caller(name="open")

@@ -25,7 +25,8 @@ def run(environ: Mapping[str, str], *, log_level: str) -> None:
         SettingsError: a value that cannot work, or an address where it cannot listen.
     """
     logging.basicConfig(level=log_level, format="[%(asctime)s: %(levelname)s/gateway] %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "httpx", "httpcore"):  # httpx would log the URLs of webhooks
+        logging.getLogger(library).setLevel(logging.WARNING)
     settings = GatewaySettings.from_env(environ)
     folder = data_dir(environ)
     detokenizer = Detokenizer(folder, _specs(environ))

@@ -8,6 +8,7 @@ from enum import StrEnum
 from embedmill.errors import (
     EmbedError,
     InvalidRequestError,
+    JobConflictError,
     QueueError,
     QueueFullError,
     RequestError,
@@ -41,6 +42,10 @@ class Kind(StrEnum):
     SLOW_BODY = "slow_body"
     #: The workers failed on a text: another try would fail, too.
     UNEMBEDDABLE = "unembeddable"
+    #: It contradicts what is there: a job of another request under the same id, a result before its time.
+    CONFLICT = "conflict"
+    #: Not in a form that the client accepts.
+    NOT_ACCEPTABLE = "not_acceptable"
     #: More waits than is done in time.
     OVERLOADED = "overloaded"
     #: The key's tokens of this minute are used up.
@@ -63,6 +68,8 @@ STATUS = {
     Kind.TOO_LARGE: 413,
     Kind.SLOW_BODY: 408,
     Kind.UNEMBEDDABLE: 422,
+    Kind.CONFLICT: 409,
+    Kind.NOT_ACCEPTABLE: 406,
     Kind.OVERLOADED: 429,
     Kind.RATE_LIMITED: 429,
     Kind.UNAVAILABLE: 503,
@@ -116,6 +123,8 @@ def refusal_of(error: EmbedError) -> RefusedError:
             found = RefusedError(Kind.UNKNOWN_MODEL, f"No model was named; workers serve: {known}", param="model")
         case InvalidRequestError():
             found = RefusedError(Kind.INVALID, str(error), param=error.option)
+        case JobConflictError():
+            found = RefusedError(Kind.CONFLICT, "A job with this id has other texts or options; use another id")
         case RequestError():
             found = RefusedError(Kind.INVALID, str(error))
         case QueueFullError():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from embedmill.jobs.chunking import SPECIAL_TOKENS
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.options import EmbedOptions
 from embedmill.reply import EmbeddingReply
@@ -42,3 +43,9 @@ class Embedded:
         """Positions of the texts of which only the beginning was read."""
         positions: list[int] = self.reply.truncated.nonzero()[0].tolist()
         return positions
+
+
+def estimate_tokens(texts: Sequence[str], card: ModelCard) -> int:
+    """Return the tokens that texts will take, from their lengths."""
+    own = SPECIAL_TOKENS * len(texts) + sum(map(len, texts)) / card.chars_per_token
+    return round(min(own, card.max_tokens * len(texts)))

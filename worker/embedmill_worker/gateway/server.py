@@ -21,13 +21,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from embedmill.errors import SettingsError
-from embedmill_worker.gateway.apis import grpc_server, ollama, openai, openapi, page, tei
+from embedmill_worker.gateway.apis import grpc_server, jobs, ollama, openai, openapi, page, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
 from embedmill_worker.gateway.http import Call, Gate, Paths, json_response, refused, take_request_id
+from embedmill_worker.gateway.jobs.caller_jobs import CallerJobs
+from embedmill_worker.gateway.jobs.deliveries import Deliveries
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.protocol import BoundedProtocol
 from embedmill_worker.gateway.refusals import Kind, RefusedError
 from embedmill_worker.gateway.settings import GatewaySettings
+from embedmill_worker.webhooks.sender import Sender
 
 if TYPE_CHECKING:
     from embedmill_worker.gateway.service import EmbeddingService
@@ -44,7 +47,9 @@ BACKLOG: Final = 4_096
 #: Headers of ours that web pages may read.
 EXPOSED: Final = (
     *("x-request-id", "x-embedmill-truncated", "x-embedmill-truncated-count"),
-    *("x-should-retry", "retry-after", "retry-after-ms"),
+    *("x-should-retry", "retry-after", "retry-after-ms", "location"),
+    *("x-embedmill-count", "x-embedmill-dimensions", "x-embedmill-dtype"),
+    *("x-embedmill-rejected", "x-embedmill-rejected-count"),
 )
 
 
@@ -83,6 +88,7 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
         *tei.routes(gate, detokenizer),
         *ollama.routes(gate),
         *page.routes(gate),
+        *jobs.routes(gate, detokenizer, service),
         gate.route(openai.API, "/health", health, method="GET", is_open=True),
         gate.route(openai.API, "/ping", ping, method="GET", is_open=True),
         gate.route(openai.API, "/metrics", show_metrics, method="GET"),
@@ -94,7 +100,7 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(origins),
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=list(EXPOSED),
             )
@@ -137,10 +143,13 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
         gc.freeze()  # modules are not looked through again at each collection, which took a twentieth of the time
         async with asyncio.TaskGroup() as group:
             grpc = await _start_grpc(service, metrics) if settings.grpc_port else None
+            deliveries = group.create_task(make_deliveries(service).run())
             web = _web_server(service, metrics, detokenizer, tls)
             if listening is not None:
                 group.create_task(web.serve(sockets=[listening]))
             await stop.wait()
+            service.ending.set()
+            deliveries.cancel()
             web.should_exit = True
             if grpc is not None:
                 await grpc.stop(GRACE_S)
@@ -150,6 +159,12 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
         if listening is not None:
             listening.close()
         await service.close()
+
+
+def make_deliveries(service: EmbeddingService) -> Deliveries:
+    """Return the sender of webhooks of this gateway."""
+    webhooks = service.settings.webhooks
+    return Deliveries(CallerJobs(service), webhooks, Sender(webhooks.rules))
 
 
 async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_server.GrpcServer:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from embedmill.async_client import AsyncEmbeddingClient
 from embedmill.errors import EmbedError, QueueError, ResultTimeoutError
-from embedmill.jobs.chunking import SPECIAL_TOKENS
 from embedmill.jobs.coalescing import BatchKey
 from embedmill.jobs.discovery import DirectorySnapshot, look_around
+from embedmill.jobs.operations import JobOperations
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.keys import Keyspace, Lane
 from embedmill.reply import EmbeddingReply
@@ -24,7 +23,7 @@ from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.admission import Admission
 from embedmill_worker.gateway.metrics import Metrics
 from embedmill_worker.gateway.refusals import Kind, RefusedError, refusal_of, refusal_of_texts
-from embedmill_worker.gateway.requests import Embedded, EmbedRequest
+from embedmill_worker.gateway.requests import Embedded, EmbedRequest, estimate_tokens
 from embedmill_worker.gateway.settings import HELD_BODIES, GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -56,6 +55,8 @@ class EmbeddingService:
         #: Whether Redis answered when it was last asked.
         self.is_reachable = False
         self._task: asyncio.Task[None] | None = None
+        #: Set once the gateway ends: what would go on until a job's end stops.
+        self.ending = asyncio.Event()
 
     async def start(self) -> None:
         """Look at the workers, now and every ``REFRESH_S``."""
@@ -129,14 +130,13 @@ class EmbeddingService:
             raise RefusedError(Kind.UNAVAILABLE, "The queue does not answer; try again")
         if not self.is_served(card.name):
             raise RefusedError(Kind.UNAVAILABLE, f"No worker serves {card.name} now; try again")
-        tokens = _estimate(request.texts, card)
+        tokens = estimate_tokens(request.texts, card)
         if tokens > self.settings.max_tokens:
             reason = f"About {tokens} tokens, but at most {self.settings.max_tokens} fit into one request"
             raise RefusedError(Kind.INVALID, reason, param="input")
-        expected = card.tokens_per_s * self._directory.children(card.name)
+        expected = self.expected_tokens_per_s(card)
         with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
-            if caller.tokens_per_minute:  # what is refused for other reasons costs nothing
-                await self._charge(caller, tokens)
+            await self.charge(caller, tokens)  # what is refused for other reasons costs nothing
             reply = await self._embed(request, card, lane)
         if reply.rejected:
             raise refusal_of_texts(reply.rejected)
@@ -156,33 +156,49 @@ class EmbeddingService:
         except EmbedError as error:
             raise refusal_of(error) from None
 
+    @property
+    def operations(self) -> JobOperations:
+        """The flows of the queue's clients, for ``run``."""
+        return self._client.operations
+
+    async def run(self, flow: Flow[T], timeout_s: float = BRIEF_S) -> T:
+        """Run a flow.
+
+        Raises:
+            RefusedError: Redis does not answer, or what was asked for cannot be served.
+        """
+        try:
+            return await self._client.transport.run(flow, timeout_s=timeout_s, outage_s=0.0)
+        except EmbedError as error:
+            raise refusal_of(error) from None
+
+    def expected_tokens_per_s(self, card: ModelCard) -> float:
+        """Return what the live workers of a model do in a second, as they announce it; 0: there is none."""
+        return card.tokens_per_s * self._directory.children(card.name)
+
     async def status(self) -> QueueStatus:
         """Read the workers and what waits.
 
         Raises:
             RefusedError: Redis does not answer.
         """
-        return await self._ask(read_status(self._keys))
+        return await self.run(read_status(self._keys))
 
-    async def _charge(self, caller: Caller, tokens: int) -> None:
+    async def charge(self, caller: Caller, tokens: int) -> None:
         """Count tokens against the caller's limit of this minute, which all gateways share.
 
         Raises:
             RefusedError: the limit was reached before; says when the next minute begins.
         """
+        if not caller.tokens_per_minute:
+            return
         now_s = time.time()
         key = self._keys.rate(caller.name, int(now_s // 60))
-        used = await self._ask(_add(key, tokens))
+        used = await self.run(_add(key, tokens))
         if used - tokens >= caller.tokens_per_minute:
-            await self._ask(_add(key, -tokens))
+            await self.run(_add(key, -tokens))
             limit = f"{caller.tokens_per_minute} tokens a minute"
             raise RefusedError(Kind.RATE_LIMITED, f"This API key may use {limit}", retry_after_s=60 - now_s % 60)
-
-    async def _ask(self, flow: Flow[T]) -> T:
-        try:
-            return await self._client.transport.run(flow, timeout_s=BRIEF_S, outage_s=0.0)
-        except EmbedError as error:
-            raise refusal_of(error) from None
 
     async def _refresh(self) -> None:
         try:
@@ -202,12 +218,6 @@ class EmbeddingService:
         while True:
             await asyncio.sleep(REFRESH_S)
             await self._refresh()
-
-
-def _estimate(texts: Sequence[str], card: ModelCard) -> int:
-    """Return the tokens that texts will take, from their lengths."""
-    own = SPECIAL_TOKENS * len(texts) + sum(map(len, texts)) / card.chars_per_token
-    return round(min(own, card.max_tokens * len(texts)))
 
 
 def _add(key: str, tokens: int) -> Flow[int]:

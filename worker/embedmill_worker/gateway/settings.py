@@ -13,6 +13,7 @@ from typing import Final
 from embedmill.errors import SettingsError
 from embedmill.settings import ClientSettings, whole_number
 from embedmill_worker.gateway.access import ApiKeys
+from embedmill_worker.webhooks.settings import WebhookSettings
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8080
@@ -87,6 +88,7 @@ class GatewaySettings:
     #: Seconds until a request that is not answered fails with 503.
     timeout_s: float = 60.0
     patience: Patience = field(default_factory=Patience)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
     def __post_init__(self) -> None:
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
@@ -154,6 +156,7 @@ class GatewaySettings:
             max_wait_s=float(whole_number(env, "EMBEDMILL_MAX_WAIT_S", 5)),
             timeout_s=float(whole_number(env, "EMBEDMILL_REQUEST_TIMEOUT_S", 60)),
             patience=Patience.from_env(env),
+            webhooks=WebhookSettings.from_env(env),
         )
 
 

@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
     text = "serve OpenAI's, TEI's and Ollama's HTTP routes, and gRPC, in front of the queue"
     parser = flags.command(commands, "serve", run, help=text, epilog=_EPILOG)
     flags.client_flags(parser)
-    listening, access, limits, logs = map(parser.add_argument_group, ("listening", "access", "limits", "logs"))
+    groups = ("listening", "access", "limits", "webhooks", "logs")
+    listening, access, limits, webhooks, logs = map(parser.add_argument_group, groups)
     flags.flag(listening, "--host", "EMBEDMILL_HOST", "ADDRESS", "address to listen on (default: 127.0.0.1)")
     flags.flag(listening, "--port", "EMBEDMILL_HTTP_PORT", "N", "port for HTTP, 0 for none (default: 8080)")
     flags.flag(listening, "--grpc-port", "EMBEDMILL_GRPC_PORT", "N", "port for gRPC, 0 for none (default: 6010)")
@@ -40,6 +41,10 @@ def add(commands: Any) -> None:
     flags.flag(limits, "--request-timeout", "EMBEDMILL_REQUEST_TIMEOUT_S", "S", text)
     text = "most MiB of a request's body (default: 16)"
     flags.flag(limits, "--max-body", "EMBEDMILL_MAX_BODY_MIB", "MIB", text)
+    text = "networks that webhooks may go to besides public addresses, as in 10.0.0.0/8,fd00::/8 (default: none)"
+    flags.flag(webhooks, "--webhook-allow", "EMBEDMILL_WEBHOOK_ALLOW", "NETWORK,…", text)
+    text = "seconds between attempts to send a webhook, which must grow (default: 5,300,1800 and so on for three days)"
+    flags.flag(webhooks, "--webhook-retry", "EMBEDMILL_WEBHOOK_RETRY_S", "S,…", text)
     text = f"lowest level that is logged: {flags.alternatives(flags.LOG_LEVELS)} (default: INFO)"
     level = flags.one_of(flags.LOG_LEVELS)
     flags.flag(logs, "--log-level", "EMBEDMILL_LOG_LEVEL", "LEVEL", text, type=level, default="INFO")
@@ -60,6 +65,8 @@ VARIABLES: Final = {
     "max_wait": "EMBEDMILL_MAX_WAIT_S",
     "request_timeout": "EMBEDMILL_REQUEST_TIMEOUT_S",
     "max_body": "EMBEDMILL_MAX_BODY_MIB",
+    "webhook_allow": "EMBEDMILL_WEBHOOK_ALLOW",
+    "webhook_retry": "EMBEDMILL_WEBHOOK_RETRY_S",
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any, Final
 
 import msgspec
 
-from embedmill_worker.gateway.apis import ollama, openai, page, tei
+from embedmill_worker.gateway.apis import jobs_document, ollama, openai, page, tei
 from embedmill_worker.gateway.http import product_version
 from embedmill_worker.gateway.refusals import STATUS, Kind
 
@@ -15,7 +16,9 @@ _NUMBERS: Final = {"type": "array", "items": {"type": "number"}}
 _OBJECT: Final = {"type": "object"}
 
 #: Kinds of refusals that a route with a body may answer, and one without.
-_OF_POST: Final = frozenset(Kind) - {Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED}
+_OF_POST: Final = frozenset(Kind) - {
+    *(Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED, Kind.CONFLICT, Kind.NOT_ACCEPTABLE),
+}
 _OF_GET: Final = frozenset({Kind.UNAUTHENTICATED, Kind.FORBIDDEN, Kind.UNKNOWN_MODEL, Kind.UNAVAILABLE, Kind.FAILED})
 
 _OPENAI_ERROR: Final = {
@@ -75,9 +78,12 @@ _OPENAI_REPLY: Final = {
 @cache
 def document() -> dict[str, Any]:
     """Return the document, OpenAPI 3.1."""
-    bodies = (openai.CreateEmbeddings, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show, page.Status)
+    bodies = (
+        *(openai.CreateEmbeddings, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show),
+        *(page.Status, jobs_document.CreateJob),
+    )
     (*schemas,), components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
-    create, embed, ollama_embed, ollama_embeddings, show, status = schemas
+    create, embed, ollama_embed, ollama_embeddings, show, status, create_job = schemas
     of_openai = {"error": _OPENAI_ERROR, "statuses": STATUS}
     of_tei = {"error": _TEI_ERROR, "statuses": {kind: tei.status_of(kind) for kind in Kind} | {None: 400}}
     of_ollama = {"error": _OLLAMA_ERROR, "statuses": STATUS}
@@ -99,6 +105,7 @@ def document() -> dict[str, Any]:
         "/api/ps": {"get": _get("List the models that workers serve now", _OBJECT, **of_ollama)},
         "/api/show": {"post": _post("Show a model", show, _OBJECT, **of_ollama)},
         "/api/version": {"get": _get("Show the version", _OBJECT, **of_ollama)},
+        **jobs_document.paths(create_job, _openai_errors),
         "/health": {"get": _get("Tell whether requests are served now", _OBJECT, unhealthy=_OBJECT, **of_openai)},
         "/ping": {"get": _get("Tell that the gateway runs", None, **of_openai)},
         "/metrics": {"get": _get("Metrics for Prometheus", None, **of_openai)},
@@ -157,6 +164,10 @@ def _reply(schema: Any) -> dict[str, Any]:
     if schema is None:
         return {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}
     return {"description": "The answer", "content": {"application/json": {"schema": schema}}}
+
+
+def _openai_errors(kinds: Collection[Kind]) -> dict[str, Any]:
+    return _errors(_OPENAI_ERROR, {STATUS[kind] for kind in kinds})
 
 
 def _errors(schema: Any, statuses: set[int]) -> dict[str, Any]:
