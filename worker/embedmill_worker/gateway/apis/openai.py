@@ -107,16 +107,14 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
 
 
 @lru_cache(maxsize=64)
-def embed_options(
-    *, input_type: str | None = None, dimensions: int | None = None, truncate: bool = True
-) -> EmbedOptions:
+def embed_options(**options: Any) -> EmbedOptions:
     """Return options of a request.
 
     Raises:
         RefusedError: one of them cannot be served.
     """
     try:
-        return EmbedOptions(input_type=input_type, dimensions=dimensions, truncate=truncate)
+        return EmbedOptions(**options)
     except InvalidRequestError as error:
         raise RefusedError(Kind.INVALID, str(error), param=error.option) from None
 
