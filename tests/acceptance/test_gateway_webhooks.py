@@ -107,6 +107,7 @@ def test_a_receiver_that_fails_is_asked_again_after_pauses_that_grow(reporter):
     assert all(delivery.verified(SECRET) for delivery in receiver.deliveries)
 
 
+@pytest.mark.deep
 def test_a_receiver_that_never_takes_it_or_wants_no_more_is_given_up(reporter):
     with Receiver(*[500] * 20) as receiver, Receiver(410) as gone:
         jobs = [submit(reporter, receiver), submit(reporter, gone)]
@@ -121,6 +122,7 @@ def test_a_job_of_which_redis_forgets_the_result_at_once_is_reported_as_failed(r
     assert receiver.deliveries[0].verified(SECRET)["type"] in ("job.completed", "job.failed")
 
 
+@pytest.mark.deep
 def test_the_retry_outlives_a_gateway_that_is_killed(own_mill, tmp_path):
     own_mill.start_worker(EMBEDMILL_CONCURRENCY="1")
     env = {**own_mill.env, **LOOPBACK, "EMBEDMILL_WEBHOOK_RETRY_S": "3,4,5"}
