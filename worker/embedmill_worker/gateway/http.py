@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Receive = Callable[[], Awaitable[Any]]
+
 #: Positions of truncated texts that a header names.
 MAX_POSITIONS: Final = 256
 
@@ -56,6 +58,10 @@ class Call:
     request_id: str = ""
     #: What stands in the path in the place of names in braces.
     path: dict[str, str] = field(default_factory=dict, repr=False)
+    #: Parameters behind the path.
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Returns the next message of the body, where the route reads that itself.
+    receive: Receive | None = field(default=None, repr=False)
 
     def read(self, kind: type[T]) -> T:
         """Return the JSON body as a value of a type; fields that the type has not are ignored.
@@ -63,17 +69,25 @@ class Call:
         Raises:
             RefusedError: it is not such a value. Names the place, never the value.
         """
-        try:
-            return msgspec.json.decode(self.body, type=kind)
-        except msgspec.ValidationError as error:
-            reason, _, place = str(error).partition(" - at `$")
-            param = place.rstrip("`").lstrip(".") or None
-            raise RefusedError(Kind.INVALID, f"'{param or 'body'}': {reason}", param=param) from None
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise RefusedError(Kind.INVALID, "The body is not valid JSON") from None
+        return read_json(self.body, kind)
 
 
-Receive = Callable[[], Awaitable[Any]]
+def read_json(body: bytes, kind: type[T]) -> T:
+    """Return a JSON body as a value of a type; fields that the type has not are ignored.
+
+    Raises:
+        RefusedError: it is not such a value. Names the place, never the value.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        param = place.rstrip("`").lstrip(".") or None
+        raise RefusedError(Kind.INVALID, f"'{param or 'body'}': {reason}", param=param) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise RefusedError(Kind.INVALID, "The body is not valid JSON") from None
+
+
 Work = Callable[[Call], Coroutine[Any, Any, Response]]
 
 
@@ -115,15 +129,27 @@ class Gate:
         self._settings = service.settings
         self._metrics = metrics
 
-    def route(self, api: Api, path: str, work: Work, *, method: str = "POST", is_open: bool = False) -> Route:
-        """Return a route; ``is_open``: it asks for no key."""
+    def route(
+        self,
+        api: Api,
+        path: str,
+        work: Work,
+        *,
+        method: str = "POST",
+        is_open: bool = False,
+        is_streamed: bool = False,
+    ) -> Route:
+        """Return a route; ``is_open``: it asks for no key; ``is_streamed``: it reads the body itself, as it arrives."""
 
         async def endpoint(request: Request) -> Response:
             began_s = time.perf_counter()
             headers = _headers(request)
             request_id = take_request_id(headers.get("x-request-id"))
             try:
-                response = await self._answer(request, headers, request_id, work, is_open=is_open)
+                if is_streamed:
+                    response = await self._answer_stream(request, headers, request_id, work)
+                else:
+                    response = await self._answer(request, headers, request_id, work, is_open=is_open)
             except RefusedError as error:
                 self._metrics.refused(path, error.kind)
                 response = refused(api, error)
@@ -158,8 +184,26 @@ class Gate:
                 body=body,
                 request_id=request_id,
                 path=request.path_params,
+                query=request.query_params,
             )
             return await until_hung_up(request, work(call))
+
+    async def _answer_stream(
+        self, request: Request, headers: Mapping[str, str], request_id: str, work: Work
+    ) -> Response:
+        """Answer a request whose body the work reads, by which it sees whether the client is still there."""
+        self.check_origin(headers)
+        return await work(
+            Call(
+                service=self._service,
+                caller=self._settings.keys.identify(_secret(headers)),
+                headers=headers,
+                request_id=request_id,
+                path=request.path_params,
+                query=request.query_params,
+                receive=request.receive,
+            )
+        )
 
     def check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse what a web page sends that may not call, and names that were made to point at loopback."""

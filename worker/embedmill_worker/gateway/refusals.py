@@ -36,6 +36,8 @@ class Kind(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     #: No worker has announced the model.
     UNKNOWN_MODEL = "unknown_model"
+    #: What is stored does not allow it now: it is in use, or has ended.
+    CONFLICT = "conflict"
     #: The body is too large, or did not arrive in time.
     TOO_LARGE = "too_large"
     SLOW_BODY = "slow_body"
@@ -45,6 +47,10 @@ class Kind(StrEnum):
     OVERLOADED = "overloaded"
     #: The key's tokens of this minute are used up.
     RATE_LIMITED = "rate_limited"
+    #: The key's share of stored files is used up.
+    QUOTA = "quota"
+    #: The gateway's disk is full.
+    STORAGE_FULL = "storage_full"
     #: Redis or all workers are away, or the answer did not come in time.
     UNAVAILABLE = "unavailable"
     #: A fault of the gateway.
@@ -60,11 +66,14 @@ STATUS = {
     Kind.NOT_FOUND: 404,
     Kind.METHOD_NOT_ALLOWED: 405,
     Kind.UNKNOWN_MODEL: 404,
+    Kind.CONFLICT: 409,
     Kind.TOO_LARGE: 413,
     Kind.SLOW_BODY: 408,
     Kind.UNEMBEDDABLE: 422,
     Kind.OVERLOADED: 429,
     Kind.RATE_LIMITED: 429,
+    Kind.QUOTA: 429,
+    Kind.STORAGE_FULL: 507,
     Kind.UNAVAILABLE: 503,
     Kind.FAILED: 500,
 }

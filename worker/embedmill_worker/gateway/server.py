@@ -21,7 +21,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from embedmill.errors import SettingsError
-from embedmill_worker.gateway.apis import grpc_server, ollama, openai, openapi, tei
+from embedmill_worker.batches.scheduler import BatchScheduler
+from embedmill_worker.batches.store import FileStore
+from embedmill_worker.gateway.apis import batches, files, grpc_server, ollama, openai, openapi, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
 from embedmill_worker.gateway.http import Call, Gate, json_response, refused, take_request_id
 from embedmill_worker.gateway.metrics import Metrics
@@ -57,8 +59,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> ASGIApp:
-    """Return the ASGI application of all HTTP routes."""
+def make_app(
+    service: EmbeddingService,
+    metrics: Metrics,
+    detokenizer: Detokenizer,
+    store: FileStore | None = None,
+    scheduler: BatchScheduler | None = None,
+) -> ASGIApp:
+    """Return the ASGI application of all HTTP routes; without a store, those of files and batches say so."""
+    limits, wake = service.settings.files, scheduler.wake if scheduler is not None else _no_scheduler
     gate = Gate(service, metrics)
 
     async def health(_call: Call) -> Response:
@@ -80,6 +89,8 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
 
     routes = [
         *openai.routes(gate, detokenizer),
+        *files.routes(gate, store, limits),
+        *batches.routes(gate, store, limits, wake),
         *tei.routes(gate, detokenizer),
         *ollama.routes(gate),
         gate.route(openai.API, "/health", health, method="GET", is_open=True),
@@ -93,13 +104,17 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(origins),
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=list(EXPOSED),
             )
         )
     handlers: dict[Any, Any] = {404: _not_found, 405: _not_allowed}
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+def _no_scheduler() -> None:
+    """Do nothing: without a store there are no batches."""
 
 
 async def _not_found(request: Request, _error: Exception) -> Response:
@@ -115,7 +130,9 @@ async def _not_allowed(request: Request, error: Any) -> Response:
     return response
 
 
-async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> None:
+async def serve(
+    service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer, store: FileStore | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way.
 
     Raises:
@@ -130,11 +147,14 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
     tls = settings.load_tls()
     listening = _listen(settings) if settings.port else None
     grpc = None
+    scheduler = BatchScheduler(store, service, detokenizer) if store is not None else None
     try:
         await service.start()
+        if scheduler is not None:
+            scheduler.start()
         async with asyncio.TaskGroup() as group:
             grpc = await _start_grpc(service, metrics) if settings.grpc_port else None
-            web = _web_server(service, metrics, detokenizer, tls)
+            web = _web_server(service, make_app(service, metrics, detokenizer, store, scheduler), tls)
             if listening is not None:
                 group.create_task(web.serve(sockets=[listening]))
             await stop.wait()
@@ -146,6 +166,8 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
             await grpc.stop(0)
         if listening is not None:
             listening.close()
+        if scheduler is not None:
+            await scheduler.close()
         await service.close()
 
 
@@ -157,12 +179,10 @@ async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_serve
         raise SettingsError("grpc_port", str(service.settings.grpc_port), reason) from None
 
 
-def _web_server(
-    service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer, tls: ssl.SSLContext | None
-) -> uvicorn.Server:
+def _web_server(service: EmbeddingService, app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Server:
     settings = service.settings
     config = uvicorn.Config(
-        make_app(service, metrics, detokenizer),
+        app,
         http=type("Protocol", (BoundedProtocol,), {"patience": settings.patience}),
         ws="none",
         lifespan="off",

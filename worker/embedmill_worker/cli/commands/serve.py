@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
     text = "serve OpenAI's, TEI's and Ollama's HTTP routes, and gRPC, in front of the queue"
     parser = flags.command(commands, "serve", run, help=text, epilog=_EPILOG)
     flags.client_flags(parser)
-    listening, access, limits, logs = map(parser.add_argument_group, ("listening", "access", "limits", "logs"))
+    groups = ("listening", "access", "limits", "files and batches", "logs")
+    listening, access, limits, files, logs = map(parser.add_argument_group, groups)
     flags.flag(listening, "--host", "EMBEDMILL_HOST", "ADDRESS", "address to listen on (default: 127.0.0.1)")
     flags.flag(listening, "--port", "EMBEDMILL_HTTP_PORT", "N", "port for HTTP, 0 for none (default: 8080)")
     flags.flag(listening, "--grpc-port", "EMBEDMILL_GRPC_PORT", "N", "port for gRPC, 0 for none (default: 6010)")
@@ -40,6 +41,14 @@ def add(commands: Any) -> None:
     flags.flag(limits, "--request-timeout", "EMBEDMILL_REQUEST_TIMEOUT_S", "S", text)
     text = "most MiB of a request's body (default: 16)"
     flags.flag(limits, "--max-body", "EMBEDMILL_MAX_BODY_MIB", "MIB", text)
+    text = "most MiB of a file that is uploaded for a batch (default: 200)"
+    flags.flag(files, "--max-file", "EMBEDMILL_MAX_FILE_MIB", "MIB", text)
+    text = "most MiB of all files of an API key, 0 for any number (default: 10240)"
+    flags.flag(files, "--max-stored", "EMBEDMILL_MAX_STORED_MIB", "MIB", text)
+    text = "days after which a file is deleted, unless it asks for less (default: 30)"
+    flags.flag(files, "--max-file-age", "EMBEDMILL_MAX_FILE_AGE_DAYS", "DAYS", text)
+    text = "folder for files of batches (default: files, in the data folder)"
+    flags.flag(files, "--files-dir", "EMBEDMILL_FILES_DIR", "FOLDER", text)
     text = f"lowest level that is logged: {flags.alternatives(flags.LOG_LEVELS)} (default: INFO)"
     level = flags.one_of(flags.LOG_LEVELS)
     flags.flag(logs, "--log-level", "EMBEDMILL_LOG_LEVEL", "LEVEL", text, type=level, default="INFO")
@@ -60,6 +69,10 @@ VARIABLES: Final = {
     "max_wait": "EMBEDMILL_MAX_WAIT_S",
     "request_timeout": "EMBEDMILL_REQUEST_TIMEOUT_S",
     "max_body": "EMBEDMILL_MAX_BODY_MIB",
+    "max_file": "EMBEDMILL_MAX_FILE_MIB",
+    "max_stored": "EMBEDMILL_MAX_STORED_MIB",
+    "max_file_age": "EMBEDMILL_MAX_FILE_AGE_DAYS",
+    "files_dir": "EMBEDMILL_FILES_DIR",
 }
 
 
