@@ -16,7 +16,6 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.reply import EmbeddingReply
 from embedmill_worker.batches.lines import ResultLine, answered, parse_line, read_lines, unanswered
 from embedmill_worker.batches.objects import Progress
-from embedmill_worker.batches.queue import WindowQueue
 from embedmill_worker.batches.result_files import ResultFiles
 from embedmill_worker.batches.threads import in_thread
 from embedmill_worker.batches.windows import Entry, RequestReader, Window, WindowReader
@@ -69,6 +68,22 @@ class Journal(Protocol):
         ...
 
 
+class Jobs(Protocol):
+    """The jobs of a batch; see ``WindowQueue``."""
+
+    async def submit(self, window: Window, /) -> None:
+        """Submit a window; if its job exists, do nothing."""
+        ...
+
+    async def poll(self, window: Window, /) -> EmbeddingReply | RefusedError | None:
+        """Return the reply if it is there, or why there will be none."""
+        ...
+
+    async def discard(self, window: Window, /) -> None:
+        """Delete the job."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class _Flight:
     """A window on its way."""
@@ -102,7 +117,7 @@ class BatchRun:
     def __init__(
         self,
         source: Source,
-        queue: WindowQueue,
+        queue: Jobs,
         results: ResultFiles,
         journal: Journal,
         *,

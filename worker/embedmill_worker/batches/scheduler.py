@@ -9,18 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from embedmill.protocol.cards import UNKNOWN_CARD, ModelCard
-from embedmill_worker.batches.lines import FileCheck, InvalidLineError, read_lines
 from embedmill_worker.batches.objects import Batch, LineFault, Progress, Status
 from embedmill_worker.batches.queue import WindowQueue
 from embedmill_worker.batches.result_files import ResultFiles
 from embedmill_worker.batches.runner import CANCELLED, EXPIRED, BatchRun, Ending, Source
 from embedmill_worker.batches.store import FileLock, FileStore, ended
 from embedmill_worker.batches.threads import in_thread
+from embedmill_worker.batches.validation import check_file
 from embedmill_worker.batches.windows import RequestReader
 from embedmill_worker.gateway.access import Caller
 from embedmill_worker.gateway.http import shown
@@ -47,9 +46,6 @@ ENDING_S: Final = 0.5
 #: Seconds until a batch that failed is tried again: at first, and at most.
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
-
-#: Lines that are checked at a time.
-CHECK_LINES: Final = 500
 
 
 class BatchScheduler:
@@ -156,16 +152,8 @@ class BatchScheduler:
     # --- validation -----------------------------------------------------------------------------------------------
 
     async def _validate(self, batch: Batch) -> Batch:
-        check = FileCheck()
         path = self._store.path(batch.input_file_id)
-        with await asyncio.to_thread(path.open, "rb") as file:
-            lines = read_lines(file, number=0, max_bytes=self._max_line_bytes)
-            try:
-                while not check.is_over and await asyncio.to_thread(_check, check, lines):
-                    pass
-            except InvalidLineError as error:
-                check.fail(error.fault)
-        check.finish()
+        check = await check_file(path, max_line_bytes=self._max_line_bytes)
         if check.faults:
             return await self._fail(batch, check.faults)
 
@@ -280,15 +268,6 @@ class StoreJournal:
         if self._batch.status is Status.CANCELLING:
             return CANCELLED
         return EXPIRED if time.time() >= self._batch.expires_at else None
-
-
-def _check(check: FileCheck, lines: object) -> bool:
-    """Check the next lines; return whether there were any."""
-    found = list(islice(lines, CHECK_LINES))  # type: ignore[call-overload]
-    for line in found:
-        if not check.is_over:
-            check.add(line)
-    return bool(found)
 
 
 def open_store(folder: Path) -> FileStore | None:

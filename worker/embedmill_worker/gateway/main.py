@@ -12,7 +12,7 @@ from embedmill.errors import SettingsError
 from embedmill.model_spec import ModelSpec
 from embedmill.settings import data_dir
 from embedmill.whereabouts import Whereabouts
-from embedmill_worker.batches.scheduler import open_store
+from embedmill_worker.batches.scheduler import BatchScheduler, open_store
 from embedmill_worker.batches.store import FileStore
 from embedmill_worker.gateway import server
 from embedmill_worker.gateway.apis.tokens import Detokenizer
@@ -45,7 +45,9 @@ def run(environ: Mapping[str, str], *, log_level: str) -> None:
 
 async def _serve(settings: GatewaySettings, detokenizer: Detokenizer, store: FileStore | None) -> None:
     metrics = Metrics()
-    await server.serve(EmbeddingService(settings, metrics), metrics, detokenizer, store)
+    service = EmbeddingService(settings, metrics)
+    scheduler = BatchScheduler(store, service, detokenizer) if store is not None else None
+    await server.serve(service, metrics, detokenizer, store, scheduler)
 
 
 def _files_dir(environ: Mapping[str, str], data: Path) -> Path:

@@ -21,7 +21,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from embedmill.errors import SettingsError
-from embedmill_worker.batches.scheduler import BatchScheduler
 from embedmill_worker.batches.store import FileStore
 from embedmill_worker.gateway.apis import batches, files, grpc_server, ollama, openai, openapi, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
@@ -64,10 +63,10 @@ def make_app(
     metrics: Metrics,
     detokenizer: Detokenizer,
     store: FileStore | None = None,
-    scheduler: BatchScheduler | None = None,
+    scheduler: batches.Scheduler | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of all HTTP routes; without a store, those of files and batches say so."""
-    limits, wake = service.settings.files, scheduler.wake if scheduler is not None else _no_scheduler
+    limits = service.settings.files
     gate = Gate(service, metrics)
 
     async def health(_call: Call) -> Response:
@@ -90,7 +89,7 @@ def make_app(
     routes = [
         *openai.routes(gate, detokenizer),
         *files.routes(gate, store, limits),
-        *batches.routes(gate, store, limits, wake),
+        *batches.routes(gate, store, limits, scheduler),
         *tei.routes(gate, detokenizer),
         *ollama.routes(gate),
         gate.route(openai.API, "/health", health, method="GET", is_open=True),
@@ -113,10 +112,6 @@ def make_app(
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
-def _no_scheduler() -> None:
-    """Do nothing: without a store there are no batches."""
-
-
 async def _not_found(request: Request, _error: Exception) -> Response:
     response = refused(openai.API, RefusedError(Kind.NOT_FOUND, "There is no such route; see /openapi.json"))
     response.headers["x-request-id"] = take_request_id(request.headers.get("x-request-id"))
@@ -131,7 +126,11 @@ async def _not_allowed(request: Request, error: Any) -> Response:
 
 
 async def serve(
-    service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer, store: FileStore | None = None
+    service: EmbeddingService,
+    metrics: Metrics,
+    detokenizer: Detokenizer,
+    store: FileStore | None = None,
+    scheduler: batches.Scheduler | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way.
 
@@ -147,7 +146,6 @@ async def serve(
     tls = settings.load_tls()
     listening = _listen(settings) if settings.port else None
     grpc = None
-    scheduler = BatchScheduler(store, service, detokenizer) if store is not None else None
     try:
         await service.start()
         if scheduler is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -33,6 +32,22 @@ _WINDOW: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
+class Scheduler(Protocol):
+    """What runs the batches."""
+
+    def start(self) -> None:
+        """Begin to look for batches."""
+        ...
+
+    def wake(self) -> None:
+        """Look for batches now."""
+        ...
+
+    async def close(self) -> None:
+        """Leave all batches as they are."""
+        ...
+
+
 class ExpiresAfter(msgspec.Struct, kw_only=True):
     """When the files of a batch expire."""
 
@@ -50,8 +65,12 @@ class CreateBatch(msgspec.Struct, kw_only=True):
     output_expires_after: ExpiresAfter | None = None
 
 
-def routes(gate: Gate, store: FileStore | None, limits: FileLimits, wake: Callable[[], None]) -> list[Route]:
-    """Return the routes; ``wake`` is called when there is something to do."""
+def routes(gate: Gate, store: FileStore | None, limits: FileLimits, scheduler: Scheduler | None) -> list[Route]:
+    """Return the routes; ``store`` None: this gateway has no folder for files, and says so."""
+
+    def wake() -> None:
+        if scheduler is not None:
+            scheduler.wake()
 
     async def create(call: Call) -> Response:
         asked, now_s, owner = call.read(CreateBatch), time.time(), call.caller.name
