@@ -94,7 +94,7 @@ class Outputs:
             file.write(msgspec.json.encode(record))
 
     def finish(self, progress: Progress) -> None:
-        """Give the output its name, unless it has it already, and remove the progress."""
+        """Rename the output, unless it has its name already, and remove the progress."""
         if self.partial.stat().st_size == progress.output_bytes:
             self.partial.replace(self.output)
         else:  # a run was killed behind the renaming, and this one's lock has made an empty file
@@ -170,6 +170,8 @@ async def run_file(
         reason = f"the run ended early: {error.strerror or error}; run the same command again"
         raise SourceError(str(outputs.output), reason) from None
     finally:
+        if not outputs.progress.exists():  # nothing was begun, or all is done
+            outputs.partial.unlink(missing_ok=True)
         lock.release()
 
 

@@ -138,27 +138,30 @@ class BatchScheduler:
             return
         journal = StoreJournal(self._store, batch)
         if not batch.total:
-            batch = await self._validate(batch)
+            batch = await self._validate(batch, journal)
         if batch.status.is_over:
             log.info("batch %s has %s", batch.id, batch.status, extra={"action": "batch_ended"})
             return
-        card = await self._card(batch, journal)
-        if isinstance(card, LineFault):
-            await self._fail(batch, [card])
-            return
-        ending = await self._embed(batch, card, journal)
+        ending = await self._embed(batch, await self._card(batch.model, journal), journal)
         await self._finish(batch, ending)
 
     # --- validation -----------------------------------------------------------------------------------------------
 
-    async def _validate(self, batch: Batch) -> Batch:
+    async def _validate(self, batch: Batch, journal: StoreJournal) -> Batch:
+        """Check the input file and the model; return the batch, which is in progress, failed or being cancelled."""
         path = self._store.path(batch.input_file_id)
         check = await check_file(path, max_line_bytes=self._max_line_bytes)
         if check.faults:
             return await self._fail(batch, check.faults)
+        try:
+            card = await self._card(check.model, journal, is_new=True)
+        except RefusedError as error:
+            return await self._fail(
+                batch, [LineFault(code="model_not_found", message=error.message, param="body.model")]
+            )
 
         def accept(found: Batch) -> Batch:
-            found = replace(found, total=check.n_lines, model=check.model)
+            found = replace(found, total=check.n_lines, model=card.name if card is not None else check.model)
             if found.status is not Status.VALIDATING:  # cancelled meanwhile
                 return found
             return ended(found, Status.IN_PROGRESS, int(time.time()))
@@ -171,17 +174,20 @@ class BatchScheduler:
 
         return await asyncio.to_thread(self._store.update, batch.id, fail)
 
-    async def _card(self, batch: Batch, journal: StoreJournal) -> ModelCard | LineFault | None:
-        """Return the card of the model; None: the batch ends before anybody serves it."""
-        while True:
+    async def _card(self, model: str | None, journal: StoreJournal, *, is_new: bool = False) -> ModelCard | None:
+        """Return the card of the model, once a worker has announced it; None: the batch ends before.
+
+        Raises:
+            RefusedError: workers serve other models, and the batch ``is_new``.
+        """
+        while await asyncio.to_thread(journal.ending) is None:
             try:
-                return self._service.card(batch.model)
+                return self._service.card(model)
             except RefusedError as error:
-                if error.kind is not Kind.UNAVAILABLE:
-                    return LineFault(code="model_not_found", message=error.message, param="body.model")
-            if await asyncio.to_thread(journal.ending) is not None:
-                return None
+                if is_new and error.kind is not Kind.UNAVAILABLE:
+                    raise
             await asyncio.sleep(POLL_S)
+        return None
 
     # --- embedding ------------------------------------------------------------------------------------------------
 

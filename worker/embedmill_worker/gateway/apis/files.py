@@ -24,8 +24,11 @@ from embedmill_worker.gateway.http import Call, Gate, json_response
 from embedmill_worker.gateway.refusals import Kind, RefusedError
 from embedmill_worker.gateway.settings import FileLimits
 
-#: Bytes that are handed to a thread at a time, to be written or after they were read.
+#: Bytes of an upload that are handed to a thread at a time.
 PIECE_BYTES: Final = 512 << 10
+
+#: Bytes of a download that are read at a time: small, as each piece must be sent within the patience for answers.
+READ_BYTES: Final = 64 << 10
 
 #: Bytes a second that an upload must come to on average, beyond the patience that every body has.
 LEAST_BYTES_PER_S: Final = 16 << 10
@@ -266,7 +269,7 @@ class _Download(StreamingResponse):
     async def _read(self, n_bytes: int) -> AsyncIterator[bytes]:
         at = 0
         while at < n_bytes:
-            piece = await asyncio.to_thread(os.pread, self._file.fileno(), min(PIECE_BYTES, n_bytes - at), at)
+            piece = await asyncio.to_thread(os.pread, self._file.fileno(), min(READ_BYTES, n_bytes - at), at)
             if not piece:
                 return
             at += len(piece)

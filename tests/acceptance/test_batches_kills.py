@@ -1,0 +1,126 @@
+"""Batches while everything around them is killed: each line is in one of the files, once, with the queue's bits."""
+
+import json
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from embedmill import EmbeddingClient
+from embedmill_worker.cli.local.die_with_parent import tethered
+from support.gateway import start
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.deep
+
+MODEL = "all-MiniLM-L6-v2"
+LINES = 20_000
+
+#: Seconds; generous, so that a busy machine fails no test.
+PATIENCE_S = 900.0
+
+
+def text(number):
+    return f"{number} is a number" + " and it has a text of some length" * (number % 7)
+
+
+def write_input(path):
+    with path.open("w") as file:
+        for i in range(LINES):
+            body = {"model": MODEL, "input": "" if i % 1_000 == 7 else text(i)}
+            file.write(
+                json.dumps({"custom_id": f"r{i}", "method": "POST", "url": "/v1/embeddings", "body": body}) + "\n"
+            )
+
+
+def check(results, errors, queue):
+    bad = [f"r{i}" for i in range(LINES) if i % 1_000 == 7]
+    assert [each["custom_id"] for each in errors] == bad
+    assert [each["custom_id"] for each in results] == [f"r{i}" for i in range(LINES) if i % 1_000 != 7]
+    found = [each["response"]["body"]["data"][0]["embedding"] for each in results]
+    wanted = queue.embed([text(i) for i in range(LINES) if i % 1_000 != 7], lane="bulk", timeout_s=PATIENCE_S)
+    assert (np.asarray(found, dtype=np.float64).astype(np.float32).view(np.uint32) == wanted.view(np.uint32)).all()
+
+
+@pytest.mark.timeout(1_800)
+def test_a_batch_survives_the_kills_of_gateway_worker_and_redis_twice_each(durable_mill, own_valkey, tmp_path):
+    mill = durable_mill
+    mill.start_worker()
+    folder = str(tmp_path / "files")
+    gateway = start(mill.env, tmp_path, EMBEDMILL_FILES_DIR=folder)
+    source = tmp_path / "in.jsonl"
+    write_input(source)
+    with source.open("rb") as file:
+        form = {"purpose": "batch"}
+        file_id = httpx.post(f"{gateway.openai_url}/files", files={"file": file}, data=form, timeout=60).json()["id"]
+    wanted = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch_id = httpx.post(f"{gateway.openai_url}/batches", json=wanted, timeout=60).json()["id"]
+
+    def look():
+        return httpx.get(f"{gateway.openai_url}/batches/{batch_id}", timeout=60).json()
+
+    def wait_done(number):
+        def is_done():
+            counts = look()["request_counts"]
+            return counts["completed"] + counts["failed"] >= number
+
+        wait_until(is_done, f"{number} lines", PATIENCE_S)
+
+    for round_ in (1, 2):
+        wait_done(round_ * LINES // 8)
+        gateway.process.kill()
+        gateway.process.wait()
+        gateway = start(mill.env, tmp_path, ready=False, EMBEDMILL_FILES_DIR=folder)
+        wait_done(round_ * LINES // 8 + LINES // 20)
+        mill.workers[-1].kill()
+        mill.start_worker()
+        wait_done(round_ * LINES // 8 + LINES // 10)
+        time.sleep(1.5)  # what Redis has not yet saved may be gone, and is submitted again: either is right
+        own_valkey.kill()
+        own_valkey.restart()
+    wait_until(lambda: look()["status"] == "completed", "the end of the batch", PATIENCE_S)
+    batch = look()
+    assert batch["request_counts"] == {"total": LINES, "completed": LINES - 20, "failed": 20}
+    files = [batch["output_file_id"], batch["error_file_id"]]
+    texts = [httpx.get(f"{gateway.openai_url}/files/{each}/content", timeout=300).text for each in files]
+    with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as queue:
+        check(*([json.loads(row) for row in each.splitlines()] for each in texts), queue)
+    gateway.stop()
+
+
+def partial_of(path, size):
+    return lambda: path.exists() and path.stat().st_size > size
+
+
+@pytest.mark.timeout(1_800)
+def test_the_command_goes_on_after_kills(durable_mill, tmp_path):
+    mill = durable_mill
+    mill.start_worker()
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    write_input(source)
+    command = [sys.executable, "-m", "embedmill_worker.cli", "batch", str(source), "--output", str(output)]
+
+    def run():
+        return subprocess.Popen(tethered(command), env=mill.env, stderr=subprocess.PIPE, text=True)
+
+    size = 0
+    for _ in range(2):
+        process = run()
+        wanted = size + 10_000_000
+        wait_until(partial_of(partial, wanted), "lines", PATIENCE_S)
+        size = partial.stat().st_size
+        process.kill()
+        process.communicate()
+    process = run()
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 7, said
+    rows = [json.loads(row) for row in output.read_text().splitlines()]
+    assert [row["custom_id"] for row in rows] == [f"r{i}" for i in range(LINES)]
+    with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as queue:
+        split = [[row for row in rows if (row["response"]["status_code"] == 200) is wanted] for wanted in (True, False)]
+        check(*split, queue)
+    assert not partial.exists() and not (tmp_path / "out.jsonl.progress").exists()
