@@ -1,12 +1,14 @@
-"""Batches while everything around them is killed: each line is in one of the files, once, with the queue's bits."""
+"""Batches at full size, and while everything around them is killed: each line once, with the queue's bits."""
 
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from embedmill import EmbeddingClient
@@ -124,3 +126,72 @@ def test_the_command_goes_on_after_kills(durable_mill, tmp_path):
         split = [[row for row in rows if (row["response"]["status_code"] == 200) is wanted] for wanted in (True, False)]
         check(*split, queue)
     assert not partial.exists() and not (tmp_path / "out.jsonl.progress").exists()
+
+
+#: The limits of OpenAI's batches, and of the gateway's memory with one.
+MAX_LINES, FILE_BYTES, MEMORY_BYTES = 50_000, 200_000_000, 200 << 20
+
+
+class Memory(threading.Thread):
+    """The most memory that a process has held, looked at ten times a second."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self._process = psutil.Process(pid)
+        self.most = 0
+        self.is_over = threading.Event()
+
+    def run(self):
+        while not self.is_over.wait(0.1):
+            self.most = max(self.most, self._process.memory_info().rss)
+
+
+@pytest.mark.timeout(3_600)
+def test_a_gateway_s_memory_is_flat_with_the_largest_file(durable_mill, tmp_path):
+    """Texts are short, so that it takes minutes; the rest of each line is a field that nobody reads."""
+    mill = durable_mill
+    mill.start_worker()
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    filler = "x" * (FILE_BYTES // MAX_LINES - 150)
+    with source.open("w") as file:
+        for i in range(MAX_LINES):
+            body = {"model": MODEL, "input": f"text {i}", "user": filler}
+            line = {"custom_id": f"r{i}", "method": "POST", "url": "/v1/embeddings", "body": body}
+            file.write(json.dumps(line) + "\n")
+    assert source.stat().st_size > 0.98 * FILE_BYTES
+    gateway = start(mill.env, tmp_path, EMBEDMILL_FILES_DIR=str(tmp_path / "files"))
+    memory = Memory(gateway.process.pid)
+    memory.start()
+    before, began_s = psutil.Process(gateway.process.pid).memory_info().rss, time.monotonic()
+    with source.open("rb") as file:
+        files = {"file": file}
+        reply = httpx.post(f"{gateway.openai_url}/files", files=files, data={"purpose": "batch"}, timeout=600)
+    uploaded_s = time.monotonic() - began_s
+    wanted = {"input_file_id": reply.json()["id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch_id = httpx.post(f"{gateway.openai_url}/batches", json=wanted, timeout=60).json()["id"]
+
+    def done():
+        batch = httpx.get(f"{gateway.openai_url}/batches/{batch_id}", timeout=60).json()
+        return batch if batch["status"] == "completed" else None
+
+    after_upload = memory.most
+    batch = wait_until(done, "the end of the batch", 3_000)
+    embedded_s, began_s, after_batch = time.monotonic() - began_s, time.monotonic(), memory.most
+    assert batch["request_counts"] == {"total": MAX_LINES, "completed": MAX_LINES, "failed": 0}
+    url = f"{gateway.openai_url}/files/{batch['output_file_id']}/content"
+    with httpx.stream("GET", url, timeout=600) as answer, output.open("wb") as file:
+        for piece in answer.iter_bytes():
+            file.write(piece)
+    fetched_s = time.monotonic() - began_s
+    assert int(answer.headers["content-length"]) == output.stat().st_size
+    with output.open() as file:
+        assert [json.loads(row)["custom_id"] for row in file] == [f"r{i}" for i in range(MAX_LINES)]
+    memory.is_over.set()
+    mib = [round(each / (1 << 20)) for each in (before, after_upload, after_batch, memory.most)]
+    figures = (
+        f"RSS in MiB at start, after upload, batch, download: {mib}; upload {uploaded_s:.1f} s, "
+        f"batch {embedded_s:.0f} s, download of {output.stat().st_size / 1e6:.0f} MB {fetched_s:.1f} s"
+    )
+    (tmp_path / "figures.txt").write_text(figures)
+    assert memory.most < MEMORY_BYTES, figures
+    gateway.stop()
