@@ -201,7 +201,7 @@ class BatchRun:
         except JobTooLargeError as error:
             if len(window.entries) > 1:
                 self._waiting.popleft()
-                halves = (_Flight(window=half, is_charged=flight.is_charged) for half in reversed(window.halves()))
+                halves = (replace(flight, window=half) for half in reversed(window.halves()))
                 self._waiting.extendleft(halves)
                 return True
             flight.refusal = refusal_of(error)
@@ -227,10 +227,10 @@ class BatchRun:
                 if self._is_passing(reply) and flight.attempts < MAX_ATTEMPTS:
                     flight.attempts += 1
                     await self._queue.discard(flight.window)
-                    await self._queue.submit(flight.window)
+                    self._submit_again()
                     return
-        except ResultExpiredError:
-            await self._submit_again()
+        except ResultExpiredError:  # Redis has lost this job, and so perhaps the others
+            self._submit_again()
             return
         except (QueueError, ResultError) as error:
             self._warn(error)
@@ -248,16 +248,12 @@ class BatchRun:
             return False
         return any(refusal_of_texts([one]).kind in RETRYABLE for one in reply.rejected)
 
-    async def _submit_again(self) -> None:
-        """Submit all windows on their way: the queue has lost the first one's job, and so perhaps the others'."""
+    def _submit_again(self) -> None:
+        """Let all windows on their way be submitted again, in order; of jobs that exist this makes no others."""
         for flight in self._flights:
-            if flight.has_job:
-                try:
-                    await self._queue.submit(flight.window)
-                except QueueError as error:
-                    self._warn(error)
-                    await asyncio.sleep(RETRY_S)
-                    return
+            flight.has_job = False
+        self._waiting.extendleft(reversed(self._flights))
+        self._flights.clear()
 
     def _warn(self, error: Exception) -> None:
         """Report once why the batch waits."""
@@ -324,12 +320,12 @@ class BatchRun:
         with self._source.path.open("rb") as file:
             file.seek(self.progress.offset)
             lines = read_lines(file, number=self.progress.line, max_bytes=self._source.max_line_bytes)
-            found = list(islice(lines, PIECE_LINES))
+            # Lines may be large, and what is written of one is not.
+            found = [(raw.number, raw.end, parse_line(raw).custom_id) for raw in islice(lines, PIECE_LINES)]
         if not found:
             return False
         batch_id = self._source.batch_id
-        rest = (
-            unanswered(batch_id, raw.number, parse_line(raw).custom_id, ending.code, ending.message) for raw in found
-        )
-        self.progress = self._commit(rest, found[-1].end, found[-1].number)
+        rest = (unanswered(batch_id, number, name, ending.code, ending.message) for number, _, name in found)
+        number, end, _ = found[-1]
+        self.progress = self._commit(rest, end, number)
         return True
