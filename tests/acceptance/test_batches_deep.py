@@ -1,6 +1,8 @@
 """Batches at full size, and while everything around them is killed: each line once, with the queue's bits."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -195,3 +197,74 @@ def test_a_gateway_s_memory_is_flat_with_the_largest_file(durable_mill, tmp_path
     (tmp_path / "figures.txt").write_text(figures)
     assert memory.most < MEMORY_BYTES, figures
     gateway.stop()
+
+
+def short(i):
+    return {"custom_id": f"r{i}", "method": "POST", "url": "/v1/embeddings", "body": {"model": MODEL, "input": text(i)}}
+
+
+def begin(gateway, data, **options):
+    files, form = {"file": ("in.jsonl", data)}, {"purpose": "batch"}
+    file_id = httpx.post(f"{gateway.openai_url}/files", files=files, data=form, timeout=60).json()["id"]
+    wanted = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"} | options
+    return httpx.post(f"{gateway.openai_url}/batches", json=wanted, timeout=60).json()["id"]
+
+
+def show(gateway, batch_id):
+    return httpx.get(f"{gateway.openai_url}/batches/{batch_id}", timeout=60).json()
+
+
+def fetch(gateway, file_id):
+    rows = httpx.get(f"{gateway.openai_url}/files/{file_id}/content", timeout=60).text.splitlines()
+    return [json.loads(row) for row in rows]
+
+
+def test_another_gateway_of_the_host_takes_a_batch_over_and_a_cancelled_one_keeps_what_is_done(own_mill, tmp_path):
+    mill = own_mill
+    mill.start_worker()
+    first, second = start(mill.env, tmp_path), start(mill.env, tmp_path)
+    data = "".join(json.dumps(short(i)) + "\n" for i in range(5_000)).encode()
+    batch_id = begin(first, data)
+    wait_until(lambda: show(second, batch_id)["request_counts"]["completed"], "a line", PATIENCE_S)
+    first.process.kill()
+    first.process.wait()
+    before = show(second, batch_id)["request_counts"]["completed"]
+    wait_until(lambda: show(second, batch_id)["request_counts"]["completed"] > before, "more lines", PATIENCE_S)
+    assert httpx.post(f"{second.openai_url}/batches/{batch_id}/cancel", timeout=60).json()["status"] == "cancelling"
+    wait_until(lambda: show(second, batch_id)["status"] == "cancelled", "the end", PATIENCE_S)
+    batch = show(second, batch_id)
+    results, errors = (fetch(second, batch[name]) for name in ("output_file_id", "error_file_id"))
+    assert [row["custom_id"] for row in results + errors] == [f"r{i}" for i in range(5_000)]
+    assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
+    assert batch["request_counts"] == {"total": 5_000, "completed": len(results), "failed": len(errors)}
+    assert second.stop() == 0
+
+
+def test_a_download_goes_on_while_it_is_read_and_no_longer(own_mill, tmp_path):
+    gateway = start(own_mill.env, tmp_path, ready=False, EMBEDMILL_ANSWER_TIMEOUT_S="2")
+    files, form = {"file": ("in.jsonl", b"x" * (24 << 20))}, {"purpose": "batch"}
+    file_id = httpx.post(f"{gateway.openai_url}/files", files=files, data=form, timeout=60).json()["id"]
+
+    def connect():
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", gateway.port))
+        client.sendall(b"GET /v1/files/%s/content HTTP/1.1\r\nhost: localhost\r\n\r\n" % file_id.encode())
+        return client
+
+    with connect() as slow:
+        size, began_s = 0, time.monotonic()
+        while size < 24 << 20:
+            size += len(slow.recv(256 << 10))
+            time.sleep(max(0.0, size / (4 << 20) - (time.monotonic() - began_s)))
+        assert time.monotonic() - began_s > 5
+    with connect() as stuck:
+        assert stuck.recv(1)
+        time.sleep(6)
+        size = 0
+        with contextlib.suppress(ConnectionResetError):
+            while part := stuck.recv(1 << 20):
+                size += len(part)
+        assert size < 24 << 20
+    assert gateway.stop() == 0

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from embedmill_worker.batches.objects import Batch, Progress, Status, StoredFile
+from embedmill_worker.batches.scheduler import open_store
 from embedmill_worker.batches.store import LEAST_BYTES, MAX_UNFINISHED, FileStore, check_quota, ended, new_id
 from embedmill_worker.gateway.refusals import Kind, RefusedError
 
@@ -254,6 +255,32 @@ def test_a_full_disk_is_a_refusal_and_leaves_nothing(store, tmp_path, monkeypatc
     assert names(tmp_path / "files" / "uploads") == names(tmp_path / "files" / "bytes") == []
     assert store.held_bytes("one") == 0
     add(store)
+
+
+def test_a_folder_that_cannot_be_used_is_logged_and_no_reason_to_end(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    assert open_store(tmp_path / "file" / "files") is None
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "files.sqlite3").write_bytes(b"no database" * 1_000)
+    assert open_store(tmp_path / "broken") is None
+    assert [record.action for record in caplog.records] == ["files_off"] * 2
+
+
+def test_several_gateways_may_start_at_once(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from embedmill_worker.batches.scheduler import open_store
+sys.stdin.read()
+store = open_store(Path({str(tmp_path / "files")!r}))
+print(store is not None and store.held_bytes("one") == 0)
+"""
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    for process in started:
+        process.stdin.close()
+        process.stdin = None
+    assert [process.communicate(timeout=60)[0] for process in started] == ["True\n"] * 4
 
 
 def test_a_limit_of_file_size_is_a_full_disk(tmp_path):

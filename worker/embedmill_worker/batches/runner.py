@@ -249,7 +249,7 @@ class BatchRun:
         return any(refusal_of_texts([one]).kind in RETRYABLE for one in reply.rejected)
 
     def _submit_again(self) -> None:
-        """Let all windows on their way be submitted again, in order; of jobs that exist this makes no others."""
+        """Move all windows on their way back, to be submitted again in order; jobs that exist stay as they are."""
         for flight in self._flights:
             flight.has_job = False
         self._waiting.extendleft(reversed(self._flights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,10 @@ SWEEP_S: Final = 60.0
 
 #: Seconds between two looks whether a running batch is to end.
 ENDING_S: Final = 0.5
+
+#: Times that a database is tried that another gateway is about to open, and seconds between them.
+OPEN_TRIES: Final = 50
+OPEN_PAUSE_S: Final = 0.1
 
 #: Seconds until a batch that failed is tried again: at first, and at most.
 FIRST_RETRY_S: Final = 1.0
@@ -278,11 +283,16 @@ class StoreJournal:
 
 def open_store(folder: Path) -> FileStore | None:
     """Return the store in a folder; None if it cannot be used, and then the log says why."""
-    import sqlite3  # noqa: PLC0415
-
-    try:
-        return FileStore(folder)
-    except (OSError, sqlite3.Error, RefusedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        log.warning("files and batches are off: %s cannot be used: %s", folder, reason, extra={"action": "files_off"})
-        return None
+    for left in reversed(range(OPEN_TRIES)):
+        try:
+            return FileStore(folder)
+        except (OSError, sqlite3.Error, RefusedError) as error:
+            is_busy = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+            if is_busy and left:  # SQLite does not wait for another gateway that begins to use the file
+                time.sleep(OPEN_PAUSE_S)
+                continue
+            reason = getattr(error, "strerror", None) or error
+            text = "files and batches are off: %s cannot be used: %s"
+            log.warning(text, folder, reason, extra={"action": "files_off"})
+            return None
+    return None

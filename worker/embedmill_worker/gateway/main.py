@@ -31,7 +31,7 @@ def run(environ: Mapping[str, str], *, log_level: str) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = GatewaySettings.from_env(environ)
     folder = data_dir(environ)
-    detokenizer = Detokenizer(folder, _specs(environ))
+    detokenizer = Detokenizer(folder, read_specs(environ))
     store = open_store(_files_dir(environ, folder) / settings.client.namespace) if settings.port else None
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -64,7 +64,7 @@ def _loop_factory() -> Callable[[], Any] | None:
     return factory
 
 
-def _specs(environ: Mapping[str, str]) -> dict[str, ModelSpec]:
+def read_specs(environ: Mapping[str, str]) -> dict[str, ModelSpec]:
     """Return the models whose place this machine knows: those of the environment, and of a running ``up``."""
     running = Whereabouts.read(data_dir(environ))
     values = [*(running.models if running else ()), *filter(None, environ.get("EMBEDMILL_MODEL", "").split(","))]

@@ -80,13 +80,14 @@ async def _run(args: argparse.Namespace, path: Path, outputs: Outputs, bar: Prog
     from embedmill.settings import ClientSettings, data_dir
     from embedmill_worker.batches.file_run import run_file
     from embedmill_worker.gateway.apis.tokens import Detokenizer
+    from embedmill_worker.gateway.main import read_specs
     from embedmill_worker.gateway.metrics import Metrics
     from embedmill_worker.gateway.service import EmbeddingService
     from embedmill_worker.gateway.settings import GatewaySettings
 
     client = ClientSettings.from_env(args.redis_url, args.model, args.namespace)
     service = EmbeddingService(GatewaySettings(client=client), Metrics())
-    detokenizer = Detokenizer(data_dir(os.environ), {})
+    detokenizer = Detokenizer(data_dir(os.environ), read_specs(os.environ))
     await service.start()
     try:
         return await run_file(path, outputs, service, detokenizer, report=bar.update, warn=say)
