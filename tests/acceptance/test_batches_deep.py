@@ -31,21 +31,21 @@ def text(number):
     return f"{number} is a number" + " and it has a text of some length" * (number % 7)
 
 
-def write_input(path):
+def write_input(path, lines=LINES):
     with path.open("w") as file:
-        for i in range(LINES):
+        for i in range(lines):
             body = {"model": MODEL, "input": "" if i % 1_000 == 7 else text(i)}
             file.write(
                 json.dumps({"custom_id": f"r{i}", "method": "POST", "url": "/v1/embeddings", "body": body}) + "\n"
             )
 
 
-def check(results, errors, queue):
-    bad = [f"r{i}" for i in range(LINES) if i % 1_000 == 7]
+def check(results, errors, queue, lines=LINES):
+    bad = [f"r{i}" for i in range(lines) if i % 1_000 == 7]
     assert [each["custom_id"] for each in errors] == bad
-    assert [each["custom_id"] for each in results] == [f"r{i}" for i in range(LINES) if i % 1_000 != 7]
+    assert [each["custom_id"] for each in results] == [f"r{i}" for i in range(lines) if i % 1_000 != 7]
     found = [each["response"]["body"]["data"][0]["embedding"] for each in results]
-    wanted = queue.embed([text(i) for i in range(LINES) if i % 1_000 != 7], lane="bulk", timeout_s=PATIENCE_S)
+    wanted = queue.embed([text(i) for i in range(lines) if i % 1_000 != 7], lane="bulk", timeout_s=PATIENCE_S)
     assert (np.asarray(found, dtype=np.float64).astype(np.float32).view(np.uint32) == wanted.view(np.uint32)).all()
 
 
@@ -104,8 +104,8 @@ def test_the_command_goes_on_after_kills(durable_mill, tmp_path):
     mill = durable_mill
     mill.start_worker()
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    partial = tmp_path / "out.jsonl.partial"
-    write_input(source)
+    partial, lines = tmp_path / "out.jsonl.partial", 6_000
+    write_input(source, lines)
     command = [sys.executable, "-m", "embedmill_worker.cli", "batch", str(source), "--output", str(output)]
 
     def run():
@@ -114,7 +114,7 @@ def test_the_command_goes_on_after_kills(durable_mill, tmp_path):
     size = 0
     for _ in range(2):
         process = run()
-        wanted = size + 10_000_000
+        wanted = size + 1_000_000
         wait_until(partial_of(partial, wanted), "lines", PATIENCE_S)
         size = partial.stat().st_size
         process.kill()
@@ -123,10 +123,10 @@ def test_the_command_goes_on_after_kills(durable_mill, tmp_path):
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 7, said
     rows = [json.loads(row) for row in output.read_text().splitlines()]
-    assert [row["custom_id"] for row in rows] == [f"r{i}" for i in range(LINES)]
+    assert [row["custom_id"] for row in rows] == [f"r{i}" for i in range(lines)]
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as queue:
         split = [[row for row in rows if (row["response"]["status_code"] == 200) is wanted] for wanted in (True, False)]
-        check(*split, queue)
+        check(*split, queue, lines)
     assert not partial.exists() and not (tmp_path / "out.jsonl.progress").exists()
 
 

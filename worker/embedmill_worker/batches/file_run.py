@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -148,7 +149,7 @@ async def run_file(
         BrokerUnavailableError: Redis does not answer.
     """
     try:
-        lock = await asyncio.to_thread(FileLock, outputs.partial)
+        lock = await asyncio.to_thread(partial(FileLock, outputs.partial, mode=0o666))
     except BlockingIOError:
         raise InvalidRequestError("--output", f"another run writes {outputs.output}; wait for its end") from None
     except OSError as error:

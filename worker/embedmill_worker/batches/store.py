@@ -104,13 +104,13 @@ def new_id(prefix: str) -> str:
 class FileLock:
     """A lock on a file that ends with its process, however that ends."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the lock.
+    def __init__(self, path: Path, *, mode: int = 0o600) -> None:
+        """Take the lock; the file is created with this mode, less the umask, if it is not there.
 
         Raises:
             BlockingIOError: another process, or another object of this one, has it.
         """
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:

@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         with progress("embedding", is_shown=True) as bar:
             done = asyncio.run(_run(args, path, outputs, bar))
+    except KeyboardInterrupt:
+        say("ended early; run the same command again to go on")
+        raise
     except InvalidFileError as error:
         for fault in error.faults[:MAX_SHOWN]:
             where = f"{path}:{fault.line}" if fault.line else f"{path}"
