@@ -484,6 +484,14 @@ def test_a_full_disk_refuses_an_upload_and_harms_nothing(openai, lonely, alone):
     assert alone.files.create(file=b"x" * (3 << 19), purpose="batch").bytes == 3 << 19
 
 
+def test_a_batch_whose_file_was_lost_fails(alone, lonely):
+    file = upload(alone, [line(0)])
+    (lonely.folder / "bytes" / file.id).unlink()
+    done = wait_over(alone, create(alone, file.id))
+    assert done.status == "failed" and [fault.code for fault in done.errors.data] == ["file_damaged"]
+    assert done.output_file_id is done.error_file_id is None
+
+
 def test_what_a_killed_gateway_leaves_is_swept_and_what_was_stored_is_there(openai, valkey, data_dir, tmp_path):
     mill = new_mill(valkey.url, data_dir, tmp_path)
     first = start(mill.env, tmp_path, ready=False, EMBEDMILL_FILES_DIR=str(tmp_path / "files"))

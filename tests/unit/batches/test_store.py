@@ -209,6 +209,21 @@ def test_an_owner_has_a_bound_of_batches(store):
     assert refusal(store.add_batch, new_batch(file)) is Kind.QUOTA
 
 
+def test_an_owner_s_oldest_ended_batches_are_forgotten(store, monkeypatch):
+    monkeypatch.setattr("embedmill_worker.batches.store.MAX_ENDED", 2)
+    file = add(store)
+    batches = [new_batch(file) for _ in range(4)]
+    for batch in batches:
+        store.add_batch(batch)
+        store.update(batch.id, lambda found: ended(found, Status.FAILED, NOW))
+    running = new_batch(file)
+    store.add_batch(running)
+    assert [each.id for each in store.batches("one", after=None, limit=9)[0]] == [
+        running.id,
+        *(batch.id for batch in (batches[3], batches[2])),
+    ]
+
+
 def test_another_process_goes_on_and_only_what_nobody_writes_is_swept(store, tmp_path):
     file = add(store)
     batch = new_batch(file)
@@ -276,11 +291,11 @@ store = open_store(Path({str(tmp_path / "files")!r}))
 print(store is not None and store.held_bytes("one") == 0)
 """
     pipe = subprocess.PIPE
-    started = [subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    started = [subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
     for process in started:
         process.stdin.close()
         process.stdin = None
-    assert [process.communicate(timeout=60)[0] for process in started] == ["True\n"] * 4
+    assert [process.communicate(timeout=60)[0] for process in started] == ["True\n"] * 2
 
 
 def test_a_limit_of_file_size_is_a_full_disk(tmp_path):

@@ -132,6 +132,11 @@ class Batch:
     progress: Progress = Progress()
     times: Times = Times()
 
+    @property
+    def n_done(self) -> int:
+        """Number of requests that stand in one of the files."""
+        return self.progress.completed + self.progress.failed
+
     def shown(self) -> dict[str, Any]:
         """Return the API's batch object. Files are named once the batch has ended, and only if they hold a line."""
         has_files, progress = self.status.is_over, self.progress

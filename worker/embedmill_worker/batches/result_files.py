@@ -21,6 +21,10 @@ class _Open:
     path: Path
 
 
+class DamagedFileError(OSError):
+    """A file that holds less than was committed."""
+
+
 class ResultFiles:
     """The file of results and that of errors, which may be one."""
 
@@ -74,7 +78,7 @@ def _open(path: Path, n_bytes: int) -> _Open:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(descriptor).st_size < n_bytes:
-            raise OSError(f"{path.name} holds less than was written")
+            raise DamagedFileError(f"{path.name} holds less than was written")
         os.ftruncate(descriptor, n_bytes)
         os.lseek(descriptor, n_bytes, os.SEEK_SET)
         return _Open(os.fdopen(descriptor, "wb", _BUFFER_BYTES), path)

@@ -158,7 +158,7 @@ class BatchRun:
         try:
             while (ending := await asyncio.to_thread(self._journal.ending)) is None:
                 await self._fill(reader)
-                if not self._flights and not self._waiting:
+                if not self._flights and not self._waiting:  # every line is written
                     return None
                 if self._flights:
                     await self._advance()
@@ -166,8 +166,7 @@ class BatchRun:
                     await asyncio.sleep(RETRY_S)
         finally:
             reader.close()
-        await self._end(ending)
-        return ending
+        return ending if await self._end(ending) else None
 
     def _open(self) -> WindowReader:
         source = self._source
@@ -295,8 +294,8 @@ class BatchRun:
     def _refused(self, entry: Entry, error: RefusedError) -> ResultLine:
         return answered(self._source.batch_id, entry.number, entry.custom_id, error.status, error_body(error))
 
-    async def _end(self, ending: Ending) -> None:
-        """Keep the windows that are done, drop the others, and write why the rest of the lines were not run."""
+    async def _end(self, ending: Ending) -> bool:
+        """Keep the windows that are done, drop the others, and write why the other lines were not run; False: none."""
         while self._flights:
             flight = self._flights[0]
             try:
@@ -312,8 +311,10 @@ class BatchRun:
         for flight in self._flights:
             if flight.has_job:
                 await self._queue.discard(flight.window)
+        has_rest = False
         while await in_thread(self._write_rest, ending):
-            pass
+            has_rest = True
+        return has_rest
 
     def _write_rest(self, ending: Ending) -> bool:
         """Write the next lines that were not run; return whether there were any."""

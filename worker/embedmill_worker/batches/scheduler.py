@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from embedmill.protocol.cards import UNKNOWN_CARD, ModelCard
+from embedmill_worker.batches.lines import InvalidLineError
 from embedmill_worker.batches.objects import Batch, LineFault, Progress, Status
 from embedmill_worker.batches.queue import WindowQueue
-from embedmill_worker.batches.result_files import ResultFiles
+from embedmill_worker.batches.result_files import DamagedFileError, ResultFiles
 from embedmill_worker.batches.runner import CANCELLED, EXPIRED, BatchRun, Ending, Source
 from embedmill_worker.batches.store import FileLock, FileStore, ended
 from embedmill_worker.batches.threads import in_thread
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Batches that one gateway runs at a time.
-MAX_RUNNING: Final = 4
+#: Batches that one gateway runs at a time, and of one API key.
+MAX_RUNNING: Final = 8
+MAX_OWN_RUNNING: Final = 2
 
 #: Seconds between two looks for batches that nobody runs.
 POLL_S: Final = 1.0
@@ -107,18 +109,15 @@ class BatchScheduler:
             for each in await asyncio.to_thread(self._store.unfinished)
             if each[0] not in self._tasks and self._retry_at_s.get(each[0], 0.0) <= now_s
         ]
-        while waiting and len(self._tasks) < MAX_RUNNING:
-            batch_id, owner = self._pick(waiting)
-            waiting.remove((batch_id, owner))
+        for batch_id, owner in waiting:
+            if len(self._tasks) >= MAX_RUNNING:
+                return
+            if list(self._owners.values()).count(owner) >= MAX_OWN_RUNNING:
+                continue
             lock = await asyncio.to_thread(self._store.lock, batch_id)
             if lock is not None:
                 self._owners[batch_id] = owner
                 self._tasks[batch_id] = asyncio.create_task(self._process(batch_id, lock))
-
-    def _pick(self, waiting: Sequence[tuple[str, str]]) -> tuple[str, str]:
-        """Return the oldest batch of an owner of whom the fewest run."""
-        running = Counter(self._owners.values())
-        return min(waiting, key=lambda each: running[each[1]])
 
     async def _process(self, batch_id: str, lock: FileLock) -> None:
         try:
@@ -142,12 +141,20 @@ class BatchScheduler:
         if batch.status.is_over:  # another process has just ended it
             return
         journal = StoreJournal(self._store, batch)
-        if not batch.total:
-            batch = await self._validate(batch, journal)
-        if batch.status.is_over:
-            log.info("batch %s has %s", batch.id, batch.status, extra={"action": "batch_ended"})
+        try:
+            if not batch.total:
+                batch = await self._validate(batch, journal)
+            if batch.status.is_over:
+                log.info("batch %s has %s", batch.id, batch.status, extra={"action": "batch_ended"})
+                return
+            ending = None
+            if batch.n_done < batch.total:
+                ending = await self._embed(batch, await self._card(batch.model, journal), journal)
+        except (FileNotFoundError, DamagedFileError, InvalidLineError) as error:
+            log.error("batch %s has failed: its files were changed on disk", batch_id, extra={"action": "batch_failed"})
+            message = f"The files of this batch were changed on the gateway's disk: {type(error).__name__}."
+            await self._fail(batch, [LineFault(code="file_damaged", message=message)])
             return
-        ending = await self._embed(batch, await self._card(batch.model, journal), journal)
         await self._finish(batch, ending)
 
     # --- validation -----------------------------------------------------------------------------------------------
@@ -175,7 +182,8 @@ class BatchScheduler:
 
     async def _fail(self, batch: Batch, faults: Sequence[LineFault]) -> Batch:
         def fail(found: Batch) -> Batch:
-            return replace(ended(found, Status.FAILED, int(time.time())), faults=tuple(faults))
+            failed = ended(found, Status.FAILED, int(time.time()))
+            return replace(failed, faults=tuple(faults), progress=Progress())
 
         return await asyncio.to_thread(self._store.update, batch.id, fail)
 

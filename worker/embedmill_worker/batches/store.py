@@ -29,8 +29,9 @@ BUSY_S: Final = 20.0
 #: Bytes that the smallest file counts as: a block of the disk and its entries.
 LEAST_BYTES: Final = 4_096
 
-#: Most batches of one API key that have not ended.
+#: Most batches of one API key that have not ended, and that have: older ones are forgotten.
 MAX_UNFINISHED: Final = 1_000
+MAX_ENDED: Final = 10_000
 
 #: What the disk says when it is full, or when this user may have no more of it.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -87,6 +88,11 @@ AND (:after IS NULL OR seq < :after) ORDER BY seq DESC LIMIT :limit
 
 _LIST_BATCHES: Final = """
 SELECT data FROM batches WHERE owner = :owner AND (:after IS NULL OR seq < :after) ORDER BY seq DESC LIMIT :limit
+"""
+
+_FORGET_BATCHES: Final = """
+DELETE FROM batches WHERE seq IN
+(SELECT seq FROM batches WHERE owner = ? AND is_over = 1 ORDER BY seq DESC LIMIT -1 OFFSET ?)
 """
 
 #: Table → query of an object's place in it.
@@ -323,6 +329,7 @@ class FileStore:
                 "INSERT INTO batches (id, owner, is_over, input_file_id, data) VALUES (?, ?, 0, ?, ?)",
                 (batch.id, batch.owner, batch.input_file_id, _pack(batch)),
             )
+            database.execute(_FORGET_BATCHES, (batch.owner, MAX_ENDED))
 
     def batch(self, batch_id: str, owner: str | None = None) -> Batch:
         """Return a batch of an owner, or of any if None.

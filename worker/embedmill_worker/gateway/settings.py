@@ -12,7 +12,7 @@ from typing import Final
 
 from embedmill.errors import SettingsError
 from embedmill.settings import ClientSettings, whole_number
-from embedmill_worker.gateway.access import ApiKeys
+from embedmill_worker.gateway.access import ApiKeys, Caller
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8080
@@ -69,6 +69,10 @@ class FileLimits:
     max_bytes: int = 10 << 30
     #: Seconds after which a file is deleted.
     max_age_s: int = 30 * 86_400
+
+    def bytes_of(self, caller: Caller) -> int:
+        """Return how many bytes the files of a caller may have; 0: any number."""
+        return self.max_bytes if caller.max_stored_bytes is None else caller.max_stored_bytes
 
     def __post_init__(self) -> None:
         for name in ("max_file_bytes", "max_age_s"):

@@ -14,8 +14,9 @@ _EPILOG: Final = """\
   # serve other machines, with API keys, one a line
   embedmill serve --host 0.0.0.0 --api-keys-file keys.txt
 
-A key is a secret of 16 characters or more, or sha256: and its hash. After it may stand name=NAME, lane=bulk and
-tokens_per_minute=N. EMBEDMILL_API_KEYS holds keys as well, separated by commas. Without keys, only loopback is served.
+A key is a secret of 16 characters or more, or sha256: and its hash. After it may stand name=NAME, lane=bulk,
+tokens_per_minute=N and max_stored_mib=N. EMBEDMILL_API_KEYS holds keys as well, separated by commas. Without keys, only
+loopback is served.
 """
 
 

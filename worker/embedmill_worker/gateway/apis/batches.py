@@ -84,7 +84,7 @@ def routes(gate: Gate, store: FileStore | None, limits: FileLimits, scheduler: S
         if file.purpose != INPUT_PURPOSE:
             reason = f"The input file must have been uploaded with the purpose '{INPUT_PURPOSE}'"
             raise RefusedError(Kind.INVALID, reason, param="input_file_id")
-        check_quota(await asyncio.to_thread(required(store).held_bytes, owner), limits.max_bytes)
+        check_quota(await asyncio.to_thread(required(store).held_bytes, owner), limits.bytes_of(call.caller))
         await asyncio.to_thread(required(store).add_batch, batch)
         wake()
         return json_response(batch.shown())

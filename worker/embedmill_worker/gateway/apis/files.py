@@ -6,7 +6,9 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Final
@@ -16,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from embedmill_worker.batches.objects import INPUT_PURPOSE, StoredFile
-from embedmill_worker.batches.store import FileStore, Upload, check_quota, new_id
+from embedmill_worker.batches.store import FileStore, check_quota, new_id
 from embedmill_worker.batches.threads import in_thread
 from embedmill_worker.gateway.apis.multipart import FileForm
 from embedmill_worker.gateway.apis.openai import API
@@ -33,8 +35,9 @@ READ_BYTES: Final = 64 << 10
 #: Bytes a second that an upload must come to on average, beyond the patience that every body has.
 LEAST_BYTES_PER_S: Final = 16 << 10
 
-#: Most uploads at a time in one gateway.
+#: Most uploads at a time in one gateway, and of one API key.
 MAX_UPLOADS: Final = 32
+MAX_OWN_UPLOADS: Final = 8
 
 #: Bytes that a form may have besides its file.
 FORM_BYTES: Final = 64 << 10
@@ -50,11 +53,38 @@ ORDERS: Final = ("asc", "desc")
 
 @dataclass(slots=True)
 class Arrivals:
-    """The uploads under way in this gateway."""
+    """The uploads under way in this gateway, by owner."""
 
-    count: int = 0
-    #: Bytes that have arrived, by owner.
-    n_bytes: dict[str, int] = field(default_factory=dict)
+    count: Counter[str] = field(default_factory=Counter)
+    #: Bytes that have arrived.
+    n_bytes: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def one(self, owner: str) -> Iterator[Callable[[int], int]]:
+        """Count an upload until the block ends; return what counts its bytes and returns those of all its owner's.
+
+        Raises:
+            RefusedError: there are too many.
+        """
+        if self.count.total() >= MAX_UPLOADS or self.count[owner] >= MAX_OWN_UPLOADS:
+            limits = f"{MAX_UPLOADS} files, {MAX_OWN_UPLOADS} of one API key"
+            raise RefusedError(Kind.OVERLOADED, f"At most {limits}, are uploaded at a time")
+        own = 0
+
+        def add(n_bytes: int) -> int:
+            nonlocal own
+            own += n_bytes
+            self.n_bytes[owner] += n_bytes
+            return self.n_bytes[owner]
+
+        self.count[owner] += 1
+        try:
+            yield add
+        finally:
+            self.count[owner] -= 1
+            self.n_bytes[owner] -= own
+            if not self.count[owner]:
+                del self.count[owner], self.n_bytes[owner]
 
 
 def routes(gate: Gate, store: FileStore | None, limits: FileLimits) -> list[Route]:
@@ -145,49 +175,34 @@ _EXPIRES: Final = re.compile(r"expires_after\[(anchor|seconds)\]")
 
 
 async def _upload(call: Call, store: FileStore, limits: FileLimits, arrivals: Arrivals) -> StoredFile:
-    if arrivals.count >= MAX_UPLOADS:
-        raise RefusedError(Kind.OVERLOADED, f"At most {MAX_UPLOADS} files are uploaded at a time")
     length = call.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limits.max_file_bytes + FORM_BYTES:
         message = f"The file may have at most {limits.max_file_bytes} bytes"
         raise RefusedError(Kind.TOO_LARGE, message, param="file")
-    owner = call.caller.name
-    held = await asyncio.to_thread(store.held_bytes, owner)
-    check_quota(held + 1, limits.max_bytes)
-    arrivals.count += 1
-    upload = await asyncio.to_thread(store.new_upload)
-    try:
-        form = FileForm(call.headers.get("content-type", ""), upload.write, max_bytes=limits.max_file_bytes)
-        async for piece in _pieces(call):
-            before = upload.n_bytes
-            await in_thread(form.feed, piece)
-            arrivals.n_bytes[owner] = arrivals.n_bytes.get(owner, 0) + upload.n_bytes - before
-            check_quota(held + arrivals.n_bytes[owner], limits.max_bytes)
-        form.finish()
-        seconds = _read_fields(form)
-        now_s = int(time.time())
-        file = StoredFile(
-            id=new_id("file-"),
-            owner=owner,
-            filename=form.filename or "file",
-            purpose=INPUT_PURPOSE,
-            n_bytes=upload.n_bytes,
-            created_at=now_s,
-            expires_at=now_s + lifetime(limits, seconds),
-        )
-        await in_thread(partial(store.add_file, upload, file, max_bytes=limits.max_bytes))
-        return file
-    finally:
-        arrivals.count -= 1
-        arrivals.n_bytes[owner] = arrivals.n_bytes.get(owner, 0) - upload.n_bytes
-        if arrivals.n_bytes[owner] <= 0:
-            del arrivals.n_bytes[owner]
-        _remove(upload)
-
-
-def _remove(upload: Upload) -> None:
-    with upload:
-        pass
+    owner, max_bytes = call.caller.name, limits.bytes_of(call.caller)
+    with arrivals.one(owner) as count:
+        held = await asyncio.to_thread(store.held_bytes, owner)
+        check_quota(held + 1, max_bytes)
+        with await in_thread(store.new_upload) as upload:
+            form = FileForm(call.headers.get("content-type", ""), upload.write, max_bytes=limits.max_file_bytes)
+            async for piece in _pieces(call):
+                before = upload.n_bytes
+                await in_thread(form.feed, piece)
+                check_quota(held + count(upload.n_bytes - before), max_bytes)
+            form.finish()
+            seconds = _read_fields(form)
+            now_s = int(time.time())
+            file = StoredFile(
+                id=new_id("file-"),
+                owner=owner,
+                filename=form.filename or "file",
+                purpose=INPUT_PURPOSE,
+                n_bytes=upload.n_bytes,
+                created_at=now_s,
+                expires_at=now_s + lifetime(limits, seconds),
+            )
+            await in_thread(partial(store.add_file, upload, file, max_bytes=max_bytes))
+            return file
 
 
 async def _pieces(call: Call) -> AsyncIterator[bytes]:
