@@ -421,6 +421,8 @@ def test_a_file_over_the_limit_is_refused_however_it_comes(openai, lonely, alone
     assert caught.value.status_code == 413
     answer = send(lonely, iter([form(b"a", large)]))
     assert (answer.status_code, answer.json()["error"]["param"]) == (413, "file")
+    answer = send(lonely, iter([form(b"a", b"{}"), large * 2]))  # more, behind the end of the form
+    assert (answer.status_code, answer.json()["error"]["param"]) == (413, "file")
     assert left(lonely) == []
     assert alone.files.create(file=large[:-1], purpose="batch").bytes == 2 << 20
 

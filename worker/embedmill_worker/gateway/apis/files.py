@@ -185,7 +185,7 @@ async def _upload(call: Call, store: FileStore, limits: FileLimits, arrivals: Ar
         check_quota(held + 1, max_bytes)
         with await in_thread(store.new_upload) as upload:
             form = FileForm(call.headers.get("content-type", ""), upload.write, max_bytes=limits.max_file_bytes)
-            async for piece in _pieces(call):
+            async for piece in _pieces(call, limits.max_file_bytes + FORM_BYTES):
                 before = upload.n_bytes
                 await in_thread(form.feed, piece)
                 check_quota(held + count(upload.n_bytes - before), max_bytes)
@@ -205,30 +205,32 @@ async def _upload(call: Call, store: FileStore, limits: FileLimits, arrivals: Ar
             return file
 
 
-async def _pieces(call: Call) -> AsyncIterator[bytes]:
+async def _pieces(call: Call, max_bytes: int) -> AsyncIterator[bytes]:
     """Yield the body in pieces worth a thread.
 
     Raises:
         ClientDisconnect: the client has hung up.
-        RefusedError: the body comes too slowly.
+        RefusedError: the body comes too slowly, or has more than ``max_bytes``.
     """
     assert call.receive is not None
     patience_s = call.service.settings.patience.body_s
     began_s = asyncio.get_running_loop().time()
-    parts, size, total, is_more = [], 0, 0, True
+    piece, total, is_more = bytearray(), 0, True
     try:
         while is_more:
             async with asyncio.timeout_at(began_s + patience_s + total / LEAST_BYTES_PER_S):
                 message = await call.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            parts.append(message.get("body", b""))
+            body = message.get("body", b"")
             is_more = message.get("more_body", False)
-            size += len(parts[-1])
-            total += len(parts[-1])
-            if size >= PIECE_BYTES or not is_more:
-                yield b"".join(parts)
-                parts, size = [], 0
+            total += len(body)
+            if total > max_bytes:
+                raise RefusedError(Kind.TOO_LARGE, f"The form may have at most {max_bytes} bytes", param="file")
+            piece += body
+            if len(piece) >= PIECE_BYTES or not is_more:
+                yield bytes(piece)
+                piece.clear()
     except TimeoutError:
         message = (
             f"The body did not arrive: {patience_s:g} s and a second for each {LEAST_BYTES_PER_S} bytes have passed"
