@@ -15,7 +15,7 @@ RUN /opt/embedmill/bin/python -m pip --disable-pip-version-check --quiet --no-ca
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin embedmill \
-    && install --directory --owner=embedmill --group=embedmill --mode=0700 /data
+    && install --directory --owner=embedmill --group=embedmill --mode=0700 /data /files
 COPY --from=build /opt/embedmill /opt/embedmill
 ENV PATH=/opt/embedmill/bin:$PATH \
     PYTHONUNBUFFERED=1 \

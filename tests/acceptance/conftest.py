@@ -114,6 +114,7 @@ def new_mill(redis_url: str, data_dir: Path, folder: Path) -> Mill:
         "EMBEDMILL_REDIS_URL": redis_url,
         "EMBEDMILL_NAMESPACE": namespace,
         "EMBEDMILL_DATA_DIR": str(data_dir),
+        "EMBEDMILL_FILES_DIR": str(folder / "files"),
     }
     return Mill(redis_url=redis_url, namespace=namespace, env=env, folder=folder)
 

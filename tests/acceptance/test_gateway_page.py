@@ -15,7 +15,6 @@ from embedmill import EmbeddingClient
 from support import gateway as gateways
 from support.breakable import BreakableValkey
 from support.browser import PATIENCE_MS, chromium
-from support.page_stand_in import stand_in
 
 MODEL = "all-MiniLM-L6-v2"
 KEY, OTHER_KEY = "sk-open-sesame-0001", "sk-open-sesame-9999"
@@ -102,10 +101,9 @@ def visit(browser):
 
 
 @pytest.fixture(scope="module")
-def site(mill, gateway):
-    """The address of a gateway with all routes that the page can use, before the shared queue."""
-    with stand_in(gateway, mill.redis_url, mill.namespace) as url:
-        yield url
+def site(gateway):
+    """The address of a gateway before the shared queue."""
+    return gateway.url
 
 
 @pytest.fixture(scope="module")

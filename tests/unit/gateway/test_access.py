@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from embedmill.errors import SettingsError
 from embedmill_worker.gateway.access import ANYBODY, MIN_SECRET_CHARS, ApiKeys
 from embedmill_worker.gateway.refusals import Kind, RefusedError
+from embedmill_worker.gateway.settings import FileLimits
 
 SECRET = "zebra-0123456789abcdef"
 HASHED = f"sha256:{hashlib.sha256(SECRET.encode()).hexdigest()}"
@@ -28,6 +29,14 @@ def test_a_key_is_known_by_its_secret_however_it_is_written(written):
 def test_options_follow_the_key():
     caller = parse(f"{SECRET} tokens_per_minute=12 lane=bulk name=nightly").identify(SECRET)
     assert (caller.name, caller.lane, caller.tokens_per_minute) == ("nightly", "bulk", 12)
+
+
+def test_a_key_may_have_a_quota_of_its_own():
+    limits = FileLimits(max_bytes=5)
+    for written, wanted in (("", 5), (" max_stored_mib=0", 0), (" max_stored_mib=3", 3 << 20)):
+        assert limits.bytes_of(parse(f"{SECRET}{written}").identify(SECRET)) == wanted
+    with pytest.raises(SettingsError, match="max_stored_mib is a whole number"):
+        parse(f"{SECRET} max_stored_mib=-1")
 
 
 def test_only_the_hash_is_kept():

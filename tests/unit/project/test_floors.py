@@ -20,6 +20,7 @@ FORBIDDEN = {
     "embedmill_worker.cache": [f"embedmill_worker.{each}" for each in ("jobs", "service")],
     "embedmill_worker.jobs": ["embedmill_worker.service"],
     "embedmill_worker.gateway": [f"embedmill_worker.{each}" for each in ("engine", "cache", "jobs", "service")],
+    "embedmill_worker.batches": [f"embedmill_worker.{each}" for each in ("engine", "cache", "jobs", "service")],
     "embedmill_worker.gateway.apis": [f"embedmill_worker.gateway.{each}" for each in ("main", "server")],
 }
 

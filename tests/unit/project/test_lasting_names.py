@@ -85,8 +85,10 @@ FLAGS = {
     "up": f"{WORKER} --grpc-port --maxmemory-mib --port",
     "demo": "--concurrency --data-dir --model",
     "worker": WORKER,
-    "serve": f"{QUEUE} --api-keys-file --cors-origins --grpc-port --host --log-level --max-body --max-wait --port"
-    " --request-timeout --tls-cert --tls-key --webhook-allow --webhook-retry",
+    "serve": f"{QUEUE} --api-keys-file --cors-origins --files-dir --grpc-port --host --log-level --max-body --max-file"
+    " --max-file-age --max-stored --max-wait --port --request-timeout --tls-cert --tls-key --webhook-allow"
+    " --webhook-retry",
+    "batch": f"{QUEUE} --output",
     "embed": f"{QUEUE} {READ} --field --lane --output --timeout",
     "reindex": f"{QUEUE} {READ} --delete-missing --delete-missing=all --dry-run --id-field --json --metadata --overlap"
     " --rebuild --rejects --retry-rejected --split --to --tokenizer",
@@ -116,6 +118,9 @@ CODES = {
 }
 
 ACTIONS = {
+    "batch_ended",
+    "batch_failed",
+    "batch_waits",
     "beat",
     "cache",
     "claim_gone",
@@ -126,6 +131,8 @@ ACTIONS = {
     "export_model",
     "failed",
     "fetch_model",
+    "files_expired",
+    "files_off",
     "gateway_failed",
     "gateway_queue",
     "gateway_ready",

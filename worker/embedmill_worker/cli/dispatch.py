@@ -24,6 +24,7 @@ _ORDER: Final = [
     "worker",
     "serve",
     "embed",
+    "batch",
     "reindex",
     "jobs",
     "dead",

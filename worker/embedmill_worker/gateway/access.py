@@ -1,7 +1,7 @@
 """API keys: who calls, in which lane, and how many tokens a minute. Keys are kept as their SHA-256 alone. No I/O.
 
-A key is written as ``SECRET`` or ``sha256:HEX``, followed by any of ``name=NAME``, ``lane=bulk`` and
-``tokens_per_minute=N``, with spaces between.
+A key is written as ``SECRET`` or ``sha256:HEX``, followed by any of ``name=NAME``, ``lane=bulk``,
+``tokens_per_minute=N`` and ``max_stored_mib=N``, with spaces between.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Caller:
     lane: Lane = "interactive"
     #: 0: any number.
     tokens_per_minute: int = 0
+    #: Most bytes of stored files, 0: any number; None: as the gateway's settings say.
+    max_stored_bytes: int | None = None
 
     def check_lane(self, asked: str | None) -> Lane:
         """Return the lane of a request.
@@ -108,7 +110,7 @@ def _caller(words: Sequence[str], where: str) -> Caller:
         reason = f"give a secret of at least {MIN_SECRET_CHARS} characters, or sha256: and 64 hexadecimal digits"
         raise SettingsError(where, "***", reason)
     digest = bytes.fromhex(hashed[1]) if hashed else _digest(secret)
-    values = {"name": f"key-{digest.hex()[:8]}", "lane": "interactive", "tokens_per_minute": "0"}
+    values = {"name": f"key-{digest.hex()[:8]}", "lane": "interactive", "tokens_per_minute": "0", "max_stored_mib": ""}
     for option in options:
         name, separator, value = option.partition("=")
         if not separator or name not in values:
@@ -121,7 +123,16 @@ def _caller(words: Sequence[str], where: str) -> Caller:
     limit = values["tokens_per_minute"]
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 16):
         raise SettingsError(where, "***", "tokens_per_minute is a whole number; 0 allows any number")
-    return Caller(name=values["name"], digest=digest, lane=values["lane"], tokens_per_minute=int(limit))
+    stored = values["max_stored_mib"]
+    if stored and not (stored.isascii() and stored.isdecimal() and len(stored) < 16):
+        raise SettingsError(where, "***", "max_stored_mib is a whole number; 0 allows any number")
+    return Caller(
+        name=values["name"],
+        digest=digest,
+        lane=values["lane"],
+        tokens_per_minute=int(limit),
+        max_stored_bytes=int(stored) << 20 if stored else None,
+    )
 
 
 def _digest(secret: str) -> bytes:

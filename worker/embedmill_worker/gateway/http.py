@@ -61,6 +61,8 @@ class Call:
     #: What stands in the path in the place of names in braces.
     path: dict[str, str] = field(default_factory=dict, repr=False)
     query_string: bytes = field(default=b"", repr=False)
+    #: Returns the next message of the body, where the route reads that itself.
+    receive: Receive | None = field(default=None, repr=False)
 
     @property
     def query(self) -> dict[str, str]:
@@ -73,14 +75,23 @@ class Call:
         Raises:
             RefusedError: it is not such a value. Names the place, never the value.
         """
-        try:
-            return msgspec.json.decode(self.body, type=kind)
-        except msgspec.ValidationError as error:
-            reason, _, place = str(error).partition(" - at `$")
-            param = place.rstrip("`").lstrip(".") or None
-            raise RefusedError(Kind.INVALID, f"'{param or 'body'}': {reason}", param=param) from None
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise RefusedError(Kind.INVALID, "The body is not valid JSON") from None
+        return read_json(self.body, kind)
+
+
+def read_json(body: bytes, kind: type[T]) -> T:
+    """Return a JSON body as a value of a type; fields that the type has not are ignored.
+
+    Raises:
+        RefusedError: it is not such a value. Names the place, never the value.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        param = place.rstrip("`").lstrip(".") or None
+        raise RefusedError(Kind.INVALID, f"'{param or 'body'}': {reason}", param=param) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise RefusedError(Kind.INVALID, "The body is not valid JSON") from None
 
 
 Work = Callable[[Call], Coroutine[Any, Any, Response]]
@@ -166,15 +177,36 @@ class Gate:
         self._settings = service.settings
         self._metrics = metrics
 
-    def route(self, api: Api, path: str, work: Work, *, method: str = "POST", is_open: bool = False) -> Route:
-        """Return a route whose endpoint is an ASGI application; ``is_open``: it asks for no key."""
+    def route(
+        self,
+        api: Api,
+        path: str,
+        work: Work,
+        *,
+        method: str = "POST",
+        is_open: bool = False,
+        is_streamed: bool = False,
+    ) -> Route:
+        """Return a route whose endpoint is an ASGI application.
+
+        Args:
+            api: how it speaks.
+            path: its path.
+            work: makes the answer.
+            method: its HTTP method.
+            is_open: it asks for no key.
+            is_streamed: it reads the body itself, as it arrives.
+        """
 
         async def endpoint(request: Request) -> Response:
             began_s = time.perf_counter()
             headers = _headers(request)
             request_id = take_request_id(headers.get("x-request-id"))
             try:
-                response = await self._answer(request, headers, request_id, work, is_open=is_open)
+                if is_streamed:
+                    response = await self._answer_stream(request, headers, request_id, work)
+                else:
+                    response = await self._answer(request, headers, request_id, work, is_open=is_open)
             except RefusedError as error:
                 self._metrics.refused(path, error.kind)
                 response = refused(api, error)
@@ -231,6 +263,23 @@ class Gate:
                 query_string=request.scope["query_string"],
             )
             return await until_hung_up(request, work(call))
+
+    async def _answer_stream(
+        self, request: Request, headers: Mapping[str, str], request_id: str, work: Work
+    ) -> Response:
+        """Answer a request whose body the work reads, by which it sees whether the client is still there."""
+        self.check_origin(headers)
+        return await work(
+            Call(
+                service=self._service,
+                caller=self._settings.keys.identify(_secret(headers)),
+                headers=headers,
+                request_id=request_id,
+                path=request.path_params,
+                query_string=request.scope["query_string"],
+                receive=request.receive,
+            )
+        )
 
     def check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse what a web page sends that may not call, and names that were made to point at loopback."""

@@ -12,6 +12,11 @@ from embedmill_worker.gateway.settings import Patience
 #: Bytes in a row that are neither a body's nor the end of headers: more are a flood.
 MAX_HEADER_BYTES: Final = 64 << 10
 
+#: Bytes a second at which a client must read, on average, an answer that is written piece by piece, and what has been
+#: read at least when asyncio asks for the next piece: the difference of its two water marks.
+LEAST_BYTES_PER_S: Final = 16 << 10
+DRAINED_BYTES: Final = 48 << 10
+
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain\r\n"
     b"content-length: 25\r\n\r\nThe headers are too large"
@@ -25,6 +30,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    #: When the first wait for the client to read this answer began, and the waits since.
+    _stalled_at_s: float = 0.0
+    _drains: int = 0
     #: Bytes since the last piece of a body or the last end of headers or of a request.
     _loose_bytes: int = 0
     _has_advanced: bool = False
@@ -87,6 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Begin to wait for what of the request is still to come, and for the answer to be read."""
         super().on_response_complete()
+        self._drains = 0
         if self.transport.is_closing():
             self._wait(self.patience.answer_s)
         elif self._is_open and not self.pipeline and (self.cycle is None or self.cycle.response_complete):
@@ -96,14 +105,21 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin to wait for a client that does not read its answer."""
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(self.patience.answer_s, self._abort)
+            if not self._drains:
+                self._stalled_at_s = self.loop.time()
+            limit_s = self._stalled_at_s + self.patience.answer_s + self._drains * DRAINED_BYTES / LEAST_BYTES_PER_S
+            self._stalled = self.loop.call_at(limit_s, self._abort)
 
     def resume_writing(self) -> None:
-        """Stop waiting once the answer is out; a client that reads a little at a time gains none."""
+        """Stop waiting: the answer is out, or a part of one that is written piece by piece, which buys time for more.
+
+        A client that reads an answer a little at a time gains none.
+        """
         super().resume_writing()
-        if self._stalled is not None and (self.cycle is None or self.cycle.response_complete):
+        if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+            self._drains = 0 if self.cycle is None or self.cycle.response_complete else self._drains + 1
 
     def timeout_keep_alive_handler(self) -> None:
         """End an idle connection, though not all of its last answer was read."""

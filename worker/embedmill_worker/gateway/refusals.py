@@ -37,19 +37,23 @@ class Kind(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     #: No worker has announced the model.
     UNKNOWN_MODEL = "unknown_model"
+    #: What is there does not allow it now: it is in use, is not done or has ended, or another request has its id.
+    CONFLICT = "conflict"
     #: The body is too large, or did not arrive in time.
     TOO_LARGE = "too_large"
     SLOW_BODY = "slow_body"
     #: The workers failed on a text: another try would fail, too.
     UNEMBEDDABLE = "unembeddable"
-    #: It contradicts what is there: a job of another request under the same id, a result before its time.
-    CONFLICT = "conflict"
     #: Not in a form that the client accepts.
     NOT_ACCEPTABLE = "not_acceptable"
     #: More waits than is done in time.
     OVERLOADED = "overloaded"
     #: The key's tokens of this minute are used up.
     RATE_LIMITED = "rate_limited"
+    #: The key's share of stored files is used up.
+    QUOTA = "quota"
+    #: The gateway's disk is full.
+    STORAGE_FULL = "storage_full"
     #: Redis or all workers are away, or the answer did not come in time.
     UNAVAILABLE = "unavailable"
     #: A fault of the gateway.
@@ -65,13 +69,15 @@ STATUS = {
     Kind.NOT_FOUND: 404,
     Kind.METHOD_NOT_ALLOWED: 405,
     Kind.UNKNOWN_MODEL: 404,
+    Kind.CONFLICT: 409,
     Kind.TOO_LARGE: 413,
     Kind.SLOW_BODY: 408,
     Kind.UNEMBEDDABLE: 422,
-    Kind.CONFLICT: 409,
     Kind.NOT_ACCEPTABLE: 406,
     Kind.OVERLOADED: 429,
     Kind.RATE_LIMITED: 429,
+    Kind.QUOTA: 429,
+    Kind.STORAGE_FULL: 507,
     Kind.UNAVAILABLE: 503,
     Kind.FAILED: 500,
 }

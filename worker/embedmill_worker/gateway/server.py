@@ -19,9 +19,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
 
 from embedmill.errors import SettingsError
-from embedmill_worker.gateway.apis import grpc_server, jobs, ollama, openai, openapi, page, tei
+from embedmill_worker.batches.store import FileStore
+from embedmill_worker.gateway.apis import batches, files, grpc_server, jobs, ollama, openai, openapi, page, tei
 from embedmill_worker.gateway.apis.tokens import Detokenizer
 from embedmill_worker.gateway.http import Call, Gate, Paths, json_response, refused, take_request_id
 from embedmill_worker.gateway.jobs.caller_jobs import CallerJobs
@@ -62,8 +64,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> Starlette | Paths:
-    """Return the ASGI application of all HTTP routes."""
+def make_app(
+    service: EmbeddingService,
+    metrics: Metrics,
+    detokenizer: Detokenizer,
+    store: FileStore | None = None,
+    scheduler: batches.Scheduler | None = None,
+) -> Starlette | Paths:
+    """Return the ASGI application of all HTTP routes; without a store, those of files and batches say so."""
+    limits = service.settings.files
     gate = Gate(service, metrics)
 
     async def health(_call: Call) -> Response:
@@ -85,6 +94,8 @@ def make_app(service: EmbeddingService, metrics: Metrics, detokenizer: Detokeniz
 
     routes = [
         *openai.routes(gate, detokenizer),
+        *files.routes(gate, store, limits),
+        *batches.routes(gate, store, limits, scheduler),
         *tei.routes(gate, detokenizer),
         *ollama.routes(gate),
         *page.routes(gate),
@@ -123,7 +134,13 @@ async def _not_allowed(request: Request, error: Any) -> Response:
     return response
 
 
-async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer) -> None:
+async def serve(
+    service: EmbeddingService,
+    metrics: Metrics,
+    detokenizer: Detokenizer,
+    store: FileStore | None = None,
+    scheduler: batches.Scheduler | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way.
 
     Raises:
@@ -141,10 +158,12 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
     try:
         await service.start()
         gc.freeze()  # modules are not looked through again at each collection, which took a twentieth of the time
+        if scheduler is not None:
+            scheduler.start()
         async with asyncio.TaskGroup() as group:
             grpc = await _start_grpc(service, metrics) if settings.grpc_port else None
             deliveries = group.create_task(make_deliveries(service).run())
-            web = _web_server(service, metrics, detokenizer, tls)
+            web = _web_server(service, make_app(service, metrics, detokenizer, store, scheduler), tls)
             if listening is not None:
                 group.create_task(web.serve(sockets=[listening]))
             await stop.wait()
@@ -158,6 +177,8 @@ async def serve(service: EmbeddingService, metrics: Metrics, detokenizer: Detoke
             await grpc.stop(0)
         if listening is not None:
             listening.close()
+        if scheduler is not None:
+            await scheduler.close()
         await service.close()
 
 
@@ -175,12 +196,10 @@ async def _start_grpc(service: EmbeddingService, metrics: Metrics) -> grpc_serve
         raise SettingsError("grpc_port", str(service.settings.grpc_port), reason) from None
 
 
-def _web_server(
-    service: EmbeddingService, metrics: Metrics, detokenizer: Detokenizer, tls: ssl.SSLContext | None
-) -> uvicorn.Server:
+def _web_server(service: EmbeddingService, app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Server:
     settings = service.settings
     config = uvicorn.Config(
-        make_app(service, metrics, detokenizer),
+        app,
         http=type("Protocol", (BoundedProtocol,), {"patience": settings.patience}),
         ws="none",
         lifespan="off",

@@ -72,6 +72,11 @@ class EmbeddingService:
         await self._client.close()
 
     @property
+    def client(self) -> AsyncEmbeddingClient:
+        """The client of the queue, for work other than single requests."""
+        return self._client
+
+    @property
     def models(self) -> list[ModelCard]:
         """The models that workers have announced, by name."""
         return [self._directory.cards[name] for name in sorted(self._directory.cards)]
@@ -123,17 +128,11 @@ class EmbeddingService:
         """
         lane = caller.check_lane(request.lane)
         card = self.card(request.model)
-        if len(request.texts) > self.settings.max_texts:
-            reason = f"{len(request.texts)} texts, but at most {self.settings.max_texts} fit into one request"
-            raise RefusedError(Kind.INVALID, reason, param="input")
+        tokens = self.estimate(request, card)
         if not self.is_reachable:
             raise RefusedError(Kind.UNAVAILABLE, "The queue does not answer; try again")
         if not self.is_served(card.name):
             raise RefusedError(Kind.UNAVAILABLE, f"No worker serves {card.name} now; try again")
-        tokens = estimate_tokens(request.texts, card)
-        if tokens > self.settings.max_tokens:
-            reason = f"About {tokens} tokens, but at most {self.settings.max_tokens} fit into one request"
-            raise RefusedError(Kind.INVALID, reason, param="input")
         expected = self.expected_tokens_per_s(card)
         with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
             await self.charge(caller, tokens)  # what is refused for other reasons costs nothing
@@ -141,8 +140,27 @@ class EmbeddingService:
         if reply.rejected:
             raise refusal_of_texts(reply.rejected)
         embedded = Embedded(reply=reply, card=card)
-        self._metrics.embedded(card.name, lane, len(request.texts), embedded.tokens)
+        self.count(card.name, lane, len(request.texts), embedded.tokens)
         return embedded
+
+    def estimate(self, request: EmbedRequest, card: ModelCard) -> int:
+        """Return about how many tokens a request has.
+
+        Raises:
+            RefusedError: it has more texts or tokens than fit into one.
+        """
+        if len(request.texts) > self.settings.max_texts:
+            reason = f"{len(request.texts)} texts, but at most {self.settings.max_texts} fit into one request"
+            raise RefusedError(Kind.INVALID, reason, param="input")
+        tokens = estimate_tokens(request.texts, card)
+        if tokens > self.settings.max_tokens:
+            reason = f"About {tokens} tokens, but at most {self.settings.max_tokens} fit into one request"
+            raise RefusedError(Kind.INVALID, reason, param="input")
+        return tokens
+
+    def count(self, model: str, lane: Lane, texts: int, tokens: int) -> None:
+        """Count texts that were embedded."""
+        self._metrics.embedded(model, lane, texts, tokens)
 
     async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane) -> EmbeddingReply:
         kind = BatchKey(model=card.name, lane=lane, options=request.options)

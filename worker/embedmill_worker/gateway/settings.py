@@ -12,7 +12,7 @@ from typing import Final
 
 from embedmill.errors import SettingsError
 from embedmill.settings import ClientSettings, whole_number
-from embedmill_worker.gateway.access import ApiKeys
+from embedmill_worker.gateway.access import ApiKeys, Caller
 from embedmill_worker.webhooks.settings import WebhookSettings
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -61,6 +61,40 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileLimits:
+    """How many bytes are stored for batches, and how long."""
+
+    #: Most bytes of one file that is uploaded.
+    max_file_bytes: int = 200 << 20
+    #: Most bytes of all files of an API key; 0: any number.
+    max_bytes: int = 10 << 30
+    #: Seconds after which a file is deleted.
+    max_age_s: int = 30 * 86_400
+
+    def bytes_of(self, caller: Caller) -> int:
+        """Return how many bytes the files of a caller may have; 0: any number."""
+        return self.max_bytes if caller.max_stored_bytes is None else caller.max_stored_bytes
+
+    def __post_init__(self) -> None:
+        for name in ("max_file_bytes", "max_age_s"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(name, str(getattr(self, name)), "give a number from 1")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> FileLimits:
+        """Read ``EMBEDMILL_MAX_…``.
+
+        Raises:
+            SettingsError: a value that cannot work.
+        """
+        return cls(
+            max_file_bytes=whole_number(env, "EMBEDMILL_MAX_FILE_MIB", 200) << 20,
+            max_bytes=whole_number(env, "EMBEDMILL_MAX_STORED_MIB", 10_240) << 20,
+            max_age_s=whole_number(env, "EMBEDMILL_MAX_FILE_AGE_DAYS", 30) * 86_400,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """Where the gateway listens, whom it serves and how much."""
 
@@ -89,6 +123,7 @@ class GatewaySettings:
     timeout_s: float = 60.0
     patience: Patience = field(default_factory=Patience)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    files: FileLimits = field(default_factory=FileLimits)
 
     def __post_init__(self) -> None:
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
@@ -157,6 +192,7 @@ class GatewaySettings:
             timeout_s=float(whole_number(env, "EMBEDMILL_REQUEST_TIMEOUT_S", 60)),
             patience=Patience.from_env(env),
             webhooks=WebhookSettings.from_env(env),
+            files=FileLimits.from_env(env),
         )
 
 

@@ -14,8 +14,9 @@ _EPILOG: Final = """\
   # serve other machines, with API keys, one a line
   embedmill serve --host 0.0.0.0 --api-keys-file keys.txt
 
-A key is a secret of 16 characters or more, or sha256: and its hash. After it may stand name=NAME, lane=bulk and
-tokens_per_minute=N. EMBEDMILL_API_KEYS holds keys as well, separated by commas. Without keys, only loopback is served.
+A key is a secret of 16 characters or more, or sha256: and its hash. After it may stand name=NAME, lane=bulk,
+tokens_per_minute=N and max_stored_mib=N. EMBEDMILL_API_KEYS holds keys as well, separated by commas. Without keys, only
+loopback is served.
 """
 
 
@@ -24,8 +25,8 @@ def add(commands: Any) -> None:
     text = "serve OpenAI's, TEI's and Ollama's HTTP routes, and gRPC, in front of the queue"
     parser = flags.command(commands, "serve", run, help=text, epilog=_EPILOG)
     flags.client_flags(parser)
-    groups = ("listening", "access", "limits", "webhooks", "logs")
-    listening, access, limits, webhooks, logs = map(parser.add_argument_group, groups)
+    groups = ("listening", "access", "limits", "files and batches", "webhooks", "logs")
+    listening, access, limits, files, webhooks, logs = map(parser.add_argument_group, groups)
     flags.flag(listening, "--host", "EMBEDMILL_HOST", "ADDRESS", "address to listen on (default: 127.0.0.1)")
     flags.flag(listening, "--port", "EMBEDMILL_HTTP_PORT", "N", "port for HTTP, 0 for none (default: 8080)")
     flags.flag(listening, "--grpc-port", "EMBEDMILL_GRPC_PORT", "N", "port for gRPC, 0 for none (default: 6010)")
@@ -41,6 +42,14 @@ def add(commands: Any) -> None:
     flags.flag(limits, "--request-timeout", "EMBEDMILL_REQUEST_TIMEOUT_S", "S", text)
     text = "most MiB of a request's body (default: 16)"
     flags.flag(limits, "--max-body", "EMBEDMILL_MAX_BODY_MIB", "MIB", text)
+    text = "most MiB of a file that is uploaded for a batch (default: 200)"
+    flags.flag(files, "--max-file", "EMBEDMILL_MAX_FILE_MIB", "MIB", text)
+    text = "most MiB of all files of an API key, 0 for any number (default: 10240)"
+    flags.flag(files, "--max-stored", "EMBEDMILL_MAX_STORED_MIB", "MIB", text)
+    text = "days after which a file is deleted, unless it asks for less (default: 30)"
+    flags.flag(files, "--max-file-age", "EMBEDMILL_MAX_FILE_AGE_DAYS", "DAYS", text)
+    text = "folder for files of batches (default: files, in the data folder)"
+    flags.flag(files, "--files-dir", "EMBEDMILL_FILES_DIR", "FOLDER", text)
     text = "networks that webhooks may go to besides public addresses, as in 10.0.0.0/8,fd00::/8 (default: none)"
     flags.flag(webhooks, "--webhook-allow", "EMBEDMILL_WEBHOOK_ALLOW", "NETWORK,…", text)
     text = "seconds between attempts to send a webhook, which must grow (default: 5,300,1800 and so on for three days)"
@@ -67,6 +76,10 @@ VARIABLES: Final = {
     "max_body": "EMBEDMILL_MAX_BODY_MIB",
     "webhook_allow": "EMBEDMILL_WEBHOOK_ALLOW",
     "webhook_retry": "EMBEDMILL_WEBHOOK_RETRY_S",
+    "max_file": "EMBEDMILL_MAX_FILE_MIB",
+    "max_stored": "EMBEDMILL_MAX_STORED_MIB",
+    "max_file_age": "EMBEDMILL_MAX_FILE_AGE_DAYS",
+    "files_dir": "EMBEDMILL_FILES_DIR",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -31,6 +32,8 @@ _ERRORS: Final[dict[Kind, tuple[str, str | None]]] = {
     Kind.UNEMBEDDABLE: ("invalid_request_error", "text_rejected"),
     Kind.OVERLOADED: ("requests", "rate_limit_exceeded"),
     Kind.RATE_LIMITED: ("tokens", "rate_limit_exceeded"),
+    Kind.QUOTA: ("insufficient_quota", "insufficient_quota"),
+    Kind.STORAGE_FULL: ("server_error", "storage_full"),
     Kind.UNAVAILABLE: ("server_error", "service_unavailable"),
     Kind.FAILED: ("server_error", None),
 }
@@ -53,9 +56,13 @@ class CreateEmbeddings(msgspec.Struct, kw_only=True):
 
 def refuse(error: RefusedError) -> Response:
     """Return OpenAI's error object."""
+    return json_response(error_body(error), status=error.status)
+
+
+def error_body(error: RefusedError) -> dict[str, Any]:
+    """Return the body of an error."""
     kind, code = _ERRORS.get(error.kind, ("invalid_request_error", None))
-    found = {"message": error.message, "type": kind, "param": error.param, "code": code}
-    return json_response({"error": found}, status=error.status)
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
 
 
 API: Final = Api(name="openai", refuse=refuse)
@@ -66,11 +73,7 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
 
     async def create(call: Call) -> Response:
         asked = call.read(CreateEmbeddings)
-        encoding = asked.encoding_format or "float"
-        if encoding not in ENCODINGS:
-            shown = _PRINTABLE.sub("?", encoding[:32])
-            reason = f"Invalid value for 'encoding_format' = {shown}. Supported values: {list(ENCODINGS)}."
-            raise RefusedError(Kind.INVALID, reason, param="encoding_format")
+        encoding = check_encoding(asked)
         options = option_headers(call.headers)
         request = EmbedRequest(
             request_id=call.request_id,
@@ -84,12 +87,7 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
             ),
         )
         embedded = await call.service.embed(request, call.caller)
-        body = {
-            "object": "list",
-            "data": rows(embedded.reply.vectors, encoding),
-            "model": embedded.card.name,
-            "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
-        }
+        body = reply_body(embedded.reply.vectors, encoding, model=embedded.card.name, tokens=embedded.tokens)
         return json_response(body, headers=truncation_headers(embedded))
 
     async def list_models(call: Call) -> Response:
@@ -104,6 +102,30 @@ def routes(gate: Gate, detokenizer: Detokenizer) -> list[Route]:
         gate.route(API, "/v1/models", list_models, method="GET"),
         gate.route(API, "/v1/models/{model:path}", get_model, method="GET"),
     ]
+
+
+def check_encoding(asked: CreateEmbeddings) -> str:
+    """Return how the vectors are to be written.
+
+    Raises:
+        RefusedError: there is no such encoding.
+    """
+    encoding = asked.encoding_format or "float"
+    if encoding not in ENCODINGS:
+        shown = _PRINTABLE.sub("?", encoding[:32])
+        reason = f"Invalid value for 'encoding_format' = {shown}. Supported values: {list(ENCODINGS)}."
+        raise RefusedError(Kind.INVALID, reason, param="encoding_format")
+    return encoding
+
+
+def reply_body(vectors: Vectors, encoding: str, *, model: str, tokens: int) -> dict[str, Any]:
+    """Return the body of a response with vectors; ``tokens``: that the model has read."""
+    return {
+        "object": "list",
+        "data": rows(vectors, encoding),
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 @lru_cache(maxsize=64)
@@ -136,6 +158,24 @@ async def read_texts(
     Raises:
         RefusedError: it is empty or mixed, or its tokens are not of one text.
     """
+    found = texts_or_tokens(param, value)
+    return found.texts if found.texts else await detokenizer.texts(card, found.arrays, param)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a field holds: texts, or the tokens of texts."""
+
+    texts: list[str] = field(default_factory=list, repr=False)
+    arrays: list[list[int]] = field(default_factory=list, repr=False)
+
+
+def texts_or_tokens(param: str, value: str | list[str | int | list[int]]) -> Inputs:
+    """Return the texts or tokens of a field.
+
+    Raises:
+        RefusedError: it is empty or mixed.
+    """
     values = [value] if isinstance(value, str) else value
     if not values:
         raise RefusedError(Kind.INVALID, f"'{param}' must not be empty", param=param)
@@ -146,9 +186,8 @@ async def read_texts(
         if "" in values:
             reason = f"'{param}[{values.index('')}]' must not be an empty string"
             raise RefusedError(Kind.INVALID, reason, param=param)
-        return cast("list[str]", values)
-    arrays = [values] if kinds == {int} else values
-    return await detokenizer.texts(card, cast("list[list[int]]", arrays), param)
+        return Inputs(texts=cast("list[str]", values))
+    return Inputs(arrays=cast("list[list[int]]", [values] if kinds == {int} else values))
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from embedmill_worker.gateway.apis import jobs_document, ollama, openai, page, tei
+from embedmill_worker.batches.objects import ENDPOINT
+from embedmill_worker.batches.objects import Status as BatchStatus
+from embedmill_worker.gateway.apis import batches, jobs_document, ollama, openai, page, tei
 from embedmill_worker.gateway.http import product_version
 from embedmill_worker.gateway.refusals import STATUS, Kind
 
@@ -18,8 +20,25 @@ _OBJECT: Final = {"type": "object"}
 #: Kinds of refusals that a route with a body may answer, and one without.
 _OF_POST: Final = frozenset(Kind) - {
     *(Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED, Kind.CONFLICT, Kind.NOT_ACCEPTABLE),
+    *(Kind.QUOTA, Kind.STORAGE_FULL),
 }
 _OF_GET: Final = frozenset({Kind.UNAUTHENTICATED, Kind.FORBIDDEN, Kind.UNKNOWN_MODEL, Kind.UNAVAILABLE, Kind.FAILED})
+
+#: Kinds that the routes of files and batches may answer.
+_OF_FILES: Final = frozenset(
+    {
+        *(Kind.UNAUTHENTICATED, Kind.FORBIDDEN, Kind.UNAVAILABLE, Kind.FAILED, Kind.INVALID),
+        *(
+            Kind.NOT_FOUND,
+            Kind.CONFLICT,
+            Kind.TOO_LARGE,
+            Kind.SLOW_BODY,
+            Kind.OVERLOADED,
+            Kind.QUOTA,
+            Kind.STORAGE_FULL,
+        ),
+    }
+)
 
 _OPENAI_ERROR: Final = {
     "type": "object",
@@ -79,11 +98,11 @@ _OPENAI_REPLY: Final = {
 def document() -> dict[str, Any]:
     """Return the document, OpenAPI 3.1."""
     bodies = (
-        *(openai.CreateEmbeddings, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show),
+        *(openai.CreateEmbeddings, batches.CreateBatch, tei.Embed, ollama.Embed, ollama.Embeddings, ollama.Show),
         *(page.Status, jobs_document.CreateJob),
     )
     (*schemas,), components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
-    create, embed, ollama_embed, ollama_embeddings, show, status, create_job = schemas
+    create, create_batch, embed, ollama_embed, ollama_embeddings, show, status, create_job = schemas
     of_openai = {"error": _OPENAI_ERROR, "statuses": STATUS}
     of_tei = {"error": _TEI_ERROR, "statuses": {kind: tei.status_of(kind) for kind in Kind} | {None: 400}}
     of_ollama = {"error": _OLLAMA_ERROR, "statuses": STATUS}
@@ -93,6 +112,7 @@ def document() -> dict[str, Any]:
         "/v1/models": {"get": _get("List models", _OBJECT, **of_openai)},
         "/v1/models/{model}": {"get": _get("Show a model", _OBJECT, parameters=[_MODEL], **of_openai)},
         "/v1/status": {"get": _get("Show lanes, workers and models, and what the caller may do", status, **of_openai)},
+        **_files(create_batch),
         "/embed": {"post": _post("Embed, as text-embeddings-inference does", embed, vectors, **of_tei)},
         "/": {
             "post": _post("The same as /embed", embed, vectors, **of_tei),
@@ -122,6 +142,108 @@ def document() -> dict[str, Any]:
         "security": [{}, {"key": []}],
     }
 
+
+_FILE: Final = {
+    "type": "object",
+    "required": ["id", "object", "bytes", "created_at", "filename", "purpose", "status"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "file"},
+        "bytes": {"type": "integer"},
+        "created_at": {"type": "integer"},
+        "expires_at": {"type": ["integer", "null"]},
+        "filename": {"type": "string"},
+        "purpose": {"enum": ["batch", "batch_output"]},
+        "status": {"const": "processed"},
+    },
+}
+_BATCH: Final = {
+    "type": "object",
+    "required": ["id", "object", "endpoint", "input_file_id", "completion_window", "status", "created_at"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "batch"},
+        "endpoint": {"const": ENDPOINT},
+        "status": {"enum": [str(status) for status in BatchStatus]},
+        "input_file_id": {"type": "string"},
+        "output_file_id": {"type": ["string", "null"]},
+        "error_file_id": {"type": ["string", "null"]},
+        "errors": {"type": ["object", "null"]},
+        "request_counts": {"type": "object"},
+        "usage": {"type": "object"},
+        "metadata": {"type": ["object", "null"]},
+    },
+}
+_DELETED: Final = {
+    "type": "object",
+    "required": ["id", "object", "deleted"],
+    "properties": {"id": {"type": "string"}, "object": {"const": "file"}, "deleted": {"const": True}},
+}
+_FORM: Final = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"const": "batch"},
+        "expires_after[anchor]": {"const": "created_at"},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3_600, "maximum": 2_592_000},
+    },
+}
+
+
+def _files(create_batch: Any) -> dict[str, Any]:
+    """Return the paths of files and batches."""
+    after = {"name": "after", "in": "query", "schema": {"type": "string"}}
+    order = {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}}
+    purpose = {"name": "purpose", "in": "query", "schema": {"type": "string"}}
+    file, batch = ({"name": f"{name}_id", "in": "path"} | _NAMED for name in ("file", "batch"))
+    return {
+        "/v1/files": {
+            "post": _stored("Upload a file", _FILE, body={"multipart/form-data": {"schema": _FORM}}),
+            "get": _stored("List files", _page(_FILE), parameters=(after, _limit(10_000), order, purpose)),
+        },
+        "/v1/files/{file_id}": {
+            "get": _stored("Show a file", _FILE, parameters=(file,)),
+            "delete": _stored("Delete a file", _DELETED, parameters=(file,)),
+        },
+        "/v1/files/{file_id}/content": {"get": _stored("Download a file", None, parameters=(file,))},
+        "/v1/batches": {
+            "post": _stored("Create a batch", _BATCH, body={"application/json": {"schema": create_batch}}),
+            "get": _stored("List batches", _page(_BATCH), parameters=(after, _limit(100))),
+        },
+        "/v1/batches/{batch_id}": {"get": _stored("Show a batch", _BATCH, parameters=(batch,))},
+        "/v1/batches/{batch_id}/cancel": {"post": _stored("Cancel a batch", _BATCH, parameters=(batch,))},
+    }
+
+
+def _stored(summary: str, reply: Any, *, parameters: Any = (), body: Any = None) -> dict[str, Any]:
+    found = {"description": "The file", "content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+    responses = {"200": _reply(reply) if reply is not None else found}
+    responses |= _errors(_OPENAI_ERROR, {STATUS[kind] for kind in _OF_FILES})
+    operation = {"summary": summary, "parameters": list(parameters), "responses": responses}
+    return operation if body is None else operation | {"requestBody": {"required": True, "content": body}}
+
+
+def _page(of: Any) -> dict[str, Any]:
+    ids = {"type": ["string", "null"]}
+    return {
+        "type": "object",
+        "required": ["object", "data", "has_more"],
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": of},
+            "first_id": ids,
+            "last_id": ids,
+            "has_more": {"type": "boolean"},
+        },
+    }
+
+
+def _limit(most: int) -> dict[str, Any]:
+    return {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": most}}
+
+
+_NAMED: Final = {"required": True, "schema": {"type": "string", "minLength": 1}}
 
 _MODEL: Final = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 

@@ -35,9 +35,10 @@ class Detokenizer:
         Raises:
             RefusedError: there are none, or the tokenizer is not on this machine.
         """
-        return await asyncio.to_thread(self._texts, card, arrays, param)
+        return await asyncio.to_thread(self.read, card, arrays, param)
 
-    def _texts(self, card: ModelCard, arrays: Sequence[Sequence[int]], param: str) -> list[str]:
+    def read(self, card: ModelCard, arrays: Sequence[Sequence[int]], param: str) -> list[str]:
+        """Return what ``texts`` does, in the calling thread."""
         tokenizer = self._tokenizer(card, param)
         size = tokenizer.get_vocab_size(with_added_tokens=True)
         found = []
