@@ -108,7 +108,10 @@ def test_status_json_has_the_documented_shape(mill):
     assert set(worker) == {"name", "model", "fingerprint", "state", "pid", "children"}
     assert (worker["model"], worker["state"], worker["children"]) == (MODEL, "ready", len(mill.worker.children))
     for lane in status["lanes"]:
-        assert set(lane) == {"model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"}
+        assert set(lane) == {
+            *("model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"),
+            *("tokens_done", "tokens_per_s"),
+        }
     assert {(lane["model"], lane["lane"]) for lane in status["lanes"]} >= {(MODEL, "bulk"), (MODEL, "interactive")}
     assert MODEL in embedmill("status", env=mill.env).stdout.decode()
 

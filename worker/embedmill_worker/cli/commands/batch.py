@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     parser = flags.command(commands, "batch", run, help=text, epilog=_EPILOG)
     parser.add_argument("file", metavar="FILE", help="JSONL file of requests")
     output = parser.add_argument_group("output")
-    flags.flag(output, "--output", "EMBEDMILL_OUTPUT", "FILE", "JSONL file to write")
+    flags.flag(output, "--output", "EMBEDMILL_OUTPUT", "FILE", "JSONL file to write (required)")
     flags.client_flags(parser)
 
 
