@@ -33,7 +33,7 @@ PICTURE = REPOSITORY / "docs" / "images" / "page.png"
 MAX_BYTES = 150_000
 
 #: Seconds of work that the curves show.
-WATCHED_S = 60.0
+WATCHED_S = 30.0
 
 QUESTION = "What happens when a worker is killed?"
 SEARCHED = (
@@ -82,14 +82,15 @@ def draw(url: str, client: EmbeddingClient, texts: list[str], path: Path) -> Non
     asking = threading.Thread(target=ask_now_and_then, args=(client, texts, is_over))
     asking.start()
     try:
-        for size in (len(texts) // 4, 4 * len(texts), len(texts)):
-            client.submit((texts * 4)[:size])
+        for size in (100, 8 * len(texts)):
+            answer = httpx.post(f"{url}/v1/jobs", json={"input": (texts * 8)[:size]}, timeout=60)
+            answer.raise_for_status()
         with chromium() as browser:
             page = browser.new_page(viewport={"width": 1120, "height": 900}, color_scheme="light")
             page.goto(url)
             page.locator("#lanes tr").first.wait_for()
             if page.locator("#batches-part").is_visible():
-                file = {"name": "paragraphs.jsonl", "mimeType": "", "buffer": batch_file(texts[:400])}
+                file = {"name": "paragraphs.jsonl", "mimeType": "", "buffer": batch_file((texts * 8)[:8_000])}
                 page.locator("#file").set_input_files(file)
             page.locator("#texts").fill("\n".join(SEARCHED))
             page.locator("#question").fill(QUESTION)
