@@ -33,7 +33,7 @@ def save(redis_url: str) -> None:
     Else it syncs every second, and later on a busy disk, and for so long may answer before it has written: no sleep is
     long enough before a kill that must lose nothing, not even that a job was deleted.
     """
-    with redis.Redis.from_url(redis_url) as client:
+    with redis.Redis.from_url(redis_url, socket_timeout=PATIENCE_S) as client:  # a busy disk may take a while
         client.config_set("appendfsync", "always")
         client.set("embedmill-saved", 1, px=1)  # answered once it and all before it are synced
 

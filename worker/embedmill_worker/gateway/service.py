@@ -34,6 +34,9 @@ REFRESH_S: Final = 2.0
 #: Seconds of one read or write for a request that is not the embedding itself.
 BRIEF_S: Final = 2.0
 
+#: Looks in a row that must fail before requests are refused at once: on a busy machine, one may.
+FAILED_LOOKS: Final = 2
+
 _NOBODY: Final = DirectorySnapshot(cards={}, workers=())
 
 
@@ -54,6 +57,7 @@ class EmbeddingService:
         self._metrics = metrics
         #: Whether Redis answered when it was last asked.
         self.is_reachable = False
+        self._failed_looks = 0
         self._task: asyncio.Task[None] | None = None
         #: Set once the gateway ends: what would go on until a job's end stops.
         self.ending = asyncio.Event()
@@ -222,10 +226,12 @@ class EmbeddingService:
         try:
             directory = await self._client.transport.run(look_around(self._keys), timeout_s=BRIEF_S, outage_s=0.0)
         except QueueError as error:
-            if self.is_reachable:
+            self._failed_looks += 1
+            if self.is_reachable and self._failed_looks >= FAILED_LOOKS:
                 log.warning("the queue does not answer: %s", error, extra={"action": "gateway_queue"})
-            self.is_reachable = False
+                self.is_reachable = False
             return
+        self._failed_looks = 0
         if not self.is_reachable:
             log.info("the queue answers; workers serve %s", directory.served(), extra={"action": "gateway_queue"})
         self.is_reachable = True

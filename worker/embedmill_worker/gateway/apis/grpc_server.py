@@ -121,10 +121,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Answer as ``Check`` does, and again whenever the answer changes."""
         shown = None
         while True:
+            is_ending = self._ending.is_set()  # before the status: what ends during a yield is still reported
             status = self._status() if _is_known(request.service) else _KINDS.SERVICE_UNKNOWN
             if status != shown:
                 yield _KINDS(status=status)
-            if self._ending.is_set():
+            if is_ending:
                 return
             shown = status
             with suppress(TimeoutError):
