@@ -339,6 +339,32 @@ def test_expired_and_cancelled_batches_say_so_for_every_line(openai, alone):
     alone.files.delete(file.id)
 
 
+def test_a_batch_ends_though_others_of_its_key_have_all_turns(alone):
+    file = upload(alone, [line(0)])
+    waiting = [create(alone, file.id) for _ in range(2)]
+    unwanted, late = create(alone, file.id), create(alone, file.id, completion_window="1s")
+    alone.batches.cancel(unwanted.id)
+    assert [wait_over(alone, batch).status for batch in (unwanted, late)] == ["cancelled", "expired"]
+    assert {alone.batches.retrieve(batch.id).status for batch in waiting} == {"validating"}
+    for batch in waiting:
+        alone.batches.cancel(batch.id)
+        wait_over(alone, batch)
+    alone.files.delete(file.id)
+
+
+def test_a_batch_that_waits_does_not_begin_while_its_key_is_over_its_quota(alone, lonely):
+    file = upload(alone, [line(i) for i in range(2_000)])
+    upload(alone, b"x" * (2 << 20))
+    upload(alone, b"x" * ((2 << 20) - file.bytes - 10_000))
+    batches = [create(alone, file.id) for _ in range(3)]
+    for batch in batches[:2]:  # their answers are over the quota
+        alone.batches.cancel(batch.id)
+        wait_over(alone, batch)
+    wait_until(lambda: f"batch {batches[2].id} is tried again" in lonely.log, "a refusal")
+    alone.batches.cancel(batches[2].id)
+    assert wait_over(alone, batches[2]).status == "cancelled"
+
+
 TRICKS = [
     "../../../../etc/passwd",
     "/etc/passwd",
@@ -492,6 +518,7 @@ def test_a_batch_whose_file_was_lost_fails(alone, lonely):
     done = wait_over(alone, create(alone, file.id))
     assert done.status == "failed" and [fault.code for fault in done.errors.data] == ["file_damaged"]
     assert done.output_file_id is done.error_file_id is None
+    assert list((lonely.folder / "locks").iterdir()) == []
 
 
 def test_what_a_killed_gateway_leaves_is_swept_and_what_was_stored_is_there(openai, valkey, data_dir, tmp_path):

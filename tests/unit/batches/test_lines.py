@@ -147,6 +147,7 @@ def test_a_file():
     assert check([packed(), packed(custom_id="b")]) == []
     assert check([]) == [("empty_file", None)]
     assert check([packed(), packed(), b"{"]) == [("duplicate_custom_id", 2), ("invalid_json_line", 3)]
+    assert check([b"{", packed(), packed(custom_id="b")]) == [("invalid_json_line", 1)]
     other = packed(custom_id="b", body={"model": "other", "input": "a"})
     assert check([packed(), other]) == [("mismatched_model", 2)]
     assert check([packed(), packed(custom_id="b", body={"input": "a"})]) == [("mismatched_model", 2)]

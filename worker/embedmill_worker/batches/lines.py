@@ -148,7 +148,9 @@ class FileCheck:
     def __init__(self) -> None:
         self.faults: list[LineFault] = []
         self.n_lines = 0
+        #: The model of the first line that can be read.
         self.model: str | None = None
+        self._is_first = True
         self._n_inputs = 0
         # Digests, because 50,000 long ids would take memory.
         self._ids: set[bytes] = set()
@@ -166,8 +168,8 @@ class FileCheck:
         except InvalidLineError as error:
             self.faults.append(error.fault)
             return
-        if self.n_lines == 1:
-            self.model = line.model
+        if self._is_first:
+            self.model, self._is_first = line.model, False
         elif line.model != self.model:
             message = "All requests of a batch must name the same model."
             self.faults.append(

@@ -19,7 +19,7 @@ from embedmill_worker.batches.objects import Batch, LineFault, Progress, Status
 from embedmill_worker.batches.queue import WindowQueue
 from embedmill_worker.batches.result_files import DamagedFileError, ResultFiles
 from embedmill_worker.batches.runner import CANCELLED, EXPIRED, BatchRun, Ending, Source
-from embedmill_worker.batches.store import FileLock, FileStore, ended
+from embedmill_worker.batches.store import FileLock, FileStore, check_quota, ended
 from embedmill_worker.batches.threads import in_thread
 from embedmill_worker.batches.validation import check_file
 from embedmill_worker.batches.windows import RequestReader
@@ -45,6 +45,9 @@ SWEEP_S: Final = 60.0
 
 #: Seconds between two looks whether a running batch is to end.
 ENDING_S: Final = 0.5
+
+#: Batches that wait for their turn and are looked at, whether they have been cancelled or have expired.
+MAX_LOOKED_AT: Final = 100
 
 #: Times that a database is tried that another gateway is about to open, and seconds between them.
 OPEN_TRIES: Final = 50
@@ -109,11 +112,15 @@ class BatchScheduler:
             for each in await asyncio.to_thread(self._store.unfinished)
             if each[0] not in self._tasks and self._retry_at_s.get(each[0], 0.0) <= now_s
         ]
+        looked_at = 0
         for batch_id, owner in waiting:
-            if len(self._tasks) >= MAX_RUNNING:
-                return
-            if list(self._owners.values()).count(owner) >= MAX_OWN_RUNNING:
-                continue
+            owns = list(self._owners.values()).count(owner)
+            if len(self._tasks) >= MAX_RUNNING or owns >= MAX_OWN_RUNNING:
+                looked_at += 1  # to end a batch takes no turn
+                if looked_at > MAX_LOOKED_AT:
+                    return
+                if not await asyncio.to_thread(self._store.is_ending, batch_id, time.time()):
+                    continue
             lock = await asyncio.to_thread(self._store.lock, batch_id)
             if lock is not None:
                 self._owners[batch_id] = owner
@@ -141,6 +148,9 @@ class BatchScheduler:
         if batch.status.is_over:  # another process has just ended it
             return
         journal = StoreJournal(self._store, batch)
+        if not batch.n_done and await asyncio.to_thread(journal.ending) is None:
+            limit = self._service.settings.files.bytes_of(self._caller(batch.owner))
+            check_quota(await asyncio.to_thread(self._store.held_bytes, batch.owner), limit)
         try:
             if not batch.total:
                 batch = await self._validate(batch, journal)
@@ -185,7 +195,9 @@ class BatchScheduler:
             failed = ended(found, Status.FAILED, int(time.time()))
             return replace(failed, faults=tuple(faults), progress=Progress())
 
-        return await asyncio.to_thread(self._store.update, batch.id, fail)
+        batch = await asyncio.to_thread(self._store.update, batch.id, fail)
+        await asyncio.to_thread(self._store.clean_up, batch)
+        return batch
 
     async def _card(self, model: str | None, journal: StoreJournal, *, is_new: bool = False) -> ModelCard | None:
         """Return the card of the model, once a worker has announced it; None: the batch ends before.

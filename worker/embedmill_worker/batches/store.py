@@ -366,6 +366,11 @@ class FileStore:
             ).fetchall()
         return rows
 
+    def is_ending(self, batch_id: str, now_s: float) -> bool:
+        """Return whether a batch has been cancelled or has expired, and only has to be ended."""
+        batch = self.batch(batch_id)
+        return batch.status is Status.CANCELLING or now_s >= batch.expires_at
+
     def update(
         self, batch_id: str, change: Callable[[Batch], Batch], *, owner: str | None = None, files: int | None = None
     ) -> Batch:
