@@ -102,9 +102,11 @@ def visit(browser):
 
 
 @pytest.fixture(scope="module")
-def site(gateway):
-    """The address of a gateway before the shared queue."""
-    return gateway.url
+def site(module_mill, tmp_path_factory):
+    """The address of a gateway before a queue of its own: that of all tests may be at work."""
+    gateway = gateways.start(module_mill.env, tmp_path_factory.mktemp("site"))
+    yield gateway.url
+    gateway.stop()
 
 
 def submit(site, texts):
@@ -114,7 +116,8 @@ def submit(site, texts):
 
 
 @pytest.fixture(scope="module")
-def queue(mill):
+def queue(module_mill):
+    mill = module_mill
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace, timeout_s=120) as client:
         yield client
 
