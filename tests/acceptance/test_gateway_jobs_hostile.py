@@ -185,7 +185,7 @@ def test_a_gateway_killed_in_the_middle_of_events_leaves_the_job_to_another(clie
     assert status_of(client, job) == "completed"
 
 
-def test_a_gateway_that_ends_closes_its_events_at_once(make_gateway, mill):
+def test_a_gateway_that_ends_closes_its_events_at_once(client, make_gateway, mill):
     ending = make_gateway(mill.env)
     with httpx.Client(base_url=ending.url, timeout=PATIENCE_S) as second:
         job = submit(second, [LONG] * 5_000)
@@ -195,6 +195,7 @@ def test_a_gateway_that_ends_closes_its_events_at_once(make_gateway, mill):
             ending.process.terminate()
             assert not [line for line in lines if line == "event: done"]
         assert ending.process.wait(PATIENCE_S) == 0
+    client.delete(job["links"]["self"])  # or the workers of all tests have minutes of work
     assert "Traceback" not in ending.log and "without completing" not in ending.log
 
 
