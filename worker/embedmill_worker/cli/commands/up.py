@@ -76,20 +76,49 @@ def run(args: argparse.Namespace) -> int:
             say(f"using Redis at {mask_url(args.redis_url)}")
         notice = stack.enter_context(closing(Notice(WorkerSettings.from_env(environment), data_dir)))
         worker = stack.enter_context(WorkerProcess(environment, log_level=args.log_level))
-        gateway = start_gateway(args, environment)
-        if gateway is not None:
-            stack.enter_context(gateway)
+        gateway = Gateway(args, environment, stack)
         try:
             return watch(worker, gateway, server, environment, notice)
         except KeyboardInterrupt:
             say("stopping after the running chunks (press Ctrl-C again to stop at once)")
-            if gateway is not None:
-                gateway.stop()
+            gateway.stop()
             worker.stop()
             return 0
 
 
-def start_gateway(args: argparse.Namespace, environment: Mapping[str, str]) -> ChildProcess | None:
+class Gateway:
+    """The gateway of this ``up``. If another program takes its ports meanwhile, it looks for ports once more."""
+
+    def __init__(self, args: argparse.Namespace, environment: Mapping[str, str], stack: ExitStack) -> None:
+        """Start it, if it is to run; it ends with the stack."""
+        self._args = args
+        self._environment = environment
+        self._stack = stack
+        self._may_retry = args.port is None or args.grpc_port is None
+        self._process = self._start()
+
+    def _start(self) -> ChildProcess | None:
+        process = new_gateway(self._args, self._environment)
+        return None if process is None else self._stack.enter_context(process)
+
+    def exit_code(self) -> int | None:
+        """Return how it ended; None while it runs, or if there is none."""
+        from embedmill_worker import exit_codes
+
+        code = None if self._process is None else self._process.exit_code
+        if code == exit_codes.SETTINGS and self._may_retry:
+            self._may_retry = False
+            self._process = self._start()
+            return None
+        return code
+
+    def stop(self) -> None:
+        """Stop it after the requests under way."""
+        if self._process is not None:
+            self._process.stop()
+
+
+def new_gateway(args: argparse.Namespace, environment: Mapping[str, str]) -> ChildProcess | None:
     """Return the gateway on loopback, not yet started; None: its ports are 0 or taken, or it is not installed.
 
     Raises:
@@ -181,7 +210,7 @@ class Notice:
 
 def watch(
     worker: WorkerProcess,
-    gateway: ChildProcess | None,
+    gateway: Gateway,
     server: EmbeddedValkey | None,
     environment: Mapping[str, str],
     notice: Notice,
@@ -197,9 +226,9 @@ def watch(
         if code is not None:
             say(f"the worker ended with exit code {code}; its log is above")
             return code or exit_codes.FAILURE
-        if gateway is not None and gateway.exit_code is not None:
-            say(f"the gateway ended with exit code {gateway.exit_code}")
-            return gateway.exit_code or exit_codes.FAILURE
+        if (code := gateway.exit_code()) is not None:
+            say(f"the gateway ended with exit code {code}")
+            return code or exit_codes.FAILURE
         if server is not None and not server.alive:
             say(f"the Valkey server ended; its log is {server.folder / 'valkey.log'}")
             return exit_codes.BROKER
