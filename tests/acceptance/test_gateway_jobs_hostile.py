@@ -211,10 +211,10 @@ def test_followers_that_hang_up_free_their_places(target, client):
     try:
         for _ in range(6):
             followers = [raw_get(target, job["links"]["events"]) for _ in range(100)]
-            for follower in followers:
-                assert follower.recv(12) == b"HTTP/1.1 200"
+            statuses = {follower.recv(12) for follower in followers}
             for follower in followers:
                 follower.close()
+            assert statuses <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}  # the latter on a busy machine; none is 429
         wait_until(lambda: len(psutil.Process(target.process.pid).net_connections()) < 60)
         with client.stream("GET", job["links"]["events"]) as answer:
             assert answer.status_code == 200
@@ -225,10 +225,13 @@ def test_followers_that_hang_up_free_their_places(target, client):
 @pytest.mark.deep
 def test_more_followers_than_there_are_places_are_refused(target, client):
     job = submit(client, [LONG] * 10_000)
+    followers, statuses = [], []
     try:
-        followers = [raw_get(target, job["links"]["events"]) for _ in range(520)]
-        statuses = [follower.recv(12) for follower in followers]
-        assert statuses.count(b"HTTP/1.1 200") == 512 and statuses.count(b"HTTP/1.1 429") == 8
+        while b"HTTP/1.1 429" not in statuses:  # a busy machine may answer some with 503: they take no place
+            followers.append(raw_get(target, job["links"]["events"]))
+            statuses.append(followers[-1].recv(12))
+            assert len(statuses) < 2_000
+        assert statuses.count(b"HTTP/1.1 200") == 512
         for follower in followers:
             follower.close()
 
@@ -238,6 +241,8 @@ def test_more_followers_than_there_are_places_are_refused(target, client):
 
         wait_until(is_let_in)
     finally:
+        for follower in followers:
+            follower.close()
         client.delete(job["links"]["self"])
 
 
