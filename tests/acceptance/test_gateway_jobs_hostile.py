@@ -214,7 +214,8 @@ def test_followers_that_hang_up_free_their_places(target, client):
             statuses = {follower.recv(12) for follower in followers}
             for follower in followers:
                 follower.close()
-            assert statuses <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}  # the latter on a busy machine; none is 429
+            assert b"HTTP/1.1 200" in statuses  # on a busy machine some are 503; none is 429
+            assert statuses <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
         wait_until(lambda: len(psutil.Process(target.process.pid).net_connections()) < 60)
         with client.stream("GET", job["links"]["events"]) as answer:
             assert answer.status_code == 200

@@ -381,7 +381,8 @@ def test_half_an_hour_of_mixed_traffic_leaves_memory_flat(mill, make_gateway):
                     ("/api/embed", {"model": "none", "input": text}),
                     ("/v1/embeddings", {"input": [1, "mixed"]}),
                 )[turn % 5]
-                assert client.post(path, json=body).status_code != 500  # on a busy machine 503 is an answer
+                status = client.post(path, json=body).status_code
+                assert status < 500 or status == 503  # the latter on a busy machine
                 if turn % 7 == 0:
                     client.get("/metrics")
                 if turn % 11 == 0:  # hang up
