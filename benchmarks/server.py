@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import redis
@@ -38,7 +39,7 @@ def ask(run: Run) -> list[Figure]:
             costs: dict[str, list[Counters]] = {kind: [] for kind in LOADS}
             for _ in range(run.rounds):
                 for kind, load in LOADS.items():
-                    costs[kind].append(cost(server, idle, lambda load=load: load(mill, run)))  # type: ignore[misc]
+                    costs[kind].append(cost(server, idle, partial(load, mill, run)))
                     say(f"  redis, {kind}: " + ", ".join(f"{n:.0f} {what}" for what, n in costs[kind][-1].items()))
             for kind, rounds in costs.items():
                 for what, unit in UNITS.items():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from embedmill.errors import BrokerUnavailableError, MessageError
 from embedmill.jobs.discovery import look_around, readable
-from embedmill.limits import MAX_LANES, MAX_STATUS_WORKERS
-from embedmill.protocol.codec import read_count, read_ms, read_name
+from embedmill.limits import MAX_LANES, MAX_STATUS_TENANTS, MAX_STATUS_WORKERS
+from embedmill.protocol.codec import read_count, read_ms, read_name, read_number
 from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.workers import WorkerInfo
-from embedmill.settings import ClientSettings
+from embedmill.settings import ClientSettings, is_tenant
 from embedmill.transport.flow import Command, Flow, RoundTrip
 from embedmill.transport.sync import RedisTransport
 
@@ -52,6 +52,16 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStatus:
+    """Work of one tenant in a lane that is not done."""
+
+    #: "": of nobody in particular.
+    tenant: str
+    #: Estimated tokens.
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStatus:
     """Work that is not done in one lane of one model; work that has begun counts too."""
 
@@ -65,6 +75,8 @@ class LaneStatus:
     tokens: int
     #: Seconds since the oldest unfinished job was submitted; 0 without unfinished jobs.
     oldest_age_s: float
+    #: Tenants with work, those with the most first, at most ``MAX_STATUS_TENANTS``.
+    tenants: tuple[TenantStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +102,15 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
     for model, lane in pairs:
         commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
+        commands.append(("ZREVRANGE", keys.tenants(model, lane), 0, MAX_STATUS_TENANTS - 1, "WITHSCORES"))
     replies = (yield RoundTrip(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
     workers = islice((w for info in snapshot.workers for w in _of_worker(info, snapshot.cards)), MAX_STATUS_WORKERS)
     return QueueStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(
-            _of_lane(keys, pair, counts, oldest, now_s)
-            for pair, counts, oldest in zip(pairs, replies[::2], replies[1::2], strict=True)
+            _of_lane(keys, pair, (counts, oldest, tenants), now_s)
+            for pair, counts, oldest, tenants in zip(pairs, replies[::3], replies[1::3], replies[2::3], strict=True)
             if pair in served or _holds(counts, oldest)
         ),
     )
@@ -170,8 +183,9 @@ def _of_worker(info: WorkerInfo, cards: Container[str]) -> list[WorkerStatus]:
     ]
 
 
-def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, now_s: float) -> LaneStatus:
+def _of_lane(keys: Keyspace, pair: tuple[str, str], replies: tuple[Any, Any, Any], now_s: float) -> LaneStatus:
     model, lane = pair
+    counts, oldest, owners = replies
     chunks, texts, tokens = map(_count, counts) if isinstance(counts, list) else (0, 0, 0)
     age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and len(oldest) == 2 else 0.0
     return LaneStatus(
@@ -182,7 +196,18 @@ def _of_lane(keys: Keyspace, pair: tuple[str, str], counts: Any, oldest: Any, no
         texts=texts,
         tokens=tokens,
         oldest_age_s=round(age_s, 3),
+        tenants=tuple(_tenants(owners)) if isinstance(owners, list) else (),
     )
+
+
+def _tenants(owners: Sequence[Any]) -> Iterator[TenantStatus]:
+    for name, score in zip(owners[::2], owners[1::2], strict=True):
+        try:
+            tenant, tokens = read_name(name), int(read_number(score))
+        except MessageError:
+            continue
+        if tokens > 0 and (tenant == "" or is_tenant(tenant)):
+            yield TenantStatus(tenant=tenant, tokens=tokens)
 
 
 def _holds(counts: Any, oldest: Any) -> bool:
