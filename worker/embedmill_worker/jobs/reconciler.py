@@ -267,9 +267,9 @@ class Reconciler:
             job_keys = self._keys.of_job(job_id, model, lane, read_name(tenant or b""))
         except MessageError:
             return 0
-        start, n_given = 0, 0
+        start, n_seen, n_given = 0, 0, 0
         while start >= 0:
-            ((start, n_found),) = yield RoundTrip([evalsha("mend", job_keys, start, MEND_PAGE)])
+            ((start, n_seen, n_found),) = yield RoundTrip([evalsha("mend", job_keys, start, MEND_PAGE, n_seen)])
             n_given += n_found
         return n_given
 

@@ -12,10 +12,10 @@ local jobs, rings, start, max_jobs = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]
 local clock, turn = whole(numbers[1]), whole(numbers[2])
 local sums, owners, uneven, n_unreadable = {0, 0, 0, 0, 0}, {}, {}, 0
 
-local function add(id)
+local function add(id, submitted)
   local key = jobs .. id
   local record = redis.pcall('HMGET', key, 'state', 'tenant', 'next', 'back', 'n_chunks', 'left_texts', 'left_tokens',
-    'row_bytes')
+    'row_bytes', 'created_ms')
   local n_left = redis.pcall('HLEN', key .. ':texts')
   if record.err or type(n_left) ~= 'number' then
     n_unreadable = n_unreadable + 1
@@ -28,6 +28,8 @@ local function add(id)
     redis.pcall('ZREM', rings .. tenant, id)
     return
   end
+  -- Both say when it was submitted.
+  if record[9] ~= submitted and whole(submitted) > 0 then redis.call('HSET', key, 'created_ms', submitted) end
   local n_texts, n_tokens, open = whole(record[6]), whole(record[7]), count_open(record[3], record[4], record[5])
   local amounts = {n_left, n_texts, n_tokens, n_texts * whole(record[8]), math.min(open, n_left)}
   for i = 1, 5 do sums[i] = sum_of(sums[i], amounts[i]) end
@@ -51,7 +53,7 @@ if #page == 2 * max_jobs then
     if not is_there[id] then page[#page + 1], page[#page + 2] = id, ended end
   end
 end
-for i = 1, #page, 2 do add(page[i]) end
+for i = 1, #page, 2 do add(page[i], page[i + 1]) end
 local tokens = {}
 for tenant, n_tokens in pairs(owners) do
   tokens[#tokens + 1], tokens[#tokens + 2] = tenant, n_tokens
