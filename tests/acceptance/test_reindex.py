@@ -44,7 +44,7 @@ def drained(mill) -> int:
     """Tokens that the bulk lane has ever drained: each forward pass adds some."""
     with redis.Redis.from_url(mill.redis_url) as server:
         (model,) = server.hkeys(f"{mill.namespace}:models")
-        return int(server.hget(Keyspace(mill.namespace).drain(model.decode(), "bulk"), "drained") or 0)
+        return int(server.hget(Keyspace(mill.namespace).lane(model.decode(), "bulk"), "drained") or 0)
 
 
 def edit(texts, every=50):

@@ -113,7 +113,9 @@ class Bench:
     def counts(self, model=MODEL, lane="bulk"):
         """A lane's counters of work that is not committed, and of chunks that nobody has claimed."""
         names = ("chunks", "texts", "tokens", "bytes", "open")
-        return dict(zip(names, map(int, (n or 0 for n in self.redis.hmget(self.keys.lane(model, lane), *names)))))
+        return {
+            n: int(v or 0) for n, v in zip(names, self.redis.hmget(self.keys.lane(model, lane), names), strict=True)
+        }
 
     def live(self, worker_id="w", active=(), fingerprint="f", children=1, models=(MODEL,)):
         """Beats for a worker."""

@@ -38,8 +38,8 @@ def store(bench, texts, *, job_id, max_queued_tokens=0, **how):
 
 
 def counts(bench, lane="bulk"):
-    found = bench.redis.hgetall(bench.keys.lane("paper", lane))
-    return {name.decode(): int(value) for name, value in found.items()}
+    found = bench.counts(lane=lane)
+    return {name: found[name] for name in ("chunks", "texts", "tokens", "bytes")} if any(found.values()) else {}
 
 
 def incompressible(seed, n_bytes):

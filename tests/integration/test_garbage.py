@@ -101,9 +101,7 @@ class Scene:
                 args = (1, "tokens", seen, seen, 0, 0, 0, 0, 1, "", 1)
                 return evalsha("settle", (keys.lane(*of_lane), keys.tenants(*of_lane)), *args)
             case "top_up":
-                return evalsha(
-                    "top_up", (keys.lane(*of_lane), keys.queue(*of_lane), keys.tenants(*of_lane)), 8, 100
-                )
+                return evalsha("top_up", (keys.lane(*of_lane), keys.queue(*of_lane), keys.tenants(*of_lane)), 8, 100)
             case "retire":
                 named = (keys.lane, keys.active, keys.queue)
                 others = (keys.turns, keys.tenants, keys.flights)
@@ -244,6 +242,8 @@ def work(bench, message, lane):
     except (IndexError, ValueError):
         return
     claim = bench.claim(bell)
+    if isinstance(claim, claims.OtherFingerprint):
+        claim = bench.claim(bell, fingerprint=claim.raw)
     if isinstance(claim, Work):
         try:
             bench.commit(claim)

@@ -232,7 +232,7 @@ def test_a_job_keeps_to_the_fingerprint_of_its_first_claim(bench):
     assert bench.status().fingerprint == ""
     bench.take(fingerprint="f")
     n_bells = len(bench.doorbells())
-    assert bench.take(fingerprint="g") == OtherFingerprint("f")
+    assert bench.take(fingerprint="g") == OtherFingerprint("f", b"f")
     assert len(bench.doorbells()) == n_bells + 1  # for a worker that can serve it
     assert bench.status().fingerprint == "f"
     assert bench.counts()["open"] == len(TEXTS) - 1

@@ -11,8 +11,8 @@ their prefix, ``{v}``, which is ``{ns}:v2``:
     {v}:lock                          string  worker id of the one reconciler
     {v}:lanes                         set     "model lane" of every lane in use; the reconciler removes a lane that is
                                               empty and whose model no worker serves.
-    {v}:held                          hash    token → "job chunk texts tokens birth worker model lane tenant" of a chunk
-                                              under work; "token:at" → position of the text that is alone
+    {v}:held                          hash    token → "job chunk texts tokens birth worker pid model lane tenant" of
+                                              a chunk under work; "token:at" → position of the text that is alone
 
 A lane's keys live as long as it does:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ _TOKEN: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,16}")
 _CRASH_FIELD: Final = re.compile(rb"(\d{1,9})(?::(\d{1,9}))?(:lost)?")
 
 #: What ``held`` says of a token; see ``lua/claim.lua``.
-_HELD: Final = re.compile(rb"(\S+) (\d{1,9}) \d+ (\d{1,10}) \d+ (\S+) (\S+) (\S+) (\S*)")
+_HELD: Final = re.compile(rb"(\S+) (\d{1,9}) \d+ (\d{1,10}) \d+ (\S+) \d+ (\S+) (\S+) (\S*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,9 @@ class Late:
 class OtherFingerprint:
     """A refused claim: the jobs that were looked at are pinned to another fingerprint."""
 
+    #: A printable name of it, and the bytes in the job's record, which anybody may have written.
     pinned: str
+    raw: bytes = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +128,18 @@ class Held:
     n_tokens: int
 
 
-def claim(keys: Keyspace, bell: Bell, worker_id: str, fingerprint: str, policy: Policy | None = None) -> Flow[Claim]:
-    """Claim the next chunk of a lane."""
+def claim(
+    keys: Keyspace, bell: Bell, worker_id: str, fingerprint: str | bytes, policy: Policy | None = None
+) -> Flow[Claim]:
+    """Claim the next chunk of a lane for a worker that serves a fingerprint."""
     policy = policy or Policy()
     of_lane = (bell.model, bell.lane)
     lane_keys = (keys.held, *(name(*of_lane) for name in (keys.lane, keys.queue, keys.turns, keys.flights)))
     names = (bell.token, worker_id, fingerprint, *of_lane, keys.job_prefix, keys.ring_prefix(*of_lane))
     weights = (part for pair in policy.weights.items() for part in pair)
-    ((what, *rest),) = yield RoundTrip([evalsha("claim", lane_keys, *names, policy.max_flight, *weights)])
+    ((what, *rest),) = yield RoundTrip([evalsha("claim", lane_keys, *names, os.getpid(), policy.max_flight, *weights)])
     if what == b"other":
-        return OtherFingerprint(_label(rest[0]))
+        return OtherFingerprint(_label(rest[0]), rest[0])
     if what not in (b"work", b"late"):
         return Nothing()
     chunk = int(rest[1])

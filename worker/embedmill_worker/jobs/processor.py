@@ -60,16 +60,17 @@ class ChunkProcessor:
         pinned = ""
         if isinstance(claim, claims.OtherFingerprint):
             pinned = claim.pinned
-            if self._is_served(bell.model, pinned):
-                time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # its workers have been rung for
+            if not self._is_served(bell.model, pinned):
+                claim = self._claim(bell, claim.raw)
+            if isinstance(claim, claims.OtherFingerprint):
+                time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the lane has been rung for its workers
                 return
-            claim = self._claim(bell, pinned)
         if isinstance(claim, claims.Work | claims.Late):
             self._process(claim, engine, pinned)
         else:
             log.debug("doorbell %s found no work", bell.token, extra={"action": "no_work"})
 
-    def _claim(self, bell: Bell, fingerprint: str) -> claims.Claim:
+    def _claim(self, bell: Bell, fingerprint: str | bytes) -> claims.Claim:
         flow = claims.claim(self.keys, bell, self.worker_id, fingerprint, self.policy)
         return self.link.run(flow, timeout_s=REDIS_TIMEOUT_S)
 

@@ -22,6 +22,7 @@ from embedmill.jobs.discovery import look_around, readable, warn_once
 from embedmill.limits import BELLS_A_CHILD, MAX_LANES, MAX_WORKERS
 from embedmill.protocol.codec import read_count, read_name
 from embedmill.protocol.keys import LANES, Keyspace
+from embedmill.settings import is_tenant
 from embedmill.transport.flow import Command, Flow, RoundTrip, Sleep, evalsha
 from embedmill_worker.jobs import claims
 from embedmill_worker.jobs.claims import Held
@@ -264,7 +265,8 @@ class Reconciler:
         try:
             job_id = read_name(job)
             (tenant,) = yield RoundTrip([("HGET", self._keys.job(job_id), "tenant")])
-            job_keys = self._keys.of_job(job_id, model, lane, read_name(tenant or b""))
+            owner = read_name(tenant or b"")
+            job_keys = self._keys.of_job(job_id, model, lane, owner if is_tenant(owner) else "")
         except MessageError:
             return 0
         start, n_seen, n_given = 0, 0, 0

@@ -1,6 +1,7 @@
 -- Take a chunk of a lane for a worker: of the tenant that is next, of its job that is next.
 -- KEYS: held, lane, queue, turns, flights. ARGV: token, worker id, fingerprint, model, lane, prefix of jobs, prefix of the
--- lane's rings, tokens that a tenant may have under work (0: any number), then tenants and their weights: name, weight, ….
+-- lane's rings, pid of
+-- the child (for people who look: it decides nothing), tokens that a tenant may have under work (0: any number), then tenants and their weights: name, weight, ….
 -- Gives {what, …}:
 --   {'none'}                    nothing waits that may be claimed now
 --   {'other', fingerprint}      all that was looked at is pinned to another fingerprint; the lane is rung again
@@ -9,7 +10,7 @@
 -- The same token again is given the same chunk.
 local held, lane, queue, turns, flights = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, worker, fingerprint, model, lane_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local jobs, rings, max_flight = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local jobs, rings, pid, max_flight = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 
 -- Jobs that one claim looks at, chunks that it passes over because they are done, and ms between two renewals of a life.
 local MAX_LOOKS, MAX_STEPS, RENEWAL_MS = 100, 500, 3600000
@@ -33,13 +34,13 @@ local function read_job(id, tenant)
   local record = {}
   for i, name in ipairs(FIELDS) do record[name] = values[i] end
   local is_ours = record.state == 'active' and record.model == model and record.lane == lane_name
-  return is_ours and (tenant == nil or record.tenant == tenant) and record or nil
+  return is_ours and (tenant == nil or owner(record.tenant) == tenant) and record or nil
 end
 
 local function answer(id, chunk, record, payload)
   local created = whole(record.created_ms, math.floor(now / 1000))
   local waited_ms, deadline = math.max(0, math.floor(now / 1000) - created), whole(record.deadline_ms)
-  local given = {id, chunk, record.tenant or '', payload, record.options or '', waited_ms}
+  local given = {id, chunk, owner(record.tenant), payload, record.options or '', waited_ms}
   if deadline > 0 and now / 1000 > deadline then
     given[7] = math.max(0, deadline - created)
     return {'late', unpack(given)}
@@ -142,7 +143,7 @@ if tag ~= tag or tag > MOST then tag = clock end
 clock = math.max(clock, tag)
 if #order > 2 then
   local weight = 1
-  for i = 9, #ARGV, 2 do
+  for i = 10, #ARGV, 2 do
     if ARGV[i] == found.tenant then weight = tonumber(ARGV[i + 1]) end
   end
   redis.call('ZADD', turns, string.format('%d', clock + math.max(1, n_tokens / weight)), found.tenant)
@@ -150,7 +151,7 @@ end
 local fields = {'next', record.next or 0, 'back', record.back or ''}
 if not record.fingerprint then fields[5], fields[6] = 'fingerprint', fingerprint end
 redis.call('HSET', key, unpack(fields))
-redis.call('HSET', held, token, table.concat({found.id, found.chunk, n_texts, n_tokens, birth(record.born), worker, model,
+redis.call('HSET', held, token, table.concat({found.id, found.chunk, n_texts, n_tokens, birth(record.born), worker, pid, model,
   lane_name, found.tenant}, ' '))
 if max_flight > 0 then redis.pcall('ZINCRBY', flights, n_tokens, found.tenant) end
 rung = ring_bells(queue, 'LPUSH', missing_bells(open, whole(numbers[5], USUAL_BELLS), n_bells), rung, now)

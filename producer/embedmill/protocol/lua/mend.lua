@@ -33,7 +33,7 @@ end
 redis.call('HSET', job, 'back', table.concat(back, ','), 'next', math.min(next, n_chunks), 'n_chunks', n_chunks)
 if n_found > 0 then
   redis.pcall('ZADD', ring, 'NX', 0, id)
-  take_turn(record[2] or '', whole(numbers[2]))
+  take_turn(owner(record[2]), whole(numbers[2]))
   redis.call('HSET', lane, 'open', sum_of(whole(numbers[1]), n_found))
 end
 local is_over = last >= MAX_CHUNKS - 1 or n_seen >= redis.call('HLEN', texts)

@@ -93,7 +93,7 @@ end
 -- What `held` says of a token.
 local function read_entry(entry)
   local id, chunk, n_texts, n_tokens, born, worker, tenant = string.match(entry or '',
-    '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S+) %S+ %S+ (%S*)$')
+    '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S+) %d+ %S+ %S+ (%S*)$')
   if not id then return nil end
   return {id = id, chunk = tonumber(chunk), n_texts = tonumber(n_texts), n_tokens = tonumber(n_tokens), born = born,
     worker = worker, tenant = tenant}
@@ -102,6 +102,11 @@ end
 -- The moment of a job's submission, in µs, by which it is told from a later one of its id.
 local function birth(value)
   return string.match(value or '', '^%d+$') or '0'
+end
+
+-- The tenant in a field, if there can be one of this name; else that of nobody in particular.
+local function owner(value)
+  return value and #value <= 64 and string.match(value, '^[%w._-]*$') or ''
 end
 
 -- Chunks of a job that nobody has claimed, by its record's fields.
@@ -170,5 +175,5 @@ local function stop(state)
   finish(state, record[7])
   redis.pcall('ZREM', ring, job_id())
   redis.call('HSET', lane, unpack(fields))
-  redis.pcall('ZINCRBY', tenants, -n_tokens, record[8] or '')
+  redis.pcall('ZINCRBY', tenants, -n_tokens, owner(record[8]))
 end

@@ -21,7 +21,7 @@ local function add(id, submitted)
     n_unreadable = n_unreadable + 1
     return
   end
-  local tenant = record[2] or ''
+  local tenant = owner(record[2])
   -- One without texts has lost them. A client that has them may submit it again.
   if record[1] ~= 'active' or n_left == 0 then
     redis.call('ZREM', active, id)
