@@ -19,6 +19,7 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions, unpack_options
+from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
 from embedmill.transport import flow
@@ -128,6 +129,7 @@ class Bench:
             children=children,
             models=dict.fromkeys(models, fingerprint),
             active=tuple(active),
+            protocol=PROTOCOL_VERSION,
         )
         self.run(announcements.beat(self.keys, info))
 
