@@ -49,7 +49,9 @@ class EmbeddingService:
             max_requests=settings.max_requests,
             max_bytes=HELD_BODIES * settings.max_body_bytes,
         )
-        self._client = AsyncEmbeddingClient(client.redis_url, client.model, namespace=client.namespace)
+        self._client = AsyncEmbeddingClient(
+            client.redis_url, client.model, namespace=client.namespace, tenant=client.tenant
+        )
         self._keys = Keyspace(client.namespace)
         self._directory = _NOBODY
         self._metrics = metrics
@@ -135,15 +137,15 @@ class EmbeddingService:
         with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
             if caller.tokens_per_minute:  # what is refused for other reasons costs nothing
                 await self._charge(caller, tokens)
-            reply = await self._embed(request, card, lane)
+            reply = await self._embed(request, card, lane, caller.tenant)
         if reply.rejected:
             raise refusal_of_texts(reply.rejected)
         embedded = Embedded(reply=reply, card=card)
         self._metrics.embedded(card.name, lane, len(request.texts), embedded.tokens)
         return embedded
 
-    async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane) -> EmbeddingReply:
-        kind = BatchKey(model=card.name, lane=lane, options=request.options)
+    async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane, tenant: str | None) -> EmbeddingReply:
+        kind = BatchKey(model=card.name, lane=lane, options=request.options, tenant=tenant)
         try:
             return await self._client.coalescer.embed(
                 request.texts, kind, self.settings.timeout_s, label=request.request_id
