@@ -251,10 +251,10 @@ def test_retry_after_follows_the_measured_drain_rate(bench):
     bench.work()
     seconds, micros = bench.redis.time()
     ago_ms = seconds * 1000 + micros // 1000 - 10_000  # as if the sweep before had been ten seconds ago
-    bench.redis.hset(bench.keys.drain("paper", "bulk"), "counted_ms", ago_ms)
-    bench.redis.hdel(bench.keys.drain("paper", "bulk"), "rate")
+    bench.redis.hset(bench.keys.lane("paper", "bulk"), "counted_ms", ago_ms)
+    bench.redis.hdel(bench.keys.lane("paper", "bulk"), "rate")
     sweep(bench)
-    rate = float(bench.redis.hget(bench.keys.drain("paper", "bulk"), "rate"))
+    rate = float(bench.redis.hget(bench.keys.lane("paper", "bulk"), "rate"))
     assert rate == pytest.approx(first.weights[0][1] / 10, rel=0.2)
     with pytest.raises(QueueFullError) as caught:
         store(bench, TEXTS, job_id="two", max_queued_tokens=tokens)
@@ -266,7 +266,7 @@ def test_a_rate_that_nobody_has_measured_for_half_a_minute_is_no_time_to_try_aga
     seconds, _ = bench.redis.time()
     for age_s, wanted in ((5, True), (60, False)):
         measured = {"rate": "100.0", "counted_ms": (seconds - age_s) * 1000}
-        bench.redis.hset(bench.keys.drain("paper", "bulk"), mapping=measured)
+        bench.redis.hset(bench.keys.lane("paper", "bulk"), mapping=measured)
         with pytest.raises(QueueFullError) as caught:
             store(bench, TEXTS, job_id="two", max_queued_tokens=1)
         assert (caught.value.retry_after_s is not None) == wanted
