@@ -1,5 +1,6 @@
 """A hundred thousand jobs of two tenants wait: whatever a client or a worker asks, no script keeps Redis for long."""
 
+import logging
 import os
 import time
 
@@ -12,6 +13,8 @@ from embedmill.status import read_status
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.jobs.claims import Work
 from embedmill_worker.jobs.reconciler import Reconciler
+
+log = logging.getLogger(__name__)
 
 N_JOBS = int(os.environ.get("EMBEDMILL_TEST_MANY_JOBS", "100000"))
 
@@ -48,7 +51,7 @@ def test_no_script_keeps_redis_longer_than_five_milliseconds(own_bench):
         began_s = time.monotonic()
         act()
         taken_s[what] = time.monotonic() - began_s
-    print({what: round(1000 * s, 1) for what, s in taken_s.items()}, "ms")
+    log.info("%s ms", {what: round(1000 * s, 1) for what, s in taken_s.items()})
     assert len(bench.doorbells()) <= 400
     served = [bench.work() for _ in range(60)]
     assert all(isinstance(claim, Work) for claim in served)
@@ -61,5 +64,6 @@ def test_no_script_keeps_redis_longer_than_five_milliseconds(own_bench):
     assert bench.status("more").state is JobState.DONE
     slow = [entry for entry in bench.redis.slowlog_get(10_000) if entry["command"].startswith(b"EVAL")]
     calls = bench.redis.info("commandstats")["cmdstat_evalsha"]["calls"]
-    print(f"{len(slow)} of {calls} scripts took longer, at most {max((s['duration'] for s in slow), default=0)} µs")
+    longest_us = max((entry["duration"] for entry in slow), default=0)
+    log.info("%d of %d scripts took longer, at most %d µs", len(slow), calls, longest_us)
     assert len(slow) <= OTHERS * calls

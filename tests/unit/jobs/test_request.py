@@ -16,6 +16,7 @@ from embedmill.protocol.chunks import unpack_chunk
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.vectors import Dtype
+from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.reply import Reason
 
@@ -164,7 +165,8 @@ def outlook(*names, default=None, workers=()):
 
 
 def worker(model):
-    return WorkerInfo(worker_id="w", name="n", pid=1, host="h", state="ready", children=3, models={model: "f"})
+    told = {"worker_id": "w", "name": "n", "pid": 1, "host": "h", "state": "ready", "children": 3}
+    return WorkerInfo(**told, models={model: "f"}, protocol=PROTOCOL_VERSION)
 
 
 def test_the_only_announced_model_is_meant_when_none_is_named():

@@ -174,11 +174,11 @@ def alarm(limit_s: float) -> Iterator[None]:
 
     The main process sees a child that crashed. Celery's own limit, which does not know the chunk, is longer.
     """
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    before = signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 def _given_up(work: claims.Work, position: int) -> Rejected | None:
