@@ -146,7 +146,7 @@ class Bench:
         return self.run(claims.commit(self.keys, claim.ref, pack_reply(embed(claim, fingerprint))))
 
     def give_back(self, token, why="crashed"):
-        """Gives back the chunk of a token; gives its name, None if it holds none."""
+        """Returns the chunk of a token to its lane; its name, None if it holds none."""
         return self.run(claims.give_back_token(self.keys, token, why))
 
     def work(self, **lane):

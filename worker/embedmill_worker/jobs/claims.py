@@ -182,7 +182,7 @@ def give_back(keys: Keyspace, ref: ChunkRef, why: str) -> Command:
 
 
 def give_back_token(keys: Keyspace, token: str, why: str) -> Flow[ChunkRef | None]:
-    """Give back the chunk that is held by a token; return None if none is, or its job is over."""
+    """Return to its lane the chunk that a token holds; return None if it holds none, or its job is over."""
     if not is_token(token):
         return None
     (entry,) = yield RoundTrip([("HGET", keys.held, token)])

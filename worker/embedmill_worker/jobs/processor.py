@@ -170,7 +170,7 @@ class ChunkProcessor:
 
 @contextmanager
 def alarm(limit_s: float) -> Iterator[None]:
-    """Let the kernel end this process if the block takes longer than ``limit_s``, even in native code; 0: never.
+    """End this process, by the kernel, if the block takes longer than ``limit_s``, even in native code; 0: never.
 
     The main process sees a child that crashed. Celery's own limit, which does not know the chunk, is longer.
     """
