@@ -115,7 +115,7 @@ def worker(bench):
 
 
 def job_keys(bench):
-    return bench.redis.keys(f"{bench.namespace}:job:*")
+    return bench.redis.keys(f"{bench.namespace}:v2:job:*")
 
 
 def later(delay_s, call, *args):
@@ -314,7 +314,9 @@ def test_a_waiter_is_told_that_a_job_has_lost_its_texts_and_embed_sends_them_aga
             wait()
     with ThreadPoolExecutor() as threads:
         called = threads.submit(client.embed, TEXTS[:3], timeout_s=60)
-        wait_until(lambda: (found := bench.redis.keys(f"{bench.namespace}:job:*:texts")) and bench.redis.delete(*found))
+        wait_until(
+            lambda: (found := bench.redis.keys(f"{bench.namespace}:v2:job:*:texts")) and bench.redis.delete(*found)
+        )
         with bench.worker():
             assert np.array_equal(called.result(60), expected(TEXTS[:3]))
 

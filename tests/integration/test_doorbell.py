@@ -81,4 +81,4 @@ def test_one_worker_s_reserved_message_comes_back_in_its_queue(bench, receive):
     bench.submit(TEXTS)
     message = receive(bench.keys.queue("paper", "bulk"))
     message.requeue()
-    assert sorted(bench.doorbells()) == ["job:0", "job:1", "job:2"]
+    assert len(set(bench.doorbells())) == 3
