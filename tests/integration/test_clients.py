@@ -315,7 +315,7 @@ def test_a_waiter_is_told_that_a_job_has_lost_its_texts_and_embed_sends_them_aga
     with ThreadPoolExecutor() as threads:
         called = threads.submit(client.embed, TEXTS[:3], timeout_s=60)
         wait_until(
-            lambda: (found := bench.redis.keys(f"{bench.namespace}:v2:job:*:texts")) and bench.redis.delete(*found)
+            lambda: (found := bench.redis.keys(f"{bench.keys.job_prefix}*:texts")) and bench.redis.delete(*found)
         )
         with bench.worker():
             assert np.array_equal(called.result(60), expected(TEXTS[:3]))
