@@ -25,7 +25,9 @@ from embedmill_worker.cli.measure.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
 #: Asked only by name.
-MORE = ("cpu", "sizing", "reindex", "documents", "cache", "gateway", "servers")
+MORE = ("cpu", "redis", "tenants", "sizing", "reindex", "documents", "cache", "gateway", "servers")
+#: Scripts whose names differ: a module `redis` would hide the package.
+SCRIPTS = {"redis": "server"}
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     began_s = time.monotonic()
     for name in args.questions or QUESTIONS:
         say(f"{name} ({time.monotonic() - began_s:.0f} s in)")
-        found += importlib.import_module(name).ask(run)
+        found += importlib.import_module(SCRIPTS.get(name, name)).ask(run)
         # After every question, so that a run that is stopped leaves what it has found.
         write(args.out, found, facts, run.skipped)
     print(figures.table(found))

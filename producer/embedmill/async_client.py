@@ -44,6 +44,7 @@ class AsyncEmbeddingClient:
         model: str | None = None,
         *,
         namespace: str | None = None,
+        tenant: str | None = None,
         max_queued_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
@@ -53,7 +54,7 @@ class AsyncEmbeddingClient:
             SettingsError: a setting has a value that cannot work.
         """
         self.settings = ClientSettings.from_env(
-            redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
+            redis_url, model, namespace, tenant=tenant, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
         #: The flows behind every method, the transport that runs them, and the jobs that small calls share: for
         #: operations without a method here.
@@ -128,6 +129,7 @@ class AsyncEmbeddingClient:
         dtype: DtypeName = "float32",
         truncate: bool = True,
         lane: Lane = "bulk",
+        tenant: str | None = None,
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
@@ -136,7 +138,15 @@ class AsyncEmbeddingClient:
     ) -> AsyncJob:
         """Store a job of up to 65,536 texts without waiting for its vectors; see ``EmbeddingClient.submit``."""
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
+        how = SubmitOptions(
+            model=model,
+            lane=lane,
+            tenant=tenant,
+            job_id=job_id,
+            ttl_s=ttl_s,
+            deadline_s=deadline_s,
+            block=block,
+        )
         block_s = self.operations.seconds(timeout_s) if block else 0.0
         flow = self.operations.submit(check_texts(texts), options, how, block_s)
         return AsyncJob(self, await self._run(flow, CALL_TIMEOUT_S + block_s))

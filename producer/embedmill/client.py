@@ -44,6 +44,7 @@ class EmbeddingClient:
         model: str | None = None,
         *,
         namespace: str | None = None,
+        tenant: str | None = None,
         max_queued_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
@@ -55,7 +56,9 @@ class EmbeddingClient:
             model: the model for calls that name none; None: ``EMBEDMILL_MODEL``, else the only model that workers
                 announce.
             namespace: prefix of every key and queue; None: ``EMBEDMILL_NAMESPACE``, else ``embedmill``.
-            max_queued_tokens: tokens that may wait in a lane before QueueFullError, 0: no limit; None:
+            tenant: who the work is for: workers take turns between tenants that have work; None:
+                ``EMBEDMILL_TENANT``, else nobody in particular.
+            max_queued_tokens: tokens of one tenant that may wait in a lane before QueueFullError, 0: no limit; None:
                 ``EMBEDMILL_MAX_QUEUED_TOKENS``, else 100 million.
             timeout_s: timeout in seconds for calls that pass none.
 
@@ -63,7 +66,7 @@ class EmbeddingClient:
             SettingsError: a setting has a value that cannot work.
         """
         self.settings = ClientSettings.from_env(
-            redis_url, model, namespace, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
+            redis_url, model, namespace, tenant=tenant, max_queued_tokens=max_queued_tokens, timeout_s=timeout_s
         )
         #: The flows behind every method and the transport that runs them, for operations without a method here.
         self.operations = JobOperations(self.settings)
@@ -147,6 +150,7 @@ class EmbeddingClient:
         dtype: DtypeName = "float32",
         truncate: bool = True,
         lane: Lane = "bulk",
+        tenant: str | None = None,
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
@@ -163,6 +167,7 @@ class EmbeddingClient:
             dtype: see ``embed``.
             truncate: see ``embed``.
             lane: see ``embed``.
+            tenant: who the job is for; None: the client's tenant.
             job_id: an id of your own; submitting the same content again under it changes nothing. None: a new id.
             ttl_s: seconds that Redis keeps the vectors once the job is done.
             deadline_s: seconds after which chunks that no worker has begun are rejected; None: never.
@@ -181,7 +186,15 @@ class EmbeddingClient:
             BrokerUnavailableError: Redis did not answer in time.
         """
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
+        how = SubmitOptions(
+            model=model,
+            lane=lane,
+            tenant=tenant,
+            job_id=job_id,
+            ttl_s=ttl_s,
+            deadline_s=deadline_s,
+            block=block,
+        )
         block_s = self.operations.seconds(timeout_s) if block else 0.0
         flow = self.operations.submit(check_texts(texts), options, how, block_s)
         return Job(self, self._run(flow, CALL_TIMEOUT_S + block_s))

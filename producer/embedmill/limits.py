@@ -18,7 +18,7 @@ MAX_WINDOW_CHARS: Final = MAX_JOB_BYTES // 4
 #: of pages while Redis rewrites its append-only file.
 MEMORY_SHARES: Final = {"interactive": 0.8, "bulk": 0.7}
 
-#: Default of the tokens that may wait in one lane: hours of work for a few cores.
+#: Default of the tokens of one tenant that may wait in one lane: hours of work for a few cores.
 MAX_QUEUED_TOKENS: Final = 100_000_000
 
 #: Most texts in one chunk; bounds a chunk's reply whatever the model card says.
@@ -40,10 +40,16 @@ MAX_REPLY_BYTES: Final = 32 << 20
 #: Seconds of one core's work in a chunk. An interactive request waits for at most one bulk chunk.
 CHUNK_TARGET_S: Final = 0.25
 
-#: Most chunks of one job that are in their Celery queue or being processed at a time.
-RING_WINDOW: Final = 64
+#: Doorbells in a lane's queue for each child process that serves it.
+BELLS_A_CHILD: Final = 4
 
-#: Seconds that an unfinished job lives in Redis; every commit renews them.
+#: Most characters of a tenant's name.
+MAX_TENANT_CHARS: Final = 64
+
+#: Most tenants of a lane that a status names, those with the most waiting tokens first.
+MAX_STATUS_TENANTS: Final = 100
+
+#: Seconds that an unfinished job lives in Redis; its claims renew them.
 UNFINISHED_TTL_S: Final = 7 * 86_400
 
 #: Seconds that a worker's liveness key lives, and seconds between two renewals by its main process.

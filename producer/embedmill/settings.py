@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from embedmill.errors import SettingsError
-from embedmill.limits import MAX_QUEUED_TOKENS
+from embedmill.limits import MAX_QUEUED_TOKENS, MAX_TENANT_CHARS
 from embedmill.model_spec import check_model_name, first_model, named_model
 from embedmill.safe.printable import kind, printable
 from embedmill.urls import check_url, mask_url
@@ -31,6 +31,9 @@ MAX_SECONDS: Final = 1e10
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
+#: Names that a tenant may have.
+TENANT_PATTERN: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_TENANT_CHARS}}}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
@@ -42,7 +45,9 @@ class ClientSettings:
     model: str | None = None
     #: Prefix of every key and queue.
     namespace: str = DEFAULT_NAMESPACE
-    #: Tokens that may wait in one lane before more work for it is refused; 0: no limit.
+    #: Who the jobs are for. Workers take turns between tenants that have work; "": nobody in particular.
+    tenant: str = ""
+    #: Tokens of one tenant that may wait in one lane before more work of it is refused; 0: no limit.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
     #: Timeout in seconds for calls that pass none.
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -55,6 +60,9 @@ class ClientSettings:
         if not is_namespace(self.namespace):
             shown = repr(printable(self.namespace)) if isinstance(self.namespace, str) else kind(self.namespace)
             raise SettingsError("namespace", shown, f"a namespace matches {_NAMESPACE.pattern}")
+        if self.tenant != "" and not is_tenant(self.tenant):
+            shown = repr(printable(self.tenant)) if isinstance(self.tenant, str) else kind(self.tenant)
+            raise SettingsError("tenant", shown, f"a tenant matches {TENANT_PATTERN.pattern}")
         if type(self.max_queued_tokens) is not int or self.max_queued_tokens < 0:
             reason = "pass a number of tokens, or 0 for no limit"
             raise SettingsError("max_queued_tokens", kind(self.max_queued_tokens), reason)
@@ -77,20 +85,23 @@ class ClientSettings:
         namespace: str | None = None,
         environ: Mapping[str, str] | None = None,
         *,
+        tenant: str | None = None,
         max_queued_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> ClientSettings:
         """Return settings in which each argument that is None comes from the environment.
 
-        The variables are ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE`` and
-        ``EMBEDMILL_MAX_QUEUED_TOKENS``. If neither argument nor variable has a URL, the settings are those of the
-        ``embedmill up`` that runs in the same data folder, if one does; see ``whereabouts.py``.
+        The variables are ``EMBEDMILL_REDIS_URL``, ``EMBEDMILL_MODEL``, ``EMBEDMILL_NAMESPACE``,
+        ``EMBEDMILL_TENANT`` and ``EMBEDMILL_MAX_QUEUED_TOKENS``. If neither argument nor variable has a URL, the
+        settings are those of the ``embedmill up`` that runs in the same data folder, if one does; see
+        ``whereabouts.py``.
 
         Args:
             redis_url: see ``ClientSettings``, as for all others that are not listed here.
             model: a name, a path, or ``name=`` and a path.
             namespace: see ``ClientSettings``.
             environ: the variables; None: those of the process.
+            tenant: see ``ClientSettings``.
             max_queued_tokens: see ``ClientSettings``.
             timeout_s: see ``ClientSettings``.
 
@@ -106,20 +117,25 @@ class ClientSettings:
             named_namespace = named_namespace or found.namespace
         if max_queued_tokens is None:
             max_queued_tokens = whole_number(env, "EMBEDMILL_MAX_QUEUED_TOKENS", MAX_QUEUED_TOKENS)
-        given = {name for name, value in (("model", model), ("namespace", namespace)) if value}
+        given = {name for name, value in (("model", model), ("namespace", namespace), ("tenant", tenant)) if value}
         with naming({name: variable for name, variable in _VARIABLES.items() if name not in given}):
             return cls(
                 redis_url=named_url or DEFAULT_REDIS_URL,
                 url_name=url_name,
                 model=named_model(model) if model else first_model(env.get("EMBEDMILL_MODEL", "")),
                 namespace=named_namespace or DEFAULT_NAMESPACE,
+                tenant=env.get("EMBEDMILL_TENANT", "") if tenant is None else tenant,
                 max_queued_tokens=max_queued_tokens,
                 timeout_s=timeout_s,
             )
 
 
 #: Field of ``ClientSettings`` → variable that it may come from.
-_VARIABLES: Final = {"model": "EMBEDMILL_MODEL", "namespace": "EMBEDMILL_NAMESPACE"}
+_VARIABLES: Final = {
+    "model": "EMBEDMILL_MODEL",
+    "namespace": "EMBEDMILL_NAMESPACE",
+    "tenant": "EMBEDMILL_TENANT",
+}
 
 
 @contextmanager
@@ -139,6 +155,11 @@ def is_seconds(value: object) -> bool:
 def is_namespace(value: object) -> bool:
     """Return whether a value can be a namespace."""
     return isinstance(value, str) and _NAMESPACE.fullmatch(value) is not None
+
+
+def is_tenant(value: object) -> bool:
+    """Return whether a value can be a tenant's name."""
+    return isinstance(value, str) and TENANT_PATTERN.fullmatch(value) is not None
 
 
 def find_up(env: Mapping[str, str]) -> Whereabouts | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from embedmill.errors import BrokerUnavailableError, MessageError
 from embedmill.jobs.discovery import look_around, readable
-from embedmill.limits import MAX_LANES, MAX_STATUS_WORKERS
+from embedmill.limits import MAX_LANES, MAX_STATUS_TENANTS, MAX_STATUS_WORKERS
 from embedmill.protocol.codec import read_count, read_ms, read_name, read_number
 from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.workers import WorkerInfo
-from embedmill.settings import ClientSettings
+from embedmill.settings import ClientSettings, is_tenant
 from embedmill.transport.flow import Command, Flow, RoundTrip
 from embedmill.transport.sync import RedisTransport
 
@@ -32,6 +32,9 @@ POLL_S: Final = 0.1
 
 #: Seconds that one reading waits for Redis.
 LOOK_S: Final = 5.0
+
+#: A lane's numbers that are shown.
+_NUMBERS: Final = ("chunks", "texts", "tokens", "drained", "rate", "counted_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,16 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStatus:
+    """Work of one tenant in a lane that is not done."""
+
+    #: "": of nobody in particular.
+    tenant: str
+    #: Estimated tokens.
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStatus:
     """Work that is not done in one lane of one model; work that has begun counts too."""
 
@@ -72,6 +85,8 @@ class LaneStatus:
     tokens_done: int = 0
     #: Tokens a second while the lane last had work, as the reconciler measured it; 0: not measured lately.
     tokens_per_s: float = 0.0
+    #: Tenants with work, those with the most first, at most ``MAX_STATUS_TENANTS``.
+    tenants: tuple[TenantStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +110,18 @@ def read(keys: Keyspace) -> Flow[QueueStatus]:
     pairs = sorted(served | known)[:MAX_LANES]
     commands: list[Command] = []
     for model, lane in pairs:
-        commands.append(("HMGET", keys.lane(model, lane), "chunks", "texts", "tokens"))
+        commands.append(("HMGET", keys.lane(model, lane), *_NUMBERS))
         commands.append(("ZRANGE", keys.active(model, lane), 0, 0, "WITHSCORES"))
-        commands.append(("HMGET", keys.drain(model, lane), "drained", "rate", "counted_ms"))
+        commands.append(("ZREVRANGE", keys.tenants(model, lane), 0, MAX_STATUS_TENANTS - 1, "WITHSCORES"))
     replies = (yield RoundTrip(commands, keeps_errors=True)) if commands else []
     now_s = int(now[0]) + int(now[1]) / 1e6
     workers = islice((w for info in snapshot.workers for w in _of_worker(info, snapshot.cards)), MAX_STATUS_WORKERS)
     return QueueStatus(
         workers=tuple(sorted(workers, key=lambda w: w.name)),
         lanes=tuple(
-            _of_lane(keys, pair, (counts, oldest, drain), now_s)
-            for pair, counts, oldest, drain in zip(pairs, *(replies[i::3] for i in range(3)), strict=True)
-            if pair in served or _holds(counts, oldest)
+            _of_lane(keys, pair, (numbers, oldest, tenants), now_s)
+            for pair, numbers, oldest, tenants in zip(pairs, *(replies[i::3] for i in range(3)), strict=True)
+            if pair in served or _holds(numbers, oldest)
         ),
     )
 
@@ -180,10 +195,10 @@ def _of_worker(info: WorkerInfo, cards: Container[str]) -> list[WorkerStatus]:
 
 def _of_lane(keys: Keyspace, pair: tuple[str, str], replies: tuple[Any, Any, Any], now_s: float) -> LaneStatus:
     model, lane = pair
-    counts, oldest, drain = replies
-    chunks, texts, tokens = map(_count, counts) if isinstance(counts, list) else (0, 0, 0)
+    numbers, oldest, owners = replies
+    values = numbers if isinstance(numbers, list) else [None] * len(_NUMBERS)
+    chunks, texts, tokens, drained = map(_count, values[:4])
     age_s = _age_s(oldest[1], now_s) if isinstance(oldest, list) and len(oldest) == 2 else 0.0
-    drained, rate, measured_ms = drain if isinstance(drain, list) else (None, None, None)
     return LaneStatus(
         model=model,
         lane=lane,
@@ -192,14 +207,25 @@ def _of_lane(keys: Keyspace, pair: tuple[str, str], replies: tuple[Any, Any, Any
         texts=texts,
         tokens=tokens,
         oldest_age_s=round(age_s, 3),
-        tokens_done=_count(drained),
-        tokens_per_s=_rate(rate, measured_ms, now_s),
+        tokens_done=drained,
+        tokens_per_s=_rate(values[4], values[5], now_s),
+        tenants=tuple(_tenants(owners)) if isinstance(owners, list) else (),
     )
 
 
-def _holds(counts: Any, oldest: Any) -> bool:
+def _tenants(owners: Sequence[Any]) -> Iterator[TenantStatus]:
+    for name, score in zip(owners[::2], owners[1::2], strict=True):
+        try:
+            tenant, tokens = read_name(name), int(read_number(score))
+        except MessageError:
+            continue
+        if tokens > 0 and (tenant == "" or is_tenant(tenant)):
+            yield TenantStatus(tenant=tenant, tokens=tokens)
+
+
+def _holds(numbers: Any, oldest: Any) -> bool:
     """Return whether a lane holds work, or cannot be read."""
-    return not isinstance(counts, list) or oldest != [] or any(map(_count, counts))
+    return not isinstance(numbers, list) or oldest != [] or any(map(_count, numbers[:3]))
 
 
 def _count(value: Any) -> int:

@@ -131,6 +131,7 @@ class FakeEmbeddingClient:
         dtype: DtypeName = "float32",
         truncate: bool = True,
         lane: Lane = "bulk",
+        tenant: str | None = None,
         job_id: str | None = None,
         ttl_s: float = 86_400,
         deadline_s: float | None = None,
@@ -139,7 +140,15 @@ class FakeEmbeddingClient:
     ) -> FakeJob:
         """Embed a job of up to 65,536 texts; see ``EmbeddingClient.submit``. It always finds room and never expires."""
         options = EmbedOptions(input_type=input_type, dimensions=dimensions, dtype=dtype, truncate=truncate)
-        how = SubmitOptions(model=model, lane=lane, job_id=job_id, ttl_s=ttl_s, deadline_s=deadline_s, block=block)
+        how = SubmitOptions(
+            model=model,
+            lane=lane,
+            tenant=tenant,
+            job_id=job_id,
+            ttl_s=ttl_s,
+            deadline_s=deadline_s,
+            block=block,
+        )
         return self._submit(request.check_texts(texts), options, how)
 
     def _submit(self, values: list[str], options: EmbedOptions, how: SubmitOptions) -> FakeJob:

@@ -45,7 +45,7 @@ def test_it_measures_the_workers_behind_a_redis_and_deletes_its_jobs(mill, redis
 
     def jobs():
         with redis.Redis.from_url(redis_url) as server:
-            return set(server.scan_iter(f"{mill.namespace}:job:*"))
+            return set(server.scan_iter(f"{mill.namespace}:v2:job:*"))
 
     others = jobs()  # of tests that ran before
     report = bench("--redis-url", redis_url, "--namespace", mill.namespace, env=mill.env)

@@ -10,6 +10,7 @@ import redis
 from embedmill import EmbeddingClient, JobState, QueueFullError
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.local.server import EmbeddedValkey
+from support.chaos.checks import COUNTERS
 from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -41,7 +42,7 @@ def transactions(server):
 
 
 def counts(server, keys):
-    return {int(count) for count in server.hgetall(keys.lane(MODEL, "bulk")).values()}
+    return {int(count) for count in server.hmget(keys.lane(MODEL, "bulk"), COUNTERS)}
 
 
 def until_fetched(jobs):

@@ -14,6 +14,7 @@ from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.measure import corpus
 from support import apps
+from support.chaos.checks import COUNTERS
 from support.held_claims import Held, held_claims, is_alive
 from support.servers import save
 from support.waiting import wait_until
@@ -31,8 +32,7 @@ def freeze_one(server, keys, job, rng: random.Random) -> Held | None:
             return None
         for held in sorted(held_claims(server, keys, job), key=lambda h: rng.random()):
             os.kill(held.child_pid, signal.SIGSTOP)
-            claim = server.hget(keys.claims(job.id), held.chunk)
-            if claim is not None and held.token in claim.decode():
+            if server.hexists(keys.held, held.token):
                 return held
             os.kill(held.child_pid, signal.SIGCONT)
         time.sleep(0.002)
@@ -71,8 +71,7 @@ def survive(mill, texts: list[str], plan: list[str], seed: int) -> None:
             assert reply.rejected == ()
             assert reply.vectors.tobytes() == undisturbed.vectors.tobytes()
             assert np.array_equal(reply.token_counts, undisturbed.token_counts)
-        lane = server.hgetall(keys.lane(MODEL, "bulk"))
-        assert {int(count) for count in lane.values()} == {0}
+        assert {int(count) for count in server.hmget(keys.lane(MODEL, "bulk"), COUNTERS)} == {0}
         assert server.zcard(keys.active(MODEL, "bulk")) == 0
 
 
@@ -133,7 +132,7 @@ def test_sigterm_finishes_the_running_chunks_and_exits_with_zero(own_mill):
             os.kill(pid, signal.SIGCONT)
         assert worker.process.wait(60) == 0
         assert held.chunk.encode() not in server.hkeys(keys.texts(job.id))
-        assert server.hlen(keys.claims(job.id)) == 0  # what was begun is committed
+        assert server.hlen(keys.held) == 0  # what was begun is committed
         assert not server.exists(*[keys.worker(w.decode()) for w in server.zrange(keys.workers, 0, -1)] or ["none"])
         assert 0 < job.status().texts_done < 600
         own_mill.start_worker()

@@ -6,6 +6,7 @@ import redis
 
 from embedmill import EmbeddingClient, InvalidRequestError, InvalidTextError, TextsRejectedError, TooManyTextsError
 from embedmill.protocol.keys import Keyspace
+from support.chaos.checks import COUNTERS
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -61,12 +62,12 @@ def test_lone_surrogates_are_rejected_and_nul_characters_are_embedded(client):
 @pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["nested"], float("nan")])
 def test_what_is_not_a_string_is_refused_before_anything_is_sent(client, mill, wrong):
     server = redis.Redis.from_url(mill.redis_url)
-    before = set(server.scan_iter(f"{mill.namespace}:job:*"))
+    before = set(server.scan_iter(f"{mill.namespace}:v2:job:*"))
     with pytest.raises(InvalidTextError, match=r"texts\[1\]"):
         client.embed(["fine", wrong])
     with pytest.raises(InvalidRequestError, match="write \\[text\\]"):
         client.embed("one string")
-    assert set(server.scan_iter(f"{mill.namespace}:job:*")) == before
+    assert set(server.scan_iter(f"{mill.namespace}:v2:job:*")) == before
 
 
 def test_more_texts_than_a_job_holds_are_refused_by_submit_and_cut_by_embed(client):
@@ -90,4 +91,4 @@ def test_nothing_of_embed_stays_in_redis(client, mill):
         client.embed(["a", "\ud800"])
     server, keys = redis.Redis.from_url(mill.redis_url), Keyspace(mill.namespace)
     assert server.zcard(keys.active(MODEL, "interactive")) == 0
-    assert {int(v) for v in server.hgetall(keys.lane(MODEL, "interactive")).values()} == {0}
+    assert {int(v) for v in server.hmget(keys.lane(MODEL, "interactive"), COUNTERS)} == {0}

@@ -23,6 +23,8 @@ from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.options import EmbedOptions
 from embedmill_worker import exit_codes
 from support import apps
+from support.chaos.checks import COUNTERS
+from support.held_claims import held_claims
 from support.waiting import wait_until
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
@@ -74,7 +76,7 @@ def client(poisoned) -> Iterator[EmbeddingClient]:
         assert made.embed(["still there"]).shape == (1, 384)
         server, keys = redis.Redis.from_url(poisoned.redis_url), Keyspace(poisoned.namespace)
         for lane in LANES:
-            assert {int(count) for count in server.hvals(keys.lane(MODEL, lane))} <= {0}
+            assert {int(count or 0) for count in server.hmget(keys.lane(MODEL, lane), COUNTERS)} == {0}
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +172,11 @@ def test_children_killed_from_outside_are_no_text_s_fault(client, clean, poisone
     keys = Keyspace(poisoned.namespace)
     with redis.Redis.from_url(poisoned.redis_url) as server:
         for n in range(MAX_TEXT_CRASHES + 1):
-            claim = wait_until(lambda: server.hget(keys.claims(job.id), "0"))
+            (held,) = wait_until(lambda: held_claims(server, keys, job))
             if n:  # from the second try on each text is alone, and a child is killed under the first one
-                wait_until(lambda: server.hget(keys.claims(job.id), "0:at") == b"0")
-            os.kill(int(claim.split()[2]), sig)
-            wait_until(lambda c=claim: server.hget(keys.claims(job.id), "0") != c, poisoned.worker.log)
+                wait_until(lambda token=held.token: server.hget(keys.held, f"{token}:at") == b"0")
+            os.kill(held.child_pid, sig)
+            wait_until(lambda token=held.token: not server.hexists(keys.held, token), poisoned.worker.log)
         assert not job.status().state.is_over
         counts = server.hgetall(keys.crashes(job.id))
     job.cancel()

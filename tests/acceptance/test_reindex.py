@@ -44,7 +44,7 @@ def drained(mill) -> int:
     """Tokens that the bulk lane has ever drained: each forward pass adds some."""
     with redis.Redis.from_url(mill.redis_url) as server:
         (model,) = server.hkeys(f"{mill.namespace}:models")
-        return int(server.hget(Keyspace(mill.namespace).drain(model.decode(), "bulk"), "drained") or 0)
+        return int(server.hget(Keyspace(mill.namespace).lane(model.decode(), "bulk"), "drained") or 0)
 
 
 def edit(texts, every=50):
@@ -176,7 +176,7 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, c
     assert 256 <= len(kept) < len(texts)
     with redis.Redis.from_url(mill.redis_url) as server:
         wait_until(
-            lambda: not list(server.scan_iter(f"{mill.namespace}:job:reindex-*:texts")), "what was begun is done"
+            lambda: not list(server.scan_iter(f"{mill.namespace}:v2:job:reindex-*:texts")), "what was begun is done"
         )
 
     count = len(kept) + 100
@@ -201,7 +201,7 @@ def test_what_was_under_work_at_a_stop_is_not_embedded_again(client, mill, tmp_p
     first = embedmill.reindex(texts, sink, client=client, on_progress=watch, should_stop=lambda: embedded[-1] > 0)
     assert (first.is_whole, first.rows < 1_024) == (False, True)
     with redis.Redis.from_url(mill.redis_url) as server:
-        wait_until(lambda: not list(server.scan_iter(f"{mill.namespace}:job:reindex-*:texts")))
+        wait_until(lambda: not list(server.scan_iter(f"{mill.namespace}:v2:job:reindex-*:texts")))
     assert drained(mill) > tokens
     second = embedmill.reindex(texts, sink, client=client)
     assert (first.added + second.added, second.rows) == (1_024, 1_024)
@@ -462,7 +462,7 @@ def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):
 
     def jobs() -> set[bytes]:
         with redis.Redis.from_url(mill.redis_url) as server:
-            return set(server.scan_iter(f"{mill.namespace}:job:reindex-*"))
+            return set(server.scan_iter(f"{mill.namespace}:v2:job:reindex-*"))
 
     sink, records, tokens, before = Failing(), [(f"d{i}", text) for i, text in enumerate(TEXTS)], drained(mill), jobs()
     with pytest.raises(embedmill.SinkError, match="the disk is full"):

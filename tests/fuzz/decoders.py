@@ -47,7 +47,7 @@ from embedmill_worker.cache import cache_entry
 from embedmill_worker.cache.cache_entry import CacheEntry
 from embedmill_worker.celery_patches import messages
 from embedmill_worker.jobs import claims
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Bell
 from embedmill_worker.jobs.reconciler import Reconciler
 from embedmill_worker.models.formats.fasttext_file import read_fasttext
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
@@ -186,10 +186,10 @@ def events(data):
 
 
 MESSAGE = {
-    "body": json.dumps([["j", 0], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+    "body": json.dumps([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
     "content-encoding": "utf-8",
     "content-type": "application/json",
-    "headers": {"lang": "py", "task": "embedmill.chunk", "id": "j:0:1", "root_id": "j:0:1", "timelimit": [10, None]},
+    "headers": {"lang": "py", "task": "embedmill.chunk", "id": "5-1", "root_id": "5-1", "timelimit": [10, None]},
     "properties": {
         "correlation_id": "c",
         "delivery_mode": 2,
@@ -216,9 +216,15 @@ def delivery(data):
     messages.read_delivery(data.decode(errors="replace"))
 
 
-@decoder(b"j:0:1", b"job-1.x:3:1764000000000000")
+@decoder(b"5-1", b"1764000000000000-17")
 def token(data):
-    claims.parse_token(data.decode(errors="replace"))
+    claims.is_token(data.decode(errors="replace"))
+
+
+@decoder(fields(b"5-1", b"j 0 64 900 1764000000000001 host.1.ab 77 m bulk gold"))
+def held(data):
+    name, _, entry = data.partition(SEPARATOR)
+    claims.read_held(name, entry)
 
 
 @decoder(msgpack.packb({"vectors": bytes(64), "shape": [2, 8], "dtype": "float32"}))
@@ -248,7 +254,9 @@ def _run(flow, data):
         pass
 
 
-MIX = fields(b"m bulk", b"j", b"2", b"0", b"w j:0:1 7", WORKER.to_json().encode(), CARD.to_json().encode(), b"f")
+MIX = fields(
+    b"m bulk", b"j", b"2", b"0", b"j 0 1 1 1 w 7 m bulk gold", WORKER.to_json().encode(), CARD.to_json().encode(), b"f"
+)
 
 
 @decoder(MIX, RECORD)
@@ -268,20 +276,21 @@ def mill_status(data):
     _run(status.read(KEYS), data)
 
 
-@decoder(fields(b"work", pack_chunk(CHUNK), pack_options(OPTIONS), b"0:1:lost", b"2"))
+@decoder(fields(b"work", b"j", pack_chunk(CHUNK), pack_options(OPTIONS), b"10.1", b"0:1:lost", b"2"))
 def claim(data):
-    what, texts, asked, *counts = [*data.split(SEPARATOR), b"", b""][:64]
-    flow = claims.claim(KEYS, ChunkRef(job_id="j", chunk=0, model="m", lane="bulk", token="j:0:1"), "w", "f")
+    what, job, texts, asked, limit, *counts = [*data.split(SEPARATOR), b"", b"", b"", b""][:64]
+    flow = claims.claim(KEYS, Bell(model="m", lane="bulk", token="5-1"), "w", "f")
     next(flow)
+    rest = [0, b"", texts, asked, 3, limit, counts] if what == b"work" else []
     try:
-        flow.send([[what, texts or None, asked or None, 3, counts]])
+        flow.send([[what, job, *rest]])
     except StopIteration as end:
         assert end.value is not None
 
 
-@decoder(fields(b"m", b"bulk"))
-def release(data):
-    _run(claims.release(KEYS, "j:0:1"), data)
+@decoder(fields(b"j 0 1 1 1 w 7 m bulk gold"))
+def give_back(data):
+    _run(claims.give_back_token(KEYS, "5-1", "lost"), data)
 
 
 @decoder(RECORD)

@@ -22,6 +22,9 @@ def answer(command: tuple[Any, ...], pieces: list[bytes]) -> Any:
         return found[: len(found) // 2 * 2] if name == "HGETALL" else found
     if name == "EVALSHA":
         return _script(str(command[1]), pieces)
+    if name == "HSCAN":
+        found = [piece for _ in range(LONGEST) if (piece := _one(pieces)) is not None]
+        return [b"0", found[: len(found) // 2 * 2]]
     if name == "LLEN":
         return 1
     if name == "XREAD":
@@ -43,9 +46,9 @@ def _script(sha: str, pieces: list[bytes]) -> Any:
     if sha == script("look").sha:
         found = [piece for _ in range(LONGEST) if (piece := _one(pieces)) is not None]
         return [found, found, [*found, None]]
-    if sha == script("queued").sha:
-        return [LONGEST, *(piece + b":1" for _ in range(LONGEST) if (piece := _one(pieces)) is not None)]
     if sha == script("survey").sha:
-        chunks = [(_one(pieces) or b"", n - 1, _one(pieces) or b"") for n in range(LONGEST) if pieces]
-        return [b"", 1, *(part for chunk in chunks for part in chunk)]
+        uneven = [part for n in range(LONGEST) if pieces for part in (_one(pieces) or b"", n - 1)]
+        return [b"", [1, 2, 3, 4, 5], [b"tenant", 3], uneven, 1]
+    if sha == script("mend").sha:
+        return [-1, 1, 1]
     return 1

@@ -1,5 +1,6 @@
 """A job's record on a real Valkey, worked on by hand or by a thread: no Celery, no model."""
 
+import itertools
 import shutil
 import subprocess
 import threading
@@ -18,12 +19,13 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions, unpack_options
+from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
 from embedmill.transport import flow
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker.jobs import announcements, claims
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Bell
 from support.sink_contract import Book, Kind, an_index
 
 MODEL = "paper"
@@ -92,14 +94,29 @@ class Bench:
         return self.run(reading.read_record(self.keys, job_id)).status
 
     def doorbells(self, model=MODEL, lane="bulk"):
-        """The ids in a lane's queue, the next one first."""
+        """The tokens in a lane's queue, the next one first."""
         messages = self.redis.lrange(self.keys.queue(model, lane), 0, -1)
-        return [ref_of(message, model, lane).token.rpartition(":")[0] for message in reversed(messages)]
+        return [bell_of(message, model, lane).token for message in reversed(messages)]
 
     def pop(self, model=MODEL, lane="bulk"):
         """Takes the next doorbell off a queue, as kombu does."""
         message = self.redis.rpop(self.keys.queue(model, lane))
-        return message and ref_of(message, model, lane)
+        return message and bell_of(message, model, lane)
+
+    def ring(self, model=MODEL, lane="bulk"):
+        """A doorbell that nobody has rung."""
+        return Bell(model=model, lane=lane, token=f"{next(NUMBERS)}-1")
+
+    def take(self, worker_id="w", fingerprint="f", **lane):
+        """Claims the next chunk of a lane, by a doorbell that nobody has rung."""
+        return self.claim(self.ring(**lane), worker_id, fingerprint)
+
+    def counts(self, model=MODEL, lane="bulk"):
+        """A lane's counters of work that is not committed, and of chunks that nobody has claimed."""
+        names = ("chunks", "texts", "tokens", "bytes", "open")
+        return {
+            n: int(v or 0) for n, v in zip(names, self.redis.hmget(self.keys.lane(model, lane), names), strict=True)
+        }
 
     def live(self, worker_id="w", active=(), fingerprint="f", children=1, models=(MODEL,)):
         """Beats for a worker."""
@@ -112,6 +129,7 @@ class Bench:
             children=children,
             models=dict.fromkeys(models, fingerprint),
             active=tuple(active),
+            protocol=PROTOCOL_VERSION,
         )
         self.run(announcements.beat(self.keys, info))
 
@@ -119,23 +137,27 @@ class Bench:
         """Expires a worker's liveness key at once."""
         self.redis.delete(self.keys.worker(worker_id))
 
-    def claim(self, ref, worker_id="w", fingerprint="f"):
-        """Claims a chunk."""
-        return self.run(claims.claim(self.keys, ref, worker_id, fingerprint))
+    def claim(self, bell, worker_id="w", fingerprint="f", policy=None):
+        """Claims the next chunk of the lane that has rung."""
+        return self.run(claims.claim(self.keys, bell, worker_id, fingerprint, policy))
 
-    def commit(self, ref, claim, fingerprint="f"):
+    def commit(self, claim, fingerprint="f"):
         """Commits made-up vectors; gives whether they were wanted."""
-        return self.run(claims.commit(self.keys, ref, pack_reply(embed(claim, fingerprint))))
+        return self.run(claims.commit(self.keys, claim.ref, pack_reply(embed(claim, fingerprint))))
+
+    def give_back(self, token, why="crashed"):
+        """Returns the chunk of a token to its lane; its name, None if it holds none."""
+        return self.run(claims.give_back_token(self.keys, token, why))
 
     def work(self, **lane):
-        """Does what the next doorbell asks for; None if there is none."""
-        ref = self.pop(**lane)
-        if ref is None:
+        """Does what the next doorbell asks for; gives its claim, None if there is no doorbell."""
+        bell = self.pop(**lane)
+        if bell is None:
             return None
-        claim = self.claim(ref)
+        claim = self.claim(bell)
         if isinstance(claim, claims.Work):
-            self.commit(ref, claim)
-        return ref
+            self.commit(claim)
+        return claim
 
     def key_names(self, job_id="job"):
         """The suffixes of a job's keys: «» is its record."""
@@ -172,11 +194,14 @@ def _one(command):
     return reply
 
 
-def ref_of(message, model=MODEL, lane="bulk") -> ChunkRef:
+#: Doorbells that nobody has rung.
+NUMBERS = itertools.count(1)
+
+
+def bell_of(message, model=MODEL, lane="bulk") -> Bell:
     """Reads a doorbell."""
     token = message.split(b'"id": "', 1)[1].split(b'"', 1)[0].decode()
-    job_id, chunk, _ = token.split(":")
-    return ChunkRef(job_id=job_id, chunk=int(chunk), model=model, lane=lane, token=token)
+    return Bell(model=model, lane=lane, token=token)
 
 
 def embed(claim, fingerprint="f") -> ChunkReply:

@@ -16,6 +16,7 @@ from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.records import JobState
 from embedmill.transport import flow
 from embedmill_worker.cli.local.server import EmbeddedValkey
+from embedmill_worker.jobs import claims
 from embedmill_worker.jobs.reconciler import Reconciler
 from support.waiting import PATIENCE_S, join
 
@@ -38,8 +39,9 @@ def store(bench, texts, *, job_id, max_queued_tokens=0, **how):
 
 
 def counts(bench, lane="bulk"):
-    found = bench.redis.hgetall(bench.keys.lane("paper", lane))
-    return {name.decode(): int(value) for name, value in found.items()}
+    found = bench.counts(lane=lane)
+    is_there = bench.redis.hexists(bench.keys.lane("paper", lane), "chunks")
+    return {name: found[name] for name in ("chunks", "texts", "tokens", "bytes")} if is_there else {}
 
 
 def incompressible(seed, n_bytes):
@@ -120,7 +122,7 @@ def test_embed_cuts_what_is_too_large_for_this_redis(small_valkey, namespace, ma
             with EmbeddingClient(small_valkey.url, "paper", namespace=namespace, timeout_s=PATIENCE_S) as client:
                 rows = client.embed(texts)
     assert rows.tobytes() == b"".join(vector_of(text).tobytes() for text in texts)
-    assert not bench.redis.keys(f"{namespace}:job:*")
+    assert not bench.redis.keys(f"{bench.keys.job_prefix}*")
     bench.close()
 
 
@@ -251,10 +253,10 @@ def test_retry_after_follows_the_measured_drain_rate(bench):
     bench.work()
     seconds, micros = bench.redis.time()
     ago_ms = seconds * 1000 + micros // 1000 - 10_000  # as if the sweep before had been ten seconds ago
-    bench.redis.hset(bench.keys.drain("paper", "bulk"), "counted_ms", ago_ms)
-    bench.redis.hdel(bench.keys.drain("paper", "bulk"), "rate")
+    bench.redis.hset(bench.keys.lane("paper", "bulk"), "counted_ms", ago_ms)
+    bench.redis.hdel(bench.keys.lane("paper", "bulk"), "rate")
     sweep(bench)
-    rate = float(bench.redis.hget(bench.keys.drain("paper", "bulk"), "rate"))
+    rate = float(bench.redis.hget(bench.keys.lane("paper", "bulk"), "rate"))
     assert rate == pytest.approx(first.weights[0][1] / 10, rel=0.2)
     with pytest.raises(QueueFullError) as caught:
         store(bench, TEXTS, job_id="two", max_queued_tokens=tokens)
@@ -266,7 +268,7 @@ def test_a_rate_that_nobody_has_measured_for_half_a_minute_is_no_time_to_try_aga
     seconds, _ = bench.redis.time()
     for age_s, wanted in ((5, True), (60, False)):
         measured = {"rate": "100.0", "counted_ms": (seconds - age_s) * 1000}
-        bench.redis.hset(bench.keys.drain("paper", "bulk"), mapping=measured)
+        bench.redis.hset(bench.keys.lane("paper", "bulk"), mapping=measured)
         with pytest.raises(QueueFullError) as caught:
             store(bench, TEXTS, job_id="two", max_queued_tokens=1)
         assert (caught.value.retry_after_s is not None) == wanted
@@ -306,9 +308,9 @@ def test_texts_that_a_full_redis_took_in_part_are_dropped_at_once(small_valkey, 
 
 def test_a_chunk_without_a_weight_is_committed_and_its_job_ends_with_counters_at_zero(bench):
     bench.submit(TEXTS)
-    bench.redis.set(f"{bench.keys.job('job')}:weights", b"short", keepttl=True)
-    while bench.work():
-        pass
+    bench.redis.hset(bench.keys.texts("job"), 0, b"short")
+    while (bell := bench.pop()) is not None:
+        bench.run(claims.commit(bench.keys, bench.claim(bell).ref, b"reply"))
     assert bench.status().state is JobState.DONE
     assert set(counts(bench).values()) == {0}
 

@@ -115,7 +115,7 @@ def worker(bench):
 
 
 def job_keys(bench):
-    return bench.redis.keys(f"{bench.namespace}:job:*")
+    return bench.redis.keys(f"{bench.namespace}:v2:job:*")
 
 
 def later(delay_s, call, *args):
@@ -275,9 +275,8 @@ def test_a_text_without_a_vector_does_not_take_the_others_with_it(client, bench,
 
 def test_texts_of_a_chunk_that_no_worker_could_read_are_rejected_in_either_way(client, bench, expected):
     job = client.submit(TEXTS[:3])
-    ref = bench.pop()
-    claim = bench.claim(ref)
-    kept = bench.commit(ref, dataclasses.replace(claim, texts=pack_chunk(without_row(unpack_chunk(claim.texts), 1))))
+    claim = bench.take()
+    kept = bench.commit(dataclasses.replace(claim, texts=pack_chunk(without_row(unpack_chunk(claim.texts), 1))))
     assert kept
     reply = job.result(30)
     assert [(r.index, r.reason) for r in reply.rejected] == [(1, Reason.FAILED)]
@@ -315,18 +314,20 @@ def test_a_waiter_is_told_that_a_job_has_lost_its_texts_and_embed_sends_them_aga
             wait()
     with ThreadPoolExecutor() as threads:
         called = threads.submit(client.embed, TEXTS[:3], timeout_s=60)
-        wait_until(lambda: (found := bench.redis.keys(f"{bench.namespace}:job:*:texts")) and bench.redis.delete(*found))
+        wait_until(
+            lambda: (found := bench.redis.keys(f"{bench.keys.job_prefix}*:texts")) and bench.redis.delete(*found)
+        )
         with bench.worker():
             assert np.array_equal(called.result(60), expected(TEXTS[:3]))
 
 
 def forge(bench, **changes):
     """Commits a reply to the next chunk in which something is changed; a callable is given the right rows."""
-    ref = bench.pop()
-    honest = embed(bench.claim(ref))
+    claim = bench.take()
+    honest = embed(claim)
     rows = from_bytes(honest.vectors, honest.dtype, honest.dimension).copy()
     made = {name: change(rows) if callable(change) else change for name, change in changes.items()}
-    assert bench.run(claims.commit(bench.keys, ref, pack_reply(dataclasses.replace(honest, **made))))
+    assert bench.run(claims.commit(bench.keys, claim.ref, pack_reply(dataclasses.replace(honest, **made))))
 
 
 def spoilt(rows):

@@ -44,7 +44,7 @@ def sent(monkeypatch):
 
 
 def job_keys(bench):
-    return bench.redis.keys(f"{bench.namespace}:job:*")
+    return bench.redis.keys(f"{bench.namespace}:v2:job:*")
 
 
 def run(bench, use):

@@ -48,8 +48,7 @@ def call(request, bench):
 def bury(bench, *letters, job_id="job"):
     """Commits a chunk with letters; gives what the commit said."""
     bench.submit(TEXTS, job_id=job_id)
-    ref = bench.pop()
-    bench.claim(ref)
+    ref = bench.take().ref
     return bench.run(claims.commit(bench.keys, ref, b"reply", letters)), ref
 
 
@@ -64,8 +63,7 @@ def test_letters_are_written_with_the_first_commit_alone(bench, call):
 @pytest.mark.parametrize("how", ["cancel", "delete"])
 def test_a_job_that_is_over_writes_no_letter(bench, how):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref)
+    ref = bench.take().ref
     bench.run(reading.end(bench.keys, "job", how))
     assert not bench.run(claims.commit(bench.keys, ref, b"reply", [letter("a")]))
     assert not bench.redis.exists(bench.keys.dead)

@@ -32,9 +32,9 @@ def forge(bench, paper_reply, **changes):
     """Puts a changed reply in the place of a job's only one."""
     bench.announce(bench.card(4_000.0))
     bench.submit(["a text"], card=bench.card(4_000.0))
-    ref = bench.pop()
-    reply = dataclasses.replace(paper_reply(bench.claim(ref)), **changes)
-    bench.run(claims.commit(bench.keys, ref, pack_reply(reply)))
+    claim = bench.take()
+    reply = dataclasses.replace(paper_reply(claim), **changes)
+    bench.run(claims.commit(bench.keys, claim.ref, pack_reply(reply)))
 
 
 @pytest.mark.parametrize("how", ["result", "iter_results"])
@@ -102,8 +102,7 @@ def test_thousands_of_forged_workers_are_no_flood(bench):
 def bury(bench, packed, job_id):
     """Commits a chunk with a letter."""
     bench.submit([f"{n:04d} " * 16 for n in range(2)], job_id=job_id)
-    ref = bench.pop()
-    bench.claim(ref)
+    ref = bench.take().ref
     assert bench.run(claims.commit(bench.keys, ref, b"reply", [packed]))
 
 

@@ -7,18 +7,17 @@ import pytest
 from embedmill.errors import KeyConflictError, MessageError, QueueError, ResultExpiredError
 from embedmill.jobs import reading, submission
 from embedmill.jobs.submission import Admission
-from embedmill.limits import LIVENESS_TTL_S, MAX_WORKERS, RING_WINDOW
-from embedmill.protocol.chunks import pack_reply
+from embedmill.limits import LIVENESS_TTL_S, MAX_WORKERS
+from embedmill.protocol.chunks import pack_reply, weigh_chunk
 from embedmill.protocol.keys import LANES
 from embedmill.protocol.records import JobState
-from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.transport import flow
 from embedmill.transport.flow import RoundTrip, evalsha
 from embedmill_worker.jobs import announcements, claims, reconciler
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Work
 from embedmill_worker.jobs.reconciler import Reconciler
 
-from .conftest import embed, ref_of
+from .conftest import bell_of, embed
 
 #: Texts of one chunk each.
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
@@ -27,7 +26,7 @@ TEXTS = [f"{n:04d} " * 16 for n in range(5)]
 VALUES = (b"", b"abc \xff", b"-5", b"1e999", b"9007199254740991")
 
 #: Fields of a record that say what the job is: garbage there spoils the job, and no other.
-IDENTITY = {"state", "v", "digest", "model", "lane", "options", "rejected", "n_texts", "n_rows", "fingerprint"}
+IDENTITY = {"state", "digest", "model", "lane", "tenant", "options", "rejected", "n_texts", "n_rows", "fingerprint"}
 
 LAST_ID = "18446744073709551615-18446744073709551615"
 
@@ -37,8 +36,8 @@ class Scene:
     """A namespace with a job in every state that a chunk can be in, and another job."""
 
     bench: object
-    #: Committed; claimed by a worker that lives, one text alone; claimed by a dead one; popped and unclaimed.
-    refs: dict[str, ChunkRef] = field(default_factory=dict)
+    #: Committed; held by a worker that lives, one text alone; held by a dead one.
+    claims: dict[str, Work] = field(default_factory=dict)
 
     def play(self):
         bench = self.bench
@@ -46,17 +45,17 @@ class Scene:
         bench.live("w")
         bench.submit(TEXTS)
         bench.submit(["a neighbour " * 6], job_id="other")
-        for name in ("done", "held", "lost", "popped"):
-            self.refs[name] = bench.pop()
-        claim = bench.claim(self.refs["done"], "w")
-        bench.run(claims.release(bench.keys, self.refs["done"].token))
-        self.refs["done"] = bench.pop()
-        claim = bench.claim(self.refs["done"], "w")
-        assert bench.run(claims.commit(bench.keys, self.refs["done"], self.reply(claim), [b"a letter"]))
-        bench.claim(self.refs["held"], "w")
-        bench.run(claims.note_position(bench.keys, self.refs["held"], 0))
-        bench.claim(self.refs["lost"], "dead")
+        again = bench.take("w").ref
+        assert bench.give_back(again.token)
+        done = bench.take("w")
+        assert bench.run(claims.commit(bench.keys, done.ref, self.reply(done), [b"a letter"]))
+        assert isinstance(bench.take("w"), Work)  # of the other job
+        held = self.claims["held"] = bench.take("w")
+        bench.run(claims.note_position(bench.keys, held.ref, 0))
+        self.claims["lost"] = bench.take("dead")
+        assert {held.ref.job_id, self.claims["lost"].ref.job_id} == {"job"}
         bench.run(Reconciler(bench.keys, "w").sweep())
+        self.claims["lost"] = bench.take("dead")
         return self
 
     @staticmethod
@@ -65,37 +64,25 @@ class Scene:
 
     def command(self, script):
         """Calls the script as the code does, with something to do."""
-        bench, keys, refs = self.bench, self.bench.keys, self.refs
-
-        def of(ref):
-            return keys.of_job(ref.job_id, ref.model, ref.lane)
-
+        bench, keys, held = self.bench, self.bench.keys, self.claims["held"].ref
+        of_lane = ("paper", "bulk")
         match script:
             case "submit":
                 return submission._evalsha(
                     keys, self.fresh(), Admission(max_queued_tokens=10**9), "n", unstaged_bytes=0
                 )
-            case "claim" | "take over":
-                ref = refs["popped" if script == "claim" else "lost"]
-                token = ref.token if script == "claim" else self.popped_again.token
-                args = (ref.chunk, "w", token, "f", keys.worker_prefix, PROTOCOL_VERSION, 1)
-                return evalsha("claim", of(ref), *args)
+            case "claim":
+                return next(claims.claim(keys, bench.ring(), "w", "f")).commands[0]
             case "commit":
-                ref = refs["held"]
-                args = (ref.chunk, b"reply", ref.token, 100, 86_400_000, b"another letter")
-                return evalsha("commit", (*of(ref), keys.dead), *args)
+                return next(claims.commit(keys, held, b"reply", [b"another letter"])).commands[0]
             case "note":
-                return evalsha("note", of(refs["held"]), refs["held"].chunk, refs["held"].token, 1)
-            case "unclaim":
-                return evalsha("unclaim", of(refs["held"]), refs["held"].chunk, refs["held"].token)
-            case "release":
-                return evalsha("release", of(refs["held"]), refs["held"].chunk, refs["held"].token, "crashed")
-            case "reclaim" | "abandon":
-                ref = refs["lost" if script == "reclaim" else "held"]
-                seen = bench.redis.hget(keys.claims("job"), ref.chunk)
-                return evalsha(script, of(ref), ref.chunk, seen or b"")
+                return next(claims.note_position(keys, held, 1)).commands[0]
+            case "give_back":
+                return claims.give_back(keys, held, "crashed")
+            case "mend":
+                return evalsha("mend", held.keys(keys), 0, 100, 0)
             case "cancel" | "delete":
-                return evalsha(script, of(refs["held"]))
+                return evalsha(script, held.keys(keys))
             case "announce":
                 return announcements._announce(keys, [bench.card(), bench.card(model="new")], replaces=False)
             case "beat":
@@ -106,15 +93,20 @@ class Scene:
                 return evalsha(
                     "look", (keys.models, keys.workers), keys.worker_prefix, int(LIVENESS_TTL_S * 1000), MAX_WORKERS
                 )
-            case "queued":
-                return evalsha("queued", (keys.queue("paper", "bulk"),), 0, 99)
             case "survey":
-                lane = (keys.lane("paper", "bulk"), keys.active("paper", "bulk"), keys.drain("paper", "bulk"))
-                return evalsha("survey", lane, keys.job_prefix, PROTOCOL_VERSION, "", 100, 1_000, RING_WINDOW)
+                named = (keys.lane(*of_lane), keys.active(*of_lane), keys.turns(*of_lane))
+                return evalsha("survey", named, keys.job_prefix, keys.ring_prefix(*of_lane), "", 100)
+            case "settle":
+                seen = bench.redis.hget(keys.lane(*of_lane), "tokens")
+                args = (1, "tokens", seen, seen, 0, 0, 0, 0, 1, "", 1)
+                return evalsha("settle", (keys.lane(*of_lane), keys.tenants(*of_lane)), *args)
+            case "top_up":
+                return evalsha("top_up", (keys.lane(*of_lane), keys.queue(*of_lane), keys.tenants(*of_lane)), 8, 100)
             case "retire":
-                lane = (keys.lane("paper", "bulk"), keys.active("paper", "bulk"), keys.drain("paper", "bulk"))
-                named = (*lane, keys.queue("paper", "bulk"), keys.lanes)
-                return evalsha("retire", named, "paper bulk", keys.job_prefix, 100)
+                named = (keys.lane, keys.active, keys.queue)
+                others = (keys.turns, keys.tenants, keys.flights)
+                lane_keys = (*(k(*of_lane) for k in named), keys.lanes, *(k(*of_lane) for k in others))
+                return evalsha("retire", lane_keys, "paper bulk")
         raise AssertionError(script)
 
     def fresh(self):
@@ -125,11 +117,8 @@ class Scene:
         """What the script needs to have something to do."""
         if script == "submit":
             staged = self.bench.keys.staged("fresh", "n")
-            self.bench.redis.hset(staged, mapping=dict(enumerate(self.fresh().payloads)))
-        if script == "take over":
-            held = self.bench.redis.hget(self.bench.keys.claims("job"), self.refs["lost"].chunk).decode()
-            assert self.bench.ask(claims.ring_again(self.bench.keys, self.refs["lost"], held, how="reclaim"))
-            self.popped_again = self.bench.pop()
+            for chunk, (payload, weight) in enumerate(zip(self.fresh().payloads, self.fresh().weights, strict=True)):
+                self.bench.redis.hset(staged, chunk, weigh_chunk(payload, *weight))
 
     def keys_of(self, command):
         """The keys that it is given, and those that it finds by itself."""
@@ -137,14 +126,15 @@ class Scene:
         named = list(command[3 : 3 + command[2]])
         found = {
             "look": [keys.worker("w")],
-            "survey": [keys.job("job"), keys.texts("job"), keys.claims("job")],
+            "survey": [keys.job("job"), keys.texts("job"), keys.ring_prefix("paper", "bulk")],
+            "claim": [keys.job("job"), keys.texts("job"), keys.ring_prefix("paper", "bulk")],
             "submit": [keys.lane("paper", "interactive")],
         }
         return [*named, *next((found[name] for name in found if flow.script(name).sha == command[1]), [])]
 
 
-SCRIPTS = ("submit", "claim", "take over", "commit", "note", "release", "reclaim", "abandon", "unclaim")
-SCRIPTS += ("cancel", "delete", "announce", "beat", "lock", "look", "queued", "survey", "retire")
+SCRIPTS = ("submit", "claim", "commit", "note", "give_back", "mend", "cancel", "delete", "announce", "beat", "lock")
+SCRIPTS += ("look", "survey", "settle", "top_up", "retire")
 
 
 def state(server, namespace):
@@ -222,7 +212,8 @@ def bring_to_an_end(bench):
     """Runs a worker and the reconciler until they have nothing to do."""
     sweeper = Reconciler(bench.keys, "w")
     lock = bench.keys.reconciler_lock
-    for _ in range(4):
+    actives = [bench.keys.active("paper", lane) for lane in LANES]
+    for _ in range(6):
         bench.announce(bench.card())
         bench.live("w")
         bench.run(sweeper.sweep())
@@ -232,20 +223,32 @@ def bring_to_an_end(bench):
         for lane in LANES:
             while message := bench.redis.rpop(bench.keys.queue("paper", lane)):
                 work(bench, message, lane)
+        if not (any(map(bench.redis.zcard, actives)) or bench.redis.hlen(bench.keys.held) or any_left(bench)):
+            return
+
+
+def any_left(bench):
+    """Whether a counter says that there is work, or says nothing that can be read."""
+    try:
+        return any(n for lane in LANES for n in bench.counts(lane=lane).values())
+    except ValueError:
+        return True
 
 
 def work(bench, message, lane):
     """Does what a doorbell asks for; drops what is none, and answers for texts that cannot be read."""
     try:
-        ref = ref_of(message, lane=lane)
+        bell = bell_of(message, lane=lane)
     except (IndexError, ValueError):
         return
-    claim = bench.claim(ref)
-    if isinstance(claim, claims.Work):
+    claim = bench.claim(bell)
+    if isinstance(claim, claims.OtherFingerprint):
+        claim = bench.claim(bell, fingerprint=claim.raw)
+    if isinstance(claim, Work):
         try:
-            bench.commit(ref, claim)
+            bench.commit(claim)
         except MessageError:
-            bench.run(claims.commit(bench.keys, ref, b"rejected"))
+            bench.run(claims.commit(bench.keys, claim.ref, b"rejected"))
 
 
 @pytest.fixture
@@ -342,56 +345,75 @@ def test_a_submission_that_was_refused_is_made_as_if_for_the_first_time(bench):
     assert bench.status().state is JobState.DONE
 
 
-@pytest.mark.parametrize("counter", ["chunks", "texts", "tokens", "bytes"])
+@pytest.mark.parametrize("counter", ["chunks", "texts", "tokens", "bytes", "clock", "turn", "bells", "wanted"])
 def test_a_garbage_counter_costs_neither_a_submission_nor_a_chunk_under_work(bench, counter):
     lane = bench.keys.lane("paper", "bulk")
     bench.redis.hset(lane, counter, "abc")
     bench.submit(TEXTS)
-    ref = bench.pop()
-    claim = bench.claim(ref)
+    claim = bench.take()
     bench.redis.hset(lane, counter, "abc")
-    assert bench.commit(ref, claim)
+    assert bench.commit(claim)
     assert bench.status().chunks_done == 1
     while bench.work():
         pass
     assert bench.status().state is JobState.DONE
-    assert set(bench.redis.hvals(lane)) == {b"0"}
+    assert set(bench.counts().values()) == {0}
+
+
+LOST = {
+    "what is next": lambda bench: bench.redis.hset(bench.keys.job("job"), "next", 5),
+    "how many chunks it has": lambda bench: bench.redis.hset(bench.keys.job("job"), "n_chunks", 0),
+    "what is held": lambda bench: bench.redis.delete(bench.keys.held),
+    "the order of jobs": lambda bench: bench.redis.delete(bench.keys.ring_prefix("paper", "bulk")),
+    "the order of tenants": lambda bench: bench.redis.delete(bench.keys.turns("paper", "bulk")),
+    "the lane's numbers": lambda bench: bench.redis.delete(bench.keys.lane("paper", "bulk")),
+    "what is open": lambda bench: bench.redis.hset(bench.keys.lane("paper", "bulk"), "open", 0),
+    "lanes and doorbells": lambda bench: bench.redis.delete(bench.keys.lanes, bench.keys.queue("paper", "bulk")),
+}
 
 
 @pytest.mark.parametrize("n_done", [0, 2])
-def test_a_job_that_has_forgotten_what_it_rang_is_rung_by_the_sweep(bench, n_done):
+@pytest.mark.parametrize("what", LOST)
+def test_what_is_lost_of_the_order_is_made_anew_by_two_sweeps(bench, what, n_done):
     bench.live("w")
     bench.submit(TEXTS)
     for _ in range(n_done):
         bench.work()
+    bench.take("w")
     bench.redis.delete(bench.keys.queue("paper", "bulk"))
-    bench.redis.hset(bench.keys.job("job"), "rung", 0)  # as a script left it that failed half-way
+    LOST[what](bench)
     sweeper = Reconciler(bench.keys, "w")
-    assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, len(TEXTS) - n_done]
-    while bench.work():
-        pass
+    for _ in range(4):
+        bench.run(sweeper.sweep())
+        while bench.work():
+            pass
     assert bench.status().state is JobState.DONE
+    assert set(bench.counts().values()) == {0}
 
 
-@pytest.mark.parametrize("heals", ["commit", "submit"])
-def test_a_job_that_no_sweep_would_find_is_found_again(bench, heals):
+def test_a_job_that_no_sweep_would_find_is_done_all_the_same(bench):
     bench.live("w")
     bench.submit(TEXTS)
-    ref = bench.pop()
-    claim = bench.claim(ref)
+    claim = bench.take()
     bench.redis.delete(bench.keys.active("paper", "bulk"), bench.keys.queue("paper", "bulk"), bench.keys.lanes)
-    if heals == "commit":
-        assert bench.commit(ref, claim)
-        bench.redis.delete(bench.keys.queue("paper", "bulk"))
-    else:
-        bench.submit(TEXTS)
-    sweeper = Reconciler(bench.keys, "w")
-    assert sum(bench.run(sweeper.sweep()) for _ in range(2)) >= len(TEXTS) - 2
-    while bench.work():
-        pass
+    bench.submit(TEXTS)
+    assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 1
+    assert bench.commit(claim)
     bring_to_an_end(bench)
     assert bench.status().state is JobState.DONE
-    assert set(bench.redis.hvals(bench.keys.lane("paper", "bulk"))) == {b"0"}
+    assert set(bench.counts().values()) == {0}
+
+
+def test_a_long_job_is_mended_page_by_page(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "MEND_PAGE", 2)
+    bench.live("w")
+    bench.submit(TEXTS)
+    held = bench.take("w")
+    bench.live("w", active=[held.ref.token])
+    bench.redis.hset(bench.keys.job("job"), "next", 5)
+    sweeper = Reconciler(bench.keys, "w")
+    assert [bench.run(sweeper.sweep()) for _ in range(3)] == [0, len(TEXTS) - 1, 0]
+    assert {bench.take().ref.chunk for _ in TEXTS[1:]} == set(range(len(TEXTS))) - {held.ref.chunk}
 
 
 @pytest.mark.parametrize("is_swept", [False, True])
@@ -405,14 +427,14 @@ def test_a_job_that_has_lost_its_texts_is_forgotten_and_may_be_submitted_again(b
     if is_swept:
         bench.run(Reconciler(bench.keys, "w").sweep())
         assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0
-        assert set(bench.redis.hvals(bench.keys.lane("paper", "bulk"))) == {b"0"}
+        assert set(bench.counts().values()) == {0}
     bench.submit(TEXTS)
     assert (bench.status().chunks_done, is_whole(bench)) == (0, True)
     assert int(bench.redis.hget(bench.keys.lane("paper", "bulk"), "chunks")) == len(TEXTS)
     while bench.work():
         pass
     assert bench.status().state is JobState.DONE
-    assert set(bench.redis.hvals(bench.keys.lane("paper", "bulk"))) == {b"0"}
+    assert set(bench.counts().values()) == {0}
 
 
 def test_what_is_left_of_a_lost_record_is_none_of_the_next_job_s_of_its_id(bench):
@@ -421,65 +443,51 @@ def test_what_is_left_of_a_lost_record_is_none_of_the_next_job_s_of_its_id(bench
     bench.redis.delete(bench.keys.job("job"))
     bench.submit([text.replace("0", "z") for text in TEXTS[:2]])
     assert bench.status().chunks_done == 0
-    assert bench.key_names() == {"", "texts", "weights"}
+    assert bench.key_names() == {"", "texts"}
 
 
-def test_a_long_queue_and_long_jobs_are_compared_in_parts_and_from_where_all_is_done(bench, monkeypatch):
-    monkeypatch.setattr(reconciler, "MAX_MARKS", 7)
+def test_counters_are_right_after_a_sweep_in_which_nothing_happened(bench, monkeypatch):
+    monkeypatch.setattr(reconciler, "JOBS_PAGE", 2)
     monkeypatch.setattr(reconciler, "REST", 0.0)
     bench.live("w")
-    for n in range(6):
+    for n in range(20):
         bench.submit(TEXTS, job_id=f"job{n}")
-    sweeper = Reconciler(bench.keys, "w")
-    assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, 0]
-    lost = {bench.pop().token.rpartition(":")[0] for _ in range(4)}
-    for _ in range(2):
-        bench.run(sweeper.sweep())
-    assert set(bench.doorbells()[:4]) == lost
-    assert len(bench.doorbells()) == 6 * len(TEXTS)
-    while bench.work():
-        bench.run(sweeper.sweep())
-    assert all(bench.status(f"job{n}").state is JobState.DONE for n in range(6))
-
-
-def test_a_doorbell_is_known_by_its_id(bench):
-    queue = bench.keys.queue("paper", "bulk")
-    bench.redis.rpush(
-        queue,
-        b'{"headers": {"id": "job-1.x:12:3", "root_id": "y"}}',
-        b'{"headers": {"id": "6a1f", "task": "embedmill.embed"}}',
-        b"not json",
+    right = bench.counts()
+    bench.redis.hset(
+        bench.keys.lane("paper", "bulk"), mapping={"chunks": 10**6, "texts": "x", "tokens": 0, "bytes": -4, "open": 3}
     )
-    assert bench.ask(evalsha("queued", (queue,), 0, 9)) == [3, b"job-1.x:12"]
+    bench.run(Reconciler(bench.keys, "w").sweep())
+    assert bench.counts() == right
 
 
-def test_counters_are_exact_though_work_goes_on_during_the_sweep(bench, monkeypatch):
+@pytest.mark.parametrize("is_off", [False, True])
+def test_counters_that_cannot_be_right_are_corrected_though_work_goes_on(bench, monkeypatch, is_off):
     monkeypatch.setattr(reconciler, "JOBS_PAGE", 2)
     monkeypatch.setattr(reconciler, "REST", 0.0)
     bench.live("w")
     for n in range(20):
         bench.submit(TEXTS, job_id=f"job{n}")
     lane = bench.keys.lane("paper", "bulk")
-    bench.redis.hset(lane, mapping={"chunks": 10**6, "texts": "x", "tokens": 0, "bytes": -4})
+    if is_off:
+        bench.redis.hset(lane, "tokens", 10**9)
     sweep = Reconciler(bench.keys, "w").sweep()
     ask, n_pages = next(sweep), 0
     while True:
         replies = bench.run(as_flow(ask)) if isinstance(ask, RoundTrip) else None
-        if n_pages % 3 == 0:
+        if n_pages % 5 == 0:
             bench.work()
-            bench.submit(TEXTS[:2], job_id=f"new{n_pages}")
-            bench.run(reading.end(bench.keys, f"job{n_pages % 20}", "cancel"))
+            bench.submit(TEXTS[:1], job_id=f"new{n_pages}")
         n_pages += 1
         try:
             ask = sweep.send(replies)
         except StopIteration:
             break
-    assert n_pages > 15
-    sums = [0, 0, 0]
+    assert n_pages > 10
+    left = 0
     for job_id in bench.redis.zrange(bench.keys.active("paper", "bulk"), 0, -1):
-        left = bench.redis.hmget(bench.keys.job(job_id.decode()), "left_chunks", "left_texts", "left_tokens")
-        sums = [one + int(other) for one, other in zip(sums, left, strict=True)]
-    assert list(map(int, bench.redis.hmget(lane, "chunks", "texts", "tokens"))) == sums
+        left += int(bench.redis.hget(bench.keys.job(job_id.decode()), "left_tokens"))
+    slack = 22 * n_pages if is_off else 0  # what was submitted and done meanwhile
+    assert abs(bench.counts()["tokens"] - left) <= slack
 
 
 def as_flow(ask):

@@ -5,27 +5,26 @@ import random
 import secrets
 from collections import Counter
 from dataclasses import dataclass, field
-from unittest import mock
 
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from embedmill.errors import JobConflictError
-from embedmill.jobs import reading, request, submission
+from embedmill.jobs import reading, request
 from embedmill.limits import UNFINISHED_TTL_S
 from embedmill.protocol.records import JobState
 from embedmill_worker.jobs import claims
-from embedmill_worker.jobs.claims import NotOurs, Work
+from embedmill_worker.jobs.claims import Nothing, Work
 from embedmill_worker.jobs.reconciler import Reconciler
-
-#: As in limits, but small, so that a few steps reach it.
-RING_WINDOW = 3
 
 #: What the vector of one text is counted as: eight float32 and its overhead.
 ROW_BYTES = 8 * 4 + 24
-JOB_IDS = ("a", "b")
+JOB_IDS = ("a", "b", "c")
+TENANTS = ("", "gold")
 LANES = ("interactive", "bulk")
+#: Doorbells for two workers of a child each, as in lua/prelude.lua.
+MOST_BELLS = 8
 #: Numbers of chunks; the digits stand in the texts, so that no two contents are the same.
 SIZES = (0, 1, 2, 5, 7)
 
@@ -56,6 +55,7 @@ class JobModel:
 
     size: int
     lane: str
+    tenant: str
     incarnation: str
     state: str = "active"
     chunks: list[ChunkModel] = field(default_factory=list)
@@ -85,19 +85,22 @@ class JobLife:
         self.in_hand: list[InHand] = []
         #: Processes whose worker is dead, and chunks that were committed: they may commit all the same.
         self.zombies: list[InHand] = []
+        self.forgotten: list[InHand] = []
         self.reconcilers: dict[str, Reconciler] = {}
         self.happened = Counter()
 
     # What clients do.
 
     def submit(self, pick):
-        job_id, size, lane = JOB_IDS[pick % 2], SIZES[pick % 5], LANES[pick % 3 % 2]
+        job_id, size, lane = JOB_IDS[pick % 3], SIZES[pick % 5], LANES[pick % 4 % 2]
+        tenant = TENANTS[pick % 7 % 2]
         known = self.jobs.get(job_id)
         if known and known.state != "active" and pick % 4:
             self.delete(pick)
             known = None
         try:
-            self.bench.submit([f"{size} {n:04d} " * 12 for n in range(size)], job_id=job_id, lane=lane)
+            texts = [f"{size} {n:04d} " * 12 for n in range(size)]
+            self.bench.submit(texts, job_id=job_id, lane=lane, tenant=tenant)
         except JobConflictError:
             assert known is not None
             assert known.size != size
@@ -105,12 +108,12 @@ class JobLife:
         if known is not None:
             assert known.size == size
             return
-        job = JobModel(size, lane, secrets.token_hex(4), chunks=[ChunkModel() for _ in range(size)])
+        job = JobModel(size, lane, tenant, secrets.token_hex(4), chunks=[ChunkModel() for _ in range(size)])
         job.state = "active" if size else "done"
         self.jobs[job_id] = job
 
     def cancel(self, pick):
-        job_id = JOB_IDS[pick % 2]
+        job_id = JOB_IDS[pick % 3]
         assert bool(self.bench.run(reading.end(self.bench.keys, job_id, "cancel"))) == (job_id in self.jobs)
         job = self.jobs.get(job_id)
         if job and job.state == "active":
@@ -118,7 +121,7 @@ class JobLife:
             job.state = "cancelled"
 
     def delete(self, pick):
-        job_id = JOB_IDS[pick % 2]
+        job_id = JOB_IDS[pick % 3]
         assert bool(self.bench.run(reading.end(self.bench.keys, job_id, "delete"))) == (job_id in self.jobs)
         if job := self.jobs.pop(job_id, None):
             self.happened["deleted under work"] += any(hand.incarnation == job.incarnation for hand in self.in_hand)
@@ -132,35 +135,37 @@ class JobLife:
             self.beat()
 
     def take(self, pick):
-        if self.live and (ref := self.next_doorbell(pick)):
-            self.claim(ref, chosen(self.live, pick))
+        if self.live and (bell := self.next_doorbell(pick)):
+            self.claim(bell, chosen(self.live, pick))
 
     def claim_again(self, pick):
         """The answer to a claim got lost: the same process asks once more."""
         if self.in_hand:
-            hand = self.pop_hand(pick)
-            self.claim(hand.ref, hand.worker)
+            hand = chosen(self.in_hand, pick)
+            bell = claims.Bell(model="paper", lane=hand.ref.lane, token=hand.ref.token)
+            claim = self.bench.claim(bell, hand.worker)
+            chunk = self.chunk_of(hand)
+            if chunk is None or chunk.token != hand.ref.token:
+                assert claim == Nothing()
+            else:
+                assert claim.ref == hand.ref
+                self.happened["claim again"] += 1
 
-    def claim(self, ref, worker):
-        claim = self.bench.claim(ref, worker)
-        job = self.job_of(ref)
-        chunk = job.chunks[ref.chunk] if job else None
-        if chunk is None or chunk.reply is not None:
-            assert claim == NotOurs("over")
-            self.happened["over"] += 1
+    def claim(self, bell, worker):
+        claim = self.bench.claim(bell, worker)
+        if claim == Nothing():
+            assert not self.open_chunks(bell.lane)
+            self.happened["nothing"] += 1
             return
-        if chunk.holder in self.live and chunk.token != ref.token:
-            assert claim == NotOurs("held")
-            self.happened["held"] += 1
-            return
-        if chunk.holder and chunk.token != ref.token:
-            self.happened["loss alone"] += chunk.at is not None
-            chunk.lose()
-            self.happened["loss"] += 1
-        chunk.holder, chunk.token, chunk.at = worker, ref.token, None
         assert isinstance(claim, Work)
+        ref = claim.ref
+        job = self.jobs[ref.job_id]
+        chunk = job.chunks[ref.chunk]
+        assert (job.state, job.lane, job.tenant) == ("active", bell.lane, ref.tenant)
+        assert (chunk.reply, chunk.token) == (None, "")
         assert (claim.losses, claim.crashes) == (chunk.losses, chunk.crashes)
         assert (claim.losses_alone, claim.crashes_alone) == (chunk.losses_alone, chunk.crashes_alone)
+        chunk.holder, chunk.token, chunk.at = worker, ref.token, None
         self.in_hand.append(InHand(ref, worker, job.incarnation))
         self.happened["claim"] += 1
 
@@ -175,14 +180,15 @@ class JobLife:
             self.commit_as(chosen(self.zombies, pick))
 
     def commit_as(self, hand):
-        job = self.job_of(hand.ref, hand.incarnation)
-        chunk = job.chunks[hand.ref.chunk] if job else None
+        chunk = self.chunk_of(hand)
+        is_held = chunk is not None and chunk.token == hand.ref.token
         reply = secrets.token_bytes(8)
         committed = self.bench.run(claims.commit(self.bench.keys, hand.ref, reply))
-        assert committed == (chunk is not None and chunk.reply is None)
+        assert committed == is_held
         self.happened["commit" if committed else "unwanted commit"] += 1
         if committed:
             chunk.reply, chunk.holder, chunk.token, chunk.at = reply, "", "", None
+            job = self.jobs[hand.ref.job_id]
             if job.n_done == job.size:
                 job.state = "done"
 
@@ -191,22 +197,21 @@ class JobLife:
             return
         hand = chosen(hands, pick)
         at = (0, 1, 2, None)[pick % 4]
-        self.bench.run(claims.note_position(self.bench.keys, hand.ref, at))
-        job = self.job_of(hand.ref, hand.incarnation)
-        if job and (chunk := job.chunks[hand.ref.chunk]).token == hand.ref.token:
+        stands = self.bench.run(claims.note_position(self.bench.keys, hand.ref, at))
+        chunk = self.chunk_of(hand)
+        assert stands == (chunk is not None and chunk.token == hand.ref.token)
+        if stands:
             chunk.at = at
 
     def child_dies(self, pick):
         if not self.in_hand:
             return
         hand = self.pop_hand(pick)
-        job = self.job_of(hand.ref, hand.incarnation)
-        chunk = job.chunks[hand.ref.chunk] if job else None
+        chunk = self.chunk_of(hand)
         was_killed = pick % 2 == 0
-        rung = self.bench.run(claims.release(self.bench.keys, hand.ref.token, was_killed=was_killed))
-        is_open = chunk is not None and chunk.reply is None
-        assert rung == (is_open and chunk.token in ("", hand.ref.token))
-        if rung and chunk.token:
+        given = self.bench.give_back(hand.ref.token, "lost" if was_killed else "crashed")
+        assert (given is not None) == (chunk is not None and chunk.token == hand.ref.token)
+        if given:
             self.happened["kill" if was_killed else "crash"] += 1
             chunk.crashes += not was_killed
             if chunk.at is None or was_killed:
@@ -229,7 +234,7 @@ class JobLife:
     def a_claimed_chunk_is_forgotten(self, pick):
         """As when Celery loses a task between its main process and a child."""
         if self.in_hand:
-            self.pop_hand(pick)
+            self.forgotten.append(self.pop_hand(pick))
 
     def a_doorbell_is_lost(self, pick):
         self.next_doorbell(pick)
@@ -240,36 +245,43 @@ class JobLife:
         self.beat()
         worker = self.live[0]
         reconciler = self.reconcilers.setdefault(worker, Reconciler(self.bench.keys, worker))
-        before = {key: self.claim_in_redis(*key) for key in self.open_chunks()}
-        self.happened["rung again"] += self.bench.run(reconciler.sweep())
-        for key, claim in before.items():
-            chunk = self.jobs[key[0]].chunks[key[1]]
-            if claim and not self.claim_in_redis(*key):
-                # Given back: its worker lives and does not work on it.
-                assert chunk.holder in self.live
+        before = self.held_chunks()
+        n_given = self.bench.run(reconciler.sweep())
+        left = {token.decode() for token in self.bench.redis.hkeys(self.bench.keys.held)}
+        for chunk in before:
+            if chunk.token not in left:
+                # Given back: its worker is dead, or lives and does not work on it.
                 assert not any(hand.ref.token == chunk.token for hand in self.in_hand)
-                self.happened["abandoned"] += 1
+                self.happened["abandoned" if chunk.holder in self.live else "loss"] += 1
                 chunk.lose()
                 chunk.holder, chunk.token, chunk.at = "", "", None
+                n_given -= 1
+        assert n_given == 0
 
     # What must hold after every step.
 
     def check_that_lanes_count_what_is_left(self):
         for lane in LANES:
-            counts = self.bench.redis.hgetall(self.bench.keys.lane("paper", lane))
-            left, n_bytes = {"chunks": 0, "texts": 0, "tokens": 0}, 0
+            left = dict.fromkeys(("chunks", "texts", "tokens", "bytes", "open"), 0)
+            tenants = Counter()
             for job_id, job in self.jobs.items():
-                if job.lane == lane:
-                    fields = self.bench.redis.hmget(self.bench.keys.job(job_id), *(f"left_{name}" for name in left))
-                    values = [int(value) for value in fields]
-                    assert all(value >= 0 for value in values)
-                    assert values[0] == (job.size - job.n_done if job.state == "active" else 0)
-                    left = {name: left[name] + value for name, value in zip(left, values, strict=True)}
+                if job.lane == lane and job.state == "active":
+                    names = ("left_texts", "left_tokens")
+                    n_texts, n_tokens = map(int, self.bench.redis.hmget(self.bench.keys.job(job_id), *names))
                     besides = request.JOB_OVERHEAD_BYTES + job.size * request.CHUNK_OVERHEAD_BYTES
-                    share = math.ceil(besides / max(1, job.size))
-                    n_bytes += values[1] * (ROW_BYTES + share)
-            left["bytes"] = n_bytes
-            assert {name.decode(): int(value) for name, value in counts.items()} in (left, {})
+                    n_open = sum(chunk.reply is None and not chunk.token for chunk in job.chunks)
+                    amounts = {"chunks": job.size - job.n_done, "texts": n_texts, "tokens": n_tokens, "open": n_open}
+                    amounts["bytes"] = n_texts * (ROW_BYTES + math.ceil(besides / max(1, job.size)))
+                    left = {name: left[name] + amount for name, amount in amounts.items()}
+                    tenants[job.tenant.encode()] += n_tokens
+            assert self.bench.counts(lane=lane) == left
+            waiting = self.bench.redis.zrange(self.bench.keys.tenants("paper", lane), 0, -1, withscores=True)
+            assert {tenant: int(n) for tenant, n in waiting if n} == {tenant: n for tenant, n in tenants.items() if n}
+
+    def check_that_doorbells_are_few_and_enough(self):
+        for lane in LANES:
+            n_bells = self.bench.redis.llen(self.bench.keys.queue("paper", lane))
+            assert n_bells <= 3 * MOST_BELLS
 
     def check_that_active_jobs_are_listed(self):
         for lane in LANES:
@@ -292,7 +304,7 @@ class JobLife:
                 assert status.state is JobState.DONE
                 assert names == {"", "events"} | ({"replies"} if job.size else set())
             if job.state == "active":
-                assert {"", "texts", "weights"} <= names
+                assert {"", "texts"} <= names
                 assert status.chunks_done == job.n_done
             ttls = [self.bench.redis.pttl(key) for key in self.bench.redis.keys(f"{self.bench.keys.job(job_id)}*")]
             longest = 60_000 if job.state != "active" else UNFINISHED_TTL_S * 1_000
@@ -309,42 +321,30 @@ class JobLife:
             }
             assert {int(n) for n in texts} == {n for n, chunk in enumerate(job.chunks) if chunk.reply is None}
 
-    def check_that_claims_are_the_model_s(self):
-        for job_id, number in self.open_chunks():
-            chunk = self.jobs[job_id].chunks[number]
-            assert self.claim_in_redis(job_id, number)[:2] == ([chunk.holder, chunk.token] if chunk.holder else [])
-            assert self.at_in_redis(job_id, number) == chunk.at
+    def check_that_what_is_held_is_the_model_s(self):
+        held = self.bench.redis.hgetall(self.bench.keys.held)
+        chunks = {chunk.token: chunk for chunk in self.held_chunks()}
+        for token, chunk in chunks.items():
+            assert held[token.encode()].split()[5] == chunk.holder.encode()
+            at = held.get(f"{token}:at".encode())
+            assert (None if at is None else int(at)) == chunk.at
+        over = {hand.ref.token for hand in [*self.in_hand, *self.zombies, *self.forgotten]}  # of jobs that are over
+        assert {token.decode().removesuffix(":at") for token in held} <= chunks.keys() | over
 
-    def check_that_few_chunks_are_rung_ahead(self):
-        for job_id, job in self.jobs.items():
-            if job.state == "active":
-                rung = int(self.bench.redis.hget(self.bench.keys.job(job_id), "rung"))
-                assert rung == min(job.size, job.n_done + RING_WINDOW)
+    def open_chunks(self, lane):
+        jobs = [job for job in self.jobs.values() if job.state == "active" and job.lane == lane]
+        return [chunk for job in jobs for chunk in job.chunks if chunk.reply is None and not chunk.token]
 
-    def open_chunks(self):
-        return [
-            (job_id, number)
-            for job_id, job in self.jobs.items()
-            if job.state == "active"
-            for number, chunk in enumerate(job.chunks)
-            if chunk.reply is None
-        ]
+    def held_chunks(self):
+        jobs = [job for job in self.jobs.values() if job.state == "active"]
+        return [chunk for job in jobs for chunk in job.chunks if chunk.token]
 
-    def claim_in_redis(self, job_id, number):
-        value = self.bench.redis.hget(self.bench.keys.claims(job_id), number)
-        return value.decode().split() if value else []
-
-    def at_in_redis(self, job_id, number):
-        value = self.bench.redis.hget(self.bench.keys.claims(job_id), f"{number}:at")
-        return int(value) if value else None
-
-    def job_of(self, ref, incarnation=None):
-        """The active job whose doorbell this is."""
-        job = self.jobs.get(ref.job_id)
-        if job is None or job.state != "active" or incarnation not in (None, job.incarnation):
+    def chunk_of(self, hand):
+        """The chunk that a process believes to work on, if its job is still the same and active."""
+        job = self.jobs.get(hand.ref.job_id)
+        if job is None or job.state != "active" or job.incarnation != hand.incarnation:
             return None
-        first = int(self.bench.redis.hget(self.bench.keys.job(ref.job_id), "first_ring"))
-        return job if int(ref.token.rpartition(":")[2]) > first else None
+        return job.chunks[hand.ref.chunk]
 
     def beat(self):
         for worker in self.live:
@@ -360,15 +360,15 @@ class JobLife:
         for _ in range(2 + sum(job.size for job in self.jobs.values())):
             self.beat()
             self.bench.run(reconciler.sweep())
-            while ref := self.next_doorbell(0):
-                if isinstance(self.bench.claim(ref, "last"), Work):
-                    assert self.bench.run(claims.commit(self.bench.keys, ref, b"last"))
+            while bell := self.next_doorbell(0):
+                if isinstance(claim := self.bench.claim(bell, "last"), Work):
+                    assert self.bench.run(claims.commit(self.bench.keys, claim.ref, b"last"))
         for job_id, job in self.jobs.items():
             expected = JobState.CANCELLED if job.state == "cancelled" else JobState.DONE
             assert self.bench.status(job_id).state is expected
+        assert self.bench.redis.hlen(self.bench.keys.held) == 0
         for lane in LANES:
-            counts = self.bench.redis.hvals(self.bench.keys.lane("paper", lane))
-            assert {int(count) for count in counts} <= {0}
+            assert set(self.bench.counts(lane=lane).values()) == {0}
 
     def next_doorbell(self, pick):
         first, second = LANES if pick % 4 else LANES[::-1]
@@ -399,7 +399,7 @@ STEPS = [
     JobLife.cancel,
     JobLife.delete,
 ]
-ENOUGH = ("commit", "unwanted commit", "over", "loss", "crash", "kill", "rung again")
+ENOUGH = ("commit", "unwanted commit", "nothing", "loss", "abandoned", "crash", "kill", "claim again")
 CHECKS = [check for name, check in vars(JobLife).items() if name.startswith("check_that_")]
 
 
@@ -421,7 +421,6 @@ def live_through(bench, steps):
 
 
 @pytest.mark.parametrize("lives", [24, pytest.param(120, marks=pytest.mark.deep)])
-@mock.patch.object(submission, "RING_WINDOW", RING_WINDOW)
 def test_whatever_happens_no_chunk_is_lost_done_twice_or_mixed_up(redis_url, make_bench, lives):
     happened = Counter()
 

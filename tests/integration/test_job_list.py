@@ -67,7 +67,7 @@ def test_what_is_no_job_is_passed_over_and_what_cannot_be_read_is_counted(bench,
     put(bench, "good:sub")
     bench.redis.set(bench.keys.job("a-string"), "x")
     bench.redis.hset(bench.keys.job("no-record"), "x", "y")
-    bench.redis.hset(f"{bench.namespace}:job:\x1b", "state", "done")
+    bench.redis.hset(f"{bench.namespace}:v2:job:\x1b", "state", "done")
     bench.redis.sadd(bench.keys.lanes, b"paper bulk", b"\x1b bulk", b"paper", b"other bulk")
     bench.redis.zadd(bench.keys.active("paper", "bulk"), {"gone": 1, b"\x1b[2J": 2, "a-string": 3})
     bench.redis.set(bench.keys.active("other", "bulk"), "x")

@@ -8,7 +8,7 @@ import pytest
 from embedmill.errors import JobConflictError, MessageError, QueueFullError, ResultExpiredError
 from embedmill.jobs import reading, submission
 from embedmill.jobs.submission import Admission
-from embedmill.limits import MAX_LOSSES, RING_WINDOW, UNFINISHED_TTL_S
+from embedmill.limits import BELLS_A_CHILD, MAX_LOSSES, UNFINISHED_TTL_S
 from embedmill.protocol.chunks import unpack_chunk
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.records import JobState
@@ -16,16 +16,23 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.transport import flow
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.jobs import claims
-from embedmill_worker.jobs.claims import ChunkRef, Late, NotOurs, OtherFingerprint, OtherVersion, Work
+from embedmill_worker.jobs.claims import Late, Nothing, OtherFingerprint, Work
 from embedmill_worker.jobs.reconciler import Reconciler
+
+#: Doorbells of a lane whose children no sweep has counted.
+USUAL_BELLS = 8
 
 #: Long enough for a chunk of its own.
 TEXTS = [f"{n:04d} " * 16 for n in range(5)]
 
 
 def lane_counts(bench, lane="bulk"):
-    counts = bench.redis.hgetall(bench.keys.lane("paper", lane))
-    return {name.decode(): int(value) for name, value in counts.items()}
+    return bench.counts(lane=lane)
+
+
+def is_idle(bench, lane="bulk"):
+    """Whether nothing is left of a lane's work."""
+    return set(lane_counts(bench, lane).values()) == {0} and not bench.redis.zcard(bench.keys.active("paper", lane))
 
 
 def test_a_half_written_job_is_never_visible(bench, monkeypatch):
@@ -37,7 +44,7 @@ def test_a_half_written_job_is_never_visible(bench, monkeypatch):
         with pytest.raises(ResultExpiredError):
             bench.status()
         assert bench.doorbells() == []
-        assert lane_counts(bench) == {}
+        assert is_idle(bench)
         assert {name.split(":")[0] for name in bench.key_names()} <= {"staged"}
         replies = bench.run(iter_ask(ask))
         assert all(0 < bench.redis.pttl(key) <= submission.STAGED_TTL_S * 1000 for key in staged(bench))
@@ -108,7 +115,7 @@ def test_an_empty_job_is_done_at_once(bench):
     assert (status.state, status.n_texts, status.chunks) == (JobState.DONE, 0, 0)
     assert bench.key_names() == {"", "events"}
     assert bench.doorbells() == []
-    assert lane_counts(bench) == {}
+    assert is_idle(bench)
 
 
 def test_a_job_of_rejected_texts_alone_is_done_at_once(bench):
@@ -121,20 +128,18 @@ def test_the_largest_job_takes_a_few_round_trips_and_is_cut_as_prepared(bench):
     texts = [str(n) for n in range(65_536)]
     prepared = bench.submit(texts, card=bench.card(1e6))
     assert bench.status().n_texts == 65_536
-    assert len(bench.doorbells()) == min(RING_WINDOW, len(prepared.payloads))
+    assert bench.counts()["open"] == bench.status().chunks == len(prepared.payloads)
 
 
 def test_every_key_of_an_unfinished_job_has_a_life(bench):
     bench.submit(TEXTS)
     bench.live()
-    ref = bench.pop()
-    bench.claim(ref)
-    bench.run(claims.note_position(bench.keys, ref, 0))
-    bench.run(claims.release(bench.keys, ref.token))
+    claim = bench.take()
+    bench.run(claims.note_position(bench.keys, claim.ref, 0))
+    assert bench.give_back(claim.ref.token)
     bench.work()
-    second = bench.pop()
-    bench.claim(second)
-    assert bench.key_names() == {"", "texts", "weights", "claims", "crashes", "replies", "events"}
+    bench.take()
+    assert bench.key_names() == {"", "texts", "crashes", "replies", "events"}
     for key in bench.redis.keys(f"{bench.keys.job('job')}*"):
         assert 0 < bench.redis.pttl(key) <= UNFINISHED_TTL_S * 1000
 
@@ -146,8 +151,7 @@ def test_a_finished_job_keeps_its_reply_for_its_ttl_and_nothing_else(bench):
     assert bench.key_names() == {"", "replies", "events"}
     for key in bench.redis.keys(f"{bench.keys.job('job')}*"):
         assert 25_000 < bench.redis.pttl(key) <= 30_000
-    assert set(lane_counts(bench).values()) == {0}
-    assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0
+    assert is_idle(bench)
 
 
 def test_a_reply_is_gone_when_its_ttl_is_over(bench):
@@ -165,132 +169,128 @@ def test_a_reply_is_gone_when_its_ttl_is_over(bench):
 
 def test_a_commit_removes_the_texts_and_tells_the_waiters_in_one_step(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    claim = bench.claim(ref)
-    bench.commit(ref, claim)
-    assert not bench.redis.hexists(bench.keys.texts("job"), ref.chunk)
-    assert bench.redis.hexists(bench.keys.replies("job"), ref.chunk)
+    claim = bench.take()
+    chunk = claim.ref.chunk
+    assert bench.commit(claim)
+    assert not bench.redis.hexists(bench.keys.texts("job"), chunk)
+    assert bench.redis.hexists(bench.keys.replies("job"), chunk)
+    assert bench.redis.hlen(bench.keys.held) == 0
     events = bench.run(reading.read_events(bench.keys, "job", "0-0", 0.001))
-    assert (events.chunks, events.over) == ((ref.chunk,), None)
+    assert (events.chunks, events.over) == ((chunk,), None)
 
 
 def test_the_first_commit_wins(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
+    ref = bench.take().ref
     assert bench.run(claims.commit(bench.keys, ref, b"first"))
     assert not bench.run(claims.commit(bench.keys, ref, b"second"))
     assert bench.redis.hget(bench.keys.replies("job"), ref.chunk) == b"first"
     assert bench.status().chunks_done == 1
 
 
-def test_a_live_worker_s_chunk_is_held(bench):
+def test_a_claim_whose_answer_got_lost_is_asked_for_again(bench):
+    bench.submit(TEXTS)
+    bell = bench.pop()
+    first = bench.claim(bell, "w1")
+    assert bench.claim(bell, "w1").ref == first.ref
+    assert bench.claim(bell, "w2") == Nothing()
+    assert bench.take("w2").ref.chunk != first.ref.chunk
+    assert bench.counts()["open"] == len(TEXTS) - 2
+
+
+def test_no_chunk_is_given_twice_and_none_is_kept_back(bench):
+    bench.submit(TEXTS)
+    assert {bench.take().ref.chunk for _ in TEXTS} == set(range(len(TEXTS)))
+    assert bench.take() == Nothing()
+    assert bench.redis.hlen(bench.keys.held) == len(TEXTS)
+
+
+def test_a_zombie_s_commit_is_refused_once_its_chunk_was_given_back(bench):
+    bench.submit(TEXTS[:1])
+    zombie = bench.take("w1")
+    assert bench.give_back(zombie.ref.token, "lost")
+    again = bench.take("w2")
+    assert not bench.commit(zombie)
+    assert bench.commit(again)
+    assert bench.status().state is JobState.DONE
+
+
+def test_a_dead_worker_s_chunk_is_taken_over_and_the_loss_counted(bench, monkeypatch):
+    sweep = sweeper(bench, monkeypatch)
     bench.submit(TEXTS)
     bench.live("w1")
-    ref = bench.pop()
-    assert isinstance(bench.claim(ref, "w1"), Work)
-    bench.ask(claims.ring_again(bench.keys, ref, "", how="reclaim"))  # refused: the claim is another one by now
-    assert bench.doorbells()[0] != f"job:{ref.chunk}"
-    again = ring(bench, ref)
-    assert bench.claim(again, "w2") == NotOurs("held")
-    assert isinstance(bench.claim(ref, "w1"), Work)  # a claim whose answer got lost is asked for again
-
-
-def ring(bench, ref):
-    """Rings a chunk once more, whoever holds it."""
-    held = (bench.redis.hget(bench.keys.claims(ref.job_id), ref.chunk) or b"").decode()
-    assert bench.ask(claims.ring_again(bench.keys, ref, held, how="reclaim"))
-    return bench.pop(lane=ref.lane)
-
-
-def test_a_dead_worker_s_chunk_is_taken_over_and_the_loss_counted(bench):
-    bench.submit(TEXTS)
-    bench.live("w1")
-    ref = bench.pop()
-    bench.claim(ref, "w1")
+    lost = bench.take("w1")
     bench.die("w1")
-    again = ring(bench, ref)
-    claim = bench.claim(again, "w2")
-    assert isinstance(claim, Work)
+    assert sweep() == 1
+    claim = bench.take("w2")
+    assert claim.ref.chunk == lost.ref.chunk
     assert (claim.losses, claim.crashes) == (1, 0)
-
-
-def test_a_worker_with_another_model_counts_no_loss(bench):
-    bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref, "dead", fingerprint="f")
-    for _ in range(20):
-        assert isinstance(bench.claim(ring(bench, ref), "w2", fingerprint="g"), OtherFingerprint)
-    claim = bench.claim(ring(bench, ref), "w3", fingerprint="f")
-    assert isinstance(claim, Work)
-    assert claim.losses == 1
 
 
 def test_a_job_keeps_to_the_fingerprint_of_its_first_claim(bench):
     bench.submit(TEXTS)
     assert bench.status().fingerprint == ""
-    bench.claim(bench.pop(), fingerprint="f")
-    other = bench.claim(bench.pop(), fingerprint="g")
-    assert isinstance(other, OtherFingerprint)
-    assert other.pinned == "f"
-    assert unpack_chunk(other.texts).texts
+    bench.take(fingerprint="f")
+    n_bells = len(bench.doorbells())
+    assert bench.take(fingerprint="g") == OtherFingerprint("f", b"f")
+    assert len(bench.doorbells()) == n_bells + 1  # for a worker that can serve it
     assert bench.status().fingerprint == "f"
+    assert bench.counts()["open"] == len(TEXTS) - 1
 
 
-def test_a_record_of_another_version_is_left_alone(bench):
-    bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.redis.hset(bench.keys.job("job"), "v", 99)
-    assert bench.claim(ref) == OtherVersion("99")
-    assert bench.redis.hlen(bench.keys.claims("job")) == 0
+def test_workers_of_two_fingerprints_find_their_jobs_among_many(bench):
+    for n in range(150):
+        bench.submit(TEXTS[:2], job_id=f"f{n}")
+    for _ in range(150):
+        assert bench.take(fingerprint="f").ref.chunk == 0
+    for n in range(5):
+        bench.submit(TEXTS[:2], job_id=f"g{n}")
+    found = [bench.take(fingerprint="g") for _ in range(14)]
+    assert {claim.ref.job_id for claim in found if isinstance(claim, Work)} == {f"g{n}" for n in range(5)}
+    assert all(isinstance(bench.take(fingerprint="f"), Work) for _ in range(150))
 
 
 def test_work_that_nobody_began_before_its_deadline_is_late(bench):
     bench.submit(TEXTS, deadline_s=0.001)
-    ref = bench.pop()
+    bell = bench.pop()
     for _ in range(1_000):
-        claim = bench.claim(ref)
+        claim = bench.claim(bell)
         if isinstance(claim, Late):
             break
     assert isinstance(claim, Late)
     assert claim.waited_ms > claim.deadline_ms == 1
     assert unpack_chunk(claim.texts).texts
-    assert bench.commit(ref, claim)
+    assert bench.commit(claim)
 
 
 def test_a_crash_is_counted_under_the_text_that_was_alone(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref)
+    claim = bench.take()
     for position in (4, 4, 2):
-        bench.run(claims.note_position(bench.keys, ref, position))
-        assert bench.run(claims.release(bench.keys, ref.token))
-        ref = bench.pop()
-        claim = bench.claim(ref)
+        assert bench.run(claims.note_position(bench.keys, claim.ref, position))
+        assert bench.give_back(claim.ref.token)
+        claim = bench.take()
     assert (claim.crashes, claim.crashes_alone, claim.losses) == (3, {4: 2, 2: 1}, 0)
 
 
 def test_a_kill_is_a_loss_of_the_text_that_was_alone_and_no_crash(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref)
+    claim = bench.take()
     for position in (None, 4, 4):
         if position is not None:
-            bench.run(claims.note_position(bench.keys, ref, position))
-        assert bench.run(claims.release(bench.keys, ref.token, was_killed=True))
-        ref = bench.pop()
-        claim = bench.claim(ref)
+            bench.run(claims.note_position(bench.keys, claim.ref, position))
+        assert bench.give_back(claim.ref.token, "lost")
+        claim = bench.take()
     assert (claim.crashes, claim.crashes_alone, claim.losses, claim.losses_alone) == (0, {}, 1, {4: 2})
     assert claim.is_suspect
 
 
 def test_a_crash_when_no_text_was_alone_counts_as_a_loss_besides_so_that_it_has_an_end(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref)
+    claim = bench.take()
     for _ in range(MAX_LOSSES):
-        assert bench.run(claims.release(bench.keys, ref.token))
-        ref = bench.pop()
-        claim = bench.claim(ref)
+        assert bench.give_back(claim.ref.token)
+        claim = bench.take()
     assert (claim.crashes, claim.losses) == (MAX_LOSSES, MAX_LOSSES)
 
 
@@ -300,49 +300,48 @@ def test_a_text_under_which_whole_workers_are_lost_is_known_and_its_neighbours_a
     for n in range(MAX_LOSSES + 1):
         bench.live()
         bench.live(f"w{n}")
-        ref = bench.pop()
-        claim = bench.claim(ref, f"w{n}")
+        claim = bench.take(f"w{n}")
         assert claim.is_suspect == (n > 0)
         if n:
-            bench.run(claims.note_position(bench.keys, ref, 0))
+            bench.run(claims.note_position(bench.keys, claim.ref, 0))
         bench.die(f"w{n}")
         assert sweep() == 1
-    claim = bench.claim(bench.pop(), "w")
+    claim = bench.take("w")
     assert (claim.losses, claim.losses_alone) == (1, {0: MAX_LOSSES})
 
 
-def test_a_released_chunk_is_the_next_one(bench):
+def test_a_chunk_that_was_given_back_is_the_next_one_of_its_tenant(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref)
-    assert bench.run(claims.release(bench.keys, ref.token))
-    assert bench.doorbells()[0] == f"job:{ref.chunk}"
+    bench.submit(TEXTS, job_id="other")
+    first, second = bench.take(), bench.take()
+    bench.take()
+    for claim in (first, second):
+        assert str(bench.give_back(claim.ref.token)) == f"{claim.ref.job_id}:{claim.ref.chunk}"
+    again = [bench.take().ref for _ in range(2)]
+    assert {(ref.job_id, ref.chunk) for ref in again} == {("job", 0), ("other", 0)}
 
 
 def test_a_crash_after_the_commit_changes_nothing(bench):
     bench.submit(TEXTS)
-    ref = bench.work()
-    assert not bench.run(claims.release(bench.keys, ref.token))
-    assert not bench.run(claims.release(bench.keys, "6a1f8e0c-some-other-task"))
-    assert not bench.run(claims.release(bench.keys, "gone:0:1"))
+    claim = bench.work()
+    for token in (claim.ref.token, "6a1f8e0c-some-other-task", "1-1"):
+        assert bench.give_back(token) is None
     assert bench.redis.exists(f"{bench.keys.job('job')}:crashes") == 0
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete"])
 def test_what_is_over_takes_no_commit_no_claim_and_no_note(bench, how):
     bench.submit(TEXTS)
-    first, second, third = bench.pop(), bench.pop(), bench.pop()
-    claim = bench.claim(first)
-    bench.claim(second)
+    first, second, third = bench.take(), bench.take(), bench.take()
     assert bench.run(reading.end(bench.keys, "job", how))
-    assert not bench.commit(first, claim)
-    assert bench.claim(third) == NotOurs("over")
-    bench.run(claims.note_position(bench.keys, first, 1))
-    assert not bench.run(claims.release(bench.keys, second.token))
-    assert not bench.ask(claims.ring_again(bench.keys, second, "", how="reclaim"))
+    assert not bench.run(claims.note_position(bench.keys, first.ref, 1))
+    assert not bench.commit(first)
+    assert bench.take() == Nothing()
+    assert bench.give_back(second.ref.token) is None
+    assert not bench.ask(claims.give_back(bench.keys, third.ref, "lost"))
+    assert bench.redis.hlen(bench.keys.held) == 0
     assert bench.key_names() == ({"", "events"} if how == "cancel" else set())
-    assert set(lane_counts(bench).values()) == {0}
-    assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0
+    assert is_idle(bench)
 
 
 def test_a_cancelled_job_stays_as_a_tombstone_for_its_ttl(bench):
@@ -372,48 +371,45 @@ def test_there_is_nothing_to_end_of_a_job_that_is_not_there(bench):
 
 def test_vectors_of_a_deleted_job_never_reach_the_next_one_of_its_id(bench):
     bench.submit(TEXTS)
-    old, waiting = bench.pop(), bench.pop()
-    claim = bench.claim(old)
+    old, older = bench.take(), bench.take()
     bench.run(reading.end(bench.keys, "job", "delete"))
     bench.submit(["other " * 12, "words " * 12], lane="interactive")
-    assert not bench.commit(old, claim)
-    assert not bench.run(claims.release(bench.keys, old.token))
-    assert bench.claim(waiting) == NotOurs("over")
-    bench.run(claims.note_position(bench.keys, old, 1))
+    assert not bench.run(claims.note_position(bench.keys, old.ref, 1))
+    assert not bench.commit(old)
+    assert bench.give_back(older.ref.token) is None
+    assert bench.take() == Nothing()
     assert bench.status().chunks_done == 0
-    assert bench.key_names() == {"", "texts", "weights"}
+    assert bench.key_names() == {"", "texts"}
     assert set(lane_counts(bench).values()) == {0}
     assert lane_counts(bench, "interactive")["texts"] == 2
 
 
-def test_a_job_rings_a_bounded_number_of_chunks_ahead(bench):
-    texts = [f"{n:04d} " * 16 for n in range(RING_WINDOW + 3)]
-    bench.submit(texts)
-    assert bench.doorbells() == [f"job:{n}" for n in range(RING_WINDOW)]
-    for done in range(1, 6):
-        bench.work()
-        assert len(bench.doorbells()) == RING_WINDOW - max(0, done - 3)
-    while bench.work():
-        pass
-    assert bench.status().state is JobState.DONE
+def test_a_lane_holds_few_doorbells_and_always_enough_of_them(bench):
+    for n in range(20):
+        bench.submit(TEXTS, job_id=f"job{n}")
+    bench.live()
+    for n_left in range(100, 0, -1):
+        assert min(n_left, USUAL_BELLS // 2) <= len(bench.doorbells()) <= USUAL_BELLS
+        assert isinstance(bench.work(), Work)
+    assert bench.doorbells() == []
+    assert is_idle(bench)
 
 
 def test_chunks_may_finish_in_any_order(bench):
     bench.submit(TEXTS)
-    refs = [bench.pop() for _ in TEXTS]
-    random.Random(3).shuffle(refs)
-    for ref in refs:
-        assert bench.commit(ref, bench.claim(ref))
+    taken = [bench.take() for _ in TEXTS]
+    random.Random(3).shuffle(taken)
+    for claim in taken:
+        assert bench.commit(claim)
     replies = bench.run(reading.fetch(bench.keys, "job", range(5)))
     assert sorted(int(i) for reply in replies for i in reply.indices) == list(range(5))
 
 
-def test_a_doorbell_for_no_chunk_is_over(bench):
-    bench.submit(TEXTS)
-    ref = bench.pop()
-    beyond = ChunkRef(job_id="job", chunk=99, model="paper", lane="bulk", token=ref.token.replace(":0:", ":99:"))
-    assert bench.claim(beyond) == NotOurs("over")
-    assert not bench.run(claims.commit(bench.keys, beyond, b"reply"))
+def test_doorbells_beyond_the_work_find_nothing(bench):
+    bench.submit(TEXTS[:1])
+    assert isinstance(bench.take(), Work)
+    assert bench.take() == Nothing()
+    assert bench.claim(bench.pop()) == Nothing()
 
 
 def sweeper(bench, monkeypatch, worker_id="w"):
@@ -421,37 +417,45 @@ def sweeper(bench, monkeypatch, worker_id="w"):
     return lambda: bench.run(reconciler.sweep())
 
 
-def test_a_lost_doorbell_is_rung_again_in_the_second_sweep(bench, monkeypatch):
+def test_lost_doorbells_are_rung_again_by_the_next_sweep(bench, monkeypatch):
     sweep = sweeper(bench, monkeypatch)
     bench.submit(TEXTS)
-    bench.live()
-    lost = bench.pop()
-    assert [sweep(), sweep(), sweep()] == [0, 1, 0]
-    assert bench.doorbells()[0] == f"job:{lost.chunk}"
+    bench.live(children=4)
+    bench.redis.delete(bench.keys.queue("paper", "bulk"))
+    assert sweep() == 0
+    assert len(bench.doorbells()) == len(TEXTS)
 
 
-def test_a_dead_worker_s_chunk_is_rung_again_at_once(bench, monkeypatch):
+def test_the_sweep_rings_for_each_child_that_serves_a_lane(bench, monkeypatch):
+    sweep = sweeper(bench, monkeypatch)
+    for n in range(20):
+        bench.submit(TEXTS, job_id=f"job{n}")
+    bench.live(children=3)
+    bench.live("w2", children=2)
+    sweep()
+    assert len(bench.doorbells()) == BELLS_A_CHILD * 5
+
+
+def test_a_dead_worker_s_chunk_is_given_back_at_once(bench, monkeypatch):
     sweep = sweeper(bench, monkeypatch)
     bench.submit(TEXTS)
     bench.live()
     bench.live("w1")
-    ref = bench.pop()
-    bench.claim(ref, "w1")
+    bench.take("w1")
     bench.die("w1")
     assert sweep() == 1
     assert bench.claim(bench.pop(), "w").losses == 1
 
 
-def test_a_chunk_that_its_live_worker_forgot_is_rung_again_and_the_try_counted(bench, monkeypatch):
+def test_a_chunk_that_its_live_worker_forgot_is_given_back_and_the_try_counted(bench, monkeypatch):
     sweep = sweeper(bench, monkeypatch)
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref, "w")
-    bench.live(active=[ref.token])
+    claim = bench.take("w")
+    bench.live(active=[claim.ref.token])
     assert [sweep(), sweep()] == [0, 0]
     bench.live(active=[])
     assert [sweep(), sweep()] == [0, 1]
-    assert bench.claim(bench.pop(), "w2").losses == 1
+    assert bench.take("w2").losses == 1
 
 
 def test_tries_without_a_death_and_without_a_result_have_an_end(bench, monkeypatch):
@@ -459,31 +463,31 @@ def test_tries_without_a_death_and_without_a_result_have_an_end(bench, monkeypat
     bench.submit(TEXTS[:1])
     bench.live()
     for position in (None, *[4] * MAX_LOSSES):
-        ref = bench.pop()
-        bench.claim(ref)
+        claim = bench.take()
         if position is not None:
-            bench.run(claims.note_position(bench.keys, ref, position))
+            bench.run(claims.note_position(bench.keys, claim.ref, position))
         assert [sweep(), sweep()] == [0, 1]
-    claim = bench.claim(bench.pop())
+    claim = bench.take()
     assert (claim.losses, claim.losses_alone, claim.crashes) == (1, {4: MAX_LOSSES}, 0)
 
 
 def test_after_its_last_text_a_chunk_s_loss_is_no_text_s(bench):
     bench.submit(TEXTS)
-    ref = bench.pop()
-    bench.claim(ref)
+    ref = bench.take().ref
     assert bench.run(claims.note_position(bench.keys, ref, 4))
     assert bench.run(claims.note_position(bench.keys, ref, None))
-    assert bench.run(claims.release(bench.keys, ref.token, was_killed=True))
-    claim = bench.claim(bench.pop())
+    assert bench.give_back(ref.token, "lost")
+    claim = bench.take()
     assert (claim.losses, claim.losses_alone) == (1, {})
 
 
 def test_one_worker_sweeps_at_a_time(bench, monkeypatch):
     first, second = sweeper(bench, monkeypatch, "w1"), sweeper(bench, monkeypatch, "w2")
     bench.submit(TEXTS)
-    bench.pop()
-    assert [first(), second(), second(), first()] == [0, 0, 0, 1]
+    bench.take("gone")
+    assert [second(), first()] == [1, 0]
+    bench.take("gone")
+    assert [first(), second()] == [0, 1]
 
 
 def test_an_expired_job_leaves_the_lane_and_dead_workers_the_list(bench, monkeypatch):
@@ -493,20 +497,8 @@ def test_an_expired_job_leaves_the_lane_and_dead_workers_the_list(bench, monkeyp
     bench.die("w1")
     bench.redis.delete(bench.keys.job("job"))
     sweep()
-    assert bench.redis.zcard(bench.keys.active("paper", "bulk")) == 0
+    assert is_idle(bench)
     assert bench.redis.zcard(bench.keys.workers) == 0
-
-
-def test_a_long_queue_is_read_to_its_end(bench, monkeypatch):
-    monkeypatch.setattr("embedmill_worker.jobs.reconciler.JOBS_PAGE", 3)
-    monkeypatch.setattr("embedmill_worker.jobs.reconciler.MESSAGES_PAGE", 7)
-    sweep = sweeper(bench, monkeypatch)
-    for n in range(20):
-        bench.submit(TEXTS, job_id=f"job{n}")
-    assert [sweep(), sweep()] == [0, 0]
-    lost = bench.pop()
-    assert [sweep(), sweep()] == [0, 1]
-    assert bench.doorbells()[0] == f"{lost.job_id}:{lost.chunk}"
 
 
 def test_no_text_is_in_a_doorbell_an_event_or_the_record(bench):
@@ -550,17 +542,14 @@ def test_a_full_redis_refuses_new_work_and_finishes_what_it_has(small_valkey, na
             assert "maxmemory" in str(error)
             break
         filler += 1
-    lost = bench.pop()
-    bench.claim(bench.pop(), "dead")
+    bench.take("dead")
     bench.live()
-    assert [sweep(), sweep()] == [1, 1]
-    assert bench.doorbells()[0].startswith(lost.job_id)
+    assert [sweep(), sweep()] == [1, 0]
     assert bench.run(reading.end(bench.keys, f"job{jobs - 1}", "cancel"))
     assert bench.run(reading.end(bench.keys, f"job{jobs - 2}", "delete"))
-    ref = bench.pop()
-    work = bench.claim(ref)
+    work = bench.claim(bench.pop())
     assert isinstance(work, Work)
-    assert bench.run(claims.commit(bench.keys, ref, b"reply", [b"a dead letter" * 100]))
+    assert bench.run(claims.commit(bench.keys, work.ref, b"reply", [b"a dead letter" * 100]))
     assert bench.redis.xlen(bench.keys.dead) == 1
     while bench.work():
         pass
@@ -575,16 +564,12 @@ def test_what_cannot_be_read_in_redis_is_a_message_error(bench):
         bench.status()
 
 
-def test_a_claim_that_is_given_back_counts_as_nothing_and_its_chunk_is_found(bench):
-    bench.live("w1")
+def test_a_reply_that_redis_refused_counts_as_nothing(bench):
     bench.submit(TEXTS[:1])
-    sweeper = Reconciler(bench.keys, "w1")
     for _ in range(MAX_LOSSES + 2):
-        ref = bench.pop()
-        claim = bench.claim(ref, "w1")
+        claim = bench.take("w1")
         assert not claim.is_suspect
-        assert bench.run(claims.give_back(bench.keys, ref))
-        assert not bench.run(claims.give_back(bench.keys, ref))
-        assert [bench.run(sweeper.sweep()) for _ in range(2)] == [0, 1]
+        assert bench.give_back(claim.ref.token, "refused")
+        assert bench.give_back(claim.ref.token, "refused") is None
     bench.work()
     assert bench.status().state is JobState.DONE

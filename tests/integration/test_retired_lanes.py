@@ -25,8 +25,8 @@ def sweep(bench, monkeypatch):
 def left(bench):
     """What Redis holds of the lanes of the model that nobody serves."""
     keys = bench.keys
-    of_lane = [name(keys)("paper", lane) for lane in LANES for name in (lambda k: k.lane, lambda k: k.drain)]
-    of_lane += [keys.queue("paper", lane) for lane in LANES]
+    names = (keys.lane, keys.queue, keys.turns, keys.tenants, keys.flights)
+    of_lane = [name("paper", lane) for lane in LANES for name in names]
     members = bench.redis.smembers(keys.lanes) & {f"paper {lane}".encode() for lane in LANES}
     return [name for name in of_lane if bench.redis.exists(name)], members
 
@@ -84,28 +84,3 @@ def test_a_job_that_is_submitted_once_its_lane_is_forgotten_begins_it_anew(bench
     while bench.work():
         pass
     assert bench.status("last").state is JobState.DONE
-
-
-def test_a_doorbell_of_a_job_that_no_sweep_finds_keeps_the_lane(bench, sweep):
-    bench.submit(TEXTS)
-    bench.redis.delete(bench.keys.active("paper", "bulk"))
-    for _ in range(2):
-        sweep()
-    assert b"paper bulk" in left(bench)[1]
-    while bench.work():
-        pass
-    assert bench.status().state is JobState.DONE
-
-
-def test_many_doorbells_are_forgotten_page_by_page(bench, sweep, monkeypatch):
-    monkeypatch.setattr(reconciler, "MESSAGES_PAGE", 2)
-    bench.submit(TEXTS)
-    bench.redis.rpush(bench.keys.queue("paper", "bulk"), b"no doorbell", b"\xff")
-    with EmbeddingClient(bench.redis_url, "paper", namespace=bench.namespace) as client:
-        client.job("job").cancel()
-    lengths = []
-    while left(bench) != ([], set()):
-        sweep()
-        lengths.append(bench.redis.llen(bench.keys.queue("paper", "bulk")))
-        assert len(lengths) < 10
-    assert lengths == [5, 3, 1, 0]

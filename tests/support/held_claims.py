@@ -22,11 +22,13 @@ class Held:
 def held_claims(server: redis.Redis, keys: Keyspace, job: Job) -> list[Held]:
     """The claims of processes that are alive."""
     found = []
-    for chunk, claim in server.hgetall(keys.claims(job.id)).items():
-        if b":" in chunk:
+    for token, entry in server.hgetall(keys.held).items():
+        if token.endswith(b":at"):
             continue
-        worker, token, pid = claim.decode().split(" ")
-        held = Held(int(worker.split(".")[-2]), int(pid), chunk.decode(), token)
+        job_id, chunk, _, _, _, worker, pid, *_ = entry.decode().split(" ")
+        if job_id != job.id:
+            continue
+        held = Held(int(worker.split(".")[-2]), int(pid), chunk, token.decode())
         if is_alive(held.child_pid) and is_alive(held.worker_pid):
             found.append(held)
     return found

@@ -12,6 +12,7 @@ from embedmill.protocol.chunks import ChunkReply
 from embedmill.protocol.dead_letter import DeadLetter, of_text
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.vectors import Dtype, to_bytes
+from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 
 PAGE = (REPOSITORY / "docs" / "protocol.md").read_text("utf-8")
@@ -37,7 +38,8 @@ WORKER = WorkerInfo(
     state="ready",
     children=2,
     models={CARD.name: CARD.fingerprint},
-    active=("example:0:1764000000000001",),
+    active=("1764000000000001-1",),
+    protocol=PROTOCOL_VERSION,
 )
 REPLY = ChunkReply(
     indices=np.array([0, 1], dtype=np.uint32),

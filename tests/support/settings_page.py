@@ -35,8 +35,14 @@ OTHERS = {
     "EMBEDMILL_IDLE_TIMEOUT_S": "gateway: seconds that an idle connection is kept; default 75",
     "EMBEDMILL_GRACE_S": "worker: seconds from SIGTERM until what still runs is left to other workers; default 80",
     "EMBEDMILL_HEALTH_FILE": "worker: file that it writes for `embedmill health`; default none",
-    "EMBEDMILL_MAX_QUEUED_TOKENS": "client: tokens that may wait in a lane before QueueFullError; 0 allows any number;"
-    " default 100,000,000",
+    "EMBEDMILL_TENANT": "client: who the jobs are for; workers take turns between tenants; default nobody in"
+    " particular",
+    "EMBEDMILL_TENANT_WEIGHTS": "worker: tenants that have several tenants' share or a part of one, as in"
+    " gold=3,free=0.5",
+    "EMBEDMILL_TENANT_CAP": "worker: tokens that one tenant may have under work before others go first; default 0,"
+    " any number",
+    "EMBEDMILL_MAX_QUEUED_TOKENS": "client: tokens of one tenant that may wait in a lane before QueueFullError; 0"
+    " allows any number; default 100,000,000",
     "EMBEDMILL_QDRANT_API_KEY": "reindex: the API key of Qdrant",
     "EMBEDMILL_WEBHOOK_SECRET": "gateway: secret (whsec_…) for webhooks of jobs that bring none; see jobs.md",
     "EMBEDMILL_VALKEY_BINARY": "up and demo: the server to start instead of the embedded Valkey",

@@ -43,11 +43,13 @@ def run(infos, lanes, counts, cards=None, drains=None):
                     replies.append({f"{model} {lane}".encode() for model, lane in lanes})
                 case ("TIME",):
                     replies.append(NOW)
-                case ("HMGET", key, "drained", "rate", "counted_ms"):
-                    replies.append(next((v for k, v in (drains or {}).items() if KEYS.drain(*k) == key), [None] * 3))
-                case ("HMGET", key, *_):
+                case ("HMGET", key, "chunks", "texts", "tokens", "drained", "rate", "counted_ms"):
                     found = next((v for k, v in counts.items() if KEYS.lane(*k) == key), (None,) * 4)
-                    replies.append([None if v is None else str(v).encode() for v in found[:3]])
+                    drain = next((v for k, v in (drains or {}).items() if KEYS.lane(*k) == key), [None] * 3)
+                    shown = [None if v is None else str(v).encode() for v in found[:3]]
+                    replies.append(shown + drain if isinstance(drain, list) else drain)
+                case ("ZREVRANGE", _, 0, _, "WITHSCORES"):
+                    replies.append([b"gold", b"7", b"a b", b"1", b"", b"x"])
                 case ("ZRANGE", key, 0, 0, "WITHSCORES"):
                     oldest = next((v[3] for k, v in counts.items() if KEYS.active(*k) == key), None)
                     replies.append([] if oldest is None else [b"job", str(oldest).encode()])
@@ -77,7 +79,7 @@ def test_a_worker_of_two_models_is_two_entries_and_four_lanes():
 
 def test_a_lane_that_nobody_serves_shows_what_waits_in_it_and_for_how_long():
     (lane,) = run([], [("gone", "bulk")], {("gone", "bulk"): (2, 30, 400, 997_250)}).lanes
-    assert (lane.queue, lane.chunks, lane.texts, lane.tokens) == ("ns.gone.bulk", 2, 30, 400)
+    assert (lane.queue, lane.chunks, lane.texts, lane.tokens) == ("ns.v2.gone.bulk", 2, 30, 400)
     assert lane.oldest_age_s == 3.25
 
 

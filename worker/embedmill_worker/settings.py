@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Final
 from embedmill.errors import SettingsError
 from embedmill.limits import MAX_WORKER_MODELS
 from embedmill.model_spec import ModelSpec
-from embedmill.settings import ClientSettings, data_dir, default_data_dir, naming, whole_number
+from embedmill.safe.printable import printable
+from embedmill.settings import ClientSettings, data_dir, default_data_dir, is_tenant, naming, whole_number
 from embedmill.urls import mask_url
 from embedmill_worker.environment import is_on
 from embedmill_worker.health import HEALTH_FILE_ENV
+from embedmill_worker.jobs.claims import Policy
 
 #: Model served if ``EMBEDMILL_MODEL`` is not set; it comes as a data wheel and needs no model hub.
 DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
@@ -61,6 +64,8 @@ class WorkerSettings:
     health_file: Path | None = None
     #: Seconds from SIGTERM until tasks that still run are left to other workers.
     grace_s: float = DEFAULT_GRACE_S
+    #: How lanes are shared between tenants.
+    policy: Policy = field(default_factory=Policy)
     #: Name of the setting that the Redis URL came from, for errors.
     url_name: str = field(default="redis_url", compare=False)
 
@@ -110,8 +115,24 @@ class WorkerSettings:
                 keep_dead_texts=is_on(env.get("EMBEDMILL_KEEP_DEAD_TEXTS", "")),
                 cache_url=env.get("EMBEDMILL_CACHE_URL", ""),
                 health_file=Path(env[HEALTH_FILE_ENV]) if env.get(HEALTH_FILE_ENV) else None,
+                policy=Policy(
+                    weights=_weights(env.get("EMBEDMILL_TENANT_WEIGHTS", "")),
+                    max_flight=whole_number(env, "EMBEDMILL_TENANT_CAP", 0),
+                ),
                 grace_s=float(whole_number(env, "EMBEDMILL_GRACE_S", int(DEFAULT_GRACE_S))),
             )
+
+
+def _weights(value: str) -> dict[str, float]:
+    """Read ``tenant=weight``, by comma."""
+    weights = {}
+    for pair in filter(None, value.replace(" ", "").split(",")):
+        tenant, _, weight = pair.partition("=")
+        if not is_tenant(tenant) or not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", weight) or float(weight) <= 0:
+            reason = "give tenants and their weights by comma, as in gold=3,free=0.5"
+            raise SettingsError("EMBEDMILL_TENANT_WEIGHTS", printable(value), reason)
+        weights[tenant] = float(weight)
+    return weights
 
 
 def _concurrency(value: str) -> int:

@@ -124,7 +124,7 @@ class Coalescer:
 
     async def _alone(self, values: list[str], kind: BatchKey, timeout_s: float, label: str) -> EmbeddingReply:
         state = self._state()
-        how = SubmitOptions(model=kind.model, lane=kind.lane, label=label, block=kind.block)
+        how = SubmitOptions(model=kind.model, lane=kind.lane, tenant=kind.tenant, label=label, block=kind.block)
         task = asyncio.create_task(self._run(values, kind, how, timeout_s))
         state.tasks.add(task)
         task.add_done_callback(state.tasks.discard)
@@ -176,6 +176,7 @@ class Coalescer:
         last_s = max(caller.deadline_s for caller in job.callers) - asyncio.get_running_loop().time()
         how = SubmitOptions(
             model=queue.kind.model,
+            tenant=queue.kind.tenant,
             lane=queue.kind.lane,
             job_id=job.job_id,
             in_one_chunk=len(job.batch.calls) > 1,

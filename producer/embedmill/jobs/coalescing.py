@@ -35,6 +35,8 @@ class BatchKey:
     options: EmbedOptions
     #: Whether the calls wait for room when the queue is full.
     block: bool = False
+    #: Who the calls are for; None: the client's tenant.
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

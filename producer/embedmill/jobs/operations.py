@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -60,6 +61,7 @@ class JobOperations:
         self.keys = Keyspace(settings.namespace)
         self.outlook = WorkerDirectory(settings.model)
         self._max_queued_tokens = settings.max_queued_tokens
+        self._tenant = settings.tenant
         self._timeout_s = settings.timeout_s
 
     def seconds(self, timeout_s: float | None) -> float:
@@ -90,6 +92,8 @@ class JobOperations:
             self.outlook.update((yield from discovery.look_around(self.keys)))
         name, card, children = self.outlook.choose(how.model)
         self.outlook.check_protocol(name)
+        if how.tenant is None:
+            how = replace(how, tenant=self._tenant)
         make = partial(prepare, values, options, how, model=name, card=card, children=children)
         if len(values) <= MAX_CHUNK_TEXTS and sum(map(len, values)) <= BRIEF_CHARS:
             return make()

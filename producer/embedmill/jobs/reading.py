@@ -86,7 +86,7 @@ def take(keys: Keyspace, request: JobRequest, chunks: Sequence[int]) -> Flow[lis
         ResultExpiredError: a reply is not in Redis, perhaps because an earlier attempt lost its answer.
         MessageError: a reply cannot be read.
     """
-    delete = evalsha("delete", keys.of_job(request.job_id, request.model, request.lane))
+    delete = evalsha("delete", keys.of_job(request.job_id, request.model, request.lane, request.tenant))
     read: list[Command] = [("HMGET", keys.replies(request.job_id), *chunks)] if chunks else []
     *values, _ = yield RoundTrip([*read, delete], outage_s=WAITING_OUTAGE_S)
     return _replies(request.job_id, values[0]) if chunks else []
@@ -101,15 +101,16 @@ def _replies(job_id: str, values: Sequence[bytes | None]) -> list[ChunkReply]:
 
 def discard(keys: Keyspace, request: JobRequest, *, grace_s: float) -> Flow[None]:
     """Delete a job of this client, if Redis answers at once."""
-    job_keys = keys.of_job(request.job_id, request.model, request.lane)
+    job_keys = keys.of_job(request.job_id, request.model, request.lane, request.tenant)
     yield RoundTrip([evalsha("delete", job_keys)], grace_s=grace_s, outage_s=0.0)
 
 
 def end(keys: Keyspace, job_id: str, how: str) -> Flow[bytes | int | None]:
     """Cancel or delete a job and return what the script ``how`` returns; None if the job is not in Redis."""
-    (found,) = yield RoundTrip([("HMGET", keys.job(job_id), "model", "lane")])
+    (found,) = yield RoundTrip([("HMGET", keys.job(job_id), "model", "lane", "tenant")])
     if found[0] is None:
         return None
-    job_keys = keys.of_job(job_id, read_name(found[0]), read_name(found[1]))
+    model, lane, tenant = (read_name(value or b"") for value in found)
+    job_keys = keys.of_job(job_id, model, lane, tenant)
     (outcome,) = yield RoundTrip([evalsha(how, job_keys)])
     return cast("bytes | int | None", outcome)

@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgpack
 import numpy as np
 
 from embedmill.errors import InvalidRequestError, InvalidTextError, JobTooLargeError, TooManyTextsError
 from embedmill.jobs import chunking
 from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_BYTES, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
-from embedmill.protocol import version
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, digest, pack_chunk, pack_rejected
 from embedmill.protocol.keys import LANES
@@ -23,7 +21,7 @@ from embedmill.protocol.options import EmbedOptions, pack_options
 from embedmill.reply import Reason, Rejected
 from embedmill.safe.printable import kind
 from embedmill.safe.utf8 import surrogate_at
-from embedmill.settings import MAX_SECONDS, is_seconds
+from embedmill.settings import MAX_SECONDS, TENANT_PATTERN, is_seconds, is_tenant
 
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NOT_IN_ID: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -60,6 +58,8 @@ class SubmitOptions:
 
     model: str | None
     lane: str
+    #: Who the job is for; "": nobody in particular; None: the client's tenant.
+    tenant: str | None = None
     job_id: str | None = None
     #: What ids begin with that are made here: a request's name, to be found by in logs.
     label: str = ""
@@ -72,6 +72,8 @@ class SubmitOptions:
 
     def __post_init__(self) -> None:
         check_lane(self.lane)
+        if self.tenant is not None:
+            check_tenant(self.tenant)
         check_seconds("ttl_s", self.ttl_s)
         if self.job_id is not None:
             check_job_id(self.job_id)
@@ -86,6 +88,7 @@ class JobRequest:
     job_id: str
     model: str
     lane: str
+    tenant: str
     n_texts: int
     digest: str
     options: EmbedOptions
@@ -108,14 +111,14 @@ class JobRequest:
         """Number of bytes of the packed texts."""
         return sum(map(len, self.payloads))
 
-    def record(self) -> bytes:
-        """Return the fields of the job's record, packed as ``lua/submit.lua`` reads them."""
-        fields: dict[str, Any] = {
-            "v": version.PROTOCOL_VERSION,
+    def record(self) -> list[str | bytes | int]:
+        """Return the fields of the job's record as ``lua/submit.lua`` reads them: name, value, …."""
+        fields: dict[str, str | bytes | int] = {
             "id": self.job_id,
             "digest": self.digest,
             "model": self.model,
             "lane": self.lane,
+            "tenant": self.tenant,
             "options": pack_options(self.options),
             "rejected": pack_rejected(self.rejected) if self.rejected else b"",
             "n_texts": sum(texts for texts, _ in self.weights),
@@ -128,9 +131,7 @@ class JobRequest:
             "deadline_ms": round(self.deadline_s * 1000),
             "limit_s": f"{self.limit_s:.1f}",
         }
-        # Redis's cmsgpack reads only raw strings, not the newer bin type.
-        packed: bytes = msgpack.packb(fields, use_bin_type=False)
-        return packed
+        return [part for field in fields.items() for part in field]
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
@@ -202,6 +203,17 @@ def check_lane(lane: str) -> str:
     if lane not in LANES:
         raise InvalidRequestError("lane", f"{kind(lane)} is not one of {', '.join(LANES)}")
     return lane
+
+
+def check_tenant(tenant: str) -> str:
+    """Return the tenant if there can be one of this name; "": none.
+
+    Raises:
+        InvalidRequestError: the value cannot be a tenant's name.
+    """
+    if tenant != "" and not is_tenant(tenant):
+        raise InvalidRequestError("tenant", f"{kind(tenant)} does not match {TENANT_PATTERN.pattern}")
+    return tenant
 
 
 def check_job_id(job_id: str) -> str:
@@ -286,6 +298,7 @@ def prepare(
         job_id=how.job_id or new_job_id(how.label),
         model=model,
         lane=how.lane,
+        tenant=how.tenant or "",
         n_texts=len(values),
         digest=sha256,
         options=options,
@@ -299,6 +312,13 @@ def prepare(
         limit_s=TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s,
         row_bytes=row_bytes(options, card) + math.ceil(overhead / max(1, len(positions))),
     )
+
+
+def longest_limit_s(card: ModelCard) -> float:
+    """Return the time limit in seconds of the costliest chunk that a job of this model can have."""
+    costliest_text = float(chunking.estimate_costs([MAX_TEXT_CHARS], card)[0])
+    costliest = max(chunking.chunk_budget(card), costliest_text)
+    return TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s
 
 
 def row_bytes(options: EmbedOptions, card: ModelCard) -> int:

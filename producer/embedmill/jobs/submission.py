@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, QueueFullError
 from embedmill.jobs.request import JobRequest
-from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES, RING_WINDOW
-from embedmill.protocol.chunks import pack_weights
+from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES
+from embedmill.protocol.chunks import weigh_chunk
 from embedmill.protocol.keys import Keyspace
 from embedmill.transport.flow import Command, Flow, RoundTrip, Sleep, evalsha
 
@@ -39,7 +39,7 @@ LONGEST_RETRY_S: Final = 300.0
 class Admission:
     """The limits by which a client's jobs are admitted to Redis."""
 
-    #: Tokens that may wait in a lane; 0: no limit.
+    #: Tokens of one tenant that may wait in a lane; 0: no limit.
     max_queued_tokens: int = MAX_QUEUED_TOKENS
     #: Throughput of the live workers by their model's card, used until it has been measured; 0 without workers.
     expected_tokens_per_s: float = 0.0
@@ -102,8 +102,8 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
     staged = keys.staged(request.job_id, nonce)
     commands: list[Command] = []
     size = 0
-    for chunk, payload in enumerate(request.payloads):
-        commands.append(("HSET", staged, chunk, payload))
+    for chunk, (payload, weight) in enumerate(zip(request.payloads, request.weights, strict=True)):
+        commands.append(("HSET", staged, chunk, weigh_chunk(payload, *weight)))
         if chunk == 0:  # set the expiry first, so that nothing stays if the connection breaks later
             commands.append(("EXPIRE", staged, STAGED_TTL_S))
         size += len(payload)
@@ -115,10 +115,9 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
 
 
 def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str, *, unstaged_bytes: int) -> Command:
-    job_keys = (*keys.of_job(request.job_id, request.model, request.lane), keys.staged(request.job_id, nonce))
-    weights = pack_weights(request.weights)
+    job_keys = keys.of_job(request.job_id, request.model, request.lane, request.tenant)
     limits = (admission.max_queued_tokens, MEMORY_SHARES[request.lane], unstaged_bytes)
-    return evalsha("submit", job_keys, request.record(), weights, RING_WINDOW, *limits)
+    return evalsha("submit", (*job_keys, keys.staged(request.job_id, nonce)), *limits, *request.record())
 
 
 def _is_settled(keys: Keyspace, request: JobRequest, admission: Admission, outcome: Any) -> bool:

@@ -184,6 +184,15 @@ def read_rejected(data: bytes) -> tuple[Rejected, ...]:
     return unpack_rejected(unpack(data, MAX_CHUNK_BYTES)) if data else ()
 
 
-def pack_weights(weights: Iterable[tuple[int, int]]) -> bytes:
-    """Pack the (texts, tokens) of every chunk, 8 bytes each, as ``prelude.lua`` reads them."""
-    return b"".join(struct.pack("<II", texts, min(tokens, 0xFFFFFFFF)) for texts, tokens in weights)
+#: A chunk's weight, which stands before it: texts and estimated tokens.
+_WEIGHT: Final = struct.Struct("<II")
+
+
+def weigh_chunk(packed: bytes, n_texts: int, n_tokens: int) -> bytes:
+    """Return a packed chunk with its weight before it, as Redis stores it and ``lua/claim.lua`` reads it."""
+    return _WEIGHT.pack(n_texts, min(n_tokens, 0xFFFFFFFF)) + packed
+
+
+def without_weight(stored: bytes) -> bytes:
+    """Return the packed chunk in what Redis stores."""
+    return stored[_WEIGHT.size :]

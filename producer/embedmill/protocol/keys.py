@@ -1,19 +1,11 @@
 """The name of every Redis key of the project; no other module spells one.
 
-All keys are in one namespace, by default ``embedmill``:
+All keys are in one namespace, by default ``embedmill``. Those whose meaning depends on the protocol version have it in
+their prefix, ``{v}``, which is ``{ns}:v2``:
 
     {ns}:models                       hash    model name → card (JSON). Permanent.
-    {ns}:lanes                        set     "model lane" of every lane in use; the reconciler removes a lane that is
-                                              empty and whose model no worker serves.
-    {ns}:lane:{model}:{lane}          hash    chunks, texts and tokens not yet committed, bytes of their
-                                              vectors. Lives as long as its lane.
-    {ns}:drain:{model}:{lane}         hash    tokens ever drained; tokens and clock, ms, at the last sweep, and the
-                                              rate, tokens/s, between two sweeps; the position of a running sweep
-                                              and what it has counted. Lives as long as its lane.
-    {ns}:active:{model}:{lane}        zset    job id → submission time, ms; unfinished jobs only
     {ns}:workers                      zset    worker id → last heartbeat, ms
     {ns}:worker:{worker}              string  the worker's entry (JSON), which is its liveness key
-    {ns}:lock:reconciler              string  worker id of the one reconciler; .v2, … for later protocol versions
     {ns}:rate:{caller}:{minute}       string  tokens that an API key of the gateway has used in a minute; two minutes
     {ns}:entry:{id}                   hash    what a gateway keeps of a job beside its record: its request's hash, its
                                               webhook with the secret, how it ended; 30 days: gateway/jobs/entries.py
@@ -21,17 +13,32 @@ All keys are in one namespace, by default ``embedmill``:
     {ns}:outbox                       zset    job id → when, ms, a gateway next looks whether the job has ended, or
                                               next sends its webhook
     {ns}:dead                         stream  l: a dead letter; the newest 10,000, none older than 30 days
+    {v}:lock                          string  worker id of the one reconciler
+    {v}:lanes                         set     "model lane" of every lane in use; the reconciler removes a lane that is
+                                              empty and whose model no worker serves.
+    {v}:held                          hash    token → "job chunk texts tokens birth worker pid model lane tenant" of
+                                              a chunk under work; "token:at" → position of the text that is alone
 
-A job's keys live ``UNFINISHED_TTL_S`` until its last commit and ``ttl_s`` after it:
+A lane's keys live as long as it does:
 
-    {ns}:job:{id}                     hash    the record: see submit.lua
-    {ns}:job:{id}:texts               hash    chunk → packed texts; deleted by the chunk's commit
-    {ns}:job:{id}:weights             string  8 bytes a chunk: texts and tokens, uint32 little-endian
-    {ns}:job:{id}:claims              hash    chunk → "worker token pid"; "chunk:at" → text being embedded
-    {ns}:job:{id}:crashes             hash    "chunk" → crashes, "chunk:lost" → losses; "chunk:text…": of a text alone
-    {ns}:job:{id}:replies             hash    chunk → packed reply
-    {ns}:job:{id}:events              stream  c: number of a finished chunk, or s: the job's last state
-    {ns}:job:{id}:staged:{nonce}      hash    texts of a job being submitted; ten minutes
+    {v}:lane:{model}:{lane}           hash    chunks, texts and tokens not yet committed, bytes of their vectors; open:
+                                              chunks that nobody has claimed; clock and turn of its order; bells: rung
+                                              ever; wanted: doorbells that its workers have use for; admitted and
+                                              drained: tokens ever; rate: tokens/s at the last sweep
+    {v}:active:{model}:{lane}         zset    job id → submission time, ms; unfinished jobs only
+    {v}:turns:{model}:{lane}          zset    tenant with work → tokens that it was served, by its weight
+    {v}:ring:{model}:{lane}:{tenant}  zset    job with chunks that nobody has claimed → its turn
+    {v}:tenants:{model}:{lane}        zset    tenant → tokens not yet committed
+    {v}:flights:{model}:{lane}        zset    tenant → tokens under work, where that has a limit
+
+A job's keys live ``UNFINISHED_TTL_S`` until its end, renewed by claims, and ``ttl_s`` after it:
+
+    {v}:job:{id}                      hash    the record: see submit.lua
+    {v}:job:{id}:texts                hash    chunk → its weight and packed texts; deleted by the chunk's commit
+    {v}:job:{id}:crashes              hash    "chunk" → crashes, "chunk:lost" → losses; "chunk:text…": of a text alone
+    {v}:job:{id}:replies              hash    chunk → packed reply
+    {v}:job:{id}:events               stream  c: number of a finished chunk, or s: the job's last state
+    {v}:job:{id}:staged:{nonce}       hash    texts of a job being submitted; ten minutes
 
 The embedding cache is in a Redis of its own, which evicts what is used least:
 
@@ -40,8 +47,7 @@ The embedding cache is in a Redis of its own, which evicts what is used least:
 
 Celery's own keys are in the namespace as well:
 
-    {ns}.{model}.{lane}               list    doorbells of a lane, the messages that tell workers of a chunk; .v2, …
-                                              for later protocol versions
+    {ns}.v2.{model}.{lane}            list    doorbells of a lane: messages that tell workers that it has work
     {ns}.embed                        list    messages of the task embedmill.embed
     {ns}.unacked, .unacked_index, .unacked_mutex      deliveries not yet acknowledged
     _kombu.binding.{ns}*              set     kombu's queue tables. Permanent.
@@ -61,16 +67,16 @@ Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 
 
-def _of_version() -> str:
-    """Return the suffix of keys that each protocol version has for itself; empty for the first version."""
-    return "" if version.PROTOCOL_VERSION == 1 else f".v{version.PROTOCOL_VERSION}"
-
-
 @dataclass(frozen=True, slots=True)
 class Keyspace:
     """The keys of one namespace."""
 
     namespace: str
+
+    @property
+    def versioned(self) -> str:
+        """Prefix of the keys that other protocol versions have for themselves."""
+        return f"{self.namespace}:v{version.PROTOCOL_VERSION}"
 
     @property
     def models(self) -> str:
@@ -80,7 +86,7 @@ class Keyspace:
     @property
     def lanes(self) -> str:
         """Key of the set of lanes in use."""
-        return f"{self.namespace}:lanes"
+        return f"{self.versioned}:lanes"
 
     @property
     def workers(self) -> str:
@@ -90,7 +96,7 @@ class Keyspace:
     @property
     def job_prefix(self) -> str:
         """Prefix of a job record's key, before the job's id."""
-        return f"{self.namespace}:job:"
+        return f"{self.versioned}:job:"
 
     @property
     def worker_prefix(self) -> str:
@@ -100,7 +106,12 @@ class Keyspace:
     @property
     def reconciler_lock(self) -> str:
         """Key of the lock that one reconciler holds for this protocol version."""
-        return f"{self.namespace}:lock:reconciler{_of_version()}"
+        return f"{self.versioned}:lock"
+
+    @property
+    def held(self) -> str:
+        """Key of the chunks under work, by the tokens of their doorbells."""
+        return f"{self.versioned}:held"
 
     @property
     def dead(self) -> str:
@@ -127,20 +138,35 @@ class Keyspace:
         return self.worker_prefix + worker_id
 
     def lane(self, model: str, lane: str) -> str:
-        """Return the key of a lane's counters of work that is not yet committed."""
-        return f"{self.namespace}:lane:{model}:{lane}"
-
-    def drain(self, model: str, lane: str) -> str:
-        """Return the key of a lane's drain rate."""
-        return f"{self.namespace}:drain:{model}:{lane}"
+        """Return the key of a lane's numbers."""
+        return self._of_lane("lane", model, lane)
 
     def active(self, model: str, lane: str) -> str:
         """Return the key of a lane's unfinished jobs."""
-        return f"{self.namespace}:active:{model}:{lane}"
+        return self._of_lane("active", model, lane)
+
+    def turns(self, model: str, lane: str) -> str:
+        """Return the key of the order of a lane's tenants."""
+        return self._of_lane("turns", model, lane)
+
+    def ring_prefix(self, model: str, lane: str) -> str:
+        """Return the prefix of the orders of tenants' jobs in a lane, before the tenant."""
+        return self._of_lane("ring", model, lane) + ":"
+
+    def tenants(self, model: str, lane: str) -> str:
+        """Return the key of the tokens that wait in a lane, by tenant."""
+        return self._of_lane("tenants", model, lane)
+
+    def flights(self, model: str, lane: str) -> str:
+        """Return the key of the tokens under work in a lane, by tenant."""
+        return self._of_lane("flights", model, lane)
 
     def queue(self, model: str, lane: str) -> str:
-        """Return the name of a lane's Celery queue, which holds its doorbells. Each protocol version has its own."""
-        return f"{self.namespace}.{model}.{lane}{_of_version()}"
+        """Return the name of a lane's Celery queue, which holds its doorbells."""
+        return f"{self.namespace}.v{version.PROTOCOL_VERSION}.{model}.{lane}"
+
+    def _of_lane(self, what: str, model: str, lane: str) -> str:
+        return f"{self.versioned}:{what}:{model}:{lane}"
 
     def job(self, job_id: str) -> str:
         """Return the key of a job's record."""
@@ -149,10 +175,6 @@ class Keyspace:
     def texts(self, job_id: str) -> str:
         """Return the key of a job's chunks that are not yet committed."""
         return f"{self.job(job_id)}:texts"
-
-    def claims(self, job_id: str) -> str:
-        """Return the key of the claims: which worker processes which chunk."""
-        return f"{self.job(job_id)}:claims"
 
     def crashes(self, job_id: str) -> str:
         """Return the key of the crashes and losses of a job's chunks."""
@@ -186,20 +208,21 @@ class Keyspace:
         """Return the key of a text's embedding in the cache's own Redis."""
         return f"{self.namespace}:cache:{hash.hex()}"
 
-    def of_job(self, job_id: str, model: str, lane: str) -> tuple[str, ...]:
+    def of_job(self, job_id: str, model: str, lane: str, tenant: str) -> tuple[str, ...]:
         """Return the KEYS of every job script, in the order of the names in ``lua/prelude.lua``."""
-        job = self.job(job_id)
         return (
-            job,
+            self.job(job_id),
             self.texts(job_id),
-            f"{job}:weights",
-            self.claims(job_id),
             self.crashes(job_id),
             self.replies(job_id),
             self.events(job_id),
+            self.held,
             self.lane(model, lane),
             self.active(model, lane),
             self.queue(model, lane),
             self.lanes,
-            self.drain(model, lane),
+            self.turns(model, lane),
+            self.ring_prefix(model, lane) + tenant,
+            self.tenants(model, lane),
+            self.flights(model, lane),
         )

@@ -26,8 +26,8 @@ def script(name: str) -> Script:
 
 #: Names of all scripts.
 NAMES = (
-    *("submit", "claim", "commit", "note", "release", "reclaim", "abandon", "unclaim", "cancel", "delete"),
-    *("announce", "beat", "lock", "look", "queued", "survey", "retire"),
+    *("submit", "claim", "commit", "note", "give_back", "cancel", "delete", "announce", "beat", "lock", "look"),
+    *("survey", "mend", "settle", "top_up", "retire"),
 )
 
 

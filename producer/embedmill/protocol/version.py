@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Version of the data in Redis. A worker refuses records of any other version.
-PROTOCOL_VERSION: Final = 1
+#: Version of the data in Redis. Each version has keys of its own; see ``keys.py``.
+PROTOCOL_VERSION: Final = 2

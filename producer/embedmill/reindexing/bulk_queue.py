@@ -160,9 +160,10 @@ class BulkQueue:
 
     def _backlog(self) -> Flow[Backlog]:
         model = self._model or ""
-        lane, drain = self._keys.lane(model, self.lane), self._keys.drain(model, self.lane)
-        ask = [("HGET", lane, "tokens"), ("HMGET", drain, "rate", "counted_ms"), ("TIME",)]
-        tokens, (rate, counted_ms), (now_s, _) = yield RoundTrip(ask)
+        lane = self._keys.lane(model, self.lane)
+        (tokens, rate, counted_ms), (now_s, _) = yield RoundTrip(
+            [("HMGET", lane, "tokens", "rate", "counted_ms"), ("TIME",)]
+        )
         measured = 0.0
         if 0 <= int(now_s) * 1000 + 999 - _number(counted_ms) < RATE_TTL_MS:
             measured = _number(rate)

@@ -10,6 +10,9 @@ from embedmill.protocol.keys import LANES, Keyspace
 #: Seconds for the last traces to go: a deletion that Redis forgot in a crash, a second ring of a chunk.
 SETTLING_S = 60.0
 
+#: What a lane counts of work that is not done.
+COUNTERS = ("chunks", "texts", "tokens", "bytes", "open")
+
 
 def leftovers(server: redis.Redis, namespace: str, model: str) -> list[str]:
     """What is left that must not be; empty once all is well, which is waited for."""
@@ -22,12 +25,18 @@ def leftovers(server: redis.Redis, namespace: str, model: str) -> list[str]:
 def _look(server: redis.Redis, keys: Keyspace, model: str) -> list[str]:
     found = []
     for lane in LANES:
-        counts = server.hgetall(keys.lane(model, lane))
-        found += [f"{lane}: {name.decode()} is {count.decode()}" for name, count in counts.items() if int(count)]
+        counts = server.hmget(keys.lane(model, lane), COUNTERS)
+        found += [
+            f"{lane}: {n} is {count.decode()}" for n, count in zip(COUNTERS, counts, strict=True) if int(count or 0)
+        ]
         if n_active := server.zcard(keys.active(model, lane)):
             found.append(f"{lane}: {n_active} jobs active")
         if n_doorbells := server.llen(keys.queue(model, lane)):
             found.append(f"{lane}: {n_doorbells} doorbells")
+        if waiting := [name for name, n in server.zrange(keys.tenants(model, lane), 0, -1, withscores=True) if n]:
+            found.append(f"{lane}: {len(waiting)} tenants with tokens")
+    if n_held := server.hlen(keys.held):
+        found.append(f"{n_held} entries of what is held")
     if n_unacked := server.hlen(keys.unacked):
         found.append(f"{n_unacked} deliveries not acknowledged")
     if n_letters := server.xlen(keys.dead):
@@ -38,7 +47,7 @@ def _look(server: redis.Redis, keys: Keyspace, model: str) -> list[str]:
 def _everlasting(server: redis.Redis, keys: Keyspace, model: str) -> list[str]:
     """Keys without a time to live, but those that keys.py says are permanent."""
     permanent = {keys.models, keys.lanes, keys.workers}
-    permanent |= {name(model, lane) for lane in LANES for name in (keys.lane, keys.drain)}
+    permanent |= {name(model, lane) for lane in LANES for name in (keys.lane, keys.turns, keys.tenants)}
     return [
         f"{key} has no time to live"
         for key in (raw.decode() for raw in server.scan_iter(f"{keys.namespace}*", count=1_000))

@@ -97,8 +97,8 @@ class Faults:
 
     def _in_flight(self, server: redis.Redis) -> str:
         jobs = [job for lane in LANES for job in server.zrange(self._keys.active(MODEL, lane), 0, -1)]
-        claims = sum(b":" not in chunk for job in jobs for chunk in server.hkeys(self._keys.claims(job.decode())))
-        return f"{len(jobs)} jobs, {claims} chunks under work" if claims else ""
+        n_held = sum(b":" not in token for token in server.hkeys(self._keys.held))
+        return f"{len(jobs)} jobs, {n_held} chunks under work" if n_held else ""
 
     def settle(self) -> None:
         """Waits until every fault that takes a while is over, and undoes what is left of them."""
@@ -209,7 +209,7 @@ class Faults:
     def _spoil_counters(self) -> str:
         """Write garbage into every counter of a lane; the sweep is to put them right."""
         lane = self._rng.choice(LANES)
-        key = self._rng.choice([self._keys.lane(MODEL, lane), self._keys.drain(MODEL, lane)])
+        key = self._keys.lane(MODEL, lane)
         with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
             names = server.hkeys(key)
             if names:

@@ -118,3 +118,10 @@ def test_two_keys_differ(lines):
     with pytest.raises(SettingsError, match="two keys have the same") as caught:
         parse(*lines)
     assert "zebra" not in str(caught.value)
+
+
+def test_a_key_s_name_is_its_tenant_unless_it_names_one():
+    lines = ["a-secret-of-16-chars name=nightly", "another-secret-of-16 name=web tenant=shop", "a-third-secret-of-16"]
+    named, told, unnamed = ApiKeys.parse(lines, "keys").callers
+    assert (named.tenant, told.tenant, unnamed.tenant) == ("nightly", "shop", unnamed.name)
+    assert ApiKeys().identify(None).tenant is None

@@ -1,6 +1,5 @@
 """From a caller's arguments to a job: what cannot be served is refused before anything is sent."""
 
-import msgpack
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,6 +16,7 @@ from embedmill.protocol.chunks import unpack_chunk
 from embedmill.protocol.options import EmbedOptions
 from embedmill.protocol.records import JobState, JobStatus
 from embedmill.protocol.vectors import Dtype
+from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.reply import Reason
 
@@ -53,10 +53,10 @@ def test_the_digest_does_not_depend_on_how_the_job_is_cut(texts, children, token
 
 
 def test_the_record_is_what_the_script_reads():
-    packed = prepare(["a", "b"], deadline_s=1.5, job_id="j").record()
-    fields = msgpack.unpackb(packed, unicode_errors="surrogateescape")
-    assert {name: fields[name] for name in ("v", "id", "model", "lane", "n_texts", "n_rows", "n_chunks")} == {
-        "v": 1,
+    flat = prepare(["a", "b"], deadline_s=1.5, job_id="j").record()
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert {name: fields[name] for name in ("id", "model", "lane", "tenant", "n_texts", "n_rows", "n_chunks")} == {
+        "tenant": "",
         "id": "j",
         "model": "m",
         "lane": "bulk",
@@ -165,7 +165,8 @@ def outlook(*names, default=None, workers=()):
 
 
 def worker(model):
-    return WorkerInfo(worker_id="w", name="n", pid=1, host="h", state="ready", children=3, models={model: "f"})
+    told = {"worker_id": "w", "name": "n", "pid": 1, "host": "h", "state": "ready", "children": 3}
+    return WorkerInfo(**told, models={model: "f"}, protocol=PROTOCOL_VERSION)
 
 
 def test_the_only_announced_model_is_meant_when_none_is_named():

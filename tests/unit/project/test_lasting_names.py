@@ -30,51 +30,54 @@ SOURCES = [*(REPOSITORY / "producer").rglob("*.py"), *(REPOSITORY / "worker").rg
 
 #: By these sha1s the scripts are known to a Redis that workers of two versions share.
 SCRIPTS = {
-    "abandon": "3f94a4d84a43",
-    "announce": "eca0a19705a0",
-    "beat": "b23bdab3cf75",
-    "cancel": "47f244a99cc9",
-    "claim": "d0091177ec5f",
-    "commit": "200df401e390",
-    "delete": "68fb86e6de74",
-    "lock": "3e75a3d54238",
-    "look": "d29c946d6f6d",
-    "note": "2b44a2813a4e",
-    "queued": "64beca2f7c40",
-    "reclaim": "bb55990eab34",
-    "release": "6b41c5b9ac42",
-    "retire": "ae16541f28bb",
-    "submit": "31f1dfe23ee2",
-    "survey": "a1f3a1b305c4",
-    "unclaim": "192ea88863ce",
+    "announce": "f627f84e097e",
+    "beat": "6e00da68cc89",
+    "cancel": "6a4681b193cf",
+    "claim": "8a4983258987",
+    "commit": "9f247e24fca2",
+    "delete": "028a95fa1506",
+    "give_back": "b3cf68ca3e8d",
+    "lock": "4313a58ffe2f",
+    "look": "7864786226c5",
+    "mend": "18893d7139fc",
+    "note": "a61d76467778",
+    "retire": "20fba94c36bc",
+    "settle": "4b99922d1ab2",
+    "submit": "4d4e12cca83e",
+    "survey": "85c236efa3fb",
+    "top_up": "128c386f039f",
 }
 
 KEYS = {
     "models": "ns:models",
-    "lanes": "ns:lanes",
     "workers": "ns:workers",
     "worker_prefix": "ns:worker:",
-    "reconciler_lock": "ns:lock:reconciler",
-    "dead": "ns:dead",
-    "job_prefix": "ns:job:",
-    "embed_queue": "ns.embed",
-    "unacked": "ns.unacked",
-    "lane": "ns:lane:model:lane",
-    "drain": "ns:drain:model:lane",
-    "active": "ns:active:model:lane",
-    "queue": "ns.model.lane",
     "worker": "ns:worker:worker_id",
-    "job": "ns:job:job_id",
-    "texts": "ns:job:job_id:texts",
-    "claims": "ns:job:job_id:claims",
-    "crashes": "ns:job:job_id:crashes",
-    "replies": "ns:job:job_id:replies",
-    "events": "ns:job:job_id:events",
-    "staged": "ns:job:job_id:staged:nonce",
+    "dead": "ns:dead",
     "rate": "ns:rate:caller:minute",
     "entry": "ns:entry:job_id",
     "entries": "ns:entries:owner",
     "outbox": "ns:outbox",
+    "versioned": "ns:v2",
+    "lanes": "ns:v2:lanes",
+    "held": "ns:v2:held",
+    "reconciler_lock": "ns:v2:lock",
+    "lane": "ns:v2:lane:model:lane",
+    "active": "ns:v2:active:model:lane",
+    "turns": "ns:v2:turns:model:lane",
+    "ring_prefix": "ns:v2:ring:model:lane:",
+    "tenants": "ns:v2:tenants:model:lane",
+    "flights": "ns:v2:flights:model:lane",
+    "job_prefix": "ns:v2:job:",
+    "job": "ns:v2:job:job_id",
+    "texts": "ns:v2:job:job_id:texts",
+    "crashes": "ns:v2:job:job_id:crashes",
+    "replies": "ns:v2:job:job_id:replies",
+    "events": "ns:v2:job:job_id:events",
+    "staged": "ns:v2:job:job_id:staged:nonce",
+    "queue": "ns.v2.model.lane",
+    "embed_queue": "ns.embed",
+    "unacked": "ns.unacked",
 }
 
 QUEUE = "--model --namespace --redis-url"
@@ -124,6 +127,7 @@ ACTIONS = {
     "beat",
     "cache",
     "claim_gone",
+    "claimed",
     "committed",
     "dead_letter",
     "dropped",
@@ -146,9 +150,8 @@ ACTIONS = {
     "measure_price",
     "model_ready",
     "no_lane",
-    "not_ours",
+    "no_work",
     "one_by_one",
-    "other_version",
     "quantize_model",
     "reconcile",
     "recount",
@@ -199,7 +202,7 @@ def test_every_class_that_a_string_names_is_there(name):
 
 
 def test_scripts_are_those_that_running_workers_have_loaded():
-    assert version.PROTOCOL_VERSION == 1
+    assert version.PROTOCOL_VERSION == 2
     assert {name: script(name).sha[:12] for name in NAMES} == SCRIPTS
 
 
@@ -241,7 +244,7 @@ def test_status_as_json_has_the_promised_fields():
     assert worker == {"name", "model", "fingerprint", "state", "pid", "children"}
     assert lane == {
         *("model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"),
-        *("tokens_done", "tokens_per_s"),
+        *("tokens_done", "tokens_per_s", "tenants"),
     }
 
 

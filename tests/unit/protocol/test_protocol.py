@@ -22,10 +22,11 @@ from embedmill.protocol.chunks import (
     pack_chunk,
     pack_rejected,
     pack_reply,
-    pack_weights,
     read_rejected,
     unpack_chunk,
     unpack_reply,
+    weigh_chunk,
+    without_weight,
 )
 from embedmill.protocol.options import EmbedOptions, pack_options, unpack_options
 from embedmill.protocol.vectors import Dtype, DtypeName
@@ -323,7 +324,8 @@ def test_the_digest_tells_any_two_contents_apart(values, asked):
 
 
 @settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(1, 2**32 - 1), st.integers(1, 2**40)), max_size=10))
-def test_weights_take_eight_bytes_a_chunk(weights):
-    packed = np.frombuffer(pack_weights(weights), dtype="<u4").reshape(-1, 2)
-    assert packed.tolist() == [[count, min(tokens, 2**32 - 1)] for count, tokens in weights]
+@given(st.binary(max_size=20), st.integers(1, 2**32 - 1), st.integers(1, 2**40))
+def test_a_weight_is_eight_bytes_before_its_chunk(packed, n_texts, n_tokens):
+    stored = weigh_chunk(packed, n_texts, n_tokens)
+    assert np.frombuffer(stored[:8], dtype="<u4").tolist() == [n_texts, min(n_tokens, 2**32 - 1)]
+    assert without_weight(stored) == packed

@@ -4,27 +4,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill.jobs.request import check_job_id
-from embedmill_worker.jobs.claims import crash_counts, parse_token
-
-job_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
+from embedmill_worker.jobs.claims import ChunkRef, Held, crash_counts, is_token, read_held
 
 
-@given(job_ids, st.integers(0, 65_535), st.integers(1, 10**6))
-def test_a_doorbell_s_id_names_its_job_and_chunk(job_id, chunk, ring):
-    assert parse_token(f"{check_job_id(job_id)}:{chunk}:{ring}") == (job_id, chunk)
+def test_a_doorbell_s_id_is_a_token():
+    assert is_token("1764000000000001-17")
 
 
 @pytest.mark.parametrize(
-    "token", ["", "6a1f8e0c-7d0a-4f4e-9f2e", "j:1", "j:x:1", "j:1:x", "j:-1:1", "j:1:1:1", "j:٣:1", "j::1", "j:1.0:1"]
+    "token", ["", "6a1f8e0c-7d0a-4f4e-9f2e", "j:1:1", "1-", "-1", "1", "1-1-1", "1-1:at", "٣-1", "1-1\n"]
 )
-def test_any_other_task_s_id_names_none(token):
-    assert parse_token(token) is None
+def test_any_other_task_s_id_is_none(token):
+    assert not is_token(token)
 
 
-@given(st.text())
-def test_no_id_however_odd_is_an_error(token):
-    parse_token(token)
+@given(st.binary(), st.binary())
+def test_nothing_that_somebody_puts_among_what_is_held_is_an_error(token, entry):
+    read_held(token, entry)
+
+
+@pytest.mark.parametrize("tenant", ["", "gold"])
+def test_what_is_held_names_its_chunk(tenant):
+    entry = f"j.1 7 64 900 1764000000000001 host.1.ab 77 o/model@1 bulk {tenant}".encode()
+    held = read_held(b"5-1", entry)
+    ref = ChunkRef(job_id="j.1", chunk=7, tenant=tenant, model="o/model@1", lane="bulk", token="5-1")
+    assert held == Held(ref=ref, worker="host.1.ab", n_tokens=900)
+    assert read_held(b"5-1:at", b"3") is None
 
 
 def test_crashes_and_losses_are_picked_by_chunk_and_by_text():

@@ -2,7 +2,10 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.reply import Reason, Rejected
 from embedmill_worker.engine import Embeddings
 from embedmill_worker.jobs import claims, dead_letters, embed_task, processor
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Bell, ChunkRef
 
 TOO_LONG = Rejected(index=0, reason=Reason.TOO_LONG, detail="9 > 8")
 
@@ -29,7 +32,8 @@ class Panic(BaseException):
     """As extension modules throw it: no Exception."""
 
 
-REF = ChunkRef(job_id="j", chunk=0, model="paper", lane="bulk", token="j:0:1")
+BELL = Bell(model="paper", lane="bulk", token="1-1")
+REF = ChunkRef(job_id="j", chunk=0, tenant="", model="paper", lane="bulk", token=BELL.token)
 
 
 class PaperEngine:
@@ -68,6 +72,9 @@ class Record:
         self.letters = []
         self.noted = []
         self.released = []
+        #: Fingerprints under which was claimed, and entries of live workers.
+        self.asked_as = []
+        self.workers = []
         #: How many texts are embedded alone before the claim is gone.
         self.stands_for = 1_000
 
@@ -80,27 +87,38 @@ class Record:
             return end.value
 
     def answer(self, command):
-        if command[0] == "HMGET":
-            return [REF.model.encode(), REF.lane.encode()]
+        if command[0] == "HGET":
+            return b"j 0 1 1 1 w 7 paper bulk "
         assert command[0] == "EVALSHA"
         name = next(name for name in NAMES if script(name).sha == command[1])
         return getattr(self, f"answer_{name}")(*command[3 + command[2] :])
 
-    def answer_claim(self, *_):
+    def answer_claim(self, _token, _worker, fingerprint, *_):
+        self.asked_as.append(fingerprint)
+        if isinstance(self.claim, claims.OtherFingerprint) and fingerprint == self.claim.raw:
+            return as_claimed(claimed(["a"]))
         return as_claimed(self.claim)
 
-    def answer_release(self, _chunk, token, how):
-        self.released.append((token, how == "killed"))
+    def answer_give_back(self, token, why):
+        self.released.append((token, why))
         return 1
 
-    def answer_note(self, _chunk, _token, position):
+    def answer_look(self, *_):
+        return [[], [], self.workers]
+
+    def answer_note(self, _token, position):
         self.noted.append(None if position == "" else position)
         return int(len(self.noted) <= self.stands_for)
 
-    def answer_commit(self, _chunk, reply, _token, _most, _ttl_ms, *letters):
+    def answer_commit(self, _token, reply, _max_flight, _most, _ttl_ms, *letters):
         self.committed = unpack_reply(reply)
         self.letters = [dead_letter.unpack("1-0", letter) for letter in letters]
         return b"committed"
+
+
+#: Job, chunk and tenant as a claim names them, and what stands before texts in Redis.
+OF_CHUNK = (b"j", b"0", b"")
+WEIGHT = bytes(8)
 
 
 def as_claimed(claim):
@@ -111,14 +129,13 @@ def as_claimed(claim):
             of_text = {f":{at}": n for at, n in claim.crashes_alone.items()}
             of_text |= {f":{at}:lost": n for at, n in claim.losses_alone.items()}
             counts = [x for name, n in {**of_chunk, **of_text}.items() if n for x in (f"0{name}".encode(), b"%d" % n)]
-            return [b"work", claim.texts, claim.options, b"%f" % claim.waited_ms, counts]
+            return [b"work", *OF_CHUNK, WEIGHT + claim.texts, claim.options, b"%f" % claim.waited_ms, b"10.1", counts]
         case claims.Late():
-            return [b"late", claim.texts, claim.options, b"%f" % claim.waited_ms, b"%f" % claim.deadline_ms]
+            times = (b"%f" % claim.waited_ms, b"%f" % claim.deadline_ms)
+            return [b"late", *OF_CHUNK, WEIGHT + claim.texts, claim.options, *times]
         case claims.OtherFingerprint():
-            return [b"fingerprint", claim.pinned.encode(), claim.texts, claim.options]
-        case claims.OtherVersion():
-            return [b"version", claim.version.encode()]
-    return [claim.why.encode()]
+            return [b"other", claim.raw]
+    return [b"none"]
 
 
 def packed(texts, options=None):
@@ -129,13 +146,13 @@ def packed(texts, options=None):
 def work_on(claim, engine=None, *, keeps_texts=False):
     record = Record(claim)
     processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", keeps_texts=keeps_texts).work(
-        REF, engine or PaperEngine()
+        BELL, engine or PaperEngine()
     )
     return record
 
 
 def claimed(texts, options=None, **counts):
-    return claims.Work(*packed(texts, options), **{"waited_ms": 5.0, "losses": 0, **counts})
+    return claims.Work(REF, *packed(texts, options), **{"waited_ms": 5.0, "losses": 0, **counts})
 
 
 def reasons(reply):
@@ -181,7 +198,7 @@ def test_a_chunk_that_is_not_wanted_any_more_is_left_at_the_next_text():
     engine = PaperEngine()
     record = Record(claimed(["a", "bb", "ccc"], crashes=1))
     record.stands_for = 1
-    processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, engine)
+    processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, engine)
     assert engine.calls == [["a"]]
     assert record.committed is None
 
@@ -228,14 +245,14 @@ def test_every_text_of_a_chunk_given_up_whole_leaves_a_letter():
 
 
 def test_a_chunk_that_cannot_be_read_or_served_leaves_one_letter():
-    junk = claims.Work(b"\x80junk", packed([])[1], 1.0)
+    junk = claims.Work(REF, b"\x80junk", packed([])[1], 1.0)
     for claim in (junk, claimed(["a", "bb"], EmbedOptions(dimensions=9))):
         (letter,) = work_on(claim).letters
         assert (letter.index, letter.reason, letter.n_bytes) == (None, "unsupported", len(claim.texts))
 
 
 def test_what_is_the_caller_s_fault_or_came_too_late_leaves_no_letter():
-    assert work_on(claims.Late(*packed(["a"]), 1_500.0, 1_000.0)).letters == []
+    assert work_on(claims.Late(REF, *packed(["a"]), 1_500.0, 1_000.0)).letters == []
     engine = PaperEngine()
     plain = engine.embed
     engine.embed = lambda texts, **how: dataclasses.replace(plain(texts, **how), rejected=(TOO_LONG,))
@@ -245,7 +262,9 @@ def test_what_is_the_caller_s_fault_or_came_too_late_leaves_no_letter():
 
 def test_what_came_too_late_is_rejected_unembedded():
     engine = PaperEngine()
-    reply = work_on(claims.Late(*packed(["a"], EmbedOptions(dtype=Dtype.INT8)), 1_500.0, 1_000.0), engine).committed
+    reply = work_on(
+        claims.Late(REF, *packed(["a"], EmbedOptions(dtype=Dtype.INT8)), 1_500.0, 1_000.0), engine
+    ).committed
     assert reasons(reply) == {10: Reason.DEADLINE}
     assert reply.rejected[0].detail == "work began 1.500 s after submission, limit 1.000 s"
     assert rows(reply).tolist() == [[0] * 8]
@@ -253,7 +272,7 @@ def test_what_came_too_late_is_rejected_unembedded():
 
 
 def test_a_chunk_that_cannot_be_read_is_committed_without_rows():
-    reply = work_on(claims.Work(b"\x80junk", packed([])[1], 1.0, 0)).committed
+    reply = work_on(claims.Work(REF, b"\x80junk", packed([])[1], 1.0)).committed
     assert len(reply.indices) == 0
     assert reply.vectors == b""
 
@@ -270,11 +289,36 @@ def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
         PaperEngine().card.check(options)
 
 
-@pytest.mark.parametrize("claim", [claims.NotOurs("over"), claims.NotOurs("held"), claims.OtherVersion("99")])
-def test_what_is_not_ours_is_left_alone(claim):
+def test_a_doorbell_that_finds_no_work_is_no_work():
     engine = PaperEngine()
-    assert work_on(claim, engine).committed is None
+    assert work_on(claims.Nothing(), engine).committed is None
     assert engine.calls == []
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_work_of_another_fingerprint_is_left_to_its_workers_or_rejected_if_there_are_none(monkeypatch, is_served):
+    pauses = []
+    monkeypatch.setattr(processor.time, "sleep", pauses.append)
+    record, engine = Record(claims.OtherFingerprint("g", b"g")), PaperEngine()
+    if is_served:
+        info = {"name": "n", "pid": 1, "host": "h", "state": "ready", "children": 1, "models": {"paper": "g"}}
+        record.workers = [json.dumps({"worker_id": "other", **info}).encode()]
+    processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, engine)
+    assert engine.calls == []
+    assert (len(pauses), record.asked_as) == ((1, ["f"]) if is_served else (0, ["f", b"g"]))
+    if not is_served:
+        assert (reasons(record.committed), record.committed.fingerprint) == ({10: Reason.MODEL_CHANGED}, "g")
+        assert record.letters == []
+
+
+def test_a_chunk_that_takes_too_long_is_ended_by_the_kernel():
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # as in a worker's child
+        with processor.alarm(0.05):
+            while True:
+                pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGALRM
 
 
 def test_rows_are_given_as_the_job_asked_for_them():
@@ -313,7 +357,7 @@ def test_oversized_options_are_refused_unread():
 def test_what_ends_a_process_is_no_text_s_fault(stop):
     record = Record(claimed(["a", "poison"]))
     with pytest.raises(stop):
-        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, PaperEngine(stop()))
+        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, PaperEngine(stop()))
     assert (record.committed, record.released) == (None, [])
 
 
@@ -324,7 +368,7 @@ def test_a_try_that_fails_outside_the_engine_is_counted_and_tells_no_text(monkey
 
     monkeypatch.setattr(processor, "to_reply", fail)
     record = work_on(claimed(["a"]))
-    assert (record.committed, record.released) == (None, [(REF.token, True)])
+    assert (record.committed, record.released) == (None, [(REF.token, "lost")])
     assert type(error).__name__ in caplog.text
     assert "zebra" not in caplog.text
 
@@ -334,7 +378,7 @@ def test_a_chunk_whose_letters_cannot_be_written_is_rejected_without_them(monkey
         raise ValueError("zebra")
 
     monkeypatch.setattr(dead_letters, "letters", fail)
-    assert work_on(claimed(["a"], losses=MAX_LOSSES)).released == [(REF.token, True)]
+    assert work_on(claimed(["a"], losses=MAX_LOSSES)).released == [(REF.token, "lost")]
     record = work_on(claimed(["a"], losses=MAX_LOSSES + 1))
     assert reasons(record.committed) == {10: Reason.WORKERS_LOST}
     assert (record.letters, record.released) == ([], [])
@@ -358,25 +402,19 @@ def test_a_redis_that_is_away_is_no_failure_of_the_chunk(monkeypatch):
     monkeypatch.setattr(processor, "to_reply", fail)
     record = Record(claimed(["a"]))
     with pytest.raises(BrokerUnavailableError):
-        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, PaperEngine())
+        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, PaperEngine())
     assert record.released == []
 
 
 def test_a_reply_that_is_refused_for_a_key_s_sake_is_no_failure_of_the_chunk():
     class Refusing(Record):
-        given_back = 0
-
         def answer_commit(self, *_):
             raise KeyConflictError("redis://h", "ns:dead is a string, not a stream")
 
-        def answer_unclaim(self, *_):
-            self.given_back += 1
-            return 1
-
     record = Refusing(claimed(["a", "poison"]))
     with pytest.raises(KeyConflictError):
-        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(REF, PaperEngine())
-    assert (record.given_back, record.released) == (1, [])
+        processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, PaperEngine())
+    assert record.released == [(REF.token, "refused")]
 
 
 def test_a_row_that_the_asked_dtype_cannot_hold_is_rejected_with_a_letter():

@@ -1,55 +1,59 @@
 """Which chunks are lost: a decision, not a side effect."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from embedmill_worker.jobs.claims import ChunkRef
-from embedmill_worker.jobs.reconciler import Lost, OpenChunk, find_lost
+from embedmill_worker.jobs.claims import ChunkRef, Held
+from embedmill_worker.jobs.reconciler import find_lost
 
-REF = ChunkRef(job_id="j", chunk=3, model="m", lane="bulk", token="")
-WORKING = {"w1": frozenset({"j:3:1", "other:0:9"})}
+WORKING = {"w1": frozenset({"3-1", "9-9"})}
 IDLE = {"w1": frozenset()}
-NOT_SEEN, SEEN = set(), {("j", 3)}
 
 
-def suspected(claim):
-    return {("j", 3, claim)}
+def held(token="3-1", worker="w1"):
+    ref = ChunkRef(job_id="j", chunk=3, tenant="", model="m", lane="bulk", token=token)
+    return Held(ref=ref, worker=worker, n_tokens=1)
 
 
 @pytest.mark.parametrize(
-    ("claim", "queued", "active", "suspects", "how"),
+    ("one", "active", "suspects", "how"),
     [
-        # In its queue: it waits its turn, whatever else is said of it.
-        ("", SEEN, {}, suspected(""), None),
-        ("w1 j:3:1 77", SEEN, {}, suspected("w1 j:3:1 77"), None),
-        # Popped and not claimed: it may be on its way to a child, once.
-        ("", NOT_SEEN, WORKING, set(), "suspect"),
-        ("", NOT_SEEN, WORKING, suspected(""), "reclaim"),
-        # Claimed, and its worker says that it works on it.
-        ("w1 j:3:1 77", NOT_SEEN, WORKING, set(), None),
-        ("w1 j:3:1 77", NOT_SEEN, WORKING, suspected("w1 j:3:1 77"), None),
-        # Claimed by a worker that lives and does not work on it: it may have begun after its last beat, once.
-        ("w1 j:3:1 77", NOT_SEEN, IDLE, set(), "suspect"),
-        ("w1 j:3:1 77", NOT_SEEN, IDLE, suspected("w1 j:3:1 77"), "abandon"),
-        ("w1 j:3:2 77", NOT_SEEN, WORKING, suspected("w1 j:3:2 77"), "abandon"),
+        # Its worker says that it works on it.
+        (held(), WORKING, set(), None),
+        (held(), WORKING, {"3-1"}, None),
+        # Its worker lives and does not work on it: it may have begun after its last beat, once.
+        (held(), IDLE, set(), "suspect"),
+        (held(), IDLE, {"3-1"}, "lost"),
+        (held("3-2"), WORKING, {"3-2"}, "lost"),
         # The suspicion was of another claim.
-        ("w1 j:3:2 77", NOT_SEEN, IDLE, suspected("w1 j:3:1 77"), "suspect"),
-        ("w1 j:3:1 77", NOT_SEEN, IDLE, suspected(""), "suspect"),
+        (held("3-2"), IDLE, {"3-1"}, "suspect"),
         # Its worker is dead: no second look is needed.
-        ("w0 j:3:1 77", NOT_SEEN, WORKING, set(), "reclaim"),
-        ("w0 j:3:1 77", NOT_SEEN, {}, set(), "reclaim"),
-        # As workers before pids wrote it.
-        ("w1 j:3:1", NOT_SEEN, WORKING, set(), None),
-        ("w0 j:3:1", NOT_SEEN, WORKING, set(), "reclaim"),
+        (held(worker="w0"), WORKING, set(), "lost"),
+        (held(worker="w0"), {}, set(), "lost"),
     ],
 )
-def test_a_chunk_is_lost_when_nothing_can_finish_it(claim, queued, active, suspects, how):
-    lost, next_suspects = find_lost([OpenChunk(REF, claim)], queued, active, suspects)
-    assert lost == ([Lost(REF, claim, how)] if how in ("reclaim", "abandon") else [])
-    assert next_suspects == (suspected(claim) if how == "suspect" else set())
+def test_a_chunk_is_lost_when_nobody_works_on_it(one, active, suspects, how):
+    lost, next_suspects = find_lost([one], active, suspects)
+    assert lost == ([one] if how == "lost" else [])
+    assert next_suspects == ({one.ref.token} if how == "suspect" else set())
 
 
-def test_each_chunk_is_checked_by_itself():
-    others = [OpenChunk(ChunkRef(job_id="j", chunk=n, model="m", lane="bulk", token=""), "") for n in (4, 5)]
-    lost, suspects = find_lost([OpenChunk(REF, ""), *others], {("j", 4)}, {}, suspected(""))
-    assert lost == [Lost(REF, "", "reclaim")]
-    assert suspects == {("j", 5, "")}
+tokens = st.sampled_from(["1-1", "1-2", "1-3", "1-4"])
+workers = st.sampled_from(["w1", "w2", "w3"])
+
+
+@given(
+    st.dictionaries(tokens, workers),
+    st.dictionaries(workers, st.frozensets(tokens)),
+    st.sets(tokens),
+)
+def test_nothing_under_work_is_taken_away_and_nothing_stays_held_for_ever(holders, active, suspects):
+    all_held = [held(token, worker) for token, worker in holders.items()]
+    lost, next_suspects = find_lost(all_held, active, suspects)
+    for one in all_held:
+        is_worked_on = one.ref.token in active.get(one.worker, frozenset())
+        assert (one in lost) + (one.ref.token in next_suspects) + is_worked_on == 1
+    again, rest = find_lost([one for one in all_held if one not in lost], active, next_suspects)
+    assert rest == set()
+    assert {one.ref.token for one in again} == next_suspects

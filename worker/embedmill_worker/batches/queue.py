@@ -22,10 +22,11 @@ FETCH_S: Final = 120.0
 class WindowQueue:
     """The jobs of one batch."""
 
-    def __init__(self, client: AsyncEmbeddingClient, batch_id: str, model: str) -> None:
+    def __init__(self, client: AsyncEmbeddingClient, batch_id: str, model: str, tenant: str | None = None) -> None:
         self._client = client
         self._batch_id = batch_id
         self._model = model
+        self._tenant = tenant
 
     def _job_id(self, window: Window) -> str:
         return f"{self._batch_id}-{window.name}"
@@ -52,6 +53,7 @@ class WindowQueue:
             dimensions=options.dimensions,
             truncate=options.truncate,
             lane="bulk",
+            tenant=self._tenant,
             job_id=self._job_id(window),
             ttl_s=TTL_S,
         )

@@ -233,7 +233,7 @@ class BatchScheduler:
         try:
             run = BatchRun(
                 source,
-                WindowQueue(self._service.client, batch.id, card.name),
+                WindowQueue(self._service.client, batch.id, card.name, caller.tenant),
                 results,
                 journal,
                 progress=batch.progress,

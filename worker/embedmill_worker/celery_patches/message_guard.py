@@ -1,6 +1,6 @@
 """A guard for incoming messages: kombu's Redis transport reads them through ``messages``, and drops those refused.
 
-If a dropped doorbell belonged to a chunk, the reconciler re-queues the chunk. Seen in kombu 5.7.0: bytes that are not
+A dropped doorbell is made good by the next one. Seen in kombu 5.7.0: bytes that are not
 JSON, or JSON without the expected fields, raise in the event loop and end the worker.
 
 The guard also keeps texts out of libraries' logs and errors (Celery 5.7.0, redis-py 8.1.0). Texts pass through a
@@ -11,7 +11,7 @@ redis-py puts the failed command of a pipeline into its error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 from typing import Any, Final
 
@@ -27,8 +27,13 @@ log = logging.getLogger(__name__)
 _APPLY: Final = "TaskPool: Apply"
 
 
-def guard(*, remote_control: bool = False) -> None:
-    """Make kombu read all messages through ``messages``; those of remote control pass unchanged if it is on."""
+def guard(limits_s: Mapping[str, float] | None = None, *, remote_control: bool = False) -> None:
+    """Make kombu read all messages through ``messages``; those of remote control pass unchanged if it is on.
+
+    Args:
+        limits_s: queue of doorbells → time limit of its tasks in seconds.
+        remote_control: whether it is on.
+    """
     kombu: Any = transport
     if getattr(kombu.loads, "is_guard", False):
         return
@@ -36,7 +41,7 @@ def guard(*, remote_control: bool = False) -> None:
     kombu.QoS.restore_by_tag = _restoring(kombu.QoS.restore_by_tag)
     kombu.QoS.ack = _forgetting(kombu.QoS.ack)
     kombu.QoS.reject = _forgetting(kombu.QoS.reject)
-    kombu.Transport._deliver = _delivering(kombu.Transport._deliver)
+    kombu.Transport._deliver = _delivering(kombu.Transport._deliver, limits_s or {})
 
 
 def _reading(original: Callable[[str], Any] | None) -> Callable[[str], Any]:
@@ -54,14 +59,16 @@ def _reading(original: Callable[[str], Any] | None) -> Callable[[str], Any]:
     return loads
 
 
-def _delivering(original: Any) -> Any:
+def _delivering(original: Any, limits_s: Mapping[str, float]) -> Any:
     def _deliver(self: Any, message: Any, queue: str) -> None:
-        """Set the routing key to the queue that the message came from, whatever the message claims."""
+        """Set routing key and time limit by the queue that the message came from, whatever the message claims."""
         if not isinstance(message, dict):
             log.warning("a delivery in queue %s was dropped: it is not a message", queue, extra={"action": "dropped"})
             raise Empty
         if "task" in message["headers"]:
             message["properties"]["delivery_info"]["routing_key"] = queue
+            if queue in limits_s:
+                message["headers"]["timelimit"] = [limits_s[queue], None]
         original(self, message, queue)
 
     return _deliver

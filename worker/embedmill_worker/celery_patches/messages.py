@@ -16,10 +16,9 @@ from kombu.exceptions import KombuError
 from kombu.serialization import loads
 
 from embedmill.canvas import EMBED_TASK
-from embedmill.errors import InvalidRequestError, MessageError
-from embedmill.jobs.request import check_job_id
+from embedmill.errors import MessageError
 from embedmill.limits import MAX_MESSAGE_BYTES
-from embedmill_worker.jobs.claims import parse_token
+from embedmill_worker.jobs.claims import is_token
 
 #: Name of the task that a doorbell asks for.
 CHUNK_TASK: Final = "embedmill.chunk"
@@ -176,13 +175,8 @@ def _check_lengths(packed: bytes) -> None:
 
 
 def _check_doorbell(token: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-    named = parse_token(token)
-    if named is None or list(named) != args or kwargs:
-        raise MessageError("its id and its arguments do not name the same chunk")
-    try:
-        check_job_id(named[0])
-    except InvalidRequestError as error:
-        raise MessageError(str(error)) from None
+    if not is_token(token) or args or kwargs:
+        raise MessageError("its id is not that of a doorbell, or it has arguments")
 
 
 def _check_canvas(embed: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """API keys: who calls, in which lane, and how many tokens a minute. Keys are kept as their SHA-256 alone. No I/O.
 
-A key is written as ``SECRET`` or ``sha256:HEX``, followed by any of ``name=NAME``, ``lane=bulk``,
+A key is written as ``SECRET`` or ``sha256:HEX``, followed by any of ``name=NAME``, ``tenant=NAME``, ``lane=bulk``,
 ``tokens_per_minute=N`` and ``max_stored_mib=N``, with spaces between.
 """
 
@@ -15,6 +15,7 @@ from typing import Final
 
 from embedmill.errors import SettingsError
 from embedmill.protocol.keys import LANES, Lane
+from embedmill.settings import is_tenant
 from embedmill_worker.gateway.refusals import Kind, RefusedError
 
 #: Characters of a secret below which guessing it is feasible.
@@ -37,6 +38,8 @@ class Caller:
     tokens_per_minute: int = 0
     #: Most bytes of stored files, 0: any number; None: as the gateway's settings say.
     max_stored_bytes: int | None = None
+    #: Who the work is for: workers take turns between tenants. None: the gateway's own tenant.
+    tenant: str | None = None
 
     def check_lane(self, asked: str | None) -> Lane:
         """Return the lane of a request.
@@ -110,13 +113,15 @@ def _caller(words: Sequence[str], where: str) -> Caller:
         reason = f"give a secret of at least {MIN_SECRET_CHARS} characters, or sha256: and 64 hexadecimal digits"
         raise SettingsError(where, "***", reason)
     digest = bytes.fromhex(hashed[1]) if hashed else _digest(secret)
-    values = {"name": f"key-{digest.hex()[:8]}", "lane": "interactive", "tokens_per_minute": "0", "max_stored_mib": ""}
+    values = dict.fromkeys(("tenant", "max_stored_mib"), "")
+    values |= {"name": f"key-{digest.hex()[:8]}", "lane": "interactive", "tokens_per_minute": "0"}
     for option in options:
         name, separator, value = option.partition("=")
         if not separator or name not in values:
             raise SettingsError(where, "***", f"an option after the key is one of {', '.join(values)}, as in lane=bulk")
         values[name] = value
-    if not _NAME.fullmatch(values["name"]):
+    tenant = values["tenant"] or values["name"]
+    if not _NAME.fullmatch(values["name"]) or not is_tenant(tenant):
         raise SettingsError(where, "***", "a name has 1 to 64 letters, digits, dots, dashes or underscores")
     if values["lane"] not in LANES:
         raise SettingsError(where, "***", f"lane must be one of {', '.join(LANES)}")
@@ -131,6 +136,7 @@ def _caller(words: Sequence[str], where: str) -> Caller:
         digest=digest,
         lane=values["lane"],
         tokens_per_minute=int(limit),
+        tenant=tenant,
         max_stored_bytes=int(stored) << 20 if stored else None,
     )
 

@@ -51,7 +51,9 @@ class EmbeddingService:
             max_requests=settings.max_requests,
             max_bytes=HELD_BODIES * settings.max_body_bytes,
         )
-        self._client = AsyncEmbeddingClient(client.redis_url, client.model, namespace=client.namespace)
+        self._client = AsyncEmbeddingClient(
+            client.redis_url, client.model, namespace=client.namespace, tenant=client.tenant
+        )
         self._keys = Keyspace(client.namespace)
         self._directory = _NOBODY
         self._metrics = metrics
@@ -140,7 +142,7 @@ class EmbeddingService:
         expected = self.expected_tokens_per_s(card)
         with self.admission.admitted((card.name, lane), tokens, expected, time.monotonic):
             await self.charge(caller, tokens)  # what is refused for other reasons costs nothing
-            reply = await self._embed(request, card, lane)
+            reply = await self._embed(request, card, lane, caller.tenant)
         if reply.rejected:
             raise refusal_of_texts(reply.rejected)
         embedded = Embedded(reply=reply, card=card)
@@ -166,8 +168,8 @@ class EmbeddingService:
         """Count texts that were embedded."""
         self._metrics.embedded(model, lane, texts, tokens)
 
-    async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane) -> EmbeddingReply:
-        kind = BatchKey(model=card.name, lane=lane, options=request.options)
+    async def _embed(self, request: EmbedRequest, card: ModelCard, lane: Lane, tenant: str | None) -> EmbeddingReply:
+        kind = BatchKey(model=card.name, lane=lane, options=request.options, tenant=tenant)
         try:
             return await self._client.coalescer.embed(
                 request.texts, kind, self.settings.timeout_s, label=request.request_id

@@ -1,4 +1,4 @@
-"""Flows with which workers claim, commit, release and recover chunks."""
+"""Flows with which workers claim, commit and give back chunks."""
 
 from __future__ import annotations
 
@@ -9,39 +9,72 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embedmill.errors import MessageError
-from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS
+from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS, MAX_JOB_TEXTS
+from embedmill.protocol.chunks import without_weight
 from embedmill.protocol.codec import MAX_LABEL_CHARS, read_count, read_name
 from embedmill.protocol.keys import Keyspace
-from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.safe.printable import printable
 from embedmill.transport.flow import Command, Flow, RoundTrip, evalsha
 
-#: Job, chunk and the doorbell's time in microseconds.
-_TOKEN: Final = re.compile(r"([^:]*):([0-9]{1,9}):[0-9]{1,20}")
+#: Time of ringing in microseconds, and number among the lane's doorbells.
+_TOKEN: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,16}")
 
 #: Field of the crash hash: chunk, the text's position if it was embedded alone, ``:lost`` if losses are counted.
 _CRASH_FIELD: Final = re.compile(rb"(\d{1,9})(?::(\d{1,9}))?(:lost)?")
 
+#: What ``held`` says of a token; see ``lua/claim.lua``.
+_HELD: Final = re.compile(rb"(\S+) (\d{1,9}) \d+ (\d{1,10}) \d+ (\S+) \d+ (\S+) (\S+) (\S*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bell:
+    """A doorbell: a lane has work. Its token names the chunk that is claimed by it."""
+
+    model: str
+    lane: str
+    #: The Celery task's id.
+    token: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRef:
-    """Name of a chunk, and the task id of its doorbell."""
+    """Name of a chunk, and the token under which it is held."""
 
     job_id: str
     chunk: int
+    tenant: str
     model: str
     lane: str
-    #: The Celery task's id: ``job:chunk:ring``, where ring is a time in microseconds.
     token: str
+
+    def keys(self, keys: Keyspace) -> tuple[str, ...]:
+        """Return the KEYS of the scripts of its job."""
+        return keys.of_job(self.job_id, self.model, self.lane, self.tenant)
+
+    def __str__(self) -> str:
+        return f"{self.job_id}:{self.chunk}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How workers share a lane between tenants."""
+
+    #: Tenant → how many tenants' share it has; others have one.
+    weights: Mapping[str, float] = field(default_factory=dict)
+    #: Tokens that a tenant may have under work before others go first; 0: any number.
+    max_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """A granted claim: embed the chunk."""
 
+    ref: ChunkRef
     texts: bytes = field(repr=False)
     options: bytes
     waited_ms: float
+    #: Seconds that the chunk may take; 0: not known.
+    limit_s: float = 0.0
     #: Workers lost and children killed so far while they embedded the chunk's texts together.
     losses: int = 0
     #: Crashes so far, of children that did so.
@@ -60,6 +93,7 @@ class Work:
 class Late:
     """A granted claim whose deadline has passed: reject the chunk's texts."""
 
+    ref: ChunkRef
     texts: bytes = field(repr=False)
     options: bytes
     #: Milliseconds since submission.
@@ -70,53 +104,65 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class OtherFingerprint:
-    """A refused claim: the job is pinned to another fingerprint."""
+    """A refused claim: the jobs that were looked at are pinned to another fingerprint."""
 
+    #: A printable name of it, and the bytes in the job's record, which anybody may have written.
     pinned: str
-    texts: bytes = field(repr=False)
-    options: bytes
+    raw: bytes = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class OtherVersion:
-    """A refused claim: the job's record has another protocol version."""
-
-    version: str
+class Nothing:
+    """A claim that found no work."""
 
 
-@dataclass(frozen=True, slots=True)
-class NotOurs:
-    """A refused claim: the chunk is ``over`` (committed, cancelled or gone) or ``held`` by a live worker."""
-
-    why: str
+Claim = Work | Late | OtherFingerprint | Nothing
 
 
-Claim = Work | Late | OtherFingerprint | OtherVersion | NotOurs
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A chunk that a worker holds."""
+
+    ref: ChunkRef
+    worker: str
+    n_tokens: int
 
 
-def claim(keys: Keyspace, ref: ChunkRef, worker_id: str, fingerprint: str) -> Flow[Claim]:
-    """Claim a chunk."""
-    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    args = (ref.chunk, worker_id, ref.token, fingerprint, keys.worker_prefix, PROTOCOL_VERSION, os.getpid())
-    ((what, *rest),) = yield RoundTrip([evalsha("claim", job_keys, *args)])
-    rest = [b"" if value is None else value for value in rest]
-    match what:
-        case b"work":
-            return Work(rest[0], rest[1], float(rest[2]), **crash_counts(ref.chunk, rest[3]))
-        case b"late":
-            return Late(rest[0], rest[1], float(rest[2]), float(rest[3]))
-        case b"fingerprint":
-            return OtherFingerprint(_label(rest[0]), rest[1], rest[2])
-        case b"version":
-            return OtherVersion(_label(rest[0]))
-    return NotOurs(_label(what))
+def claim(
+    keys: Keyspace, bell: Bell, worker_id: str, fingerprint: str | bytes, policy: Policy | None = None
+) -> Flow[Claim]:
+    """Claim the next chunk of a lane for a worker that serves a fingerprint."""
+    policy = policy or Policy()
+    of_lane = (bell.model, bell.lane)
+    lane_keys = (keys.held, *(name(*of_lane) for name in (keys.lane, keys.queue, keys.turns, keys.flights)))
+    names = (bell.token, worker_id, fingerprint, *of_lane, keys.job_prefix, keys.ring_prefix(*of_lane))
+    weights = (part for pair in policy.weights.items() for part in pair)
+    ((what, *rest),) = yield RoundTrip([evalsha("claim", lane_keys, *names, os.getpid(), policy.max_flight, *weights)])
+    if what == b"other":
+        return OtherFingerprint(_label(rest[0]), rest[0])
+    if what not in (b"work", b"late"):
+        return Nothing()
+    chunk = int(rest[1])
+    ref = ChunkRef(
+        job_id=rest[0].decode(errors="replace"),
+        chunk=chunk,
+        tenant=rest[2].decode(errors="replace"),
+        model=bell.model,
+        lane=bell.lane,
+        token=bell.token,
+    )
+    texts, options, waited_ms = without_weight(rest[3]), rest[4], float(rest[5])
+    if what == b"late":
+        return Late(ref, texts, options, waited_ms, float(rest[6]))
+    return Work(ref, texts, options, waited_ms, _seconds(rest[6]), **crash_counts(chunk, rest[7]))
 
 
-def commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = ()) -> Flow[bool]:
+def commit(
+    keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = (), *, max_flight: int = 0
+) -> Flow[bool]:
     """Store a reply and the dead letters of its texts; return False if the claim no longer stands."""
-    commit_keys = (*keys.of_job(ref.job_id, ref.model, ref.lane), keys.dead)
-    bounds = (MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
-    (outcome,) = yield RoundTrip([evalsha("commit", commit_keys, ref.chunk, reply, ref.token, *bounds, *letters)])
+    bounds = (max_flight, MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
+    (outcome,) = yield RoundTrip([evalsha("commit", (*ref.keys(keys), keys.dead), ref.token, reply, *bounds, *letters)])
     return bool(outcome == b"committed")
 
 
@@ -124,43 +170,46 @@ def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[b
     """Record which text of the chunk is embedded alone now, so that a crash is counted against it; None: no text is.
 
     Returns:
-        False if the claim no longer stands: the job was cancelled or deleted, or another worker has the chunk.
+        False if the claim no longer stands: the job was cancelled or deleted, or the chunk was given back.
     """
-    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    (stands,) = yield RoundTrip([evalsha("note", job_keys, ref.chunk, ref.token, "" if position is None else position)])
+    (stands,) = yield RoundTrip([evalsha("note", ref.keys(keys), ref.token, "" if position is None else position)])
     return bool(stands)
 
 
-def release(keys: Keyspace, token: str, *, was_killed: bool = False) -> Flow[bool]:
-    """Re-queue the chunk of doorbell ``token``, whose child died; count a crash, or a loss if the child was killed."""
-    parsed = parse_token(token)
-    if parsed is None:
-        return False
-    job_id, chunk = parsed
-    (found,) = yield RoundTrip([("HMGET", keys.job(job_id), "model", "lane")])
-    if found[0] is None:
-        return False
-    job_keys = keys.of_job(job_id, read_name(found[0]), read_name(found[1]))
-    (rung,) = yield RoundTrip([evalsha("release", job_keys, chunk, token, "killed" if was_killed else "crashed")])
-    return bool(rung)
+def give_back(keys: Keyspace, ref: ChunkRef, why: str) -> Command:
+    """Return the command that makes a held chunk the next one of its lane; why: see ``lua/give_back.lua``."""
+    return evalsha("give_back", ref.keys(keys), ref.token, why)
 
 
-def give_back(keys: Keyspace, ref: ChunkRef) -> Flow[bool]:
-    """Undo a claim as if it had not been taken, because Redis refuses to store its reply."""
-    job_keys = keys.of_job(ref.job_id, ref.model, ref.lane)
-    (given,) = yield RoundTrip([evalsha("unclaim", job_keys, ref.chunk, ref.token)])
-    return bool(given)
+def give_back_token(keys: Keyspace, token: str, why: str) -> Flow[ChunkRef | None]:
+    """Return to its lane the chunk that a token holds; return None if it holds none, or its job is over."""
+    if not is_token(token):
+        return None
+    (entry,) = yield RoundTrip([("HGET", keys.held, token)])
+    held = read_held(token.encode(), entry or b"")
+    if held is None:
+        return None
+    (is_waiting,) = yield RoundTrip([give_back(keys, held.ref, why)])
+    return held.ref if is_waiting else None
 
 
-def ring_again(keys: Keyspace, ref: ChunkRef, seen: str, *, how: str) -> Command:
-    """Return the command that re-queues a chunk if its claim is still ``seen``; how: ``reclaim`` or ``abandon``."""
-    return evalsha(how, keys.of_job(ref.job_id, ref.model, ref.lane), ref.chunk, seen.encode("latin-1"))
+def is_token(value: str) -> bool:
+    """Return whether a Celery task's id is that of a doorbell."""
+    return _TOKEN.fullmatch(value) is not None
 
 
-def parse_token(token: str) -> tuple[str, int] | None:
-    """Return the job id and chunk in a doorbell's task id; None for the id of another task."""
-    match = _TOKEN.fullmatch(token)
-    return (match[1], int(match[2])) if match else None
+def read_held(token: bytes, entry: bytes) -> Held | None:
+    """Read what ``held`` says of a token; None: no script has written that."""
+    match = _HELD.fullmatch(entry)
+    if match is None or not is_token(token.decode(errors="replace")):
+        return None
+    try:
+        job_id, model, lane, tenant, worker = (read_name(match[number]) for number in (1, 5, 6, 7, 4))
+        chunk = read_count(match[2], MAX_JOB_TEXTS)
+    except MessageError:
+        return None
+    ref = ChunkRef(job_id=job_id, chunk=chunk, tenant=tenant, model=model, lane=lane, token=token.decode())
+    return Held(ref=ref, worker=worker, n_tokens=int(match[3]))
 
 
 def _label(value: bytes) -> str:
@@ -168,8 +217,12 @@ def _label(value: bytes) -> str:
     return printable(value[: 4 * MAX_LABEL_CHARS].decode(errors="replace"), limit=MAX_LABEL_CHARS)
 
 
+def _seconds(value: bytes) -> float:
+    return float(value) if re.fullmatch(rb"\d{1,5}(\.\d{1,3})?", value) else 0.0
+
+
 def crash_counts(chunk: int, flat: list[Any]) -> dict[str, Any]:
-    """Return this chunk's counts from the job's crash hash as ``lua/release.lua`` writes it; skip invalid fields."""
+    """Return this chunk's counts from the job's crash hash as ``lua/give_back.lua`` writes it; skip invalid fields."""
     counts: dict[str, Any] = {"crashes_alone": {}, "losses_alone": {}}
     for name, value in zip(flat[::2], flat[1::2], strict=False):
         match, count = _CRASH_FIELD.fullmatch(name), _as_count(value)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +15,7 @@ import numpy as np
 from embedmill.errors import InvalidRequestError, KeyConflictError, MessageError, QueueError
 from embedmill.jobs.discovery import look_around
 from embedmill.limits import MAX_LOSSES, MAX_TEXT_CRASHES
-from embedmill.protocol import vectors, version
+from embedmill.protocol import vectors
 from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions, unpack_options
@@ -21,19 +24,19 @@ from embedmill.safe.native import STOPS
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker.engine.engine import Embedder, Embeddings
 from embedmill_worker.jobs import claims, dead_letters, isolation
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Bell, ChunkRef, Policy
 
 log = logging.getLogger(__name__)
 
 #: Timeout of a claim or commit in seconds; if one is lost, the reconciler finds its chunk.
 REDIS_TIMEOUT_S: Final = 10.0
 
-#: Pause in seconds after a chunk of another fingerprint, so that it is not taken again at once.
+#: Pause in seconds after a claim that found only work of another fingerprint, so that it is not asked for at once.
 OTHER_FINGERPRINT_PAUSE_S: Final = 0.2
 
 
 class ClaimGoneError(Exception):
-    """The chunk is no longer claimed by this worker: its job was cancelled, or another worker has it."""
+    """The chunk is no longer claimed by this worker: its job was cancelled, or it was given back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,87 +48,91 @@ class ChunkProcessor:
     worker_id: str
     #: Whether dead letters store their texts.
     keeps_texts: bool = False
+    policy: Policy = field(default_factory=Policy)
 
-    def work(self, ref: ChunkRef, engine: Embedder) -> None:
-        """Process the chunk that a doorbell names; do nothing if it needs no work.
-
-        A failure is counted for the chunk like a lost worker, so that retries end.
+    def work(self, bell: Bell, engine: Embedder) -> None:
+        """Process the next chunk of the lane that has rung; do nothing if there is none.
 
         Raises:
             QueueError: Redis did not answer, or gave an unexpected answer; the reconciler re-queues the chunk.
         """
+        claim = self._claim(bell, engine.card.fingerprint)
+        pinned = ""
+        if isinstance(claim, claims.OtherFingerprint):
+            pinned = claim.pinned
+            if not self._is_served(bell.model, pinned):
+                claim = self._claim(bell, claim.raw)
+            if isinstance(claim, claims.OtherFingerprint):
+                time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the lane has been rung for its workers
+                return
+        if isinstance(claim, claims.Work | claims.Late):
+            self._process(claim, engine, pinned)
+        else:
+            log.debug("doorbell %s found no work", bell.token, extra={"action": "no_work"})
+
+    def _claim(self, bell: Bell, fingerprint: str | bytes) -> claims.Claim:
+        flow = claims.claim(self.keys, bell, self.worker_id, fingerprint, self.policy)
+        return self.link.run(flow, timeout_s=REDIS_TIMEOUT_S)
+
+    def _process(self, claim: claims.Work | claims.Late, engine: Embedder, pinned: str) -> None:
+        """Process a claimed chunk. A failure is counted for it like a lost worker, so that retries end."""
         try:
-            self._work(ref, engine)
+            self._embed_and_commit(claim, engine, pinned)
         except (*STOPS, QueueError):
             raise
         except BaseException as error:  # its message may hold a text and is not logged
             log.error(
                 "processing of chunk %s failed (%s); chunk re-queued, at most %d times",
-                ref.token,
+                claim.ref,
                 type(error).__name__,
                 MAX_LOSSES,
                 extra={"action": "failed"},
             )
-            self.link.run(claims.release(self.keys, ref.token, was_killed=True), timeout_s=REDIS_TIMEOUT_S)
+            self._give_back(claim.ref, "lost")
 
-    def _work(self, ref: ChunkRef, engine: Embedder) -> None:
-        claim = self.link.run(
-            claims.claim(self.keys, ref, self.worker_id, engine.card.fingerprint), timeout_s=REDIS_TIMEOUT_S
-        )
-        match claim:
-            case claims.Work():
-                try:
+    def _embed_and_commit(self, claim: claims.Work | claims.Late, engine: Embedder, pinned: str) -> None:
+        ref = claim.ref
+        log.debug("chunk %s claimed by doorbell %s", ref, ref.token, extra={"action": "claimed"})
+        if pinned:
+            reply = _of_another_model(claim, engine, pinned)
+        elif isinstance(claim, claims.Late):
+            waited, deadline = f"{claim.waited_ms / 1000:.3f} s", f"{claim.deadline_ms / 1000:.3f} s"
+            detail = f"work began {waited} after submission, limit {deadline}"
+            reply = _reject_all(claim.texts, claim.options, engine, Reason.DEADLINE, detail)
+        else:
+            try:
+                with alarm(claim.limit_s):
                     reply = self._embed(ref, engine, claim)
-                except ClaimGoneError:
-                    log.debug(
-                        "chunk %s dropped: this worker no longer holds it", ref.token, extra={"action": "claim_gone"}
-                    )
-                    return
-            case claims.Late():
-                waited, deadline = f"{claim.waited_ms / 1000:.3f} s", f"{claim.deadline_ms / 1000:.3f} s"
-                detail = f"work began {waited} after submission, limit {deadline}"
-                reply = _reject_all(claim.texts, claim.options, engine, Reason.DEADLINE, detail)
-            case claims.OtherFingerprint():
-                if self._is_served(ref.model, claim.pinned):
-                    time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the reconciler re-queues it for another worker
-                    return
-                reply = _of_another_model(claim, engine)
-            case claims.OtherVersion(theirs):
-                # Each version has its own queues, so this doorbell was written by mistake.
-                log.error(
-                    "job %s has protocol version %s, this worker %s; its chunk is left to other workers",
-                    ref.job_id,
-                    theirs,
-                    version.PROTOCOL_VERSION,
-                    extra={"action": "other_version"},
-                )
-                return
-            case claims.NotOurs(why):
-                log.debug("chunk %s skipped: it is %s", ref.token, why, extra={"action": "not_ours"})
+            except ClaimGoneError:
+                log.debug("chunk %s dropped: this worker no longer holds it", ref, extra={"action": "claim_gone"})
                 return
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)
         # A chunk whose rejection has failed before leaves no dead letters.
-        if isinstance(claim, claims.Work) and claim.losses <= MAX_LOSSES and (reply.rejected or is_unreadable):
+        is_tried = isinstance(claim, claims.Work) and not pinned and claim.losses <= MAX_LOSSES
+        if isinstance(claim, claims.Work) and is_tried and (reply.rejected or is_unreadable):
             letters = dead_letters.letters(ref, claim, reply, worker=self.worker_id, keep=self.keeps_texts)
         if self._commit(ref, reply, letters) and letters:
             log.warning(
                 "chunk %s left %d dead letters: see embedmill dead list",
-                ref.token,
+                ref,
                 len(letters),
                 extra={"action": "dead_letter"},
             )
 
     def _commit(self, ref: ChunkRef, reply: ChunkReply, letters: list[bytes]) -> bool:
-        commit = claims.commit(self.keys, ref, pack_reply(reply), letters)
+        commit = claims.commit(self.keys, ref, pack_reply(reply), letters, max_flight=self.policy.max_flight)
         try:
             is_wanted = self.link.run(commit, timeout_s=REDIS_TIMEOUT_S, outage_s=REDIS_TIMEOUT_S)
         except KeyConflictError:  # not counted against the chunk: none of its texts caused it
-            self.link.run(claims.give_back(self.keys, ref), timeout_s=REDIS_TIMEOUT_S)
+            self._give_back(ref, "refused")
             raise
         if is_wanted:
-            log.debug("chunk %s is done: %d texts", ref.token, len(reply.indices), extra={"action": "committed"})
+            log.debug("chunk %s is done: %d texts", ref, len(reply.indices), extra={"action": "committed"})
         return is_wanted
+
+    def _give_back(self, ref: ChunkRef, why: str) -> None:
+        self.link.run(claims.give_back_token(self.keys, ref.token, why), timeout_s=REDIS_TIMEOUT_S)
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
@@ -159,6 +166,19 @@ class ChunkProcessor:
     def _is_served(self, model: str, fingerprint: str) -> bool:
         landscape = self.link.run(look_around(self.keys), timeout_s=REDIS_TIMEOUT_S)
         return any(worker.models.get(model) == fingerprint for worker in landscape.workers)
+
+
+@contextmanager
+def alarm(limit_s: float) -> Iterator[None]:
+    """End this process, by the kernel, if the block takes longer than ``limit_s``, even in native code; 0: never.
+
+    The main process sees a child that crashed. Celery's own limit, which does not know the chunk, is longer.
+    """
+    before = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 def _given_up(work: claims.Work, position: int) -> Rejected | None:
@@ -195,11 +215,11 @@ def to_reply(
     )
 
 
-def _of_another_model(claim: claims.OtherFingerprint, engine: Embedder) -> ChunkReply:
+def _of_another_model(claim: claims.Work | claims.Late, engine: Embedder, pinned: str) -> ChunkReply:
     """Reject a chunk whose job is pinned to a fingerprint that no live worker serves."""
-    detail = f"its job was begun with fingerprint {claim.pinned}, which no worker serves any more; submit it again"
+    detail = f"its job was begun with fingerprint {pinned}, which no worker serves any more; submit it again"
     reply = _reject_all(claim.texts, claim.options, engine, Reason.MODEL_CHANGED, detail)
-    return replace(reply, fingerprint=claim.pinned)
+    return replace(reply, fingerprint=pinned)
 
 
 def _reject_all(texts: bytes, options: bytes, engine: Embedder, reason: Reason, detail: str) -> ChunkReply:

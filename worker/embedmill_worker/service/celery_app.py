@@ -23,7 +23,7 @@ from embedmill_worker.celery_patches.pool import mend_shared_memory, mend_transp
 from embedmill_worker.cpu import usable_cpus
 from embedmill_worker.engine.engines import Engines
 from embedmill_worker.jobs import embed_task
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Bell
 from embedmill_worker.service.broker import broker_settings
 from embedmill_worker.service.liveness import Liveness, PatientConsumer, end_after_grace
 from embedmill_worker.service.node import Node
@@ -76,7 +76,7 @@ def build(settings: WorkerSettings) -> Celery:
     app.conf.worker_consumer = PatientConsumer
 
     @app.task(name=CHUNK_TASK, shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0)
-    def chunk(self: Any, job_id: str, number: int) -> None:
+    def chunk(self: Any) -> None:
         queue = self.request.delivery_info["routing_key"]
         if queue not in lane_of:
             log.warning(
@@ -87,8 +87,7 @@ def build(settings: WorkerSettings) -> Celery:
             )
             return
         model, lane = lane_of[queue]
-        ref = ChunkRef(job_id=job_id, chunk=number, model=model, lane=lane, token=self.request.id)
-        node.work(ref)
+        node.work(Bell(model=model, lane=lane, token=self.request.id))
 
     @app.task(name=EMBED_TASK, shared=False, acks_late=True, time_limit=EMBED_TIME_LIMIT_S, resultrepr_maxsize=64)
     def embed(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def configuration(settings: WorkerSettings, keys: Keyspace) -> dict[str, Any]:
     """Return Celery's settings."""
     ns = settings.namespace
     lanes = [keys.queue(model, lane) for lane in LANES for model in settings.model_names]
-    # A lost doorbell is re-queued from the job's record, so Redis keeps no unacknowledged copy of it. A copy would cost
+    # A lost doorbell is made good by the next one, so Redis keeps no unacknowledged copy of it. A copy would cost
     # round trips, fail when Redis is full, and re-queue once more what a killed worker had taken.
     doorbells = [Queue(name, Exchange(ns), routing_key=name, no_ack=True) for name in lanes]
     tasks = Queue(keys.embed_queue, Exchange(ns), routing_key=keys.embed_queue)
@@ -173,8 +172,8 @@ def connect_signals(app: Celery, node: Node) -> None:
         message_guard.mask_arguments()
         mend_transport()
         mend_shared_memory()
-        message_guard.guard(remote_control=app.conf.worker_enable_remote_control)
         start(node, sender.hostname)
+        message_guard.guard(node.limits_s(), remote_control=app.conf.worker_enable_remote_control)
 
     @_of_workers(app, signals.worker_ready)
     def on_ready(sender: Any, **_: Any) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from embedmill.errors import BrokerUnavailableError, FingerprintError, KeyConflictError, QueueError
-from embedmill.protocol.keys import Keyspace
+from embedmill.jobs.request import longest_limit_s
+from embedmill.protocol.keys import LANES, Keyspace
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.transport.flow import Flow, T
@@ -22,7 +23,7 @@ from embedmill_worker.engine import Embedder, Engine
 from embedmill_worker.engine.engines import Engines
 from embedmill_worker.health import Health
 from embedmill_worker.jobs import announcements, claims
-from embedmill_worker.jobs.claims import ChunkRef
+from embedmill_worker.jobs.claims import Bell
 from embedmill_worker.jobs.processor import ChunkProcessor
 from embedmill_worker.jobs.reconciler import Reconciler
 from embedmill_worker.service.sweeper import Sweeper
@@ -98,6 +99,11 @@ class Node:
                 extra={"action": "model_ready"},
             )
 
+    def limits_s(self) -> dict[str, float]:
+        """Return the time limit in seconds of one task of each lane's queue."""
+        cards = [engine.card for engine in self._engines]
+        return {self._keys.queue(card.name, lane): longest_limit_s(card) for card in cards for lane in LANES}
+
     @property
     def name(self) -> str:
         """Celery's node name; "" before the start."""
@@ -149,7 +155,8 @@ class Node:
 
     def start_sweeping(self) -> None:
         """Start looking for lost work in the background."""
-        self._sweeper.start(Reconciler(self._keys, self._worker_id))
+        policy = self._settings.policy
+        self._sweeper.start(Reconciler(self._keys, self._worker_id, max_flight=policy.max_flight))
 
     def pause_sweeping(self) -> None:
         """Leave lost work to others until sweeping is started again."""
@@ -162,10 +169,11 @@ class Node:
             token: id of the task that the child was processing.
             was_killed: whether a signal from outside ended it, not a crash or its time limit.
         """
-        if self._quietly(claims.release(self._keys, token, was_killed=was_killed), "release"):
+        why = "lost" if was_killed else "crashed"
+        if ref := self._quietly(claims.give_back_token(self._keys, token, why), "release"):
             how = "was killed" if was_killed else "died"
             log.warning(
-                "child process %s while processing chunk %s; chunk re-queued", how, token, extra={"action": "release"}
+                "child process %s while processing chunk %s; chunk re-queued", how, ref, extra={"action": "release"}
             )
 
     def leave(self) -> None:
@@ -174,15 +182,16 @@ class Node:
         self.tell()
         self._quietly(announcements.leave(self._keys, self._worker_id), "leave")
 
-    def work(self, ref: ChunkRef) -> None:
-        """Process the chunk of one doorbell, in a child process."""
+    def work(self, bell: Bell) -> None:
+        """Process the next chunk of the lane that has rung, in a child process."""
         processor = ChunkProcessor(
             link=self._link,
             keys=self._keys,
             worker_id=self._worker_id,
             keeps_texts=self._settings.keep_dead_texts,
+            policy=self._settings.policy,
         )
-        processor.work(ref, self._cached(self._engines.get(ref.model)))
+        processor.work(bell, self._cached(self._engines.get(bell.model)))
 
     def engine(self, model: str | None) -> Embedder:
         """Return the engine of a served model; None: of the default model.

@@ -1,13 +1,13 @@
--- Note which text of a chunk is embedded alone now. ARGV: chunk, token, position in the chunk, or '' for none.
--- Gives 1, or 0 if the claim is not the token's any more: nothing is written then.
-local chunk, token = ARGV[1], ARGV[2]
-local wrong = wrong_type(claims, 'hash')
+-- Note which text of a chunk is embedded alone now. ARGV: token, position in the chunk, or '' for none.
+-- Gives 1, or 0 if the chunk is not the token's any more, or its job is over: nothing is written then.
+local token = ARGV[1]
+local wrong = wrong_type(held, 'hash', job, 'hash')
 if wrong then return wrong end
-local claim = redis.call('HGET', claims, chunk)
-if not claim or string.match(claim, '^%S+ (%S+)') ~= token then return 0 end
-if ARGV[3] == '' then
-  redis.call('HDEL', claims, chunk .. ':at')
+local mine, record = read_entry(redis.call('HGET', held, token)), redis.call('HMGET', job, 'state', 'born')
+if not mine or mine.id ~= job_id() or record[1] ~= 'active' or birth(record[2]) ~= mine.born then return 0 end
+if ARGV[2] == '' then
+  redis.call('HDEL', held, token .. ':at')
 else
-  redis.call('HSET', claims, chunk .. ':at', ARGV[3])
+  redis.call('HSET', held, token .. ':at', ARGV[2])
 end
 return 1

@@ -1,11 +1,12 @@
--- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in announce, beat, lock, look,
--- queued, retire and survey.lua.
+-- Stands before every script. KEYS are those of keys.Keyspace.of_job, in its order, but in announce, beat, claim, lock,
+-- look, retire, settle, survey and top_up.lua.
 --
--- Each script does all or nothing: it asks for the types of its keys before its first write, and no field makes a
--- command fail after that. So no HINCRBY, which a field that is no number stops: whole() reads, HSET writes.
-local job, texts, weights, claims, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local replies, events, lane, active, queue, lanes = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local drain = KEYS[12]
+-- Each script does all or nothing: it reads the keys that decide before its first write, which shows a key of a wrong
+-- type, and no field makes a command fail after that. So no HINCRBY, which a field that is no number stops: whole()
+-- reads, HSET writes. What the sweep can make anew (order, tenants' sums) is written with pcall and stops nothing.
+local job, texts, crashes, replies, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local held, lane, active, queue, lanes = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local turns, ring, tenants, flights = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 
 -- Chunks that a job can have.
 local MAX_CHUNKS = 65536
@@ -13,8 +14,8 @@ local MAX_CHUNKS = 65536
 -- A life, in ms, in place of one that is no life: a negative one would delete the key.
 local USUAL_TTL_MS = 86400000
 
--- Seconds that a chunk may take if its record does not say: as long as the costliest.
-local USUAL_LIMIT_S = 600
+-- Doorbells in a queue before the sweep has counted the children, and that one call may ring.
+local USUAL_BELLS, MOST_BELLS = 8, 64
 
 local function now_us()
   local time = redis.call('TIME')
@@ -49,46 +50,74 @@ local function wrong_type(...)
   end
 end
 
--- Job ids, queues and numbers need no escape in JSON: protocol.py and settings.py see to that.
-local DOORBELL = '{"body": "[[\\"%s\\", %d], {}, {\\"callbacks\\": null, \\"errbacks\\": null, \\"chain\\": null, '
-  .. '\\"chord\\": null}]", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "py", '
-  .. '"task": "embedmill.chunk", "id": "%s", "root_id": "%s", "parent_id": null, "group": null, "retries": 0, '
-  .. '"timelimit": [%.1f, null], "eta": null, "expires": null, "argsrepr": "", "kwargsrepr": "", "origin": "embedmill", '
-  .. '"ignore_result": true}, "properties": {"correlation_id": "%s", "delivery_mode": 2, "priority": 0, '
-  .. '"delivery_tag": "%s", "delivery_info": {"exchange": "", "routing_key": "%s"}}}'
+-- The same by what reading them gave, without further commands: answer, key, type, answer, key, type, ….
+local function misread(...)
+  local read = {...}
+  for i = 1, #read, 3 do
+    if type(read[i]) == 'table' and read[i].err then return wrong_type(read[i + 1], read[i + 2]) or read[i] end
+  end
+end
 
 -- The id at the end of a job's key.
 local function job_id()
   return string.match(job, '[^:]*$')
 end
 
--- A ring's number in a field, if a billion more may follow it; else the other one, or 0.
-local function ring_number(value, other)
-  local number = whole(value, other)
-  return number < MOST - 1000000000 and number or other or 0
+-- Queues and tokens need no escape in JSON: keys.py and settings.py see to that.
+local DOORBELL = '{"body": "[[], {}, {\\"callbacks\\": null, \\"errbacks\\": null, \\"chain\\": null, \\"chord\\": '
+  .. 'null}]", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "py", "task": '
+  .. '"embedmill.chunk", "id": "%s", "root_id": "%s", "parent_id": null, "group": null, "retries": 0, "eta": null, '
+  .. '"expires": null, "argsrepr": "", "kwargsrepr": "", "origin": "embedmill", "ignore_result": true}, "properties": '
+  .. '{"correlation_id": "%s", "delivery_mode": 2, "priority": 0, "delivery_tag": "%s", "delivery_info": {"exchange": '
+  .. '"", "routing_key": "%s"}}}'
+
+-- Put doorbells into a queue, as kombu would: celery messages whose ids are tokens. Workers pop from the right: LPUSH
+-- makes one wait its turn, RPUSH makes it the next one. Gives how many the lane has rung ever.
+local function ring_bells(name, push, count, rung, us)
+  local bells = {}
+  for i = 1, count do
+    local token = string.format('%d-%d', us, rung + i)
+    bells[i] = string.format(DOORBELL, token, token, token, token, name)
+  end
+  if count > 0 then redis.call(push, name, unpack(bells)) end
+  return rung + count
 end
 
--- Put a Celery message for the chunk into its queue, as kombu would. Workers pop from the right:
--- LPUSH makes it wait its turn, RPUSH makes it the next one.
-local function ring(chunk, push)
-  local record = redis.call('HMGET', job, 'first_ring', 'rings', 'limit_s')
-  local number = math.max(ring_number(record[1]), ring_number(record[2], now_us())) + 1
-  local limit_s = tonumber(string.match(record[3] or '', '^%d+%.?%d*$'))
-  if not limit_s or limit_s < 1 or limit_s > 86400 then limit_s = USUAL_LIMIT_S end
-  local tag = string.format('%s:%d:%d', job_id(), chunk, number)
-  redis.call('HSET', job, 'rings', string.format('%d', number))
-  redis.call(push, queue, string.format(DOORBELL, job_id(), chunk, tag, tag, limit_s, tag, tag, queue))
+-- Doorbells that are missing in a queue, if less than half of those wanted are there.
+local function missing_bells(open, wanted, there)
+  local target = math.min(open, wanted)
+  if there >= target or (there * 2 > wanted and there > 0) then return 0 end
+  return math.min(target - there, MOST_BELLS)
 end
 
--- Whether a doorbell's id is one that this job has rung, by its record's fields: not that of a deleted job which had
--- the same id. A number of rings that is lost is any up to now.
-local function has_rung(token, first_ring, rings)
-  local number = whole(string.match(token, ':(%d+)$'))
-  return number > ring_number(first_ring) and number <= ring_number(rings, now_us())
+-- What `held` says of a token.
+local function read_entry(entry)
+  local id, chunk, n_texts, n_tokens, born, worker, tenant = string.match(entry or '',
+    '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S+) %d+ %S+ %S+ (%S*)$')
+  if not id then return nil end
+  return {id = id, chunk = tonumber(chunk), n_texts = tonumber(n_texts), n_tokens = tonumber(n_tokens), born = born,
+    worker = worker, tenant = tenant}
+end
+
+-- The moment of a job's submission, in µs, by which it is told from a later one of its id.
+local function birth(value)
+  return string.match(value or '', '^%d+$') or '0'
+end
+
+-- The tenant in a field, if there can be one of this name; else that of nobody in particular.
+local function owner(value)
+  return value and #value <= 64 and string.match(value, '^[%w._-]*$') or ''
+end
+
+-- Chunks of a job that nobody has claimed, by its record's fields.
+local function count_open(next, back, n_chunks)
+  local n_back = 0
+  for _ in string.gmatch(back or '', '%d+') do n_back = n_back + 1 end
+  return math.max(0, math.min(whole(n_chunks), MAX_CHUNKS) - whole(next)) + n_back
 end
 
 local function renew(ttl_ms)
-  for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ttl_ms) end
+  for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], ttl_ms) end
 end
 
 -- A key that is made while the job is under way lives as long as its record.
@@ -97,68 +126,54 @@ local function keep(key)
   if ttl_ms > 0 then redis.call('PEXPIRE', key, ttl_ms) end
 end
 
--- Count one more under a name of the job's crashes.
-local function count_crash(name)
-  redis.call('HSET', crashes, name, whole(redis.call('HGET', crashes, name)) + 1)
-  keep(crashes)
-end
-
--- The position of the text that was alone under a chunk's claim, if one was.
-local function alone(chunk)
-  return string.match(redis.call('HGET', claims, chunk .. ':at') or '', '^%d+$')
-end
-
--- Count a loss under the text that was alone, if one was, else under its chunk.
-local function lose(chunk, at)
-  count_crash(chunk .. (at and ':' .. at or '') .. ':lost')
-end
-
--- XADD. A stream whose last id is the last there can be takes no entry any more: another one is begun.
-local function append(stream, ...)
-  local outcome = redis.pcall('XADD', stream, ...)
+-- Write into a key of this job; one of a wrong type, or a stream that takes no entry any more, is begun anew.
+local function put(command, key, ...)
+  local outcome = redis.pcall(command, key, ...)
   if type(outcome) == 'table' and outcome.err then
-    redis.call('UNLINK', stream)
-    redis.call('XADD', stream, ...)
+    redis.call('UNLINK', key)
+    redis.call(command, key, ...)
   end
+end
+
+-- A tenant with work has a turn; one that comes back begins where the lane is.
+local function take_turn(tenant, clock)
+  redis.pcall('ZADD', turns, 'NX', clock, tenant)
 end
 
 local COUNTERS = {'chunks', 'texts', 'tokens', 'bytes'}
 
--- Add to the lane's counters, or take off with a sign of -1: chunks, texts, tokens, and the bytes that the texts'
--- vectors will take. A sweep under way that has counted this job already (see survey.lua) is told as well.
-local function weigh(sign, n_chunks, n_texts, n_tokens, row_bytes, created_ms)
-  local amounts = {n_chunks, n_texts, n_tokens, n_texts * row_bytes}
-  local swept = redis.call('HMGET', drain, 'swept_ms', 'swept_chunks', 'swept_texts', 'swept_tokens', 'swept_bytes')
-  local is_swept = swept[1] and created_ms <= whole(swept[1])
-  local counts, news, swept_news = redis.call('HMGET', lane, unpack(COUNTERS)), {}, {}
+-- Fields and values of a lane that holds that much more, or less with a sign of -1: chunks, texts, tokens, and the bytes
+-- that the texts' vectors will take. `counts` begins with the values of COUNTERS.
+local function weighed(counts, sign, ...)
+  local fields, amounts = {}, {...}
   for i, name in ipairs(COUNTERS) do
-    news[2 * i - 1], news[2 * i] = name, sum_of(whole(counts[i]), sign * amounts[i])
-    swept_news[2 * i - 1], swept_news[2 * i] = 'swept_' .. name, sum_of(whole(swept[i + 1]), sign * amounts[i])
+    fields[2 * i - 1], fields[2 * i] = name, sum_of(whole(counts[i]), sign * amounts[i])
   end
-  redis.call('HSET', lane, unpack(news))
-  if is_swept then redis.call('HSET', drain, unpack(swept_news)) end
-end
-
--- Let the sweeps find an unfinished job, should they not.
-local function find_again(created_ms)
-  redis.call('ZADD', active, 'NX', whole(created_ms, now_ms()), job_id())
+  return fields
 end
 
 -- A full Redis refuses what may grow, unless the script has written before: so each script that drains
 -- begins with a command that frees or keeps (HDEL, ZREM, PEXPIRE).
 
 -- The job is over: what only unfinished jobs need is dropped, the rest lives for its ttl.
-local function finish(state)
+local function finish(state, ttl_ms)
   redis.call('ZREM', active, job_id())
-  redis.call('HSET', job, 'state', state, 'left_chunks', 0, 'left_texts', 0, 'left_tokens', 0, 'ended_ms', now_ms())
-  redis.call('UNLINK', texts, weights, claims, crashes)
-  append(events, '*', 's', state)
-  renew(math.max(1, whole(redis.call('HGET', job, 'ttl_ms'), USUAL_TTL_MS)))
+  redis.call('HSET', job, 'state', state, 'left_texts', 0, 'left_tokens', 0, 'ended_ms', now_ms())
+  redis.call('UNLINK', texts, crashes)
+  put('XADD', events, '*', 's', state)
+  renew(math.max(1, whole(ttl_ms, USUAL_TTL_MS)))
 end
 
--- Finish an unfinished job, and take what is left of it off its lane.
+-- Finish an unfinished job, and take what is left of it off its lane and its tenant.
 local function stop(state)
-  local left = redis.call('HMGET', job, 'left_chunks', 'left_texts', 'left_tokens', 'row_bytes', 'created_ms')
-  finish(state)
-  weigh(-1, whole(left[1]), whole(left[2]), whole(left[3]), whole(left[4]), whole(left[5]))
+  local record = redis.call('HMGET', job, 'left_texts', 'left_tokens', 'row_bytes', 'next', 'back', 'n_chunks', 'ttl_ms',
+    'tenant', 'done')
+  local counts = redis.call('HMGET', lane, 'chunks', 'texts', 'tokens', 'bytes', 'open')
+  local n_left, n_texts, n_tokens = math.max(0, whole(record[6]) - whole(record[9])), whole(record[1]), whole(record[2])
+  local fields = weighed(counts, -1, n_left, n_texts, n_tokens, n_texts * whole(record[3]))
+  fields[9], fields[10] = 'open', sum_of(whole(counts[5]), -math.min(n_left, count_open(record[4], record[5], record[6])))
+  finish(state, record[7])
+  redis.pcall('ZREM', ring, job_id())
+  redis.call('HSET', lane, unpack(fields))
+  redis.pcall('ZINCRBY', tenants, -n_tokens, owner(record[8]))
 end

@@ -70,7 +70,9 @@ class CallerJobs:
         if found is not None and found.status != EXPIRED:
             return found
         await self._service.charge(caller, order.tokens)
-        how = SubmitOptions(model=order.card.name, lane=order.lane, job_id=job_id, ttl_s=order.ttl_s)
+        how = SubmitOptions(
+            model=order.card.name, lane=order.lane, tenant=caller.tenant, job_id=job_id, ttl_s=order.ttl_s
+        )
         flow = self._service.operations.submit(list(order.texts), order.options, how)
         await self._service.run(flow, CALL_TIMEOUT_S)
         entry = Entry(
