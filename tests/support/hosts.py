@@ -53,7 +53,7 @@ class Host:
         self.lan.run("ip", "link", "set", self._port, "down")
 
     def cut(self) -> None:
-        """Drop every packet from and to the host; its link stays up, and nobody is told."""
+        """Drop every packet from and to the host; its link stays up, and nothing says so."""
         self.shape("blackhole")
 
     def deafen(self) -> None:
@@ -119,7 +119,7 @@ class Lan:
         self.close()
 
     def close(self) -> None:
-        """Give up the namespaces; Linux removes each with its last process."""
+        """Release the namespaces; Linux removes each with its last process."""
         self._held.close()
 
     def add(self) -> Host:
