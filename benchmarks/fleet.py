@@ -5,7 +5,7 @@
 The engines of the real runs sleep (``fleet_app.py``); all else is the product's. The server has a core to itself, all
 workers and clients the others. Costs are taken from outside: CPU time as the kernel counts it, bytes as the server
 counts them, chunks as ``embedmill status`` shows them. Not among the questions that run by default: it wants a quiet
-machine of two cores or more, 2 GB of memory, and six minutes.
+machine of two cores or more, 3 GB of memory, three minutes, and control groups of version 1.
 """
 
 from __future__ import annotations
@@ -45,20 +45,26 @@ from embedmill_worker.settings import DEFAULT_MODEL
 
 #: A text of 13 tokens, by its length.
 TEXT = "embeddings of a fleet that sleeps, text number {:07d}"
-#: Tokens that a client reckons for it, and the speed of a core in the card of a model like MiniLM in fp32, and of one
-#: whose chunks are a sixth of that, so that what a chunk costs is told from what its texts cost.
-TOKENS, SPEEDS = 15.4, (3_400.0, 560.0)
-#: Children of the runs that measure costs, and seconds that each sleeps for a chunk: few and fast, so that the server
-#: has as much to do as with a large fleet, and no more than the cores left to workers and clients can bring it.
-FEW, FAST_S = 8, 0.04
+#: Tokens that a client reckons for it, and what a core of MiniLM in fp32 does in a second, by its card; a core of four
+#: times that has chunks of four times as many texts.
+TOKENS, SPEED, FASTER = 15.4, 3_400.0, 13_600.0
+#: Children and workers of the runs that measure costs, seconds that each sleeps for a chunk, and the share of a core
+#: that the server has there: it is always busy, as with a large fleet. With little to do it takes a third more a chunk,
+#: as it is woken for each request.
+FEW, FEW_WORKERS, FAST_S, SHARE = 24, 2, 0.15, 0.05
 #: Seconds that are measured, and that are left for everything to get going.
-WINDOW_S, SETTLING_S = 7.0, 2.0
-#: Tokens of a job: its chunks are full but for the last ones.
-JOB_TOKENS = 920_000
-JOBS = 4
-#: Real runs: children, workers, and seconds of sleep a text; with many children each sleeps longer, so that the cores
-#: left to workers and clients can carry them.
+WINDOW_S, SETTLING_S = 6.0, 2.0
+#: Texts of a job, so that its chunks are full but for the last ones, and jobs that wait.
+JOB_TEXTS, JOBS = 60_000, 5
+#: Real runs: children, workers, and seconds of sleep a text. One child alone shows how long the hand-over between two
+#: chunks takes here, and does many, so that it is known to the millisecond. Many children sleep longer, so that the
+#: cores left to workers and clients can carry them.
+ALONE = (1, 1, TOKENS / 17_000)
 REAL = ((10, 1, TOKENS / 3_400), (30, 2, TOKENS / 1_700), (100, 4, TOKENS / 850))
+#: A run whose server has a small share of its core, as if each request took longer: so that it is what bends.
+TIGHT, TIGHT_SHARE = (100, 4, TOKENS / 2_000), 0.08
+CONTROLLER = Path("/sys/fs/cgroup/cpu")
+QUOTA_US = 1_000
 #: Seconds that anything may take.
 PATIENCE_S = 300.0
 MEGABYTE = 1 << 20
@@ -67,9 +73,9 @@ MEGABYTE = 1 << 20
 CHILDREN = (1, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 1_000)
 CHILDREN_A_WORKER = 16
 TRIP_S = 0.0002
-NETWORKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "25 Gbit/s": 2.5e10}
+NETWORKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10}
 DTYPES = ("fp32", "fp16")
-#: Seconds of a core for a chunk; a quarter of one is what clients aim at.
+#: Seconds of a core for a chunk; a quarter of one is what clients aim at, and more of them are more texts.
 EMBED_S = (0.25, 1.0)
 #: Share of its children's speed below which a fleet is said to bend.
 BENDS = 0.95
@@ -123,6 +129,20 @@ class Mill:
         self._wait(self._answers, "the server does not answer")
         self.client = stack.enter_context(EmbeddingClient(self.url, DEFAULT_MODEL, namespace="fleet"))
 
+    def tighten(self, share: float) -> None:
+        """Give the server this share of a core from now on.
+
+        Raises:
+            OSError: there is no controller of CPU time of version 1, or no right to use it.
+        """
+        (path,) = (line.split(":", 2)[2] for line in _own_groups() if line.split(":", 2)[1] == "cpu")
+        group = CONTROLLER / path.lstrip("/") / f"embedmill-{os.getpid()}"
+        group.mkdir()
+        self._stack.callback(_remove, group, self.server)
+        (group / "cpu.cfs_period_us").write_text(str(round(QUOTA_US / share)))
+        (group / "cpu.cfs_quota_us").write_text(str(QUOTA_US))
+        (group / "cgroup.procs").write_text(str(self.server.pid))
+
     def start_workers(self, children: int, workers: int, *, text_s: float, tokens_per_s: float) -> None:
         """Start so many workers, which share the children among them, and wait until all take work."""
         environment = {
@@ -148,9 +168,9 @@ class Mill:
     def _children(self) -> list[int]:
         return [child.pid for worker in self.workers for child in psutil.Process(worker.pid).children()]
 
-    def submit(self, tokens_per_s: float) -> list[Job]:
-        """Submit some jobs of as many chunks, however large those are."""
-        texts = texts_of(int(JOB_TOKENS / TOKENS * tokens_per_s / max(SPEEDS)))
+    def submit(self, n_texts: int) -> list[Job]:
+        """Submit some jobs."""
+        texts = texts_of(n_texts)
         return [self.client.submit(texts, job_id=f"fleet-{n}") for n in range(JOBS)]
 
     def memory_mb(self) -> float:
@@ -220,8 +240,17 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _own_groups() -> list[str]:
+    return Path("/proc/self/cgroup").read_text().splitlines()
+
+
+def _remove(group: Path, member: subprocess.Popen[bytes]) -> None:
+    _end(member)
+    group.rmdir()
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(psutil.NoSuchProcess):
+    if process.poll() is None:
         for child in psutil.Process(process.pid).children():
             with suppress(psutil.NoSuchProcess):
                 child.kill()
@@ -273,17 +302,18 @@ def measure_steps(tokens_per_s: float) -> Steps:
     """Run a few children, and tell the steps of their chunks apart by what is done when."""
     with open_fleet() as mill:
         chunk_texts = tokens_per_s * CHUNK_TARGET_S / TOKENS
-        mill.start_workers(FEW, 1, text_s=FAST_S / chunk_texts, tokens_per_s=tokens_per_s)
+        mill.start_workers(FEW, FEW_WORKERS, text_s=FAST_S / chunk_texts, tokens_per_s=tokens_per_s)
         time.sleep(SETTLING_S)
         idle = mill.during(WINDOW_S / 2)
         before = mill.now()
-        jobs = mill.submit(tokens_per_s)
+        jobs = mill.submit(JOB_TEXTS)
         submit = mill.now() - before
         n_chunks = sum(job.status().chunks for job in jobs)
+        mill.tighten(SHARE)
         time.sleep(SETTLING_S)
         work = mill.during(WINDOW_S)
         with reading(jobs):
-            time.sleep(SETTLING_S)
+            time.sleep(3 * SETTLING_S)  # for what is done already
             both = mill.during(WINDOW_S)
             before = mill.now()
             for job in jobs:
@@ -296,7 +326,7 @@ def measure_steps(tokens_per_s: float) -> Steps:
             work=worked,
             read=live - worked,
             delete=delete.each(n_chunks),
-            idle=idle.each(idle.seconds),
+            idle=idle.each(idle.seconds * FEW_WORKERS),
             texts=work.texts / work.chunks,
         )
 
@@ -321,11 +351,13 @@ class RealRun:
         return self.children / self.chunks_per_s
 
 
-def run_for_real(children: int, workers: int, text_s: float) -> RealRun:
-    """Run a fleet under load, with a reader."""
+def run_for_real(children: int, workers: int, text_s: float, *, share: float = 1.0) -> RealRun:
+    """Run a fleet under load, with a reader, and with a share of a core for the server."""
     with open_fleet() as mill:
-        mill.start_workers(children, workers, text_s=text_s, tokens_per_s=SPEEDS[0])
-        with reading(mill.submit(SPEEDS[0])):
+        if share < 1:
+            mill.tighten(share)
+        mill.start_workers(children, workers, text_s=text_s, tokens_per_s=SPEED)
+        with reading(mill.submit(JOB_TEXTS)):
             time.sleep(1.5 * SETTLING_S)
             took = mill.during(WINDOW_S)
             chunk_texts = took.texts / took.chunks
@@ -342,7 +374,7 @@ def run_for_real(children: int, workers: int, text_s: float) -> RealRun:
             return found
 
 
-def simulated(real: RealRun, alone: RealRun, steps: tuple[Steps, Steps], cores: int) -> float:
+def simulated(real: RealRun, alone: RealRun, steps: tuple[Steps, Steps], *, cores: int, share: float = 1.0) -> float:
     """Return the chunks a second that the simulation says of a real run, whose hand-overs take what one child's did."""
     cost = steps[0].at(real.chunk_texts, steps[1])
     shared_s = (cost.work.main_s + cost.work.children_s + cost.work.client_s + cost.read.client_s) / cores
@@ -353,16 +385,17 @@ def simulated(real: RealRun, alone: RealRun, steps: tuple[Steps, Steps], cores: 
         embed_s=real.embed_s,
         overhead_s=max(0.0, alone.cycle_s - known_s),
         shared_s=shared_s,
-        work=cost.work.step,
-        client=cost.read.step,
+        work=replace(cost.work.step, server_s=cost.work.server_s / share),
+        client=replace(cost.read.step, server_s=cost.read.server_s / share),
         network_bit_s=math.inf,
         trip_s=0.0,
     )
     return fleet_model.simulate(fleet).chunks_per_s
 
 
-def of(steps: Steps, children: int, *, network_bit_s: float, dtype: str, embed_s: float) -> Fleet:
+def of(both: tuple[Steps, Steps], children: int, *, network_bit_s: float, dtype: str, embed_s: float) -> Fleet:
     """Return a fleet whose hosts have a core for each child."""
+    steps = both[0].at(embed_s * SPEED / TOKENS, both[1])
     client = steps.submit.step + steps.read.step + steps.delete.step
     work = steps.work.step
     if dtype == "fp16":
@@ -387,14 +420,21 @@ def ask(run: Run) -> list[Figure]:
     if run.cores < 2:
         run.skip("fleet", "two cores are needed, one for the server alone")
         return []
-    steps = measure_steps(SPEEDS[0]), measure_steps(SPEEDS[1])
+    if not os.access(CONTROLLER / "cpu.cfs_quota_us", os.W_OK):
+        run.skip("fleet", f"{CONTROLLER}: control groups of version 1 and the right to make one are needed")
+        return []
+    steps = measure_steps(SPEED), measure_steps(FASTER)
     figures = list(costs(steps))
+    alone = run_for_real(*ALONE)
     for fleet in REAL:
-        alone, real = run_for_real(1, 1, fleet[2]), run_for_real(*fleet)
-        figures += of_real(real, alone, simulated(real, alone, steps, run.cores - 1))
+        real = run_for_real(*fleet)
+        figures += of_real(real, alone, simulated(real, alone, steps, cores=run.cores - 1))
+    real = run_for_real(*TIGHT, share=TIGHT_SHARE)
+    chunks_per_s = simulated(real, alone, steps, cores=run.cores - 1, share=TIGHT_SHARE)
+    figures += of_real(real, alone, chunks_per_s, which=f", {TIGHT_SHARE} of a core for Redis")
     outcomes = {
         (network, dtype, embed_s): [
-            fleet_model.simulate(of(steps[0], n, network_bit_s=bit_s, dtype=dtype, embed_s=embed_s)) for n in CHILDREN
+            fleet_model.simulate(of(steps, n, network_bit_s=bit_s, dtype=dtype, embed_s=embed_s)) for n in CHILDREN
         ]
         for network, bit_s in NETWORKS.items()
         for dtype in DTYPES
@@ -428,9 +468,10 @@ def costs(steps: Sequence[Steps]) -> Iterator[Figure]:
     yield _figure("worker with nothing to do, Redis's CPU a second", steps[0].idle.server_s * 1e6, "µs")
 
 
-def of_real(real: RealRun, alone: RealRun, chunks_per_s: float) -> Iterator[Figure]:
-    title = f"{real.children} children"
-    yield _figure(f"{title} ÷ their sum", alone.cycle_s / real.cycle_s, "×")
+def of_real(real: RealRun, alone: RealRun, chunks_per_s: float, *, which: str = "") -> Iterator[Figure]:
+    title = f"{real.children} children{which}"
+    cycle_alone_s = real.embed_s + alone.cycle_s - alone.embed_s
+    yield _figure(f"{title} ÷ their sum", cycle_alone_s / real.cycle_s, "×")
     yield _figure(f"{title} ÷ their engines", real.embed_s / real.cycle_s, "×")
     yield _figure(f"{title} ÷ simulated", real.chunks_per_s / chunks_per_s, "×")
     yield _figure(f"{title}, Redis's core busy", 100 * real.server_share, "%")
