@@ -130,7 +130,7 @@ class Mill:
         self.client = stack.enter_context(EmbeddingClient(self.url, DEFAULT_MODEL, namespace="fleet"))
 
     def tighten(self, share: float) -> None:
-        """Give the server this share of a core from now on.
+        """Limit the server to this share of a core from now on.
 
         Raises:
             OSError: there is no controller of CPU time of version 1, or no right to use it.
