@@ -25,7 +25,7 @@ from embedmill_worker.cli.measure.corpus import CORPORA
 
 QUESTIONS = ("engine", "throughput", "single", "latency", "memory", "scaling", "startup")
 #: Asked only by name.
-MORE = ("cpu", "redis", "tenants", "sizing", "reindex", "documents", "cache", "gateway", "servers")
+MORE = ("cpu", "redis", "tenants", "sizing", "reindex", "documents", "cache", "gateway", "servers", "fleet")
 #: Scripts whose names differ: a module `redis` would hide the package.
 SCRIPTS = {"redis": "server"}
 

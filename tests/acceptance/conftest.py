@@ -91,15 +91,29 @@ class Mill:
         return self.workers[0]
 
     def start_worker(
-        self, *, ready: bool = True, app: str = "embedmill_worker.app", log_level: str = "INFO", **env: str
+        self,
+        *,
+        ready: bool = True,
+        app: str = "embedmill_worker.app",
+        log_level: str = "INFO",
+        within: Callable[[list[str]], list[str]] = list,
+        **env: str,
     ) -> WorkerHandle:
-        """Starts a worker whose environment differs from the mill's by `env`; it ends with the mill."""
+        """Starts a worker whose environment differs from the mill's by `env`; it ends with the mill.
+
+        `within` makes the command run elsewhere, such as in a namespace, as the same process.
+        """
         merged = {**self.env, **env}
         log_path = self.folder / f"worker-{len(self.workers)}.log"
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", log_level]
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                tethered(command), env=merged, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                within(tethered(command)),
+                env=merged,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         handle = WorkerHandle(process=process, env=merged, log_path=log_path)
         self.workers.append(handle)
