@@ -37,8 +37,11 @@ MAX_MESSAGE_BYTES: Final = 24 << 20
 #: Most bytes of one packed reply: 1,024 vectors of 4,096 float32 and their frame.
 MAX_REPLY_BYTES: Final = 32 << 20
 
-#: Seconds of one core's work in a chunk. An interactive request waits for at most one bulk chunk.
+#: Seconds of one core's work in a chunk for one or two child processes. An interactive request waits for at most one.
 CHUNK_TARGET_S: Final = 0.25
+
+#: The same for a bulk chunk of a large fleet, at most: see ``chunking.bulk_chunk_s``.
+LONGEST_CHUNK_S: Final = 4.0
 
 #: Doorbells in a lane's queue for each child process that serves it.
 BELLS_A_CHILD: Final = 4

@@ -82,7 +82,7 @@ def test_texts_that_never_stay_are_given_up(bench):
     ask = next(storing)
     with pytest.raises(QueueFullError):
         for _ in range(9):
-            ask = storing.send(bench.run(iter_ask(flow.RoundTrip([ask.commands[-1]]))))
+            ask = storing.send(bench.run(iter_ask(flow.RoundTrip([*ask.commands[-2:]]))))
 
 
 def test_the_same_id_and_content_again_changes_nothing(bench):

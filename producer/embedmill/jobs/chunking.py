@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from embedmill.limits import CHUNK_TARGET_S, MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
+from embedmill.limits import CHUNK_TARGET_S, LONGEST_CHUNK_S, MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_WINDOW_CHARS
 from embedmill.protocol.cards import ModelCard
 
 #: Special tokens that every text has besides its own (CLS and SEP).
@@ -21,9 +21,12 @@ TOKENIZED_CHARS_PER_S: Final = 1.6e6
 #: Characters whose tokenization counts as one token's inference, at most, however slow the model is.
 MAX_CHARS_PER_COST: Final = 400.0
 
-#: Smallest chunk, as a share of the largest. A smaller chunk would not be worth its round trip through Redis and
-#: Celery (1 to 1.6 ms).
+#: Smallest chunk, as a share of that of ``CHUNK_TARGET_S``. A smaller chunk would not be worth its round trip through
+#: Redis and Celery (1 to 1.6 ms).
 MIN_CHUNK_SHARE: Final = 1 / 8
+
+#: Share of the interactive requests that may wait for a free child process longer than with two of them.
+SLOWEST_SHARE: Final = 0.01
 
 
 def split_into_jobs(
@@ -50,22 +53,40 @@ def estimate_costs(char_counts: Sequence[int], card: ModelCard) -> npt.NDArray[n
     return np.asarray(tokens + chars / chars_per_cost, dtype=np.float64)
 
 
-def chunk_budget(card: ModelCard) -> float:
-    """Return the number of tokens that one core embeds in ``CHUNK_TARGET_S``."""
-    return max(card.tokens_per_s * CHUNK_TARGET_S, 16.0)
+def chunk_budget(card: ModelCard, seconds: float = CHUNK_TARGET_S) -> float:
+    """Return the number of tokens that one core embeds in a number of seconds."""
+    return max(card.tokens_per_s * seconds, 16.0)
 
 
-def cut(costs: npt.NDArray[np.float64], *, budget: float, children: int) -> list[npt.NDArray[np.uint32]]:
+def bulk_chunk_s(children: int) -> float:
+    """Return the seconds of one core's work in the largest bulk chunk of a fleet.
+
+    An interactive text waits for the first child process that becomes free. Of n that are at any place of chunks of t
+    seconds, none becomes free within t × (1 - p^(1/n)) seconds with probability p. So chunks may grow with the fleet
+    such that this wait remains what it is with two child processes, and Redis has no more work for a larger fleet.
+    """
+
+    def share(n: int) -> float:
+        return float(1 - SLOWEST_SHARE ** (1 / n))
+
+    return min(LONGEST_CHUNK_S, CHUNK_TARGET_S * share(2) / share(max(2, children)))
+
+
+def cut(
+    costs: npt.NDArray[np.float64], *, budget: float, smallest: float, children: int, waiting: float = 0.0
+) -> list[npt.NDArray[np.uint32]]:
     """Cut texts into chunks: costliest texts first, similar lengths together, smaller chunks at the end.
 
-    A chunk gets the remaining cost divided by twice the number of child processes, but at least an eighth of the budget
-    and at most the budget (guided self-scheduling, Polychronopoulos and Kuck 1987), so that no child process idles at
-    the end of a job. Every chunk has at least one text.
+    A chunk gets the remaining cost divided by twice the number of child processes, within the bounds (guided
+    self-scheduling, Polychronopoulos and Kuck 1987), so that no child process idles at the end of a job. Work that
+    waits in the lane besides counts as remaining. Every chunk has at least one text.
 
     Args:
         costs: estimated tokens of each text, (n,).
         budget: tokens of the largest chunk.
+        smallest: tokens of the smallest chunk.
         children: number of child processes that serve the lane.
+        waiting: tokens of other jobs that wait in the lane.
 
     Returns:
         The positions of each chunk's texts, uint32. Every position is in exactly one chunk.
@@ -76,8 +97,8 @@ def cut(costs: npt.NDArray[np.float64], *, budget: float, children: int) -> list
     chunks = []
     start = 0
     while start < len(order):
-        share = (total - spent[start]) / (2 * max(children, 1))
-        target = min(max(share, budget * MIN_CHUNK_SHARE), budget)
+        share = (total - spent[start] + waiting) / (2 * max(children, 1))
+        target = min(max(share, smallest), budget)
         end = int(np.searchsorted(spent, spent[start] + target, side="right")) - 1
         end = max(start + 1, min(end, start + MAX_CHUNK_TEXTS, len(order)))
         chunks.append(order[start:end])

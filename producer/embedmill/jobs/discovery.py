@@ -97,6 +97,8 @@ class WorkerDirectory:
         self._default_model = default_model
         self._snapshot = DirectorySnapshot(cards={}, workers=())
         self._read_at_s = float("-inf")
+        #: Model and lane → tokens that waited there, and when.
+        self._waiting: dict[tuple[str, str], tuple[int, float]] = {}
 
     def is_stale(self) -> bool:
         """Return whether the snapshot should be read again."""
@@ -154,6 +156,15 @@ class WorkerDirectory:
         name = model or self._default_model or ""
         card = self._snapshot.cards.get(name)
         return card.tokens_per_s * self._snapshot.children(name) if card and self._snapshot.is_served(name) else 0.0
+
+    def note_waiting(self, model: str, lane: str, tokens: int) -> None:
+        """Remember how many tokens wait in a lane now."""
+        self._waiting[model, lane] = (tokens, time.monotonic())
+
+    def waiting_tokens(self, model: str, lane: str) -> int:
+        """Return how many tokens waited in a lane a moment ago; 0 if that is not known."""
+        tokens, read_at_s = self._waiting.get((model, lane), (0, float("-inf")))
+        return tokens if time.monotonic() - read_at_s <= FRESH_S else 0
 
     def dimension(self, model: str) -> int:
         """Return a model's dimension; 0 if the model is not announced."""

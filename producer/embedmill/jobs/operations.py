@@ -85,7 +85,8 @@ class JobOperations:
             max_queued_tokens=self._max_queued_tokens,
             expected_tokens_per_s=self.outlook.tokens_per_s(request.model),
         )
-        yield from submission.submit(self.keys, request, admission, block_until_s=block_until_s)
+        waiting_tokens = yield from submission.submit(self.keys, request, admission, block_until_s=block_until_s)
+        self.outlook.note_waiting(request.model, request.lane, waiting_tokens)
 
     def _prepare(self, values: list[str], options: EmbedOptions, how: SubmitOptions) -> Flow[JobRequest]:
         if self.outlook.is_stale():
@@ -94,7 +95,16 @@ class JobOperations:
         self.outlook.check_protocol(name)
         if how.tenant is None:
             how = replace(how, tenant=self._tenant)
-        make = partial(prepare, values, options, how, model=name, card=card, children=children)
+        make = partial(
+            prepare,
+            values,
+            options,
+            how,
+            model=name,
+            card=card,
+            children=children,
+            waiting_tokens=self.outlook.waiting_tokens(name, how.lane),
+        )
         if len(values) <= MAX_CHUNK_TEXTS and sum(map(len, values)) <= BRIEF_CHARS:
             return make()
         request: JobRequest = yield Offload(make)

@@ -13,7 +13,15 @@ import numpy as np
 
 from embedmill.errors import InvalidRequestError, InvalidTextError, JobTooLargeError, TooManyTextsError
 from embedmill.jobs import chunking
-from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_BYTES, MAX_JOB_TEXTS, MAX_TEXT_CHARS, UNFINISHED_TTL_S
+from embedmill.limits import (
+    CHUNK_TARGET_S,
+    LONGEST_CHUNK_S,
+    MAX_CHUNK_TEXTS,
+    MAX_JOB_BYTES,
+    MAX_JOB_TEXTS,
+    MAX_TEXT_CHARS,
+    UNFINISHED_TTL_S,
+)
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, digest, pack_chunk, pack_rejected
 from embedmill.protocol.keys import LANES
@@ -261,7 +269,14 @@ def check_seconds(option: str, value: float) -> float:
 
 
 def prepare(
-    values: list[str], options: EmbedOptions, how: SubmitOptions, *, model: str, card: ModelCard, children: int
+    values: list[str],
+    options: EmbedOptions,
+    how: SubmitOptions,
+    *,
+    model: str,
+    card: ModelCard,
+    children: int,
+    waiting_tokens: int = 0,
 ) -> JobRequest:
     """Make a job of texts.
 
@@ -272,6 +287,7 @@ def prepare(
         model: the model's name.
         card: the model's card.
         children: number of child processes that serve the model.
+        waiting_tokens: of other jobs in the lane, by estimate.
 
     Raises:
         RequestError: one job cannot hold the texts, or the model cannot serve the options.
@@ -287,7 +303,14 @@ def prepare(
     if how.in_one_chunk and 0 < len(costs) <= MAX_CHUNK_TEXTS:
         cuts = [np.arange(len(costs), dtype=np.uint32)]
     else:
-        cuts = chunking.cut(costs, budget=chunking.chunk_budget(card), children=children)
+        seconds = chunking.bulk_chunk_s(children) if how.lane == "bulk" else CHUNK_TARGET_S
+        cuts = chunking.cut(
+            costs,
+            budget=chunking.chunk_budget(card, seconds),
+            smallest=chunking.MIN_CHUNK_SHARE * chunking.chunk_budget(card),
+            children=children,
+            waiting=waiting_tokens,
+        )
     weights = tuple((len(part), max(1, round(float(costs[part].sum())))) for part in cuts)
     payloads = tuple(
         pack_chunk(Chunk(indices=positions[part], texts=tuple(values[i] for i in positions[part]))) for part in cuts
@@ -317,7 +340,7 @@ def prepare(
 def longest_limit_s(card: ModelCard) -> float:
     """Return the time limit in seconds of the costliest chunk that a job of this model can have."""
     costliest_text = float(chunking.estimate_costs([MAX_TEXT_CHARS], card)[0])
-    costliest = max(chunking.chunk_budget(card), costliest_text)
+    costliest = max(chunking.chunk_budget(card, LONGEST_CHUNK_S), costliest_text)
     return TIME_LIMIT_FLOOR_S + TIME_LIMIT_FACTOR * costliest / card.tokens_per_s
 
 

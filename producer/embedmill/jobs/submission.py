@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, QueueFullError
+from embedmill.errors import JobConflictError, JobTooLargeError, KeyConflictError, MessageError, QueueFullError
 from embedmill.jobs.request import JobRequest
 from embedmill.limits import MAX_QUEUED_TOKENS, MEMORY_SHARES
 from embedmill.protocol.chunks import weigh_chunk
+from embedmill.protocol.codec import read_count
 from embedmill.protocol.keys import Keyspace
 from embedmill.transport.flow import Command, Flow, RoundTrip, Sleep, evalsha
 
@@ -45,8 +46,8 @@ class Admission:
     expected_tokens_per_s: float = 0.0
 
 
-def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_until_s: float = 0.0) -> Flow[None]:
-    """Stage a job's texts, then make the job visible atomically.
+def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_until_s: float = 0.0) -> Flow[int]:
+    """Stage a job's texts, then make the job visible atomically; return the tokens that wait in a bulk lane then.
 
     Args:
         keys: the keys of the namespace.
@@ -72,16 +73,16 @@ def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_u
             yield Sleep(min(max(wanted_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S, left_s))
 
 
-def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_first: bool) -> Flow[None]:
+def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_first: bool) -> Flow[int]:
     if asks_first:
         look = _evalsha(keys, request, admission, "none", unstaged_bytes=max(1, request.n_bytes))
         (outcome,) = yield RoundTrip([look])
         if _is_settled(keys, request, admission, outcome):
-            return
+            return 0
     for _ in range(3):
-        outcome = yield from _stage(keys, request, admission)
+        outcome, waiting_tokens = yield from _stage(keys, request, admission)
         if _is_settled(keys, request, admission, outcome):
-            return
+            return waiting_tokens
     evicted = (
         f"it lost texts of job {request.job_id} three times while they were being stored; "
         "its maxmemory-policy must be noeviction"
@@ -89,7 +90,7 @@ def _submit(keys: Keyspace, request: JobRequest, admission: Admission, *, asks_f
     raise QueueFullError("Redis", 0, 0, evicted)
 
 
-def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[Any]:
+def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[tuple[Any, int]]:
     nonce = secrets.token_hex(8)
     try:
         return (yield from _send(keys, request, admission, nonce))
@@ -98,7 +99,7 @@ def _stage(keys: Keyspace, request: JobRequest, admission: Admission) -> Flow[An
         raise
 
 
-def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str) -> Flow[Any]:
+def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str) -> Flow[tuple[Any, int]]:
     staged = keys.staged(request.job_id, nonce)
     commands: list[Command] = []
     size = 0
@@ -111,7 +112,14 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
             yield RoundTrip(commands)
             commands, size = [], 0
     commands.append(_evalsha(keys, request, admission, nonce, unstaged_bytes=0))
-    return (yield RoundTrip(commands))[-1]
+    if request.lane == "interactive":  # its chunks do not depend on what waits
+        return (yield RoundTrip(commands))[-1], 0
+    commands.append(("HGET", keys.lane(request.model, request.lane), "tokens"))
+    *_, outcome, tokens = yield RoundTrip(commands)
+    try:
+        return outcome, read_count(tokens or b"0", (1 << 53) - 1)
+    except MessageError:  # the reconciler puts it right
+        return outcome, 0
 
 
 def _evalsha(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str, *, unstaged_bytes: int) -> Command:

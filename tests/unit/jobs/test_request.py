@@ -10,7 +10,7 @@ from embedmill.errors import InvalidRequestError, InvalidTextError, TooManyTexts
 from embedmill.jobs import request
 from embedmill.jobs.discovery import DirectorySnapshot, WorkerDirectory
 from embedmill.jobs.request import SubmitOptions
-from embedmill.limits import MAX_JOB_TEXTS, MAX_TEXT_CHARS
+from embedmill.limits import MAX_CHUNK_TEXTS, MAX_JOB_TEXTS, MAX_TEXT_CHARS
 from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import unpack_chunk
 from embedmill.protocol.options import EmbedOptions
@@ -23,10 +23,11 @@ from embedmill.reply import Reason
 CARD = ModelCard(name="m", fingerprint="f", dimension=384, max_tokens=256, chars_per_token=4.0, tokens_per_s=4_000.0)
 
 
-def prepare(texts, options=None, *, card=CARD, children=2, **how):
+def prepare(texts, options=None, *, card=CARD, children=2, waiting_tokens=0, **how):
     how = SubmitOptions(**{"model": None, "lane": "bulk", "ttl_s": 60.0} | how)
     values = request.check_texts(texts)
-    return request.prepare(values, options or EmbedOptions(), how, model="m", card=card, children=children)
+    fleet = {"model": "m", "card": card, "children": children, "waiting_tokens": waiting_tokens}
+    return request.prepare(values, options or EmbedOptions(), how, **fleet)
 
 
 @given(st.lists(st.text(max_size=300), max_size=60), st.integers(1, 8))
@@ -65,6 +66,17 @@ def test_the_record_is_what_the_script_reads():
         "n_chunks": len(prepare(["a", "b"]).payloads),
     }
     assert (fields["ttl_ms"], fields["deadline_ms"]) == (60_000, 1_500)
+
+
+@pytest.mark.parametrize(
+    ("lane", "waiting_tokens", "chunks"), [("bulk", 10**9, 10), ("bulk", 0, 552), ("interactive", 0, 552)]
+)
+def test_a_large_fleet_with_much_to_do_gets_large_bulk_chunks(lane, waiting_tokens, chunks):
+    texts = ["about thirteen tokens of a river and a house"] * 10_000
+    job = prepare(texts, children=100, lane=lane, waiting_tokens=waiting_tokens)
+    assert len(job.payloads) == chunks
+    assert max(texts for texts, _ in job.weights) <= MAX_CHUNK_TEXTS
+    assert job.limit_s <= request.longest_limit_s(CARD)
 
 
 def test_costlier_chunks_get_more_time():

@@ -41,7 +41,7 @@ local function answer(id, chunk, record, payload)
   local created = whole(record.created_ms, math.floor(now / 1000))
   local waited_ms, deadline = math.max(0, math.floor(now / 1000) - created), whole(record.deadline_ms)
   local given = {id, chunk, owner(record.tenant), payload, record.options or '', waited_ms}
-  if deadline > 0 and now / 1000 > deadline then
+  if deadline > 0 and math.floor(now / 1000) > deadline then
     given[7] = math.max(0, deadline - created)
     return {'late', unpack(given)}
   end
