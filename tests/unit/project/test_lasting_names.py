@@ -33,7 +33,7 @@ SCRIPTS = {
     "announce": "f627f84e097e",
     "beat": "6e00da68cc89",
     "cancel": "6a4681b193cf",
-    "claim": "8a4983258987",
+    "claim": "3d4fd5a165d1",
     "commit": "9f247e24fca2",
     "delete": "028a95fa1506",
     "give_back": "b3cf68ca3e8d",
