@@ -47,7 +47,7 @@ from embedmill_worker.cache import cache_entry
 from embedmill_worker.cache.cache_entry import CacheEntry
 from embedmill_worker.celery_patches import messages
 from embedmill_worker.jobs import claims
-from embedmill_worker.jobs.claims import Bell
+from embedmill_worker.jobs.claims import Bell, Claimant
 from embedmill_worker.jobs.reconciler import Reconciler
 from embedmill_worker.models.formats.fasttext_file import read_fasttext
 from embedmill_worker.models.formats.safetensors import SafetensorsFile
@@ -279,7 +279,7 @@ def mill_status(data):
 @decoder(fields(b"work", b"j", pack_chunk(CHUNK), pack_options(OPTIONS), b"10.1", b"0:1:lost", b"2"))
 def claim(data):
     what, job, texts, asked, limit, *counts = [*data.split(SEPARATOR), b"", b"", b"", b""][:64]
-    flow = claims.claim(KEYS, Bell(model="m", lane="bulk", token="5-1"), "w", "f")
+    flow = claims.claim(KEYS, Claimant(bell=Bell(model="m", lane="bulk", token="5-1"), worker_id="w", fingerprint="f"))
     next(flow)
     rest = [0, b"", texts, asked, 3, limit, counts] if what == b"work" else []
     try:

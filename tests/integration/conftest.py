@@ -139,7 +139,14 @@ class Bench:
 
     def claim(self, bell, worker_id="w", fingerprint="f", policy=None):
         """Claims the next chunk of the lane that has rung."""
-        return self.run(claims.claim(self.keys, bell, worker_id, fingerprint, policy))
+        return self.run(claims.claim(self.keys, claimant(bell, worker_id, fingerprint, policy)))
+
+    def commit_and_claim(self, claim, worker_id="w", *, policy=None, yields_to=()):
+        """Commits made-up vectors and claims the next chunk by the same doorbell; gives both outcomes."""
+        bell = Bell(model=claim.ref.model, lane=claim.ref.lane, token=claim.ref.token)
+        reply = pack_reply(embed(claim, "f"))
+        following = claimant(bell, worker_id, "f", policy, yields_to)
+        return self.run(claims.commit_and_claim(self.keys, claim.ref, reply, (), following))
 
     def commit(self, claim, fingerprint="f"):
         """Commits made-up vectors; gives whether they were wanted."""
@@ -192,6 +199,17 @@ class Bench:
 def _one(command):
     (reply,) = yield flow.RoundTrip([command])
     return reply
+
+
+def claimant(bell, worker_id="w", fingerprint="f", policy=None, yields_to=()) -> claims.Claimant:
+    """Who claims by a doorbell."""
+    return claims.Claimant(
+        bell=bell,
+        worker_id=worker_id,
+        fingerprint=fingerprint,
+        policy=policy or claims.Policy(),
+        yields_to=tuple(yields_to),
+    )
 
 
 #: Doorbells that nobody has rung.

@@ -72,7 +72,7 @@ class Scene:
                     keys, self.fresh(), Admission(max_queued_tokens=10**9), "n", unstaged_bytes=0
                 )
             case "claim":
-                return next(claims.claim(keys, bench.ring(), "w", "f")).commands[0]
+                return claims.Claimant(bell=bench.ring(), worker_id="w", fingerprint="f").command(keys)
             case "commit":
                 return next(claims.commit(keys, held, b"reply", [b"another letter"])).commands[0]
             case "note":

@@ -188,6 +188,65 @@ def test_the_first_commit_wins(bench):
     assert bench.status().chunks_done == 1
 
 
+def test_a_commit_may_claim_the_next_chunk_by_the_same_doorbell(bench):
+    bench.submit(TEXTS)
+    first = bench.take()
+    is_wanted, second = bench.commit_and_claim(first)
+    assert is_wanted
+    assert (second.ref.token, second.ref.chunk) == (first.ref.token, first.ref.chunk + 1)
+    assert bench.redis.hlen(bench.keys.held) == 1
+    for _ in TEXTS[1:-1]:
+        is_wanted, second = bench.commit_and_claim(second)
+        assert is_wanted
+    assert bench.commit_and_claim(second) == (True, Nothing())
+    assert (bench.status().state, bench.redis.hlen(bench.keys.held)) == (JobState.DONE, 0)
+
+
+def test_a_commit_and_claim_whose_answer_got_lost_may_be_sent_again(bench):
+    bench.submit(TEXTS)
+    first = bench.take()
+    _, second = bench.commit_and_claim(first)
+    is_wanted, again = bench.commit_and_claim(first)
+    assert (is_wanted, again.ref) == (False, second.ref)
+    assert bench.status().chunks_done == 1
+    assert not bench.redis.hexists(bench.keys.replies("job"), second.ref.chunk)
+    assert bench.commit(again)
+
+
+def test_a_commit_and_claim_of_two_jobs_in_turn_may_be_sent_again(bench):
+    bench.submit(TEXTS[:2], job_id="one")
+    bench.submit(TEXTS[:2], job_id="two")
+    first = bench.take()
+    _, second = bench.commit_and_claim(first)
+    assert second.ref.job_id != first.ref.job_id
+    is_wanted, again = bench.commit_and_claim(first)
+    assert (is_wanted, again.ref) == (False, second.ref)
+    assert bench.commit(again)
+
+
+def test_nothing_is_claimed_with_a_commit_while_queues_that_go_first_have_messages(bench):
+    bench.submit(TEXTS)
+    bench.submit(TEXTS, job_id="urgent", lane="interactive")
+    others = (bench.keys.queue("paper", "interactive"), bench.keys.embed_queue)
+    first = bench.take()
+    assert bench.commit_and_claim(first, yields_to=others) == (True, Nothing())
+    assert bench.counts()["open"] == len(TEXTS) - 1
+    assert bench.doorbells()  # for whoever is free next
+    bench.redis.delete(*others)
+    _, following = bench.commit_and_claim(bench.take(), yields_to=others)
+    assert isinstance(following, Work)
+
+
+def test_a_chunk_that_was_given_back_leaves_its_token_to_no_other(bench):
+    bench.submit(TEXTS)
+    first = bench.take()
+    assert bench.give_back(first.ref.token) is not None
+    is_wanted, following = bench.commit_and_claim(first)
+    assert not is_wanted
+    assert following.ref.chunk == first.ref.chunk  # the next one of its job, under a crash that is counted
+    assert following.crashes == 1
+
+
 def test_a_claim_whose_answer_got_lost_is_asked_for_again(bench):
     bench.submit(TEXTS)
     bell = bench.pop()

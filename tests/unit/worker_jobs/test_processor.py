@@ -68,6 +68,10 @@ class Record:
 
     def __init__(self, claim):
         self.claim = claim
+        #: Claims of the same doorbell after that one.
+        self.following = []
+        #: Queues that went first when those were asked for.
+        self.yielded_to = []
         self.committed = None
         self.letters = []
         self.noted = []
@@ -91,10 +95,14 @@ class Record:
             return b"j 0 1 1 1 w 7 paper bulk "
         assert command[0] == "EVALSHA"
         name = next(name for name in NAMES if script(name).sha == command[1])
+        if name == "claim":
+            self.yielded_to.append(command[8 : 3 + command[2]])
         return getattr(self, f"answer_{name}")(*command[3 + command[2] :])
 
     def answer_claim(self, _token, _worker, fingerprint, *_):
         self.asked_as.append(fingerprint)
+        if self.committed is not None:
+            return as_claimed(self.following.pop(0) if self.following else claims.Nothing())
         if isinstance(self.claim, claims.OtherFingerprint) and fingerprint == self.claim.raw:
             return as_claimed(claimed(["a"]))
         return as_claimed(self.claim)
@@ -110,7 +118,7 @@ class Record:
         self.noted.append(None if position == "" else position)
         return int(len(self.noted) <= self.stands_for)
 
-    def answer_commit(self, _token, reply, _max_flight, _most, _ttl_ms, *letters):
+    def answer_commit(self, _token, _chunk, reply, _max_flight, _most, _ttl_ms, *letters):
         self.committed = unpack_reply(reply)
         self.letters = [dead_letter.unpack("1-0", letter) for letter in letters]
         return b"committed"
@@ -287,6 +295,41 @@ def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
     assert reasons(reply) == {10: Reason.UNSUPPORTED, 11: Reason.UNSUPPORTED}
     with pytest.raises(InvalidRequestError):
         PaperEngine().card.check(options)
+
+
+def test_a_child_goes_on_with_the_next_chunks_by_the_same_doorbell():
+    record, engine = Record(claimed(["a"])), PaperEngine()
+    record.following = [claimed(["bb"]), claimed(["ccc"])]
+    queues = ("ns.v2.paper.bulk", "ns.v2.paper.interactive", "ns.embed")
+    made = processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", queues=queues)
+    made.work(BELL, engine)
+    assert engine.calls == [["a"], ["bb"], ["ccc"]]
+    assert record.yielded_to == [(), *[("ns.v2.paper.interactive", "ns.embed")] * 3]
+
+
+@pytest.mark.parametrize(("is_stopping", "going_on_s"), [(True, 2.0), (False, 0.0)])
+def test_a_child_does_not_go_on_while_its_worker_stops_or_when_others_should_have_a_turn(
+    monkeypatch, is_stopping, going_on_s
+):
+    monkeypatch.setattr(processor, "GOING_ON_S", going_on_s)
+    record, engine = Record(claimed(["a"])), PaperEngine()
+    record.following = [claimed(["bb"])]
+    made = processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", is_stopping=lambda: is_stopping)
+    made.work(BELL, engine)
+    assert engine.calls == [["a"]]
+    assert len(record.following) == 1
+
+
+def test_a_child_ends_with_a_chunk_that_failed():
+    class Failing(Record):
+        def answer_commit(self, *args):
+            super().answer_commit(*args)
+            raise ValueError("torn")
+
+    record, engine = Failing(claimed(["a"])), PaperEngine()
+    record.following = [claimed(["bb"])]
+    processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, engine)
+    assert (engine.calls, record.released) == ([["a"]], [(REF.token, "lost")])
 
 
 def test_a_doorbell_that_finds_no_work_is_no_work():

@@ -128,16 +128,36 @@ class Held:
     n_tokens: int
 
 
-def claim(
-    keys: Keyspace, bell: Bell, worker_id: str, fingerprint: str | bytes, policy: Policy | None = None
-) -> Flow[Claim]:
-    """Claim the next chunk of a lane for a worker that serves a fingerprint."""
-    policy = policy or Policy()
-    of_lane = (bell.model, bell.lane)
-    lane_keys = (keys.held, *(name(*of_lane) for name in (keys.lane, keys.queue, keys.turns, keys.flights)))
-    names = (bell.token, worker_id, fingerprint, *of_lane, keys.job_prefix, keys.ring_prefix(*of_lane))
-    weights = (part for pair in policy.weights.items() for part in pair)
-    ((what, *rest),) = yield RoundTrip([evalsha("claim", lane_keys, *names, os.getpid(), policy.max_flight, *weights)])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims the next chunk of a lane."""
+
+    bell: Bell
+    worker_id: str
+    #: The fingerprint that it serves.
+    fingerprint: str | bytes
+    policy: Policy = field(default_factory=Policy)
+    #: Queues that go first: nothing is claimed while one of them has a message.
+    yields_to: tuple[str, ...] = ()
+
+    def command(self, keys: Keyspace) -> Command:
+        """Return the command that claims."""
+        bell, policy = self.bell, self.policy
+        of_lane = (bell.model, bell.lane)
+        lane_keys = (keys.held, *(name(*of_lane) for name in (keys.lane, keys.queue, keys.turns, keys.flights)))
+        names = (bell.token, self.worker_id, self.fingerprint, *of_lane, keys.job_prefix, keys.ring_prefix(*of_lane))
+        weights = (part for pair in policy.weights.items() for part in pair)
+        return evalsha("claim", (*lane_keys, *self.yields_to), *names, os.getpid(), policy.max_flight, *weights)
+
+
+def claim(keys: Keyspace, claimant: Claimant) -> Flow[Claim]:
+    """Claim the next chunk of a lane."""
+    (answer,) = yield RoundTrip([claimant.command(keys)])
+    return _read_claim(claimant.bell, answer)
+
+
+def _read_claim(bell: Bell, answer: Sequence[Any]) -> Claim:
+    what, *rest = answer
     if what == b"other":
         return OtherFingerprint(_label(rest[0]), rest[0])
     if what not in (b"work", b"late"):
@@ -161,9 +181,26 @@ def commit(
     keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes] = (), *, max_flight: int = 0
 ) -> Flow[bool]:
     """Store a reply and the dead letters of its texts; return False if the claim no longer stands."""
-    bounds = (max_flight, MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
-    (outcome,) = yield RoundTrip([evalsha("commit", (*ref.keys(keys), keys.dead), ref.token, reply, *bounds, *letters)])
+    (outcome,) = yield RoundTrip([_commit(keys, ref, reply, letters, max_flight)])
     return bool(outcome == b"committed")
+
+
+def commit_and_claim(
+    keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes], claimant: Claimant
+) -> Flow[tuple[bool, Claim]]:
+    """Do as ``commit``, and claim the next chunk by the same doorbell in the same round trip.
+
+    If the answer is lost, both may be sent again: the token then names the next chunk, the commit of the first one is
+    refused without harm, and the claim gives the next one again.
+    """
+    own = _commit(keys, ref, reply, letters, claimant.policy.max_flight)
+    outcome, answer = yield RoundTrip([own, claimant.command(keys)])
+    return bool(outcome == b"committed"), _read_claim(claimant.bell, answer)
+
+
+def _commit(keys: Keyspace, ref: ChunkRef, reply: bytes, letters: Sequence[bytes], max_flight: int) -> Command:
+    bounds = (max_flight, MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
+    return evalsha("commit", (*ref.keys(keys), keys.dead), ref.token, ref.chunk, reply, *bounds, *letters)
 
 
 def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[bool]:

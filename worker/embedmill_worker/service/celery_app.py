@@ -191,6 +191,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     def on_stopping(sender: Any = None, **_: Any) -> None:  # the sender is a host name here
         for worker in workers:
             if worker.hostname == sender:
+                node.stop_soon()
                 end_after_grace(node, worker.pool)
 
     signals.worker_shutting_down.connect(on_stopping, weak=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import socket
 import time
@@ -24,7 +25,7 @@ from embedmill_worker.engine.engines import Engines
 from embedmill_worker.health import Health
 from embedmill_worker.jobs import announcements, claims
 from embedmill_worker.jobs.claims import Bell
-from embedmill_worker.jobs.processor import ChunkProcessor
+from embedmill_worker.jobs.processor import GOING_ON_S, ChunkProcessor
 from embedmill_worker.jobs.reconciler import Reconciler
 from embedmill_worker.service.sweeper import Sweeper
 from embedmill_worker.settings import WorkerSettings
@@ -57,6 +58,10 @@ class Node:
         self._took_s = 0.0
         self._state = health.STARTING
         self._reached_at_s = 0.0
+        models = settings.model_names
+        self._queues = (*(keys.queue(model, lane) for model in models for lane in LANES), keys.embed_queue)
+        #: One byte that forked children share: whether the worker stops.
+        self._flag = mmap.mmap(-1, 1)
         self._cache = EmbeddingCache(settings.cache_url, settings.namespace) if settings.cache_url else None
 
     def start(self, name: str) -> None:
@@ -102,7 +107,9 @@ class Node:
     def limits_s(self) -> dict[str, float]:
         """Return the time limit in seconds of one task of each lane's queue."""
         cards = [engine.card for engine in self._engines]
-        return {self._keys.queue(card.name, lane): longest_limit_s(card) for card in cards for lane in LANES}
+        return {
+            self._keys.queue(card.name, lane): GOING_ON_S + longest_limit_s(card) for card in cards for lane in LANES
+        }
 
     @property
     def name(self) -> str:
@@ -176,6 +183,13 @@ class Node:
                 "child process %s while processing chunk %s; chunk re-queued", how, ref, extra={"action": "release"}
             )
 
+    def stop_soon(self) -> None:
+        """Have child processes end after the chunk that they work on."""
+        self._flag[0] = 1
+
+    def _is_stopping(self) -> bool:
+        return self._flag[0] != 0
+
     def leave(self) -> None:
         """Delete the liveness key, so that nobody waits for it to expire."""
         self._state = health.STOPPING
@@ -190,6 +204,8 @@ class Node:
             worker_id=self._worker_id,
             keeps_texts=self._settings.keep_dead_texts,
             policy=self._settings.policy,
+            queues=self._queues,
+            is_stopping=self._is_stopping,
         )
         processor.work(bell, self._cached(self._engines.get(bell.model)))
 

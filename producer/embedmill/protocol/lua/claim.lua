@@ -1,7 +1,8 @@
 -- Take a chunk of a lane for a worker: of the tenant that is next, of its job that is next.
--- KEYS: held, lane, queue, turns, flights. ARGV: token, worker id, fingerprint, model, lane, prefix of jobs, prefix of the
--- lane's rings, pid of
--- the child (for people who look: it decides nothing), tokens that a tenant may have under work (0: any number), then tenants and their weights: name, weight, ….
+-- KEYS: held, lane, queue, turns, flights, then queues that go first: nothing new is claimed while one has a message.
+-- ARGV: token, worker id, fingerprint, model, lane, prefix of jobs, prefix of the lane's rings, pid of the child (for
+-- people who look: it decides nothing), tokens that a tenant may have under work (0: any number), then tenants and their
+-- weights: name, weight, ….
 -- Gives {what, …}:
 --   {'none'}                    nothing waits that may be claimed now
 --   {'other', fingerprint}      all that was looked at is pinned to another fingerprint; the lane is rung again
@@ -102,6 +103,7 @@ if mine then
   return {'none'}
 end
 
+if #KEYS > 5 and redis.call('EXISTS', unpack(KEYS, 6)) > 0 then return {'none'} end
 redis.call('HDEL', held, token .. ':at')
 local found, tag
 local seen = 0

@@ -1,36 +1,36 @@
 -- Store a chunk's reply, its dead letters and its event, and drop its texts: all or nothing.
 -- KEYS: the dead letters' is number 15.
--- ARGV: token, reply, tokens that a tenant may have under work (0: any number), dead letters to keep at most, their ttl
--- in ms, letters….
--- Gives: committed, or duplicate (the first commit wins), or over (the token was given back, or its job is cancelled,
--- deleted, expired or another one by now: nothing is written).
+-- ARGV: token, chunk, reply, tokens that a tenant may have under work (0: any number), dead letters to keep at most,
+-- their ttl in ms, letters….
+-- Gives: committed, or duplicate (the first commit wins), or over (the token was given back or holds another chunk, or its
+-- job is cancelled, deleted, expired or another one by now: nothing is written).
 -- What is left of the job is what has texts, and what is done is what has a reply: its numbers only repeat that.
-local token, reply, dead = ARGV[1], ARGV[2], KEYS[15]
+local token, reply, dead = ARGV[1], ARGV[3], KEYS[15]
 local entry = redis.pcall('HGET', held, token)
 local record = redis.pcall('HMGET', job, 'state', 'born', 'done', 'left_texts', 'left_tokens', 'row_bytes', 'ttl_ms')
 local n_left = redis.pcall('HLEN', texts)
 local numbers = redis.pcall('HMGET', lane, 'chunks', 'texts', 'tokens', 'bytes', 'drained', 'open', 'bells')
 local wrong = misread(entry, held, 'hash', record, job, 'hash', n_left, texts, 'hash', numbers, lane, 'hash')
 if not wrong and n_left <= 1 then wrong = wrong_type(active, 'zset') end
-if not wrong and #ARGV > 5 then wrong = wrong_type(dead, 'stream') end
+if not wrong and #ARGV > 6 then wrong = wrong_type(dead, 'stream') end
 if wrong then return wrong end
 local mine = read_entry(entry)
-if not mine then return 'over' end
+if not mine or mine.id ~= job_id() or mine.chunk ~= tonumber(ARGV[2]) then return 'over' end
 redis.call('HDEL', held, token, token .. ':at')
-if tonumber(ARGV[3]) > 0 then
+if tonumber(ARGV[4]) > 0 then
   redis.pcall('ZINCRBY', flights, -mine.n_tokens, mine.tenant)
   -- The tenant may have been kept back, and doorbells that found only such ones are gone.
   if whole(numbers[6]) > 0 and redis.pcall('LLEN', queue) == 0 then
     redis.call('HSET', lane, 'bells', ring_bells(queue, 'LPUSH', 1, whole(numbers[7]), now_us()))
   end
 end
-if record[1] ~= 'active' or birth(record[2]) ~= mine.born or mine.id ~= job_id() then return 'over' end
+if record[1] ~= 'active' or birth(record[2]) ~= mine.born then return 'over' end
 if redis.call('HDEL', texts, mine.chunk) == 0 then return 'duplicate' end
 
-for i = 6, #ARGV do put('XADD', dead, 'MAXLEN', ARGV[4], '*', 'l', ARGV[i]) end
-if #ARGV > 5 then
-  redis.call('XTRIM', dead, 'MINID', math.max(0, now_ms() - ARGV[5]))
-  redis.call('PEXPIRE', dead, ARGV[5])
+for i = 7, #ARGV do put('XADD', dead, 'MAXLEN', ARGV[5], '*', 'l', ARGV[i]) end
+if #ARGV > 6 then
+  redis.call('XTRIM', dead, 'MINID', math.max(0, now_ms() - ARGV[6]))
+  redis.call('PEXPIRE', dead, ARGV[6])
 end
 put('HSET', replies, mine.chunk, reply)
 put('XADD', events, '*', 'c', mine.chunk)
