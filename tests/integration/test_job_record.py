@@ -16,7 +16,7 @@ from embedmill.protocol.vectors import Dtype
 from embedmill.transport import flow
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.jobs import claims
-from embedmill_worker.jobs.claims import Late, Nothing, OtherFingerprint, Work
+from embedmill_worker.jobs.claims import Bell, Late, Nothing, OtherFingerprint, Work
 from embedmill_worker.jobs.reconciler import Reconciler
 
 #: Doorbells of a lane whose children no sweep has counted.
@@ -245,6 +245,74 @@ def test_a_chunk_that_was_given_back_leaves_its_token_to_no_other(bench):
     assert not is_wanted
     assert following.ref.chunk == first.ref.chunk  # the next one of its job, under a crash that is counted
     assert following.crashes == 1
+
+
+LARGE = b"r" * claims.LARGE_REPLY_BYTES
+
+
+def committed(bench, claim, reply=LARGE):
+    return bench.run(claims.commit(bench.keys, claim.ref, reply))
+
+
+def test_a_large_reply_is_stored_and_the_first_one_wins(bench):
+    bench.submit(TEXTS)
+    claim = bench.take()
+    assert committed(bench, claim)
+    assert not committed(bench, claim, LARGE + b"again")
+    assert bench.redis.hgetall(bench.keys.replies("job")) == {b"%d" % claim.ref.chunk: LARGE}
+    assert bench.redis.pttl(bench.keys.replies("job")) > 0
+    assert bench.status().chunks_done == 1
+
+
+@pytest.mark.parametrize("how", ["given back", "cancelled", "deleted", "another", "shorter"])
+def test_of_a_large_reply_that_is_not_wanted_nothing_stays(bench, how):
+    bench.submit(TEXTS)
+    bench.take()
+    claim = bench.take()  # of chunk 1
+    if how == "given back":
+        bench.give_back(claim.ref.token)
+    elif how == "cancelled":
+        bench.run(reading.end(bench.keys, "job", "cancel"))
+    else:
+        bench.run(reading.end(bench.keys, "job", "delete"))
+        if how != "deleted":
+            bench.submit(TEXTS[:1] if how == "shorter" else TEXTS)
+    assert not committed(bench, claim)
+    assert not bench.redis.exists(bench.keys.replies("job"))
+
+
+def test_a_large_reply_that_is_late_changes_nothing_of_a_job_that_is_done(bench):
+    bench.submit(TEXTS[:1])
+    late = bench.take()
+    bench.give_back(late.ref.token)
+    assert committed(bench, bench.take(), LARGE)
+    assert bench.status().state is JobState.DONE
+    assert not committed(bench, late, LARGE + b"late")
+    assert bench.redis.hget(bench.keys.replies("job"), 0) == LARGE
+
+
+def test_a_large_reply_goes_another_way_where_a_command_of_its_own_is_refused(bench):
+    bench.submit(TEXTS)
+    claim = bench.take()
+    bench.redis.set(bench.keys.replies("job"), "garbage")
+    assert committed(bench, claim)
+    bench.redis.script_flush()
+    again = bench.take()
+    bench.redis.script_flush()
+    assert committed(bench, again)
+    assert set(bench.redis.hgetall(bench.keys.replies("job")).values()) == {LARGE}
+
+
+def test_a_large_commit_and_claim_whose_answer_got_lost_may_be_sent_again(bench):
+    bench.submit(TEXTS)
+    first = bench.take()
+    following = claims.Claimant(
+        bell=Bell(model="paper", lane="bulk", token=first.ref.token), worker_id="w", fingerprint="f"
+    )
+    _, second = bench.run(claims.commit_and_claim(bench.keys, first.ref, LARGE, (), following))
+    is_wanted, again = bench.run(claims.commit_and_claim(bench.keys, first.ref, LARGE, (), following))
+    assert (is_wanted, again.ref) == (False, second.ref)
+    assert set(bench.redis.hgetall(bench.keys.replies("job"))) == {b"%d" % first.ref.chunk}
 
 
 def test_a_claim_whose_answer_got_lost_is_asked_for_again(bench):

@@ -34,7 +34,7 @@ SCRIPTS = {
     "beat": "6e00da68cc89",
     "cancel": "6a4681b193cf",
     "claim": "1f3adca347a9",
-    "commit": "1efa94fcff36",
+    "commit": "6d22d79f76ba",
     "delete": "028a95fa1506",
     "give_back": "b3cf68ca3e8d",
     "lock": "4313a58ffe2f",

@@ -1,21 +1,33 @@
 -- Store a chunk's reply, its dead letters and its event, and drop its texts: all or nothing.
 -- KEYS: the dead letters' is number 15.
--- ARGV: token, chunk, reply, tokens that a tenant may have under work (0: any number), dead letters to keep at most,
--- their ttl in ms, letters….
--- Gives: committed, or duplicate (the first commit wins), or over (the token was given back or holds another chunk, or its
--- job is cancelled, deleted, expired or another one by now: nothing is written).
+-- ARGV: token, chunk, reply ('': HSETNX has stored it, in the same transaction), tokens that a tenant may have under
+-- work (0: any number), dead letters to keep at most, their ttl in ms, letters….
+-- Gives: committed, or unstored (there is no reply: send it with this call), or duplicate (the first commit wins), or over
+-- (the token was given back or holds another chunk, or its job is cancelled, deleted, expired or another one by now:
+-- nothing is written).
 -- What is left of the job is what has texts, and what is done is what has a reply: its numbers only repeat that.
 local token, reply, dead = ARGV[1], ARGV[3], KEYS[15]
 local entry = redis.pcall('HGET', held, token)
-local record = redis.pcall('HMGET', job, 'state', 'born', 'done', 'left_texts', 'left_tokens', 'row_bytes', 'ttl_ms')
+local record = redis.pcall('HMGET', job, 'state', 'born', 'done', 'left_texts', 'left_tokens', 'row_bytes', 'ttl_ms',
+  'n_chunks')
 local n_left = redis.pcall('HLEN', texts)
 local numbers = redis.pcall('HMGET', lane, 'chunks', 'texts', 'tokens', 'bytes', 'drained', 'open', 'bells')
+-- Nothing is written, and nothing stays that was stored for it: a reply of a chunk that is not done, or of none.
+local function over()
+  if reply == '' then
+    local is_kept = (record[1] == 'active' or record[1] == 'done') and tonumber(ARGV[2]) < whole(record[8])
+    if not is_kept or redis.call('HEXISTS', texts, ARGV[2]) == 1 then redis.pcall('HDEL', replies, ARGV[2]) end
+  end
+  return 'over'
+end
+
 local wrong = misread(entry, held, 'hash', record, job, 'hash', n_left, texts, 'hash', numbers, lane, 'hash')
 if not wrong and n_left <= 1 then wrong = wrong_type(active, 'zset') end
 if not wrong and #ARGV > 6 then wrong = wrong_type(dead, 'stream') end
 if wrong then return wrong end
+if reply == '' and redis.pcall('HEXISTS', replies, ARGV[2]) ~= 1 then return 'unstored' end
 local mine = read_entry(entry)
-if not mine or mine.id ~= job_id() or mine.chunk ~= tonumber(ARGV[2]) then return 'over' end
+if not mine or mine.id ~= job_id() or mine.chunk ~= tonumber(ARGV[2]) then return over() end
 redis.call('HDEL', held, token, token .. ':at')
 if tonumber(ARGV[4]) > 0 then
   redis.pcall('ZINCRBY', flights, -mine.n_tokens, mine.tenant)
@@ -24,7 +36,7 @@ if tonumber(ARGV[4]) > 0 then
     redis.call('HSET', lane, 'bells', ring_bells(queue, 'LPUSH', 1, whole(numbers[7]), now_us()))
   end
 end
-if record[1] ~= 'active' or birth(record[2]) ~= mine.born then return 'over' end
+if record[1] ~= 'active' or birth(record[2]) ~= mine.born then return over() end
 if redis.call('HDEL', texts, mine.chunk) == 0 then return 'duplicate' end
 
 for i = 7, #ARGV do put('XADD', dead, 'MAXLEN', ARGV[5], '*', 'l', ARGV[i]) end
@@ -32,7 +44,7 @@ if #ARGV > 6 then
   redis.call('XTRIM', dead, 'MINID', math.max(0, now_ms() - ARGV[6]))
   redis.call('PEXPIRE', dead, ARGV[6])
 end
-put('HSET', replies, mine.chunk, reply)
+if reply ~= '' then put('HSET', replies, mine.chunk, reply) end
 put('XADD', events, '*', 'c', mine.chunk)
 local left_texts, left_tokens, n_done = whole(record[4]), whole(record[5]), whole(record[3]) + 1
 local n_texts, n_tokens = mine.n_texts, mine.n_tokens
