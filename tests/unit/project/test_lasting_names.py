@@ -33,7 +33,7 @@ SCRIPTS = {
     "announce": "f627f84e097e",
     "beat": "6e00da68cc89",
     "cancel": "6a4681b193cf",
-    "claim": "1f3adca347a9",
+    "claim": "06b454dc2569",
     "commit": "6d22d79f76ba",
     "delete": "028a95fa1506",
     "give_back": "b3cf68ca3e8d",

@@ -137,7 +137,16 @@ def as_claimed(claim):
             of_text = {f":{at}": n for at, n in claim.crashes_alone.items()}
             of_text |= {f":{at}:lost": n for at, n in claim.losses_alone.items()}
             counts = [x for name, n in {**of_chunk, **of_text}.items() if n for x in (f"0{name}".encode(), b"%d" % n)]
-            return [b"work", *OF_CHUNK, WEIGHT + claim.texts, claim.options, b"%f" % claim.waited_ms, b"10.1", counts]
+            return [
+                b"work",
+                *OF_CHUNK,
+                WEIGHT + claim.texts,
+                claim.options,
+                b"%f" % claim.waited_ms,
+                b"10.1",
+                counts,
+                claim.n_open,
+            ]
         case claims.Late():
             times = (b"%f" % claim.waited_ms, b"%f" % claim.deadline_ms)
             return [b"late", *OF_CHUNK, WEIGHT + claim.texts, claim.options, *times]
@@ -298,13 +307,13 @@ def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
 
 
 def test_a_child_goes_on_with_the_next_chunks_by_the_same_doorbell():
-    record, engine = Record(claimed(["a"])), PaperEngine()
-    record.following = [claimed(["bb"]), claimed(["ccc"])]
+    record, engine = Record(claimed(["a"], n_open=2)), PaperEngine()
+    record.following = [claimed(["bb"], n_open=1), claimed(["ccc"], n_open=0), claimed(["dddd"])]
     queues = ("ns.v2.paper.bulk", "ns.v2.paper.interactive", "ns.embed")
     made = processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", queues=queues)
     made.work(BELL, engine)
     assert engine.calls == [["a"], ["bb"], ["ccc"]]
-    assert record.yielded_to == [(), *[("ns.v2.paper.interactive", "ns.embed")] * 3]
+    assert record.yielded_to == [(), *[("ns.v2.paper.interactive", "ns.embed")] * 2]
 
 
 @pytest.mark.parametrize(("is_stopping", "going_on_s"), [(True, 2.0), (False, 0.0)])
@@ -312,7 +321,7 @@ def test_a_child_does_not_go_on_while_its_worker_stops_or_when_others_should_hav
     monkeypatch, is_stopping, going_on_s
 ):
     monkeypatch.setattr(processor, "GOING_ON_S", going_on_s)
-    record, engine = Record(claimed(["a"])), PaperEngine()
+    record, engine = Record(claimed(["a"], n_open=1)), PaperEngine()
     record.following = [claimed(["bb"])]
     made = processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", is_stopping=lambda: is_stopping)
     made.work(BELL, engine)
@@ -326,7 +335,7 @@ def test_a_child_ends_with_a_chunk_that_failed():
             super().answer_commit(*args)
             raise ValueError("torn")
 
-    record, engine = Failing(claimed(["a"])), PaperEngine()
+    record, engine = Failing(claimed(["a"], n_open=1)), PaperEngine()
     record.following = [claimed(["bb"])]
     processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w").work(BELL, engine)
     assert (engine.calls, record.released) == ([["a"]], [(REF.token, "lost")])

@@ -79,6 +79,8 @@ class Work:
     waited_ms: float
     #: Seconds that the chunk may take; 0: not known.
     limit_s: float = 0.0
+    #: Chunks of the lane that waited when this one was claimed.
+    n_open: int = 0
     #: Workers lost and children killed so far while they embedded the chunk's texts together.
     losses: int = 0
     #: Crashes so far, of children that did so.
@@ -178,7 +180,7 @@ def _read_claim(bell: Bell, answer: Sequence[Any]) -> Claim:
     texts, options, waited_ms = without_weight(rest[3]), rest[4], float(rest[5])
     if what == b"late":
         return Late(ref, texts, options, waited_ms, float(rest[6]))
-    return Work(ref, texts, options, waited_ms, _seconds(rest[6]), **crash_counts(chunk, rest[7]))
+    return Work(ref, texts, options, waited_ms, _seconds(rest[6]), int(rest[8]), **crash_counts(chunk, rest[7]))
 
 
 def commit(

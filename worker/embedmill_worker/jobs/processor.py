@@ -73,7 +73,9 @@ class ChunkProcessor:
             log.debug("doorbell %s found no work", bell.token, extra={"action": "no_work"})
         until_s = time.monotonic() + GOING_ON_S
         while isinstance(claim, claims.Work | claims.Late):
-            claim = self._process(claim, engine, until_s=until_s)
+            # Where nothing waited, no more is asked for: what comes meanwhile rings by itself.
+            has_more = isinstance(claim, claims.Late) or claim.n_open > 0
+            claim = self._process(claim, engine, until_s=until_s if has_more else 0.0)
 
     def _reject_if_unserved(self, bell: Bell, engine: Embedder, other: claims.OtherFingerprint) -> None:
         claim: claims.Claim = other

@@ -7,7 +7,7 @@
 --   {'none'}                    nothing waits that may be claimed now
 --   {'other', fingerprint}      all that was looked at is pinned to another fingerprint; the lane is rung again
 --   {'late', job, chunk, tenant, texts, options, ms since submission, ms of its deadline}      claimed, but too late
---   {'work', job, chunk, tenant, texts, options, ms waited, limit in s, {crash fields}}      claimed
+--   {'work', job, chunk, tenant, texts, options, ms waited, limit in s, {crash fields}, chunks that still wait}
 -- The same token again is given the same chunk.
 local held, lane, queue, turns, flights = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, worker, fingerprint, model, lane_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -47,7 +47,7 @@ local function answer(id, chunk, record, payload)
     return {'late', unpack(given)}
   end
   local hurt = record.hurt and redis.pcall('HGETALL', jobs .. id .. ':crashes') or {}
-  given[7], given[8] = record.limit_s or '', hurt.err and {} or hurt
+  given[7], given[8], given[9] = record.limit_s or '', hurt.err and {} or hurt, open
   return {'work', unpack(given)}
 end
 
