@@ -148,7 +148,7 @@ def rights():
 
 def test_the_rights_are_those_that_our_code_names_and_celery_s():
     lua = "".join(file.read_text("utf-8") for file in (REPOSITORY / "producer/embedmill/protocol/lua").glob("*.lua"))
-    ours = set(re.findall(r"redis\.call\('([A-Z]+)'", lua)) | set(re.findall(r"'([LR]PUSH)'", lua))
+    ours = set(re.findall(r"(?:redis\.p?call|put)\('([A-Z]+)'", lua)) | set(re.findall(r"'([LR]PUSH)'", lua))
     for file in [*(REPOSITORY / "producer").rglob("*.py"), *(REPOSITORY / "worker").rglob("*.py")]:
         ours |= set(re.findall(r"\(\"([A-Z]{3,})\",", file.read_text("utf-8"))) - NO_COMMANDS
     worker, client, operator = rights()

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from embedmill.protocol.keys import Keyspace
+
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli", "bench", "--json"]
 SHORT = ["--texts", "40", "--rounds", "2", "--requests", "10"]
 PATIENCE_S = 180.0
@@ -45,7 +47,7 @@ def test_it_measures_the_workers_behind_a_redis_and_deletes_its_jobs(mill, redis
 
     def jobs():
         with redis.Redis.from_url(redis_url) as server:
-            return set(server.scan_iter(f"{mill.namespace}:v2:job:*"))
+            return set(server.scan_iter(Keyspace(mill.namespace).job("*")))
 
     others = jobs()  # of tests that ran before
     report = bench("--redis-url", redis_url, "--namespace", mill.namespace, env=mill.env)

@@ -110,7 +110,7 @@ def test_status_json_has_the_documented_shape(mill):
     for lane in status["lanes"]:
         assert set(lane) == {
             *("model", "lane", "queue", "chunks", "texts", "tokens", "oldest_age_s"),
-            *("tokens_done", "tokens_per_s"),
+            *("tokens_done", "tokens_per_s", "tenants"),
         }
     assert {(lane["model"], lane["lane"]) for lane in status["lanes"]} >= {(MODEL, "bulk"), (MODEL, "interactive")}
     assert MODEL in embedmill("status", env=mill.env).stdout.decode()

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from embedmill import AsyncEmbeddingClient, TextsRejectedError
+from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker.cli.measure import corpus
 from support.servers import save
@@ -47,7 +48,7 @@ def test_calls_that_share_jobs_have_the_bits_of_one_call_of_all(durable_mill, se
     reasons = [[(r.index, r.reason) for r in error.reply.rejected] for error in (long, broken)]
     assert reasons == [[(0, Reason.TOO_LONG)], [(0, Reason.INVALID_UNICODE)]]
     assert 0 < jobs < count / 3
-    assert list(server.scan_iter(f"{durable_mill.namespace}:job:*")) == []
+    assert list(server.scan_iter(Keyspace(durable_mill.namespace).job("*"))) == []
 
 
 def test_a_restart_of_redis_loses_no_caller_s_text(durable_mill, server, own_valkey):
@@ -68,4 +69,4 @@ def test_a_restart_of_redis_loses_no_caller_s_text(durable_mill, server, own_val
 
     alone, together = asyncio.run(use())
     assert np.array_equal(alone.view(np.uint32), together.view(np.uint32))
-    assert list(server.scan_iter(f"{durable_mill.namespace}:job:*")) == []
+    assert list(server.scan_iter(Keyspace(durable_mill.namespace).job("*"))) == []

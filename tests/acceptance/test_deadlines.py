@@ -83,6 +83,6 @@ def test_an_embed_that_times_out_leaves_no_work_behind(own_mill, client):
     with pytest.raises(ResultTimeoutError, match="It was cancelled"):
         client.embed(corpus.mixed(2000), timeout_s=0.5)
     with redis.Redis.from_url(own_mill.redis_url) as server:
-        assert list(server.scan_iter(f"{own_mill.namespace}:job:*")) == []
+        assert list(server.scan_iter(Keyspace(own_mill.namespace).job("*"))) == []
         keys = Keyspace(own_mill.namespace)
         assert server.hget(keys.lane(MODEL, "interactive"), "chunks") == b"0"

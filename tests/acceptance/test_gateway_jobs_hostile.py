@@ -125,7 +125,7 @@ def test_a_deleted_job_is_expired_and_the_same_request_submits_it_again(client, 
     job = submit(client, ["a"], id="again")
     wait_until(lambda: status_of(client, job) == "completed")
     with redis.from_url(mill.redis_url) as server:
-        (name,) = server.scan_iter(f"{mill.namespace}:v2:job:gw-*-again")
+        (name,) = server.scan_iter(Keyspace(mill.namespace).job("gw-*-again"))
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as queue:
         assert queue.job(name.decode().rpartition(":")[2]).delete()
     assert status_of(client, job) == "expired"

@@ -166,7 +166,7 @@ def test_a_client_that_hangs_up_cancels_its_queued_work(mill, make_mill, make_ga
                 wait_until(waiting, "the job did not reach Redis")
                 call.cancel()
             wait_until(lambda: not waiting(), "the job is still there")
-            assert not server.keys(f"{quiet.namespace}:job:*")
+            assert not server.keys(Keyspace(quiet.namespace).job("*"))
     finally:
         for process in (worker.pid, *worker.children):
             psutil.Process(process).resume()

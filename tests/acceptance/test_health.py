@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from embedmill import EmbeddingClient
+from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
 from embedmill_worker import exit_codes
@@ -66,7 +67,7 @@ def watched(request, own_mill, tmp_path):
 def test_a_worker_whose_consumer_was_cancelled_is_found_and_ends_itself(own_mill, watched, client):
     assert (probe(watched, "live"), probe(watched, "ready")) == (exit_codes.OK, exit_codes.OK)
     command = [sys.executable, "-m", "celery", "-A", "remote_app", "control", "cancel_consumer"]
-    command += [f"{own_mill.namespace}.{MODEL}.bulk"]
+    command += [Keyspace(own_mill.namespace).queue(MODEL, "bulk")]
     subprocess.run(command, env=watched.env, check=True, capture_output=True, timeout=60)
     job = client.submit(["a text that nobody takes"])
     eventually(lambda: probe(watched, "live") == exit_codes.UNHEALTHY)

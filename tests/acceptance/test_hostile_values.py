@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from embedmill.protocol.keys import Keyspace
+from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill_worker import exit_codes
 from support.reindexer import Reindexer, rows
 from support.waiting import wait_until
@@ -97,7 +98,7 @@ def test_status_shows_some_hundred_lines_and_counts_the_rest(forged):
 def test_no_command_that_reads_prints_what_moves_a_cursor(forged, tmp_path):
     env, keys, server = forged
     evil = ESCAPE.encode() * 100
-    put_worker(server, keys, "w", {"m": "f"})
+    put_worker(server, keys, "w", {"m": "f"}, protocol=PROTOCOL_VERSION)
     server.hset(keys.models, "m", json.dumps({"name": ESCAPE, "fingerprint": ESCAPE}))
     server.hset(keys.models, "n", b"x" * (2 << 20))
     server.sadd(keys.lanes, evil, b"other bulk", evil + b" bulk", *(f"lane{n} bulk" for n in range(5_000)))

@@ -62,12 +62,12 @@ def test_lone_surrogates_are_rejected_and_nul_characters_are_embedded(client):
 @pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["nested"], float("nan")])
 def test_what_is_not_a_string_is_refused_before_anything_is_sent(client, mill, wrong):
     server = redis.Redis.from_url(mill.redis_url)
-    before = set(server.scan_iter(f"{mill.namespace}:v2:job:*"))
+    before = set(server.scan_iter(Keyspace(mill.namespace).job("*")))
     with pytest.raises(InvalidTextError, match=r"texts\[1\]"):
         client.embed(["fine", wrong])
     with pytest.raises(InvalidRequestError, match="write \\[text\\]"):
         client.embed("one string")
-    assert set(server.scan_iter(f"{mill.namespace}:v2:job:*")) == before
+    assert set(server.scan_iter(Keyspace(mill.namespace).job("*"))) == before
 
 
 def test_more_texts_than_a_job_holds_are_refused_by_submit_and_cut_by_embed(client):

@@ -9,6 +9,7 @@ import redis
 
 from conftest import REPOSITORY
 from embedmill import EmbeddingClient
+from embedmill.protocol.keys import Keyspace
 from support.protocol_page import BLOCKS, TEXTS
 from support.waiting import PATIENCE_S
 
@@ -17,7 +18,7 @@ MODEL = "all-MiniLM-L6-v2"
 
 def test_the_page_s_client_gets_the_same_bits_and_leaves_nothing(mill):
     with redis.Redis.from_url(mill.redis_url) as server:
-        before = set(server.scan_iter(f"{mill.namespace}:v2:job:*"))
+        before = set(server.scan_iter(Keyspace(mill.namespace).job("*")))
     command = [sys.executable, "-c", BLOCKS["python client"], *TEXTS]
     done = subprocess.run(
         command,
@@ -31,4 +32,4 @@ def test_the_page_s_client_gets_the_same_bits_and_leaves_nothing(mill):
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as client:
         assert np.array(json.loads(done.stdout), dtype=np.float32).tobytes() == client.embed(TEXTS).tobytes()
     with redis.Redis.from_url(mill.redis_url) as server:
-        assert set(server.scan_iter(f"{mill.namespace}:v2:job:*")) <= before
+        assert set(server.scan_iter(Keyspace(mill.namespace).job("*"))) <= before

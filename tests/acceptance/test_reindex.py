@@ -176,7 +176,7 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, c
     assert 256 <= len(kept) < len(texts)
     with redis.Redis.from_url(mill.redis_url) as server:
         wait_until(
-            lambda: not list(server.scan_iter(f"{mill.namespace}:v2:job:reindex-*:texts")), "what was begun is done"
+            lambda: not list(server.scan_iter(Keyspace(mill.namespace).texts("reindex-*"))), "what was begun is done"
         )
 
     count = len(kept) + 100
@@ -201,7 +201,7 @@ def test_what_was_under_work_at_a_stop_is_not_embedded_again(client, mill, tmp_p
     first = embedmill.reindex(texts, sink, client=client, on_progress=watch, should_stop=lambda: embedded[-1] > 0)
     assert (first.is_whole, first.rows < 1_024) == (False, True)
     with redis.Redis.from_url(mill.redis_url) as server:
-        wait_until(lambda: not list(server.scan_iter(f"{mill.namespace}:v2:job:reindex-*:texts")))
+        wait_until(lambda: not list(server.scan_iter(Keyspace(mill.namespace).texts("reindex-*"))))
     assert drained(mill) > tokens
     second = embedmill.reindex(texts, sink, client=client)
     assert (first.added + second.added, second.rows) == (1_024, 1_024)
@@ -240,9 +240,9 @@ def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(own_m
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
     run = Reindexer(own_mill.env, [source, "--to", tmp_path / "vectors"]).start()
     with redis.Redis.from_url(own_mill.redis_url) as server:
-        (key,) = wait_until(lambda: list(server.scan_iter(f"{own_mill.namespace}:job:reindex-*:texts")))
+        (key,) = wait_until(lambda: list(server.scan_iter(Keyspace(own_mill.namespace).texts("reindex-*"))))
     with EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
-        assert client.job(key.decode().split(":")[2]).cancel()
+        assert client.job(key.decode().split(":")[-2]).cancel()
     _, err = run.wait(1)
     assert "cancelled" in err
     own_mill.start_worker()
@@ -296,7 +296,7 @@ def test_two_reindexers_share_the_lane(own_mill, tmp_path):
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(1_000, seed=n)) for n in range(2)]
     runs = [Reindexer(env, [path, "--to", path.with_suffix("")], "small_windows").start() for path in paths]
     with redis.Redis.from_url(own_mill.redis_url) as server:
-        waiting = f"{own_mill.namespace}:job:reindex-*:texts"
+        waiting = Keyspace(own_mill.namespace).texts("reindex-*")
         wait_until(lambda: len(list(server.scan_iter(waiting))) == 4, "two windows of each")
     own_mill.start_worker(ready=False)
     for run in runs:
@@ -462,7 +462,7 @@ def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):
 
     def jobs() -> set[bytes]:
         with redis.Redis.from_url(mill.redis_url) as server:
-            return set(server.scan_iter(f"{mill.namespace}:v2:job:reindex-*"))
+            return set(server.scan_iter(Keyspace(mill.namespace).job("reindex-*")))
 
     sink, records, tokens, before = Failing(), [(f"d{i}", text) for i, text in enumerate(TEXTS)], drained(mill), jobs()
     with pytest.raises(embedmill.SinkError, match="the disk is full"):

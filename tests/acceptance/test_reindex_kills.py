@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 import redis
 
+from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.measure import corpus
 from support import apps
 from support.reindexer import Reindexer, files, write_jsonl
@@ -74,4 +75,4 @@ def kill(kind, reindexer, mill, valkey) -> None:
 def jobs_left(redis_url: str, namespace: str) -> list[bytes]:
     """Keys of jobs that nobody will ask for."""
     with redis.Redis.from_url(redis_url) as client:
-        return list(client.scan_iter(f"{namespace}:job:reindex-*"))
+        return list(client.scan_iter(Keyspace(namespace).job("reindex-*")))
