@@ -36,6 +36,7 @@ from fleet_model import Fleet, Outcome, Step
 from embedmill import EmbeddingClient
 from embedmill.client import Job
 from embedmill.errors import EmbedError
+from embedmill.jobs.chunking import bulk_chunk_s
 from embedmill.limits import CHUNK_TARGET_S
 from embedmill.settings import ClientSettings
 from embedmill.status import read_status
@@ -45,9 +46,10 @@ from embedmill_worker.settings import DEFAULT_MODEL
 
 #: A text of 13 tokens, by its length.
 TEXT = "embeddings of a fleet that sleeps, text number {:07d}"
-#: Tokens that a client reckons for it, and what a core of MiniLM in fp32 does in a second, by its card; a core of four
-#: times that has chunks of four times as many texts.
-TOKENS, SPEED, FASTER = 15.4, 3_400.0, 13_600.0
+#: Tokens that a client reckons for it, and what a core of MiniLM in fp32 does in a second, by its card.
+TOKENS, SPEED = 15.4, 3_400.0
+#: Texts of the chunks whose costs are measured: those of 0.25 and of 4 s.
+SIZES = (55, 880)
 #: Children and workers of the runs that measure costs, seconds that each sleeps for a chunk, and the share of a core
 #: that the server has there: it is always busy, as with a large fleet. With little to do it takes a third more a chunk,
 #: as it is woken for each request.
@@ -57,12 +59,13 @@ WINDOW_S, SETTLING_S = 6.0, 2.0
 #: Texts of a job, so that its chunks are full but for the last ones, and jobs that wait.
 JOB_TEXTS, JOBS = 60_000, 5
 #: Real runs: children, workers, and seconds of sleep a text. One child alone shows how long the hand-over between two
-#: chunks takes here, and does many, so that it is known to the millisecond. Many children sleep longer, so that the
-#: cores left to workers and clients can carry them.
+#: chunks takes here, and does many, so that it is known to the millisecond.
 ALONE = (1, 1, TOKENS / 17_000)
-REAL = ((10, 1, TOKENS / 3_400), (30, 2, TOKENS / 1_700), (100, 4, TOKENS / 850))
+REAL = ((10, 1, TOKENS / SPEED), (30, 2, TOKENS / SPEED), (100, 4, TOKENS / SPEED))
 #: A run whose server has a small share of its core, as if each request took longer: so that it is what bends.
-TIGHT, TIGHT_SHARE = (100, 4, TOKENS / 2_000), 0.08
+TIGHT, TIGHT_SHARE = (100, 4, TOKENS / SPEED), 0.04
+#: Chunks of each child in a real run that are counted.
+CYCLES = 5
 CONTROLLER = Path("/sys/fs/cgroup/cpu")
 QUOTA_US = 1_000
 #: Seconds that anything may take.
@@ -75,8 +78,11 @@ CHILDREN_A_WORKER = 16
 TRIP_S = 0.0002
 NETWORKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10}
 DTYPES = ("fp32", "fp16")
-#: Seconds of a core for a chunk; a quarter of one is what clients aim at, and more of them are more texts.
-EMBED_S = (0.25, 1.0)
+#: How long chunks are: as clients cut them for a fleet with much to do, and as for two children.
+LENGTHS: dict[str, Callable[[int], float]] = {
+    "growing chunks": bulk_chunk_s,
+    f"chunks of {CHUNK_TARGET_S} s": lambda children: CHUNK_TARGET_S,
+}
 #: Share of its children's speed below which a fleet is said to bend.
 BENDS = 0.95
 
@@ -168,10 +174,10 @@ class Mill:
     def _children(self) -> list[int]:
         return [child.pid for worker in self.workers for child in psutil.Process(worker.pid).children()]
 
-    def submit(self, n_texts: int) -> list[Job]:
+    def submit(self, n_texts: int, n_jobs: int = JOBS) -> list[Job]:
         """Submit some jobs."""
         texts = texts_of(n_texts)
-        return [self.client.submit(texts, job_id=f"fleet-{n}") for n in range(JOBS)]
+        return [self.client.submit(texts, job_id=f"fleet-{n}") for n in range(n_jobs)]
 
     def memory_mb(self) -> float:
         """Return the proportional set size of a child, on average."""
@@ -298,10 +304,10 @@ class Steps:
         return replace(self, texts=texts, **found)
 
 
-def measure_steps(tokens_per_s: float) -> Steps:
+def measure_steps(chunk_texts: int) -> Steps:
     """Run a few children, and tell the steps of their chunks apart by what is done when."""
     with open_fleet() as mill:
-        chunk_texts = tokens_per_s * CHUNK_TARGET_S / TOKENS
+        tokens_per_s = chunk_texts * TOKENS / bulk_chunk_s(FEW)  # so that a client cuts chunks of this size
         mill.start_workers(FEW, FEW_WORKERS, text_s=FAST_S / chunk_texts, tokens_per_s=tokens_per_s)
         time.sleep(SETTLING_S)
         idle = mill.during(WINDOW_S / 2)
@@ -357,9 +363,12 @@ def run_for_real(children: int, workers: int, text_s: float, *, share: float = 1
         if share < 1:
             mill.tighten(share)
         mill.start_workers(children, workers, text_s=text_s, tokens_per_s=SPEED)
-        with reading(mill.submit(JOB_TEXTS)):
-            time.sleep(1.5 * SETTLING_S)
-            took = mill.during(WINDOW_S)
+        chunk_s = text_s * bulk_chunk_s(children) * SPEED / TOKENS
+        window_s = max(WINDOW_S, CYCLES * chunk_s)
+        n_texts = children * (window_s + chunk_s + 3 * SETTLING_S) / text_s
+        with reading(mill.submit(JOB_TEXTS, max(JOBS, math.ceil(n_texts / JOB_TEXTS)))):
+            time.sleep(1.5 * SETTLING_S + chunk_s)
+            took = mill.during(window_s)
             chunk_texts = took.texts / took.chunks
             found = RealRun(
                 children=children,
@@ -423,7 +432,7 @@ def ask(run: Run) -> list[Figure]:
     if not os.access(CONTROLLER / "cpu.cfs_quota_us", os.W_OK):
         run.skip("fleet", f"{CONTROLLER}: control groups of version 1 and the right to make one are needed")
         return []
-    steps = measure_steps(SPEED), measure_steps(FASTER)
+    steps = measure_steps(SIZES[0]), measure_steps(SIZES[1])
     figures = list(costs(steps))
     alone = run_for_real(*ALONE)
     for fleet in REAL:
@@ -433,19 +442,19 @@ def ask(run: Run) -> list[Figure]:
     chunks_per_s = simulated(real, alone, steps, cores=run.cores - 1, share=TIGHT_SHARE)
     figures += of_real(real, alone, chunks_per_s, which=f", {TIGHT_SHARE} of a core for Redis")
     outcomes = {
-        (network, dtype, embed_s): [
-            fleet_model.simulate(of(steps, n, network_bit_s=bit_s, dtype=dtype, embed_s=embed_s)) for n in CHILDREN
+        (network, dtype, length): [
+            fleet_model.simulate(of(steps, n, network_bit_s=bit_s, dtype=dtype, embed_s=chunk_s(n))) for n in CHILDREN
         ]
         for network, bit_s in NETWORKS.items()
         for dtype in DTYPES
-        for embed_s in EMBED_S
+        for length, chunk_s in LENGTHS.items()
     }
-    for (network, dtype, embed_s), found in outcomes.items():
-        figures += of_simulation(f"{network}, {embed_s} s a chunk", dtype, found)
+    for (network, dtype, length), found in outcomes.items():
+        figures += of_simulation(f"{network}, {length}", dtype, found)
     if run.folder:
         lines = {
-            f"{network}, {embed_s} s a chunk": [(n, o.efficiency) for n, o in zip(CHILDREN, found, strict=True)]
-            for (network, dtype, embed_s), found in outcomes.items()
+            f"{network}, {length}": [(n, o.efficiency) for n, o in zip(CHILDREN, found, strict=True)]
+            for (network, dtype, length), found in outcomes.items()
             if dtype == "fp32"
         }
         (run.folder / "fleet.svg").write_text(curves.svg(lines, title="share of its children's speed", x="children"))

@@ -1,7 +1,7 @@
 """A fleet as a discrete-event simulation: children, one Redis, its network, and what each step of a chunk takes there.
 
-Pure: no I/O. A child takes a doorbell and claims its chunk, embeds it, and commits it; a client submits the chunk,
-reads and deletes it meanwhile. Each station serves one request after the other, in the order of their coming.
+Pure: no I/O. A child embeds a chunk, commits it and claims the next one; a client submits the chunk, reads and deletes
+it meanwhile. Each station serves one request after the other, in the order of their coming.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ WARM_UP = 0.2
 
 #: How much chunks differ in what they take, to both sides.
 SPREAD = 0.15
-
-#: Round trips of a chunk in a child before its embedding (doorbell, claim) and after it (commit).
-TRIPS_BEFORE, TRIPS_AFTER = 2, 1
 
 #: Seconds between two beats of a worker.
 BEAT_S = 2.0
@@ -104,15 +101,13 @@ def simulate(fleet: Fleet, *, seed: int = 1) -> Outcome:
         nonlocal done
         yield None, rng.uniform(0, fleet.embed_s)
         while True:
-            yield server, fleet.work.server_s / 2
-            yield wire_out, fleet.work.out_bytes * byte_s
-            yield None, TRIPS_BEFORE * fleet.trip_s
             yield shared, fleet.shared_s
             yield None, fleet.overhead_s
             yield None, fleet.embed_s * rng.uniform(1 - SPREAD, 1 + SPREAD)
             yield wire_in, fleet.work.in_bytes * byte_s
-            yield server, fleet.work.server_s / 2
-            yield None, TRIPS_AFTER * fleet.trip_s
+            yield server, fleet.work.server_s
+            yield wire_out, fleet.work.out_bytes * byte_s
+            yield None, fleet.trip_s
             done += 1
             start(client())
 

@@ -30,7 +30,7 @@ def test_a_fleet_that_waits_for_nothing_embeds_all_the_time():
 
 def test_round_trips_and_what_a_worker_spends_count_once_a_chunk():
     slow = replace(FREE, children=1, trip_s=0.05, overhead_s=0.1)
-    assert fleet_model.simulate(slow).efficiency == pytest.approx(0.25 / (0.25 + 3 * 0.05 + 0.1), rel=0.03)
+    assert fleet_model.simulate(slow).efficiency == pytest.approx(0.25 / (0.25 + 0.05 + 0.1), rel=0.03)
 
 
 @pytest.mark.parametrize(
