@@ -130,10 +130,13 @@ def serve(settings: ClientSettings, stopped: threading.Event) -> None:
         if popped is None:
             continue
         token = popped[1].split(b'"id": "', 1)[1].split(b'"', 1)[0].decode()
-        claim = link.run(claims.claim(keys, claims.Bell(model=MODEL, lane="bulk", token=token), "w", "f"), timeout_s=10)
-        if isinstance(claim, claims.Work):
+        bell = claims.Bell(model=MODEL, lane="bulk", token=token)
+        claimant = claims.Claimant(bell=bell, worker_id="w", fingerprint="f")
+        claim = link.run(claims.claim(keys, claimant), timeout_s=10)
+        while isinstance(claim, claims.Work):
             time.sleep(CHUNK_S)
-            link.run(claims.commit(keys, claim.ref, reply_to(claim)), timeout_s=10)
+            both = claims.commit_and_claim(keys, claim.ref, reply_to(claim), (), claimant)
+            _, claim = link.run(both, timeout_s=10)
     link.close()
 
 
