@@ -351,3 +351,18 @@ def test_what_somebody_else_fills_still_drains(small_valkey, namespace, make_ben
     assert set(counts(bench).values()) == {0}
     assert bench.run(reading.end(bench.keys, "job0", "delete"))
     bench.close()
+
+
+def test_a_submission_tells_what_waits_in_a_bulk_lane_besides(bench):
+    def submit(**how):
+        return bench.run(
+            submission.submit(bench.keys, bench.prepare(["six of these words here"] * 3, **how), Admission())
+        )
+
+    assert submit(job_id="one") == 0
+    waiting = int(bench.redis.hget(bench.keys.lane("paper", "bulk"), "tokens"))
+    assert submit(job_id="two") == waiting > 0
+    assert submit(job_id="two") == waiting  # it was there
+    assert submit(job_id="three", lane="interactive") == 0
+    bench.redis.hset(bench.keys.lane("paper", "bulk"), "tokens", "many")
+    assert submit(job_id="four") >= 0

@@ -47,7 +47,7 @@ class Admission:
 
 
 def submit(keys: Keyspace, request: JobRequest, admission: Admission, *, block_until_s: float = 0.0) -> Flow[int]:
-    """Stage a job's texts, then make the job visible atomically; return the tokens that wait in a bulk lane then.
+    """Stage a job's texts, then make the job visible atomically; return the other tokens that wait in a bulk lane.
 
     Args:
         keys: the keys of the namespace.
@@ -116,8 +116,9 @@ def _send(keys: Keyspace, request: JobRequest, admission: Admission, nonce: str)
         return (yield RoundTrip(commands))[-1], 0
     commands.append(("HGET", keys.lane(request.model, request.lane), "tokens"))
     *_, outcome, tokens = yield RoundTrip(commands)
+    own = sum(weight for _, weight in request.weights)
     try:
-        return outcome, read_count(tokens or b"0", (1 << 53) - 1)
+        return outcome, max(0, read_count(tokens or b"0", (1 << 53) - 1) - own)
     except MessageError:  # the reconciler puts it right
         return outcome, 0
 
