@@ -35,9 +35,9 @@ SWEEP_PERIOD_S: Final = 2.5
 #: Seconds that the lock outlives its holder's last page.
 LOCK_TTL_S: Final = 6.0
 
-#: Jobs per page of an audit, which takes Redis about 1 ms, and pages of each lane in a sweep.
-JOBS_PAGE: Final = 100
-AUDIT_PAGES: Final = 20
+#: Jobs per page of an audit, which takes Redis less than 1 ms, and pages of each lane in a sweep.
+JOBS_PAGE: Final = 50
+AUDIT_PAGES: Final = 40
 
 #: Entries of ``held`` per page, chunks given back in one round trip, doorbells rung by one call.
 HELD_PAGE: Final = 500
