@@ -51,7 +51,13 @@ def of_gateway(url: str, texts: list[str]) -> np.ndarray:
 def post(client: httpx.Client, body: dict) -> dict:
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        reply = client.post("/v1/embeddings", json=body)
+        try:
+            reply = client.post("/v1/embeddings", json=body)
+        except httpx.ConnectError:  # it is not up yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_S)
+            continue
         if reply.status_code == 200:
             return reply.json()
         sys.stderr.write(f"again after {reply.status_code}\n")
