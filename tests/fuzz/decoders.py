@@ -281,7 +281,7 @@ def claim(data):
     what, job, texts, asked, limit, *counts = [*data.split(SEPARATOR), b"", b"", b"", b""][:64]
     flow = claims.claim(KEYS, Claimant(bell=Bell(model="m", lane="bulk", token="5-1"), worker_id="w", fingerprint="f"))
     next(flow)
-    rest = [0, b"", texts, asked, 3, limit, counts, 0] if what == b"work" else []
+    rest = [0, b"", texts, asked, 3, limit, counts, 0, b"1"] if what == b"work" else []
     try:
         flow.send([[what, job, *rest]])
     except StopIteration as end:

@@ -39,7 +39,7 @@ OTHERS = {
     " particular",
     "EMBEDMILL_TENANT_WEIGHTS": "worker: tenants that have several tenants' share or a part of one, as in"
     " gold=3,free=0.5",
-    "EMBEDMILL_TENANT_CAP": "worker: tokens that one tenant may have under work before others go first; default 0,"
+    "EMBEDMILL_TENANT_CAP": "worker: tokens that one tenant may have under work, also if nobody else waits; default 0,"
     " any number",
     "EMBEDMILL_MAX_QUEUED_TOKENS": "client: tokens of one tenant that may wait in a lane before QueueFullError; 0"
     " allows any number; default 100,000,000",

@@ -30,22 +30,22 @@ SOURCES = [*(REPOSITORY / "producer").rglob("*.py"), *(REPOSITORY / "worker").rg
 
 #: By these sha1s the scripts are known to a Redis that workers of two versions share.
 SCRIPTS = {
-    "announce": "f627f84e097e",
-    "beat": "6e00da68cc89",
-    "cancel": "6a4681b193cf",
-    "claim": "06b454dc2569",
-    "commit": "6d22d79f76ba",
-    "delete": "028a95fa1506",
-    "give_back": "b3cf68ca3e8d",
-    "lock": "4313a58ffe2f",
-    "look": "7864786226c5",
-    "mend": "18893d7139fc",
-    "note": "a61d76467778",
-    "retire": "20fba94c36bc",
-    "settle": "4b99922d1ab2",
-    "submit": "4d4e12cca83e",
-    "survey": "85c236efa3fb",
-    "top_up": "128c386f039f",
+    "announce": "c16e168441ea",
+    "beat": "ad1cab1a5a89",
+    "cancel": "cd93fcfe8b3f",
+    "claim": "293484e0dcca",
+    "commit": "29f1091182b8",
+    "delete": "fba553910bea",
+    "give_back": "a2c56a44d922",
+    "lock": "b664aa1d78f2",
+    "look": "24300aaaaf1f",
+    "mend": "c2fc5f90774d",
+    "note": "9d43d4ffafc8",
+    "retire": "d35f6f05b5f5",
+    "settle": "94ed322480e5",
+    "submit": "1224418a7f20",
+    "survey": "2c1ff832c20d",
+    "top_up": "c411dbaef6d2",
 }
 
 KEYS = {

@@ -22,7 +22,7 @@ from embedmill_worker.jobs.reconciler import Reconciler
 from support.protocol_page import BLOCKS, CARD, OPTIONS, PAGE, REPLY, TEXTS, WORKER, hex_of, job, letter, table
 
 KEYS = Keyspace("{ns}")
-REF = ChunkRef(job_id="{id}", chunk=0, tenant="{tenant}", model="{model}", lane="{lane}", token="5-1")
+REF = ChunkRef(job_id="{id}", born="1", chunk=0, tenant="{tenant}", model="{model}", lane="{lane}", token="5-1")
 CLAIMANT = Claimant(bell=Bell(model="m", lane="bulk", token="5-1"), worker_id="w", fingerprint="f")
 
 

@@ -27,7 +27,9 @@ def test_nothing_that_somebody_puts_among_what_is_held_is_an_error(token, entry)
 def test_what_is_held_names_its_chunk(tenant):
     entry = f"j.1 7 64 900 1764000000000001 host.1.ab 77 o/model@1 bulk {tenant}".encode()
     held = read_held(b"5-1", entry)
-    ref = ChunkRef(job_id="j.1", chunk=7, tenant=tenant, model="o/model@1", lane="bulk", token="5-1")
+    ref = ChunkRef(
+        job_id="j.1", born="1764000000000001", chunk=7, tenant=tenant, model="o/model@1", lane="bulk", token="5-1"
+    )
     assert held == Held(ref=ref, worker="host.1.ab", n_tokens=900)
     assert read_held(b"5-1:at", b"3") is None
 

@@ -33,7 +33,7 @@ class Panic(BaseException):
 
 
 BELL = Bell(model="paper", lane="bulk", token="1-1")
-REF = ChunkRef(job_id="j", chunk=0, tenant="", model="paper", lane="bulk", token=BELL.token)
+REF = ChunkRef(job_id="j", born="1", chunk=0, tenant="", model="paper", lane="bulk", token=BELL.token)
 
 
 class PaperEngine:
@@ -107,49 +107,50 @@ class Record:
             return as_claimed(claimed(["a"]))
         return as_claimed(self.claim)
 
-    def answer_give_back(self, token, why):
+    def answer_give_back(self, token, why, _chunk, _born):
         self.released.append((token, why))
         return 1
 
     def answer_look(self, *_):
         return [[], [], self.workers]
 
-    def answer_note(self, _token, position):
+    def answer_note(self, _token, position, _chunk, _born):
         self.noted.append(None if position == "" else position)
         return int(len(self.noted) <= self.stands_for)
 
-    def answer_commit(self, _token, _chunk, reply, _max_flight, _most, _ttl_ms, *letters):
+    def answer_commit(self, _token, _chunk, _born, reply, _max_flight, _most, _ttl_ms, *letters):
         self.committed = unpack_reply(reply)
         self.letters = [dead_letter.unpack("1-0", letter) for letter in letters]
         return b"committed"
 
 
-#: Job, chunk and tenant as a claim names them, and what stands before texts in Redis.
-OF_CHUNK = (b"j", b"0", b"")
+#: What stands before texts in Redis.
 WEIGHT = bytes(8)
 
 
 def as_claimed(claim):
     """Return what ``claim.lua`` answers for a claim."""
+    of_chunk = (b"j", b"%d" % claim.ref.chunk, b"") if isinstance(claim, claims.Work | claims.Late) else ()
     match claim:
         case claims.Work():
-            of_chunk = {"": claim.crashes, ":lost": claim.losses}
+            of_all = {"": claim.crashes, ":lost": claim.losses}
             of_text = {f":{at}": n for at, n in claim.crashes_alone.items()}
             of_text |= {f":{at}:lost": n for at, n in claim.losses_alone.items()}
-            counts = [x for name, n in {**of_chunk, **of_text}.items() if n for x in (f"0{name}".encode(), b"%d" % n)]
+            counts = [x for name, n in {**of_all, **of_text}.items() if n for x in (f"0{name}".encode(), b"%d" % n)]
             return [
                 b"work",
-                *OF_CHUNK,
+                *of_chunk,
                 WEIGHT + claim.texts,
                 claim.options,
                 b"%f" % claim.waited_ms,
                 b"10.1",
                 counts,
                 claim.n_open,
+                b"1",
             ]
         case claims.Late():
             times = (b"%f" % claim.waited_ms, b"%f" % claim.deadline_ms)
-            return [b"late", *OF_CHUNK, WEIGHT + claim.texts, claim.options, *times]
+            return [b"late", *of_chunk, WEIGHT + claim.texts, claim.options, *times, b"1"]
         case claims.OtherFingerprint():
             return [b"other", claim.raw]
     return [b"none"]
@@ -168,8 +169,9 @@ def work_on(claim, engine=None, *, keeps_texts=False):
     return record
 
 
-def claimed(texts, options=None, **counts):
-    return claims.Work(REF, *packed(texts, options), **{"waited_ms": 5.0, "losses": 0, **counts})
+def claimed(texts, options=None, *, chunk=0, **counts):
+    ref = dataclasses.replace(REF, chunk=chunk)
+    return claims.Work(ref, *packed(texts, options), **{"waited_ms": 5.0, "losses": 0, **counts})
 
 
 def reasons(reply):
@@ -308,7 +310,11 @@ def test_what_the_model_cannot_give_is_rejected_text_by_text(options):
 
 def test_a_child_goes_on_with_the_next_chunks_by_the_same_doorbell():
     record, engine = Record(claimed(["a"], n_open=2)), PaperEngine()
-    record.following = [claimed(["bb"], n_open=1), claimed(["ccc"], n_open=0), claimed(["dddd"])]
+    record.following = [
+        claimed(["bb"], chunk=1, n_open=1),
+        claimed(["ccc"], chunk=2, n_open=0),
+        claimed(["dddd"], chunk=3),
+    ]
     queues = ("ns.v2.paper.bulk", "ns.v2.paper.interactive", "ns.embed")
     made = processor.ChunkProcessor(link=record, keys=Keyspace("ns"), worker_id="w", queues=queues)
     made.work(BELL, engine)

@@ -12,7 +12,7 @@ IDLE = {"w1": frozenset()}
 
 
 def held(token="3-1", worker="w1"):
-    ref = ChunkRef(job_id="j", chunk=3, tenant="", model="m", lane="bulk", token=token)
+    ref = ChunkRef(job_id="j", born="1", chunk=3, tenant="", model="m", lane="bulk", token=token)
     return Held(ref=ref, worker=worker, n_tokens=1)
 
 

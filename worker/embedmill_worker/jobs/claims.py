@@ -27,7 +27,7 @@ _TOKEN: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,16}")
 _CRASH_FIELD: Final = re.compile(rb"(\d{1,9})(?::(\d{1,9}))?(:lost)?")
 
 #: What ``held`` says of a token; see ``lua/claim.lua``.
-_HELD: Final = re.compile(rb"(\S+) (\d{1,9}) \d+ (\d{1,10}) \d+ (\S+) \d+ (\S+) (\S+) (\S*)")
+_HELD: Final = re.compile(rb"(\S+) (\d{1,9}) \d+ (\d{1,10}) (\d{1,20}) (\S+) \d+ (\S+) (\S+) (\S*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class ChunkRef:
     """Name of a chunk, and the token under which it is held."""
 
     job_id: str
+    #: When the job was submitted, which no later one of its id shares.
+    born: str
     chunk: int
     tenant: str
     model: str
@@ -65,7 +67,7 @@ class Policy:
 
     #: Tenant → how many tenants' share it has; others have one.
     weights: Mapping[str, float] = field(default_factory=dict)
-    #: Tokens that a tenant may have under work before others go first; 0: any number.
+    #: Tokens that a tenant may have under work, also if nobody else waits; one more chunk may pass it. 0: any number.
     max_flight: int = 0
 
 
@@ -143,6 +145,8 @@ class Claimant:
     #: The fingerprint that it serves.
     fingerprint: str | bytes
     policy: Policy = field(default_factory=Policy)
+    #: Whether it wants only jobs that are pinned to the fingerprint.
+    wants_pinned: bool = False
     #: Queues that go first: nothing is claimed while one of them has a message.
     yields_to: tuple[str, ...] = ()
 
@@ -153,7 +157,8 @@ class Claimant:
         lane_keys = (keys.held, *(name(*of_lane) for name in (keys.lane, keys.queue, keys.turns, keys.flights)))
         names = (bell.token, self.worker_id, self.fingerprint, *of_lane, keys.job_prefix, keys.ring_prefix(*of_lane))
         weights = (part for pair in policy.weights.items() for part in pair)
-        return evalsha("claim", (*lane_keys, *self.yields_to), *names, os.getpid(), policy.max_flight, *weights)
+        limits = (os.getpid(), policy.max_flight, int(self.wants_pinned))
+        return evalsha("claim", (*lane_keys, *self.yields_to), *names, *limits, *weights)
 
 
 def claim(keys: Keyspace, claimant: Claimant) -> Flow[Claim]:
@@ -171,6 +176,7 @@ def _read_claim(bell: Bell, answer: Sequence[Any]) -> Claim:
     chunk = int(rest[1])
     ref = ChunkRef(
         job_id=rest[0].decode(errors="replace"),
+        born=rest[7 if what == b"late" else 9].decode(errors="replace"),
         chunk=chunk,
         tenant=rest[2].decode(errors="replace"),
         model=bell.model,
@@ -203,7 +209,10 @@ def commit_and_claim(
     max_flight = claimant.policy.max_flight
     is_wanted, (answer,) = yield from _commit(keys, ref, reply, letters, max_flight=max_flight, following=[claim])
     # What went wrong with the claim shows at the next one.
-    return is_wanted, Nothing() if isinstance(answer, Exception) else _read_claim(claimant.bell, answer)
+    following = Nothing() if isinstance(answer, Exception) else _read_claim(claimant.bell, answer)
+    if is_wanted and isinstance(following, Work | Late) and following.ref == ref:  # it was answered before the commit
+        return True, Nothing()
+    return is_wanted, following
 
 
 def _commit(
@@ -219,7 +228,7 @@ def _commit(
     job_keys, bounds = (*ref.keys(keys), keys.dead), (max_flight, MAX_DEAD_LETTERS, DEAD_LETTER_TTL_S * 1000)
 
     def command(sent: bytes) -> Command:
-        return evalsha("commit", job_keys, ref.token, ref.chunk, sent, *bounds, *letters)
+        return evalsha("commit", job_keys, ref.token, ref.chunk, ref.born, sent, *bounds, *letters)
 
     if len(reply) >= LARGE_REPLY_BYTES:
         store = ("HSETNX", keys.replies(ref.job_id), ref.chunk, reply)
@@ -228,7 +237,9 @@ def _commit(
         if isinstance(done, list) and done[1] in (b"committed", b"duplicate", b"over"):
             return done[1] == b"committed", answers
     # A full Redis refuses HSETNX, but not a script that frees; one that has lost its scripts gets them here.
-    outcome, *answers = yield RoundTrip([command(reply), *following])
+    outcome, *answers = yield RoundTrip([command(reply), *following], keeps_errors=True)
+    if isinstance(outcome, Exception):
+        (outcome,) = yield RoundTrip([command(reply)])  # raises it in the transport's words
     return outcome == b"committed", answers
 
 
@@ -238,13 +249,15 @@ def note_position(keys: Keyspace, ref: ChunkRef, position: int | None) -> Flow[b
     Returns:
         False if the claim no longer stands: the job was cancelled or deleted, or the chunk was given back.
     """
-    (stands,) = yield RoundTrip([evalsha("note", ref.keys(keys), ref.token, "" if position is None else position)])
+    (stands,) = yield RoundTrip(
+        [evalsha("note", ref.keys(keys), ref.token, "" if position is None else position, ref.chunk, ref.born)]
+    )
     return bool(stands)
 
 
 def give_back(keys: Keyspace, ref: ChunkRef, why: str) -> Command:
     """Return the command that makes a held chunk the next one of its lane; why: see ``lua/give_back.lua``."""
-    return evalsha("give_back", ref.keys(keys), ref.token, why)
+    return evalsha("give_back", ref.keys(keys), ref.token, why, ref.chunk, ref.born)
 
 
 def give_back_token(keys: Keyspace, token: str, why: str) -> Flow[ChunkRef | None]:
@@ -270,11 +283,19 @@ def read_held(token: bytes, entry: bytes) -> Held | None:
     if match is None or not is_token(token.decode(errors="replace")):
         return None
     try:
-        job_id, model, lane, tenant, worker = (read_name(match[number]) for number in (1, 5, 6, 7, 4))
+        job_id, model, lane, tenant, worker = (read_name(match[number]) for number in (1, 6, 7, 8, 5))
         chunk = read_count(match[2], MAX_JOB_TEXTS)
     except MessageError:
         return None
-    ref = ChunkRef(job_id=job_id, chunk=chunk, tenant=tenant, model=model, lane=lane, token=token.decode())
+    ref = ChunkRef(
+        job_id=job_id,
+        born=match[4].decode(),
+        chunk=chunk,
+        tenant=tenant,
+        model=model,
+        lane=lane,
+        token=token.decode(),
+    )
     return Held(ref=ref, worker=worker, n_tokens=int(match[3]))
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions, unpack_options
 from embedmill.reply import Reason, Rejected
 from embedmill.safe.native import STOPS
+from embedmill.transport.flow import Command, Flow, RoundTrip
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker.engine.engine import Embedder, Embeddings
 from embedmill_worker.jobs import claims, dead_letters, isolation
@@ -80,14 +81,20 @@ class ChunkProcessor:
     def _reject_if_unserved(self, bell: Bell, engine: Embedder, other: claims.OtherFingerprint) -> None:
         claim: claims.Claim = other
         if not self._is_served(bell.model, other.pinned):
-            claim = self._claim(bell, other.raw)
+            claim = self._claim(bell, other.raw, wants_pinned=True)
         if isinstance(claim, claims.Work | claims.Late):
             self._process(claim, engine, pinned=other.pinned)
         elif isinstance(claim, claims.OtherFingerprint):
             time.sleep(OTHER_FINGERPRINT_PAUSE_S)  # the lane has been rung for its workers
 
-    def _claim(self, bell: Bell, fingerprint: str | bytes) -> claims.Claim:
-        claimant = Claimant(bell=bell, worker_id=self.worker_id, fingerprint=fingerprint, policy=self.policy)
+    def _claim(self, bell: Bell, fingerprint: str | bytes, *, wants_pinned: bool = False) -> claims.Claim:
+        claimant = Claimant(
+            bell=bell,
+            worker_id=self.worker_id,
+            fingerprint=fingerprint,
+            policy=self.policy,
+            wants_pinned=wants_pinned,
+        )
         return self.link.run(claims.claim(self.keys, claimant), timeout_s=REDIS_TIMEOUT_S)
 
     def _process(
@@ -129,6 +136,9 @@ class ChunkProcessor:
                     reply = self._embed(ref, engine, claim)
             except ClaimGoneError:
                 log.debug("chunk %s dropped: this worker no longer holds it", ref, extra={"action": "claim_gone"})
+                self._give_back(
+                    ref, "refused"
+                )  # so that nobody takes it for work; a job that is over gets nothing back
                 return Nothing()
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)
@@ -175,7 +185,7 @@ class ChunkProcessor:
         return is_wanted, following
 
     def _give_back(self, ref: ChunkRef, why: str) -> None:
-        self.link.run(claims.give_back_token(self.keys, ref.token, why), timeout_s=REDIS_TIMEOUT_S)
+        self.link.run(_one(claims.give_back(self.keys, ref, why)), timeout_s=REDIS_TIMEOUT_S)
 
     def _embed(self, ref: ChunkRef, engine: Embedder, work: claims.Work) -> ChunkReply:
         if work.losses >= MAX_LOSSES:
@@ -209,6 +219,11 @@ class ChunkProcessor:
     def _is_served(self, model: str, fingerprint: str) -> bool:
         landscape = self.link.run(look_around(self.keys), timeout_s=REDIS_TIMEOUT_S)
         return any(worker.models.get(model) == fingerprint for worker in landscape.workers)
+
+
+def _one(command: Command) -> Flow[Any]:
+    (reply,) = yield RoundTrip([command])
+    return reply
 
 
 @contextmanager

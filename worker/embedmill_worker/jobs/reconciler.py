@@ -293,7 +293,9 @@ class Reconciler:
         named = (keys.lane, keys.active, keys.queue)
         others = (keys.turns, keys.tenants, keys.flights)
         lane_keys = (*(name(model, lane) for name in named), keys.lanes, *(name(model, lane) for name in others))
-        (is_forgotten,) = yield RoundTrip([evalsha("retire", lane_keys, f"{model} {lane}")])
+        (is_forgotten,) = yield RoundTrip(
+            [evalsha("retire", lane_keys, f"{model} {lane}", keys.ring_prefix(model, lane))]
+        )
         if is_forgotten:
             log.info("lane %s %s removed: it is empty and no worker serves it", model, lane, extra={"action": "retire"})
 

@@ -54,6 +54,7 @@ class Node:
         self._link = link
         self._sweeper = sweeper
         self._worker_id = os.environ.get(WORKER_ID_ENV, "")
+        self._is_spawned = bool(self._worker_id)
         self._name = ""
         self._took_s = 0.0
         self._state = health.STARTING
@@ -188,7 +189,7 @@ class Node:
         self._flag[0] = 1
 
     def _is_stopping(self) -> bool:
-        return self._flag[0] != 0
+        return self._is_spawned or self._flag[0] != 0  # a spawned child has a byte of its own
 
     def leave(self) -> None:
         """Delete the liveness key, so that nobody waits for it to expire."""

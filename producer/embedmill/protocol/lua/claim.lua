@@ -1,20 +1,21 @@
 -- Take a chunk of a lane for a worker: of the tenant that is next, of its job that is next.
 -- KEYS: held, lane, queue, turns, flights, then queues that go first: nothing new is claimed while one has a message.
 -- ARGV: token, worker id, fingerprint, model, lane, prefix of jobs, prefix of the lane's rings, pid of the child (for
--- people who look: it decides nothing), tokens that a tenant may have under work (0: any number), then tenants and their
--- weights: name, weight, ….
+-- people who look: it decides nothing), tokens that a tenant may have under work (0: any number), 1 for only jobs that are
+-- pinned to the fingerprint, then tenants and their weights: name, weight, ….
 -- Gives {what, …}:
 --   {'none'}                    nothing waits that may be claimed now
 --   {'other', fingerprint}      all that was looked at is pinned to another fingerprint; the lane is rung again
---   {'late', job, chunk, tenant, texts, options, ms since submission, ms of its deadline}      claimed, but too late
---   {'work', job, chunk, tenant, texts, options, ms waited, limit in s, {crash fields}, chunks that still wait}
+--   {'late', job, chunk, tenant, texts, options, ms since submission, ms of its deadline, birth}      claimed, but too late
+--   {'work', job, chunk, tenant, texts, options, ms waited, limit in s, {crash fields}, chunks that still wait, birth}
 -- The same token again is given the same chunk.
 local held, lane, queue, turns, flights = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, worker, fingerprint, model, lane_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local jobs, rings, pid, max_flight = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local jobs, rings, pid, max_flight, is_for_pinned = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1'
 
--- Jobs that one claim looks at, chunks that it passes over because they are done, and ms between two renewals of a life.
-local MAX_LOOKS, MAX_STEPS, RENEWAL_MS = 100, 500, 3600000
+-- Jobs that one claim looks at, in all and of one tenant, chunks that it passes over because they are done, and ms between
+-- two renewals of a life.
+local MAX_LOOKS, LOOKS_A_TENANT, MAX_STEPS, RENEWAL_MS = 200, 20, 500, 3600000
 
 local FIELDS = {'state', 'model', 'lane', 'tenant', 'fingerprint', 'next', 'back', 'n_chunks', 'born', 'options',
   'created_ms', 'deadline_ms', 'renewed_ms', 'unfinished_ttl_ms', 'limit_s', 'hurt'}
@@ -43,15 +44,17 @@ local function answer(id, chunk, record, payload)
   local waited_ms, deadline = math.max(0, math.floor(now / 1000) - created), whole(record.deadline_ms)
   local given = {id, chunk, owner(record.tenant), payload, record.options or '', waited_ms}
   if deadline > 0 and math.floor(now / 1000) > deadline then
-    given[7] = math.max(0, deadline - created)
+    given[7], given[8] = math.max(0, deadline - created), birth(record.born)
     return {'late', unpack(given)}
   end
   local hurt = record.hurt and redis.pcall('HGETALL', jobs .. id .. ':crashes') or {}
   given[7], given[8], given[9] = record.limit_s or '', hurt.err and {} or hurt, open
+  given[10] = birth(record.born)
   return {'work', unpack(given)}
 end
 
--- The next chunk of a job that has texts, and those texts. The record is changed, not yet written.
+-- The next chunk of a job that has texts, and those texts; or nothing, and whether there may be more after so many that
+-- are done. The record is changed, not yet written.
 local function next_chunk(id, record)
   local n_chunks = math.min(whole(record.n_chunks), MAX_CHUNKS)
   for _ = 1, MAX_STEPS do
@@ -61,19 +64,20 @@ local function next_chunk(id, record)
       record.back = others
     else
       record.back = ''
-      if chunk >= n_chunks then return nil end
+      if chunk >= n_chunks then return nil, nil, false end
       record.next = tostring(chunk + 1)
     end
     local payload = redis.pcall('HGET', jobs .. id .. ':texts', chunk)
     if type(payload) == 'string' then return chunk, payload end
   end
+  return nil, nil, true
 end
 
 -- The next job of a tenant that this worker can serve, its record, chunk and texts. Others go to the end of the ring.
 local function next_job(tenant)
-  local ring, passed = rings .. tenant, {}
-  while looks < MAX_LOOKS do
-    looks = looks + 1
+  local ring, passed, n_looks = rings .. tenant, {}, 0
+  while looks < MAX_LOOKS and n_looks < LOOKS_A_TENANT do
+    looks, n_looks = looks + 1, n_looks + 1
     local ids = redis.pcall('ZRANGE', ring, 0, 1)
     local id = not ids.err and ids[1]
     if not id then
@@ -81,16 +85,20 @@ local function next_job(tenant)
       return nil
     end
     local record = read_job(id, tenant)
-    if record and record.fingerprint and record.fingerprint ~= fingerprint then
-      pinned = record.fingerprint
+    if record and (record.fingerprint or is_for_pinned) and record.fingerprint ~= fingerprint then
+      pinned = record.fingerprint or ''
       if passed[id] then return nil end
       passed[id], turn = true, turn + 1
       redis.call('ZADD', ring, 'XX', turn, id)
     else
-      local chunk, payload
-      if record then chunk, payload = next_chunk(id, record) end
+      local chunk, payload, has_more
+      if record then chunk, payload, has_more = next_chunk(id, record) end
       if chunk then return {id = id, record = record, chunk = chunk, payload = payload, ring = ring, has_others = ids[2]} end
-      redis.call('ZREM', ring, id)
+      if has_more then
+        redis.call('HSET', jobs .. id, 'next', record.next, 'back', record.back)
+      else
+        redis.call('ZREM', ring, id)
+      end
     end
   end
 end
@@ -145,7 +153,7 @@ if tag ~= tag or tag > MOST then tag = clock end
 clock = math.max(clock, tag)
 if #order > 2 then
   local weight = 1
-  for i = 10, #ARGV, 2 do
+  for i = 11, #ARGV, 2 do
     if ARGV[i] == found.tenant then weight = tonumber(ARGV[i + 1]) end
   end
   redis.call('ZADD', turns, string.format('%d', clock + math.max(1, n_tokens / weight)), found.tenant)
@@ -156,7 +164,9 @@ redis.call('HSET', key, unpack(fields))
 redis.call('HSET', held, token, table.concat({found.id, found.chunk, n_texts, n_tokens, birth(record.born), worker, pid, model,
   lane_name, found.tenant}, ' '))
 if max_flight > 0 then redis.pcall('ZINCRBY', flights, n_tokens, found.tenant) end
-rung = ring_bells(queue, 'LPUSH', missing_bells(open, whole(numbers[5], USUAL_BELLS), n_bells), rung, now)
+-- Where tenants have a limit, much of what waits may be kept back: doorbells for it would be answered for nothing.
+local missing = missing_bells(open, whole(numbers[5], USUAL_BELLS), n_bells)
+rung = ring_bells(queue, 'LPUSH', max_flight > 0 and math.min(missing, 1) or missing, rung, now)
 redis.call('HSET', lane, 'open', open, 'clock', string.format('%d', clock), 'turn', turn, 'bells', rung)
 if math.abs(now / 1000 - whole(record.renewed_ms)) > RENEWAL_MS then
   redis.call('HSET', key, 'renewed_ms', math.floor(now / 1000))

@@ -1,4 +1,5 @@
--- Give back the chunk of a token, as the next one of its lane. ARGV: token, why:
+-- Give back the chunk of a token, as the next one of its lane. ARGV: token, why, chunk, birth of the job that it was
+-- claimed of. A token that holds another chunk by now keeps it. Why:
 --   crashed      its child died of it: a crash of the chunk, and of the text that was alone
 --   lost         its child was killed, its worker died, or nobody works on it: a loss of the one or the other
 --   refused      Redis refused its reply for another key's sake: counts as nothing, as no text is to blame
@@ -9,11 +10,11 @@ local wrong = wrong_type(job, 'hash', texts, 'hash', crashes, 'hash', held, 'has
 if wrong then return wrong end
 local found = redis.call('HMGET', held, token, token .. ':at')
 local mine, at = read_entry(found[1]), string.match(found[2] or '', '^%d+$')
+if not is_of(mine, ARGV[3], ARGV[4]) then return 0 end
 redis.call('HDEL', held, token, token .. ':at')
-if not mine then return 0 end
 if redis.pcall('ZSCORE', flights, mine.tenant) then redis.pcall('ZINCRBY', flights, -mine.n_tokens, mine.tenant) end
 local record = redis.call('HMGET', job, 'state', 'born', 'back')
-if record[1] ~= 'active' or birth(record[2]) ~= mine.born or mine.id ~= job_id() then return 0 end
+if record[1] ~= 'active' or birth(record[2]) ~= mine.born then return 0 end
 if redis.call('HEXISTS', texts, mine.chunk) == 0 then return 0 end
 
 -- Count one more under a name of the job's crashes.

@@ -99,6 +99,11 @@ local function read_entry(entry)
     worker = worker, tenant = tenant}
 end
 
+-- Whether a token's entry is of this job as it was submitted at a moment, and of this chunk.
+local function is_of(mine, chunk, born)
+  return mine and mine.id == string.match(job, '[^:]*$') and mine.chunk == tonumber(chunk) and mine.born == born
+end
+
 -- The moment of a job's submission, in µs, by which it is told from a later one of its id.
 local function birth(value)
   return string.match(value or '', '^%d+$') or '0'
