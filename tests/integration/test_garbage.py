@@ -474,7 +474,8 @@ def test_counters_that_cannot_be_right_are_corrected_though_work_goes_on(bench, 
     ask, n_pages = next(sweep), 0
     while True:
         replies = bench.run(as_flow(ask)) if isinstance(ask, RoundTrip) else None
-        if n_pages % 5 == 0:
+        is_page = isinstance(ask, RoundTrip) and len(ask.commands) == 2  # not the step that puts the counters right
+        if is_page and n_pages % 5 == 0:
             bench.work()
             bench.submit(TEXTS[:1], job_id=f"new{n_pages}")
         n_pages += 1
