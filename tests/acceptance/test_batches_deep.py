@@ -223,7 +223,7 @@ def test_another_gateway_of_the_host_takes_a_batch_over_and_a_cancelled_one_keep
     mill = own_mill
     mill.start_worker()
     first, second = start(mill.env, tmp_path), start(mill.env, tmp_path)
-    data = "".join(json.dumps(short(i)) + "\n" for i in range(5_000)).encode()
+    data = "".join(json.dumps(short(i)) + "\n" for i in range(20_000)).encode()
     batch_id = begin(first, data)
     wait_until(lambda: show(second, batch_id)["request_counts"]["completed"], "a line", PATIENCE_S)
     first.process.kill()
@@ -234,9 +234,9 @@ def test_another_gateway_of_the_host_takes_a_batch_over_and_a_cancelled_one_keep
     wait_until(lambda: show(second, batch_id)["status"] == "cancelled", "the end", PATIENCE_S)
     batch = show(second, batch_id)
     results, errors = (fetch(second, batch[name]) for name in ("output_file_id", "error_file_id"))
-    assert [row["custom_id"] for row in results + errors] == [f"r{i}" for i in range(5_000)]
+    assert [row["custom_id"] for row in results + errors] == [f"r{i}" for i in range(20_000)]
     assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
-    assert batch["request_counts"] == {"total": 5_000, "completed": len(results), "failed": len(errors)}
+    assert batch["request_counts"] == {"total": 20_000, "completed": len(results), "failed": len(errors)}
     assert second.stop() == 0
 
 
