@@ -136,9 +136,7 @@ class ChunkProcessor:
                     reply = self._embed(ref, engine, claim)
             except ClaimGoneError:
                 log.debug("chunk %s dropped: this worker no longer holds it", ref, extra={"action": "claim_gone"})
-                self._give_back(
-                    ref, "refused"
-                )  # so that nobody takes it for work; a job that is over gets nothing back
+                self._give_back(ref, "refused")  # frees the token; a job that is over gets nothing back
                 return Nothing()
         letters: list[bytes] = []
         is_unreadable = not len(reply.indices)

@@ -5,7 +5,7 @@
 -- pinned to the fingerprint, then tenants and their weights: name, weight, ….
 -- Gives {what, …}:
 --   {'none'}                    nothing waits that may be claimed now
---   {'other', fingerprint}      all that was looked at is pinned to another fingerprint; the lane is rung again
+--   {'other', fingerprint}      all that was looked at is pinned to another fingerprint; a new doorbell is in the queue
 --   {'late', job, chunk, tenant, texts, options, ms since submission, ms of its deadline, birth}      claimed, but too late
 --   {'work', job, chunk, tenant, texts, options, ms waited, limit in s, {crash fields}, chunks that still wait, birth}
 -- The same token again is given the same chunk.

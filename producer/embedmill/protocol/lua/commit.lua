@@ -1,7 +1,7 @@
 -- Store a chunk's reply, its dead letters and its event, and drop its texts: all or nothing.
 -- KEYS: the dead letters' is number 15.
--- ARGV: token, chunk, birth of the job that it was claimed of, reply ('': HSETNX has stored it, in the same transaction), tokens that a tenant may have under
--- work (0: any number), dead letters to keep at most, their ttl in ms, letters….
+-- ARGV: token, chunk, birth of the job that it was claimed of, reply ('': HSETNX has stored it, in the same transaction),
+-- tokens that a tenant may have under work (0: any number), dead letters to keep at most, their ttl in ms, letters….
 -- Gives: committed, or unstored (there is no reply: send it with this call), or duplicate (the first commit wins), or over
 -- (the token was given back or holds another chunk, or its job is cancelled, deleted, expired or another one by now:
 -- nothing is written).
