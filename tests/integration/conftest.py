@@ -19,6 +19,7 @@ from embedmill.protocol.cards import ModelCard
 from embedmill.protocol.chunks import Chunk, ChunkReply, pack_reply, unpack_chunk
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.options import EmbedOptions, unpack_options
+from embedmill.protocol.scripts import script, text_of
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill.protocol.workers import WorkerInfo
 from embedmill.settings import ClientSettings
@@ -61,6 +62,11 @@ class Bench:
         """Closes the connections."""
         self.link.close()
         self.redis.close()
+
+    def load_scripts(self, *names):
+        """Loads scripts: a call of one that Redis lacks is answered after those that stand behind it."""
+        for name in names:
+            self.redis.script_load(text_of(script(name).sha))
 
     def card(self, tokens_per_s=1.0, model=MODEL, fingerprint="f"):
         """A model card; at 1 token a second a chunk holds 16 tokens, about a text of 56 characters."""

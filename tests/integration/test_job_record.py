@@ -238,6 +238,7 @@ def test_nothing_is_claimed_with_a_commit_while_queues_that_go_first_have_messag
 
 
 def test_a_chunk_that_was_given_back_leaves_its_token_to_no_other(bench):
+    bench.load_scripts("commit", "claim")
     bench.submit(TEXTS)
     first = bench.take()
     assert bench.give_back(first.ref.token) is not None

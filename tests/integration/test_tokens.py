@@ -8,7 +8,6 @@ import redis
 from embedmill.errors import KeyConflictError
 from embedmill.jobs import reading
 from embedmill.protocol.records import JobState
-from embedmill.protocol.scripts import script, text_of
 from embedmill.transport.flow import RoundTrip
 from embedmill_worker.jobs import claims
 from embedmill_worker.jobs.claims import Bell, Claimant, Nothing, OtherFingerprint, Policy, Work
@@ -37,11 +36,6 @@ def one(command):
     return reply
 
 
-def load_scripts(bench):
-    for name in ("claim", "commit"):
-        bench.redis.script_load(text_of(script(name).sha))
-
-
 def expiries(bench):
     """Of the keys of all jobs."""
     return {key: bench.redis.pttl(key) for key in bench.redis.keys(bench.keys.job("*"))}
@@ -49,7 +43,7 @@ def expiries(bench):
 
 @pytest.mark.parametrize("reply", [b"small", LARGE], ids=["small", "large"])
 def test_a_reply_to_a_job_that_is_gone_is_none_to_the_next_one_of_its_id(bench, reply):
-    load_scripts(bench)
+    bench.load_scripts("claim", "commit")
     bench.submit(texts(1, "o"))
     old = bench.take().ref
     end(bench)
@@ -65,7 +59,7 @@ def test_a_reply_to_a_job_that_is_gone_is_none_to_the_next_one_of_its_id(bench, 
 
 
 def test_the_same_through_a_connection_that_breaks_before_its_answer(bench, monkeypatch):
-    load_scripts(bench)
+    bench.load_scripts("claim", "commit")
     bench.submit(texts(1, "o"))
     old = bench.take().ref
     end(bench)
@@ -133,13 +127,16 @@ def test_a_claim_that_fails_hides_no_commit(bench):
     assert bench.status().chunks_done == 1
 
 
-def test_a_chunk_that_was_committed_after_the_claim_beside_it_is_not_given_again(bench):
+@pytest.mark.parametrize("reply", [b"small", LARGE])
+@pytest.mark.parametrize("lost", [("commit",), ("claim",), ("commit", "claim")])
+def test_a_commit_claims_the_next_chunk_also_where_the_server_has_lost_a_script(bench, reply, lost):
     bench.submit(texts(3))
     claim = bench.take()
     bench.redis.script_flush()
-    bench.redis.script_load(text_of(script("claim").sha))
-    assert bench.commit_and_claim(claim) == (True, Nothing())
-    assert bench.take().ref.chunk == claim.ref.chunk + 1
+    bench.load_scripts(*{"commit", "claim"} - set(lost))
+    is_wanted, following = go_on(bench, claim.ref, reply)
+    assert (is_wanted, following.ref.chunk) == (True, claim.ref.chunk + 1)
+    assert bench.redis.hlen(bench.keys.held) == 1
 
 
 class Engine:

@@ -205,13 +205,12 @@ def commit_and_claim(
     If the answer is lost, both may be sent again: the token then names the next chunk, the commit of the first one is
     refused without harm, and the claim gives the next one again.
     """
-    claim = claimant.command(keys)
-    max_flight = claimant.policy.max_flight
-    is_wanted, (answer,) = yield from _commit(keys, ref, reply, letters, max_flight=max_flight, following=[claim])
+    command, max_flight = claimant.command(keys), claimant.policy.max_flight
+    is_wanted, (answer,) = yield from _commit(keys, ref, reply, letters, max_flight=max_flight, following=[command])
     # What went wrong with the claim shows at the next one.
     following = Nothing() if isinstance(answer, Exception) else _read_claim(claimant.bell, answer)
     if is_wanted and isinstance(following, Work | Late) and following.ref == ref:  # it was answered before the commit
-        return True, Nothing()
+        following = yield from claim(keys, claimant)
     return is_wanted, following
 
 
