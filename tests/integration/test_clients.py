@@ -361,7 +361,7 @@ def test_a_row_that_is_not_finite_in_a_reply_is_rejected_in_every_way(client, be
     assert np.array_equal(reply.vectors[[0, 2]], expected([TEXTS[0], TEXTS[2]]))
     assert seen(reply) == seen_in_parts(job.iter_results())
 
-    forging = later(0, lambda: wait_until(bench.doorbells) and forge(bench, vectors=spoilt))
+    forging = later(0, lambda: wait_until(lambda: bench.counts()["open"]) and forge(bench, vectors=spoilt))
     with pytest.raises(TextsRejectedError) as caught:
         client.embed(TEXTS[:3], lane="bulk")
     forging.join(30)
