@@ -76,9 +76,14 @@ class Backlog:
         """Seconds until the lane is drained; infinity if it does not drain."""
         return self.tokens / self.tokens_per_s if self.tokens_per_s > 0 else float("inf")
 
-    def wants_more(self, n_open: int) -> bool:
-        """Return whether another window should be submitted while ``n_open`` are in flight."""
-        return n_open < MIN_WINDOWS or (n_open < MAX_WINDOWS and self.seconds < HORIZON_S)
+    def wants_more(self, n_open: int, n_closed: int) -> bool:
+        """Return whether another window should be submitted while ``n_open`` are in flight, after ``n_closed``.
+
+        Workers take a lane's jobs in turn, so windows that are submitted at once are done at once: a run that began
+        with many would commit none for long. It begins with few, and each one that is done lets one more go.
+        """
+        most = min(MIN_WINDOWS + n_closed, MAX_WINDOWS)
+        return n_open < MIN_WINDOWS or (n_open < most and self.seconds < HORIZON_S)
 
 
 class BulkQueue:

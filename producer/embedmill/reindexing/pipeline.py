@@ -90,6 +90,8 @@ class Pipeline:
         self._sink = sink
         self._dimensions = dimensions
         self._open: deque[_Open] = deque()
+        #: Windows closed so far.
+        self._n_closed = 0
         self._left_over = ledger.jobs()
         #: Windows still to be submitted before unmatched jobs of an earlier run are deleted.
         self._expected = len(self._left_over)
@@ -106,7 +108,7 @@ class Pipeline:
         """Return whether another window should be submitted before the oldest one is collected."""
         if len(self._open) > 1 and sum(item.window.carried for item in self._open) > OPEN_CARRIED:
             return False
-        return self._retry(self._queue.backlog).wants_more(len(self._open))
+        return self._retry(self._queue.backlog).wants_more(len(self._open), self._n_closed)
 
     def submit(self, window: Window) -> bool:
         """Submit a window's job. Return False if the queue is full: collecting the open windows makes room."""
@@ -158,6 +160,7 @@ class Pipeline:
     def close(self) -> None:
         """Close the oldest window, which is committed, and delete its job."""
         item = self._open.popleft()
+        self._n_closed += 1
         self._count()
         self._retry(partial(self._queue.delete, item.job_id))
 
