@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
@@ -96,9 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         args.given = list(sys.argv[1:] if argv is None else argv)
-        signal.signal(signal.SIGTERM, _interrupt)
+        interrupt = _Interrupt()
+        signal.signal(signal.SIGTERM, interrupt)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it
-            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGINT, interrupt)
         return _run(args)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
@@ -127,17 +130,35 @@ def _run(args: argparse.Namespace) -> int:
         return exit_codes.FAILURE
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Interrupt the command on Ctrl-C or SIGTERM, so that it cleans up; during an import, wait until that is done.
+class _Interrupt:
+    """The handler of Ctrl-C and SIGTERM: it interrupts the command, so that it cleans up; an import is ended first.
 
     CPython 3.11 turns an exception raised while a class is created into a RuntimeError, and libraries ignore an
     optional module that fails that way: the signal would be lost, or end in a traceback.
     """
-    while frame is not None:
-        if frame.f_code.co_filename == _IMPORTING:
-            again = threading.Timer(RETRY_S, signal.pthread_kill, (threading.main_thread().ident, number))
-            again.daemon = True
-            again.start()
-            return
-        frame = frame.f_back
-    raise KeyboardInterrupt
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread().ident or 0
+        self._is_done = False
+        self._is_sending = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename == _IMPORTING:
+                if not self._is_sending:
+                    self._is_sending = True
+                    # Not a threading.Thread: its start() takes locks, which the interrupted code may hold.
+                    _thread.start_new_thread(self._send_again, (number,))
+                return
+            frame = frame.f_back
+        self._is_done = True
+        raise KeyboardInterrupt
+
+    def _send_again(self, number: int) -> None:
+        """Send the signal until the command is interrupted: one that comes just before a read begins is too early."""
+        while not self._is_done:
+            time.sleep(RETRY_S)
+            is_ours = signal.getsignal(number) is self
+            signal.pthread_kill(self._main, number)
+            if not is_ours:
+                return
