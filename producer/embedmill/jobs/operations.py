@@ -162,7 +162,8 @@ class JobOperations:
         n_chunks = len(request.payloads)
         timeout_s = max(deadline_s - time.monotonic(), 0.001)
         progress = Progress(request.job_id, timeout_s, n_chunks=n_chunks)
-        progress.expect(n_chunks, children=self.outlook.expect(request.model)[1])
+        if request.lane == "bulk":
+            progress.expect(n_chunks, children=self.outlook.expect(request.model)[1])
         dimension = self.outlook.dimension(request.model)
         intake = Intake(
             n_texts=request.n_texts, options=request.options, rejected=request.rejected, dimension=dimension
@@ -199,7 +200,8 @@ class JobOperations:
         """Wait until a job is done and return its reply."""
         progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
         record = yield from reading.read_record(self.keys, job_id)
-        progress.expect(record.status.chunks, children=self.outlook.expect(record.status.model)[1])
+        if record.status.lane == "bulk":
+            progress.expect(record.status.chunks, children=self.outlook.expect(record.status.model)[1])
         filled = Assembly(self._intake(record))
         while not progress.is_over:
             chunks = yield from self._more_chunks(progress)
@@ -305,11 +307,13 @@ class Progress:
         self.n_chunks = n_chunks
         #: Chunks of a job that is read as a whole, but for the last ones; 0 if each is wanted as it comes.
         self._unhurried = 0
-        self._began_s = time.monotonic()
+        #: Moment at which the first chunks were seen, and how many they were; what came before was spent waiting.
+        self._first_s = 0.0
+        self._n_first = 0
         #: Chunks whose events were read.
         self.seen: set[int] = set()
         self.timeout_s = timeout_s
-        self.deadline_s = self._began_s + timeout_s
+        self.deadline_s = time.monotonic() + timeout_s
         self.cursor = "0-0"
         self.is_over = False
 
@@ -327,7 +331,9 @@ class Progress:
         if not self.seen or n_left <= 0:
             return 0.0
         now_s = time.monotonic()
-        pace_s = (now_s - self._began_s) / (len(self.seen) + 1)
+        if not self._n_first:
+            self._first_s, self._n_first = now_s, len(self.seen)
+        pace_s = (now_s - self._first_s) / (len(self.seen) - self._n_first + 1)
         return max(0.0, min(n_left / 2 * pace_s, (self.deadline_s - now_s) / 2, LONGEST_PAUSE_S))
 
 

@@ -42,13 +42,14 @@ def read(clock, ends_s, children=1):
     return reads, clock.now_s
 
 
+@pytest.mark.parametrize("waited_s", [0.0, 100.0])
 @pytest.mark.parametrize("children", [1, 2, 16])
 @pytest.mark.parametrize("n_chunks", [1, 2, 3, 16, 500])
-def test_a_whole_job_is_read_in_few_steps_and_its_end_is_seen_at_once(clock, children, n_chunks):
-    ends_s = [(chunk // children + 1) * 0.01 for chunk in range(n_chunks)]
+def test_a_whole_job_is_read_in_few_steps_and_its_end_is_seen_at_once(clock, children, n_chunks, waited_s):
+    ends_s = [waited_s + (chunk // children + 1) * 0.01 for chunk in range(n_chunks)]
     reads, end_s = read(clock, ends_s, children)
     assert end_s == ends_s[-1]
-    assert reads <= 3 + 2 * math.ceil(math.log2(n_chunks))
+    assert reads <= 4 + 2 * math.ceil(math.log2(n_chunks))
 
 
 @given(st.lists(st.floats(min_value=0.5, max_value=1.0), min_size=1, max_size=100))
@@ -70,6 +71,7 @@ def test_a_reader_that_wants_each_chunk_or_knows_no_pace_does_not_pause(clock):
 def test_a_pause_is_short_beside_what_is_left_of_the_timeout(clock):
     progress = whole(1_000, timeout_s=100.0)
     progress.seen.add(0)
+    assert progress.pause_s() == 0
     clock.now_s = 60.0
     assert progress.pause_s() == LONGEST_PAUSE_S
     clock.now_s = 99.5

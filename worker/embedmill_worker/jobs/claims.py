@@ -167,6 +167,11 @@ def claim(keys: Keyspace, claimant: Claimant) -> Flow[Claim]:
     return _read_claim(claimant.bell, answer)
 
 
+def _read_following(bell: Bell, answer: Any) -> Claim:
+    """Read a claim that follows a commit; what went wrong with it shows at the next one, and hides no commit."""
+    return Nothing() if isinstance(answer, Exception) else _read_claim(bell, answer)
+
+
 def _read_claim(bell: Bell, answer: Sequence[Any]) -> Claim:
     what, *rest = answer
     if what == b"other":
@@ -207,10 +212,10 @@ def commit_and_claim(
     """
     command, max_flight = claimant.command(keys), claimant.policy.max_flight
     is_wanted, (answer,) = yield from _commit(keys, ref, reply, letters, max_flight=max_flight, following=[command])
-    # What went wrong with the claim shows at the next one.
-    following = Nothing() if isinstance(answer, Exception) else _read_claim(claimant.bell, answer)
+    following = _read_following(claimant.bell, answer)
     if is_wanted and isinstance(following, Work | Late) and following.ref == ref:  # it was answered before the commit
-        following = yield from claim(keys, claimant)
+        (answer,) = yield RoundTrip([command], keeps_errors=True)
+        following = _read_following(claimant.bell, answer)
     return is_wanted, following
 
 
