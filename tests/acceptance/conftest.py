@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from embedmill.settings import ClientSettings
-from embedmill.status import read_status
 from embedmill_worker.cli.local.die_with_parent import tethered
 from support.gateway import Gateway
 from support.gateway import start as start_gateway
+from support.waiting import status_of
 
 #: Seconds that any one thing here may take; generous, so that a busy machine fails no test.
 PATIENCE_S = 120.0
@@ -54,7 +54,7 @@ class WorkerHandle:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.log}"
-            if any(w.pid == self.pid and w.state == "ready" for w in read_status(settings).workers):
+            if any(w.pid == self.pid and w.state == "ready" for w in status_of(settings).workers):
                 return self
             time.sleep(0.05)
         raise AssertionError(f"the worker was not ready after {PATIENCE_S} s:\n{self.log}")

@@ -14,14 +14,13 @@ from embedmill import EmbeddingClient
 from embedmill.errors import UnknownModelError
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
-from embedmill.status import read_status
 from embedmill_worker import exit_codes
 from embedmill_worker.cli.local.die_with_parent import tethered
 from embedmill_worker.cli.local.server import BINARY_VARIABLE, EmbeddedValkey, find_binary
 from embedmill_worker.cli.measure import corpus
 from support.clock import Clock
 from support.held_claims import held_claims
-from support.waiting import PATIENCE_S, wait_until
+from support.waiting import PATIENCE_S, status_of, wait_until
 
 MODEL = "all-MiniLM-L6-v2"
 TEXTS = corpus.short(20, seed=22)
@@ -37,8 +36,8 @@ def test_what_workers_announce_comes_back_when_redis_has_lost_it(durable_mill):
         vectors = before.embed(TEXTS)
         for _ in range(3):
             server.flushall()
-            assert not read_status(settings).workers  # nobody is «ready» of whom nothing else is known
-            wait_until(lambda: any(w.state == "ready" for w in read_status(settings).workers))
+            assert not status_of(settings).workers  # nobody is «ready» of whom nothing else is known
+            wait_until(lambda: any(w.state == "ready" for w in status_of(settings).workers))
             # Said to be ready, it can be used: by who has just come, and by who was there before.
             with EmbeddingClient(durable_mill.redis_url, namespace=durable_mill.namespace) as fresh:
                 assert np.array_equal(fresh.embed(TEXTS), vectors)
@@ -52,7 +51,7 @@ def test_a_worker_whose_cards_are_lost_is_not_ready_until_they_are_back(durable_
     with redis.Redis.from_url(durable_mill.redis_url) as server:
         for _ in range(20):
             server.delete(keys.models)
-            if any(w.state == "ready" for w in read_status(settings).workers):
+            if any(w.state == "ready" for w in status_of(settings).workers):
                 # Then its card was back by that time.
                 with EmbeddingClient(durable_mill.redis_url, namespace=durable_mill.namespace) as client:
                     try:
@@ -80,11 +79,11 @@ def test_a_worker_that_died_before_redis_s_clock_was_set_back_is_dead_all_the_sa
             clock.move(-3_600)
             wait_until(lambda: server.time()[0] < then_s - 3_000, "the server's clock was not set")
             other = mill.start_worker()
-            wait_until(lambda: [w.pid for w in read_status(settings).workers] == [other.pid])
+            wait_until(lambda: [w.pid for w in status_of(settings).workers] == [other.pid])
             assert job.result(600).rejected == ()
             clock.move(3_600)  # and forth: who lives is live at the next beat
             assert client.embed(TEXTS).shape == (len(TEXTS), 384)
-            wait_until(lambda: [w.state for w in read_status(settings).workers] == ["ready"])
+            wait_until(lambda: [w.state for w in status_of(settings).workers] == ["ready"])
 
 
 def test_a_worker_without_file_descriptors_ends_with_an_exit_code_that_restarts_it(own_mill, tmp_path):

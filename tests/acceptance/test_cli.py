@@ -15,10 +15,9 @@ import pytest
 
 from embedmill import EmbeddingClient
 from embedmill.settings import DEFAULT_REDIS_URL, ClientSettings
-from embedmill.status import read_status
 from embedmill_worker import exit_codes
 from support.servers import save
-from support.waiting import first_line
+from support.waiting import first_line, status_of
 
 MODEL = "all-MiniLM-L6-v2"
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli"]
@@ -164,7 +163,7 @@ def test_ctrl_c_stops_the_work_and_leaves_no_file(mill, tmp_path):
     settings = ClientSettings(redis_url=mill.redis_url, namespace=mill.namespace)
 
     def waiting():
-        return sum(lane.texts for lane in read_status(settings).lanes)
+        return sum(lane.texts for lane in status_of(settings).lanes)
 
     command = [*COMMAND, "embed", "texts.txt", "--output", "vectors.npy"]
     with subprocess.Popen(command, env=mill.env, cwd=tmp_path, stderr=subprocess.PIPE) as process:
@@ -192,7 +191,7 @@ def test_models_show_names_what_a_worker_serves(mill):
     assert facts["tokens_per_s"] > 0
     assert all(os.path.isfile(path) for path in facts["files"].values())  # noqa: PTH113
     settings = ClientSettings(redis_url=mill.redis_url, namespace=mill.namespace)
-    assert facts["fingerprint"] in {worker.fingerprint for worker in read_status(settings).workers}
+    assert facts["fingerprint"] in {worker.fingerprint for worker in status_of(settings).workers}
 
 
 def test_a_worker_of_a_model_that_does_not_exist_says_so_and_exits_with_its_code(mill):

@@ -28,10 +28,9 @@ import embedmill
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
-from embedmill.status import read_status
 from embedmill_worker.gateway.apis import messages
 from embedmill_worker.models import resolve
-from support.waiting import wait_until
+from support.waiting import status_of, wait_until
 
 
 class Package:
@@ -377,7 +376,7 @@ def test_openai_more_than_is_done_in_time_is_refused_and_a_hang_up_makes_room(mi
     settings = ClientSettings(redis_url=mill.redis_url, namespace=mill.namespace)
 
     def waiting():
-        return sum(lane.texts for lane in read_status(settings).lanes)
+        return sum(lane.texts for lane in status_of(settings).lanes)
 
     # Half a minute of work, whose client hangs up in the middle.
     crowd = HTTPConnection("127.0.0.1", gateway.port, timeout=PATIENCE_S)

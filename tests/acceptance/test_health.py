@@ -14,10 +14,10 @@ import pytest
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
-from embedmill.status import read_status
 from embedmill_worker import exit_codes
 from support import apps
 from support.chaos.proxy import Proxy
+from support.waiting import status_of
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -41,7 +41,7 @@ def eventually(condition, within_s: float = FOUND_WITHIN_S) -> None:
 
 def states(mill) -> list[str]:
     settings = ClientSettings(redis_url=mill.redis_url, namespace=mill.namespace)
-    return [worker.state for worker in read_status(settings).workers]
+    return [worker.state for worker in status_of(settings).workers]
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from celery import Celery
 from embedmill import EmbeddingClient, EmbedError
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
-from embedmill.status import read_status
 from embedmill_worker.service.broker import broker_url
+from support.waiting import status_of
 
 MODEL = "all-MiniLM-L6-v2"
 PICKLE, YAML, JSON, MSGPACK = (f"application/{kind}" for kind in ("x-python-serialize", "x-yaml", "json", "x-msgpack"))
@@ -450,7 +450,7 @@ def test_pickles_for_a_card_and_a_worker_s_entry_hide_nobody(wire, evil):
     settings = ClientSettings(redis_url=wire.mill.redis_url, namespace=wire.mill.namespace)
     try:
         wire.serves()
-        assert any(worker.model == MODEL for worker in read_status(settings).workers)
+        assert any(worker.model == MODEL for worker in status_of(settings).workers)
         with EmbeddingClient(wire.mill.redis_url, namespace=wire.mill.namespace) as client:
             assert [letter.reason for letter in client.dead.list(limit=1)] == ["unreadable"]
             assert client.dead.drop_all() >= 1

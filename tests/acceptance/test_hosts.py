@@ -25,12 +25,12 @@ import redis
 from conftest import REPOSITORY
 from embedmill import EmbeddingClient
 from embedmill.settings import ClientSettings
-from embedmill.status import QueueStatus, read_status
+from embedmill.status import QueueStatus
 from embedmill_worker.cli.local.die_with_parent import tethered
 from embedmill_worker.cli.measure import corpus
 from support.chaos import checks
 from support.hosts import FAR, NARROW, Host, Lan, MissingError
-from support.waiting import first_line, wait_until
+from support.waiting import first_line, status_of, wait_until
 
 from .conftest import Mill, WorkerHandle, close, new_mill
 
@@ -107,7 +107,7 @@ class Far:
 
     def status(self) -> QueueStatus:
         """What Redis says now."""
-        return read_status(ClientSettings(redis_url=self.socket_url, namespace=self.mill.namespace))
+        return status_of(ClientSettings(redis_url=self.socket_url, namespace=self.mill.namespace))
 
     def is_ready(self, worker: WorkerHandle) -> bool:
         """Whether Redis lists a worker as one that takes work."""

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from embedmill.settings import ClientSettings
+from embedmill.status import QueueStatus, read_status
+
 T = TypeVar("T")
 
 #: Seconds that anything here may take; generous, so that a busy machine fails no test.
@@ -21,6 +24,11 @@ def wait_until(condition: Callable[[], T], what: str = "", limit_s: float = PATI
             return answer
         assert time.monotonic() < deadline, what or "it did not come true"
         time.sleep(0.01)
+
+
+def status_of(settings: ClientSettings) -> QueueStatus:
+    """Return the status of a queue, however busy the machine is."""
+    return read_status(settings, timeout_s=PATIENCE_S)
 
 
 def join(thread: threading.Thread) -> None:

@@ -35,7 +35,7 @@ from embedmill.protocol.records import JobRecord, JobState, JobStatus
 from embedmill.protocol.vectors import Vectors
 from embedmill.reply import EmbeddingReply, ReplyPart
 from embedmill.settings import ClientSettings
-from embedmill.transport.flow import Flow, Offload, Sleep
+from embedmill.transport.flow import Flow, Offload
 from embedmill.urls import mask_url
 
 #: Timeout in seconds of calls that take none; they read or write Redis and wait for no worker.
@@ -46,9 +46,6 @@ LAST_MOMENT_S: Final = 0.25
 
 #: Seconds beyond a caller's timeout in which to find out why a job is late, and to delete the job of an ``embed``.
 CLEAN_UP_S: Final = 1.0
-
-#: Longest pause in seconds of a reader that waits for all of a job, within which it also notices a cancellation.
-LONGEST_PAUSE_S: Final = 1.0
 
 #: Most times that ``embed`` submits a job again that Redis has lost.
 MAX_RESUBMISSIONS: Final = 5
@@ -159,11 +156,7 @@ class JobOperations:
             raise
 
     def _take(self, request: JobRequest, deadline_s: float) -> Flow[EmbeddingReply]:
-        n_chunks = len(request.payloads)
-        timeout_s = max(deadline_s - time.monotonic(), 0.001)
-        progress = Progress(request.job_id, timeout_s, n_chunks=n_chunks)
-        if request.lane == "bulk":
-            progress.expect(n_chunks, children=self.outlook.expect(request.model)[1])
+        progress = Progress(request.job_id, max(deadline_s - time.monotonic(), 0.001), n_chunks=len(request.payloads))
         dimension = self.outlook.dimension(request.model)
         intake = Intake(
             n_texts=request.n_texts, options=request.options, rejected=request.rejected, dimension=dimension
@@ -173,7 +166,7 @@ class JobOperations:
         while not progress.is_over or len(chunks) > reading.FETCH_CHUNKS:
             for part in (yield from reading.fetch(self.keys, request.job_id, chunks[: reading.FETCH_CHUNKS])):
                 filled.add(part)
-            chunks = chunks[reading.FETCH_CHUNKS :] or (yield from self._more_chunks(progress))
+            chunks = chunks[reading.FETCH_CHUNKS :] or (yield from self.next_chunks(progress))
         for part in (yield from reading.take(self.keys, request, chunks)):
             filled.add(part)
         return filled.reply(request.model)
@@ -200,11 +193,9 @@ class JobOperations:
         """Wait until a job is done and return its reply."""
         progress = Progress(job_id, timeout_s, n_chunks=MAX_JOB_TEXTS)
         record = yield from reading.read_record(self.keys, job_id)
-        if record.status.lane == "bulk":
-            progress.expect(record.status.chunks, children=self.outlook.expect(record.status.model)[1])
         filled = Assembly(self._intake(record))
         while not progress.is_over:
-            chunks = yield from self._more_chunks(progress)
+            chunks = yield from self.next_chunks(progress)
             for start in range(0, len(chunks), reading.FETCH_CHUNKS):
                 for part in (yield from reading.fetch(self.keys, job_id, chunks[start : start + reading.FETCH_CHUNKS])):
                     filled.add(part)
@@ -274,13 +265,6 @@ class JobOperations:
         n_replies = yield from reading.count_replies(self.keys, progress.job_id)
         return [*events.chunks, *sorted(set(range(n_replies)) - progress.seen)]
 
-    def _more_chunks(self, progress: Progress) -> Flow[Sequence[int]]:
-        """Do as ``next_chunks`` for a reader that needs all of a job: a pause before it lets many be read at once."""
-        pause_s = progress.pause_s()
-        if pause_s:
-            yield Sleep(pause_s)
-        return (yield from self.next_chunks(progress))
-
     def why_late(self, job_id: str) -> Flow[str]:
         """Return a hint why a job is late; runs after the deadline of the call that waited for it.
 
@@ -305,36 +289,12 @@ class Progress:
         """
         self.job_id = job_id
         self.n_chunks = n_chunks
-        #: Chunks of a job that is read as a whole, but for the last ones; 0 if each is wanted as it comes.
-        self._unhurried = 0
-        #: Moment at which the first chunks were seen, and how many they were; what came before was spent waiting.
-        self._first_s = 0.0
-        self._n_first = 0
         #: Chunks whose events were read.
         self.seen: set[int] = set()
         self.timeout_s = timeout_s
         self.deadline_s = time.monotonic() + timeout_s
         self.cursor = "0-0"
         self.is_over = False
-
-    def expect(self, n_chunks: int, *, children: int) -> None:
-        """Read the job as a whole; it has ``n_chunks``, and ``children`` work on them: see ``pause_s``."""
-        self._unhurried = n_chunks - children
-
-    def pause_s(self) -> float:
-        """Return the seconds after which a reader of a whole job asks again; 0: at once.
-
-        They are half of what the chunks take that are missing, at their pace so far and without those that the children
-        have last. So the end is seen when it comes, also if the pace doubles, and n chunks are read in few steps.
-        """
-        n_left = self._unhurried - len(self.seen)
-        if not self.seen or n_left <= 0:
-            return 0.0
-        now_s = time.monotonic()
-        if not self._n_first:
-            self._first_s, self._n_first = now_s, len(self.seen)
-        pace_s = (now_s - self._first_s) / (len(self.seen) - self._n_first + 1)
-        return max(0.0, min(n_left / 2 * pace_s, (self.deadline_s - now_s) / 2, LONGEST_PAUSE_S))
 
 
 class PartReader:

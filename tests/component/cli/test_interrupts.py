@@ -29,8 +29,14 @@ from embedmill_worker.cli import dispatch
 from embedmill_worker.cli.commands import status
 
 def run(args):
-    import signalled
-    time.sleep(100)
+    for module in ("signalled", "signalled_again"):  # the second one while the first signal is cleaned up after
+        try:
+            __import__(module)
+            time.sleep(100)
+        except KeyboardInterrupt:
+            time.sleep(0.2)
+            print("cleaned up", flush=True)
+    raise KeyboardInterrupt
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 status.run = run
@@ -39,8 +45,9 @@ sys.exit(dispatch.main(["status"]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_an_import_ends_the_command_once_that_is_done(tmp_path, number):
-    (tmp_path / "signalled.py").write_text(MODULE)
+def test_each_signal_during_an_import_interrupts_once_when_that_is_done(tmp_path, number):
+    for name in ("signalled", "signalled_again"):
+        (tmp_path / f"{name}.py").write_text(MODULE)
     done = subprocess.run(
         [sys.executable, "-c", COMMAND],
         env={"PYTHONPATH": str(tmp_path), "SIGNAL": str(int(number)), "PATH": ""},
@@ -49,4 +56,4 @@ def test_a_signal_during_an_import_ends_the_command_once_that_is_done(tmp_path, 
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (exit_codes.INTERRUPTED, "imported\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (exit_codes.INTERRUPTED, 2 * "imported\ncleaned up\n", "")

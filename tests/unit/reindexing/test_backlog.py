@@ -1,8 +1,11 @@
 """How many windows a reindexer has in flight: few at first, then as many as keep the workers busy."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from embedmill.reindexing.bulk_queue import HORIZON_S, MAX_WINDOWS, MIN_WINDOWS, Backlog
+from embedmill.reindexing.pipeline import Pipeline
 
 EMPTY = Backlog(tokens=0, tokens_per_s=1_000.0)
 LONG = Backlog(tokens=int(1_000 * HORIZON_S), tokens_per_s=1_000.0)
@@ -24,3 +27,16 @@ def test_an_empty_lane_takes_one_window_more_after_each_that_is_done(n_closed):
 @pytest.mark.parametrize("backlog", [LONG, Backlog(tokens=1, tokens_per_s=0.0)])
 def test_a_long_backlog_or_a_lane_that_does_not_drain_takes_the_fewest(backlog):
     assert most(backlog, 1_000) == MIN_WINDOWS
+
+
+def test_a_run_lets_one_window_more_go_after_each_that_it_has_closed():
+    queue, ledger = Mock(backlog=lambda: EMPTY), Mock(jobs=list)
+    pipeline = Pipeline(queue, ledger, Mock(), Mock(), sink="sink", dimensions=None)
+    counts = []
+    for _ in range(4):
+        while pipeline.wants_more():
+            assert pipeline.submit(Mock(carried=0, pending=[]))
+        counts.append(len(pipeline))
+        pipeline.close()
+    assert counts == [2, 3, 4, 5]
+    assert queue.delete.call_count == 4

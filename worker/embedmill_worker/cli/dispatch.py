@@ -139,26 +139,30 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self._main = threading.main_thread().ident or 0
-        self._is_done = False
+        #: Whether a signal arrived during an import and has not interrupted yet, and whether it is being sent again.
+        self._is_due = False
         self._is_sending = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         while frame is not None:
             if frame.f_code.co_filename == _IMPORTING:
+                self._is_due = True
                 if not self._is_sending:
-                    self._is_sending = True
                     # Not a threading.Thread: its start() takes locks, which the interrupted code may hold.
                     _thread.start_new_thread(self._send_again, (number,))
                 return
             frame = frame.f_back
-        self._is_done = True
+        self._is_due = False
         raise KeyboardInterrupt
 
     def _send_again(self, number: int) -> None:
-        """Send the signal until the command is interrupted: one that comes just before a read begins is too early."""
-        while not self._is_done:
-            time.sleep(RETRY_S)
-            is_ours = signal.getsignal(number) is self
-            signal.pthread_kill(self._main, number)
-            if not is_ours:
+        """Send the signal until it interrupts: one that comes just before a read begins is too early."""
+        while True:
+            self._is_sending = False  # so that a signal that comes now has a sender
+            if not self._is_due:
                 return
+            self._is_sending = True
+            time.sleep(RETRY_S)
+            if self._is_due:
+                self._is_due = signal.getsignal(number) is self  # else another handler gets it, once
+                signal.pthread_kill(self._main, number)

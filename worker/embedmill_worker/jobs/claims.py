@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from embedmill.errors import MessageError
+from embedmill.errors import MessageError, QueueError
 from embedmill.limits import DEAD_LETTER_TTL_S, MAX_DEAD_LETTERS, MAX_JOB_TEXTS
 from embedmill.protocol.chunks import without_weight
 from embedmill.protocol.codec import MAX_LABEL_CHARS, read_count, read_name
@@ -213,8 +213,11 @@ def commit_and_claim(
     command, max_flight = claimant.command(keys), claimant.policy.max_flight
     is_wanted, (answer,) = yield from _commit(keys, ref, reply, letters, max_flight=max_flight, following=[command])
     following = _read_following(claimant.bell, answer)
-    if is_wanted and isinstance(following, Work | Late) and following.ref == ref:  # it was answered before the commit
-        (answer,) = yield RoundTrip([command], keeps_errors=True)
+    if isinstance(following, Work | Late) and following.ref == ref:  # it was answered before the commit
+        try:
+            (answer,) = yield RoundTrip([command], keeps_errors=True)
+        except QueueError:
+            return is_wanted, Nothing()
         following = _read_following(claimant.bell, answer)
     return is_wanted, following
 
