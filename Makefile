@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --upgrade --system-certs
-# Of the tests: many wait for processes of their own, so a few more than CPUs pay.
-PROCESSES ?= 8
+# Of the tests: many wait for processes of their own, so two for each CPU pay. Each one takes ten seconds to collect them.
+PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n < 4 ? 2 * n : 8)))
 # Passed on to the command of a target, as in: make test ARGS="-k valkey -x"
 ARGS ?=
 
