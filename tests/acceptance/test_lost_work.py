@@ -109,12 +109,13 @@ def test_a_killed_child_is_replaced_without_loading_the_model_again(own_mill):
     assert before.tobytes() == after.tobytes()
 
 
-def test_a_child_that_dies_while_its_worker_starts_is_replaced(own_mill):
+@pytest.mark.parametrize("children", [1, 2])
+def test_a_child_that_is_killed_while_its_worker_starts_is_replaced(own_mill, children):
     path = os.pathsep.join(filter(None, [apps.FOLDER, os.environ.get("PYTHONPATH", "")]))
-    worker = own_mill.start_worker(app="early_death_app", PYTHONPATH=path, EMBEDMILL_CONCURRENCY="2")
+    worker = own_mill.start_worker(app="early_death_app", PYTHONPATH=path, EMBEDMILL_CONCURRENCY=str(children))
     with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
         assert client.embed(corpus.short(50)).shape == (50, 384)
-    assert sum(map(is_alive, worker.children)) == 2
+    assert sum(map(is_alive, worker.children)) == children
 
 
 def test_sigterm_finishes_the_running_chunks_and_exits_with_zero(own_mill):

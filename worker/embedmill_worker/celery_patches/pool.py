@@ -7,8 +7,9 @@ pool and channel. The fault of billiard's shared memory is that it leaves folder
 from __future__ import annotations
 
 import mmap
+import signal
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import billiard
 from billiard import heap
@@ -16,6 +17,9 @@ from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool
 from kombu.transport import redis as transport
 from redis.exceptions import ConnectionError, OutOfMemoryError
+
+#: Exit codes of a child that another process has ended.
+KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class SteadyPool(AsynPool):
@@ -27,16 +31,16 @@ class SteadyPool(AsynPool):
             super()._track_child_process(proc, hub)  # type: ignore[misc]
 
     def did_start_ok(self) -> bool:
-        """Replace children that died before the event loop began; return False if all did.
+        """Replace children that ended before the event loop began; return False if all ended by themselves.
 
         Celery 5.7.0 ends the worker if one child was killed in that moment.
         """
         pool: Any = self
-        exited = pool._join_exited_workers()
-        if len(exited) >= pool._processes:
+        exit_codes = pool._join_exited_workers()
+        if sum(code not in KILLED for code in exit_codes) >= pool._processes:
             return False
-        if exited:
-            pool._repopulate_pool(exited)
+        if exit_codes:
+            pool._repopulate_pool(exit_codes)
         return True
 
 
