@@ -29,7 +29,7 @@ from embedmill_worker.cli import dispatch
 from embedmill_worker.cli.commands import status
 
 def run(args):
-    for module in ("signalled", "signalled_again"):  # the second one while the first signal is cleaned up after
+    for module in ("signalled", "signalled_again"):  # the second one after a whole cleanup
         try:
             __import__(module)
             time.sleep(100)
