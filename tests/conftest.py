@@ -138,6 +138,14 @@ def golden() -> Golden:
     )
 
 
+@pytest.fixture(scope="session")
+def golden_kinds() -> dict[str, np.ndarray]:
+    """Return sentence-transformers' vectors of tests/data/golden/kinds by variant, float32 (n, dimension)."""
+    # Read whole and closed: whatever collects an open archive later, with a warning, would be another test.
+    with np.load(REPOSITORY / "tests" / "data" / "golden" / "kinds" / "vectors.npz") as archive:
+        return dict(archive)
+
+
 @dataclass(frozen=True)
 class FastTextWriter:
     """Writes files as fastText does, from scratch, so that they may be huge, odd or wrong."""

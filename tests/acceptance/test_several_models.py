@@ -27,10 +27,9 @@ def folders(tmp_path) -> dict[str, Path]:
     return made
 
 
-def test_one_worker_serves_two_models_on_both_lanes(own_mill, folders, tmp_path):
+def test_one_worker_serves_two_models_on_both_lanes(own_mill, folders, golden_kinds, tmp_path):
     names = ",".join(f"{name}={folder}" for name, folder in folders.items())
     own_mill.start_worker(EMBEDMILL_MODEL=names, EMBEDMILL_DATA_DIR=str(tmp_path / "data"))
-    golden = np.load(KINDS / "vectors.npz")
     with EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
         jobs = {name: client.submit(TEXTS, model=name) for name in folders}
         for name, dimension in (("mpnet", 16), ("dense", 8)):
@@ -38,7 +37,7 @@ def test_one_worker_serves_two_models_on_both_lanes(own_mill, folders, tmp_path)
             reply = jobs[name].result(120)
             assert now.shape == (len(TEXTS), dimension)
             assert now.tobytes() == reply.vectors.tobytes()
-            np.testing.assert_allclose(now, golden[name], atol=1e-4)
+            np.testing.assert_allclose(now, golden_kinds[name], atol=1e-4)
             assert client.embed(TEXTS[:2], model=name, dimensions=dimension // 2).shape == (2, dimension // 2)
         assert jobs["mpnet"].status().fingerprint != jobs["dense"].status().fingerprint
         # Nothing says which of the two is meant.

@@ -200,13 +200,12 @@ def graph_files(*places: str, tmp_path: Path, external: str = "") -> dict[str, b
     }
 
 
-def test_repositories_are_exported_and_their_vectors_are_those_of_sentence_transformers(hub, tmp_path):
-    golden = np.load(KINDS / "vectors.npz")
+def test_repositories_are_exported_and_their_vectors_are_those_of_sentence_transformers(hub, golden_kinds, tmp_path):
     for number, name in enumerate(VARIANTS):
         hub.repositories[f"org/kind-{number}"] = variant(name, tmp_path / f"kind-{number}")
     names = list(hub.repositories)[1:]
     told = resolve_all(hub.url, tmp_path / "data", names, texts=TEXTS)
-    for number, (name, want) in enumerate((name, golden[name]) for name in VARIANTS):
+    for number, (name, want) in enumerate((name, golden_kinds[name]) for name in VARIANTS):
         assert told[number].get("error") is None, (name, told[number])
         assert told[number]["revision"] == f"org/kind-{number}@{hub.repositories[f'org/kind-{number}'].commit}"
         got = told[number]["vectors"]

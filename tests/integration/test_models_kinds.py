@@ -25,11 +25,10 @@ def engine_of(variant: str, folder: Path) -> Engine:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_vectors_are_those_of_sentence_transformers(tmp_path, variant):
+def test_vectors_are_those_of_sentence_transformers(tmp_path, variant, golden_kinds):
     engine = engine_of(variant, tmp_path)
-    golden = np.load(KINDS / "vectors.npz")
     for input_type, suffix in ((None, ""), ("query", "/query"), ("passage", "/passage")):
-        want = golden[variant + suffix]
+        want = golden_kinds[variant + suffix]
         got = engine.embed(TEXTS, input_type=input_type).vectors
         assert got.shape == want.shape
         lengths = np.linalg.norm(got, axis=1), np.linalg.norm(want, axis=1)
@@ -50,13 +49,12 @@ def test_a_text_has_the_same_bits_in_any_company(tmp_path, variant):
         assert together.tobytes() == alone[list(company)].tobytes()
 
 
-def test_the_golden_vectors_would_show_a_wrong_variant():
+def test_the_golden_vectors_would_show_a_wrong_variant(golden_kinds):
     """Variants of one base differ visibly, so that none passes for another."""
-    golden = np.load(KINDS / "vectors.npz")
     names = [name for name, variant in VARIANTS.items() if variant["base"] == "bert"]
     for i, name in enumerate(names):
         for other in names[:i]:
-            pairs = [(golden[name + s], golden[other + s]) for s in ("", "/query", "/passage")]
+            pairs = [(golden_kinds[name + s], golden_kinds[other + s]) for s in ("", "/query", "/passage")]
             assert any(a.shape != b.shape or not np.allclose(a, b, atol=1e-2) for a, b in pairs), (name, other)
 
 
