@@ -9,9 +9,10 @@ import redis
 
 from embedmill import EmbeddingClient
 from embedmill_worker.cli.measure import corpus
+from support import apps
 from support.breakable import BreakableValkey
 
-from .conftest import close, new_mill
+from .conftest import PATIENCE_S, Mill, WorkerHandle, close, new_mill
 
 
 def start_cache() -> BreakableValkey:
@@ -21,6 +22,13 @@ def start_cache() -> BreakableValkey:
     with redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lfu")
     return server
+
+
+def start_patient(mill: Mill, cache_url: str, *, ready: bool = True) -> WorkerHandle:
+    """Start a worker that gives its cache far more than the usual quarter of a second to answer."""
+    path = os.pathsep.join(filter(None, [apps.FOLDER, os.environ.get("PYTHONPATH", "")]))
+    env = {"PYTHONPATH": path, "EMBEDMILL_CONCURRENCY": "1", "EMBEDMILL_CACHE_URL": cache_url}
+    return mill.start_worker(app="patient_cache_app", ready=ready, **env)
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def cached_mill(valkey, data_dir, tmp_path_factory):
     server = start_cache()
     mill = new_mill(valkey.url, data_dir, tmp_path_factory.mktemp("cached"))
     try:
-        mill.start_worker(EMBEDMILL_CONCURRENCY="1", EMBEDMILL_CACHE_URL=server.url)
+        start_patient(mill, server.url)
         with EmbeddingClient(mill.redis_url, namespace=mill.namespace) as client:
             yield client, server
     finally:
@@ -152,23 +160,23 @@ def test_a_cache_that_freezes_or_dies_stops_no_work(own_mill, cache_server):
 
 
 def test_the_queue_s_own_server_is_refused_under_any_of_its_names(own_mill):
-    worker = own_mill.start_worker(ready=False, EMBEDMILL_CACHE_URL=own_mill.redis_url.replace("db=0", "db=1"))
-    assert worker.process.wait(60) == 3
+    worker = start_patient(own_mill, own_mill.redis_url.replace("db=0", "db=1"), ready=False)
+    assert worker.process.wait(PATIENCE_S) == 3
     assert "it is the queue's own server" in worker.log
 
 
 def test_a_cache_that_would_forget_nothing_is_refused(own_mill, cache_server):
     with redis.Redis.from_url(cache_server.url) as client:
         client.config_set("maxmemory-policy", "noeviction")
-    worker = own_mill.start_worker(ready=False, EMBEDMILL_CACHE_URL=cache_server.url)
-    assert worker.process.wait(60) == 3
+    worker = start_patient(own_mill, cache_server.url, ready=False)
+    assert worker.process.wait(PATIENCE_S) == 3
     assert "CONFIG SET maxmemory-policy allkeys-lfu" in worker.log
 
 
 def test_a_cache_that_is_away_at_the_start_is_a_warning(own_mill, cache_server):
     url = cache_server.url
     cache_server.kill()
-    worker = own_mill.start_worker(EMBEDMILL_CONCURRENCY="1", EMBEDMILL_CACHE_URL=url)
+    worker = start_patient(own_mill, url)
     assert "the embedding cache is not used for now" in worker.log
     # And it is looked at before it is used: a server of another policy may be there by then.
     cache_server.restart()
