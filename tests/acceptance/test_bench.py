@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from embedmill.protocol.keys import Keyspace
+from support.servers import plain_redis
 
 COMMAND = [sys.executable, "-m", "embedmill_worker.cli", "bench", "--json"]
 SHORT = ["--texts", "40", "--rounds", "2", "--requests", "10"]
@@ -43,10 +44,9 @@ def test_it_starts_and_measures_a_mill_of_its_own_and_leaves_nothing(data_dir, t
 
 
 def test_it_measures_the_workers_behind_a_redis_and_deletes_its_jobs(mill, redis_url):
-    import redis
 
     def jobs():
-        with redis.Redis.from_url(redis_url) as server:
+        with plain_redis(redis_url) as server:
             return set(server.scan_iter(Keyspace(mill.namespace).job("*")))
 
     others = jobs()  # of tests that ran before

@@ -5,12 +5,12 @@ import signal
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import EmbeddingClient
 from embedmill_worker.cli.measure import corpus
 from support import apps
 from support.breakable import BreakableValkey
+from support.servers import plain_redis
 
 from .conftest import PATIENCE_S, Mill, WorkerHandle, close, new_mill
 
@@ -19,7 +19,7 @@ def start_cache() -> BreakableValkey:
     """A server as a cache wants it."""
     server = BreakableValkey(persistent=False)
     server.start()
-    with redis.Redis.from_url(server.url) as client:
+    with plain_redis(server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lfu")
     return server
 
@@ -57,7 +57,7 @@ def cached_mill(valkey, data_dir, tmp_path_factory):
 def cached(cached_mill):
     """Its client and its cache, which is empty."""
     client, server = cached_mill
-    with redis.Redis.from_url(server.url) as raw:
+    with plain_redis(server.url) as raw:
         raw.flushdb()
     return client, server
 
@@ -71,7 +71,7 @@ def embed(client, texts, **options):
 
 
 def entries(server) -> dict[bytes, bytes]:
-    with redis.Redis.from_url(server.url) as client:
+    with plain_redis(server.url) as client:
         return {key: client.get(key) for key in client.scan_iter("*:cache:*")}
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_entry_is_replaced(cached, damage):
     client, server = cached
     wanted = embed(client, ["one text"])
     ((key, value),) = entries(server).items()
-    with redis.Redis.from_url(server.url) as raw:
+    with plain_redis(server.url) as raw:
         raw.delete(key)
         if damage is None:
             raw.rpush(key, "a list")
@@ -166,7 +166,7 @@ def test_the_queue_s_own_server_is_refused_under_any_of_its_names(own_mill):
 
 
 def test_a_cache_that_would_forget_nothing_is_refused(own_mill, cache_server):
-    with redis.Redis.from_url(cache_server.url) as client:
+    with plain_redis(cache_server.url) as client:
         client.config_set("maxmemory-policy", "noeviction")
     worker = start_patient(own_mill, cache_server.url, ready=False)
     assert worker.process.wait(PATIENCE_S) == 3
@@ -180,7 +180,7 @@ def test_a_cache_that_is_away_at_the_start_is_a_warning(own_mill, cache_server):
     assert "the embedding cache is not used for now" in worker.log
     # And it is looked at before it is used: a server of another policy may be there by then.
     cache_server.restart()
-    with redis.Redis.from_url(url) as raw, EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
+    with plain_redis(url) as raw, EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
         raw.config_set("maxmemory-policy", "noeviction")
         assert not embed(client, ["one"]).rejected
         assert raw.dbsize() == 0
@@ -190,7 +190,7 @@ def test_a_cache_that_is_away_at_the_start_is_a_warning(own_mill, cache_server):
 def test_an_entry_under_another_text_s_name_is_not_taken(cached):
     client, server = cached
     embed(client, ["one text"])
-    with redis.Redis.from_url(server.url) as raw:
+    with plain_redis(server.url) as raw:
         ((first, value),) = entries(server).items()
         wanted = embed(client, ["another"])
         (second,) = entries(server).keys() - {first}

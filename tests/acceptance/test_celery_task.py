@@ -6,13 +6,13 @@ import json
 import msgpack
 import numpy as np
 import pytest
-import redis
 from celery import Celery, chain
 from celery.canvas import Signature, maybe_signature
 from kombu import Exchange, Queue
 
 from embedmill import EmbeddingClient, signature, vectors_of
 from embedmill_worker.service.broker import broker_url
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -75,7 +75,7 @@ def test_what_follows_in_a_chain_goes_into_the_queue_that_it_names(mill):
     app.conf.update(result_accept_content=["json", "msgpack"])
     made = maybe_signature(signature(["a text"], namespace=mill.namespace), app=app)
     ended = chain(made, Signature("store", app=app, options={"queue": own, "serializer": "msgpack"}), app=app)()
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         message = json.loads(wait_until(lambda: server.rpop(own)))
     assert message["headers"]["task"] == "store"
     assert vectors_of(msgpack.unpackb(base64.b64decode(message["body"]))[0][0]).shape == (1, 384)

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import EmbeddingClient
 from embedmill.errors import UnknownModelError
@@ -20,6 +19,7 @@ from embedmill_worker.cli.local.server import BINARY_VARIABLE, EmbeddedValkey, f
 from embedmill_worker.cli.measure import corpus
 from support.clock import Clock
 from support.held_claims import held_claims
+from support.servers import plain_redis
 from support.waiting import PATIENCE_S, status_of, wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -30,7 +30,7 @@ def test_what_workers_announce_comes_back_when_redis_has_lost_it(durable_mill):
     durable_mill.start_worker()
     settings = ClientSettings.from_env(environ=durable_mill.env)
     with (
-        redis.Redis.from_url(durable_mill.redis_url) as server,
+        plain_redis(durable_mill.redis_url) as server,
         EmbeddingClient(durable_mill.redis_url, namespace=durable_mill.namespace) as before,
     ):
         vectors = before.embed(TEXTS)
@@ -48,7 +48,7 @@ def test_what_workers_announce_comes_back_when_redis_has_lost_it(durable_mill):
 def test_a_worker_whose_cards_are_lost_is_not_ready_until_they_are_back(durable_mill):
     durable_mill.start_worker()
     settings, keys = ClientSettings.from_env(environ=durable_mill.env), Keyspace(durable_mill.namespace)
-    with redis.Redis.from_url(durable_mill.redis_url) as server:
+    with plain_redis(durable_mill.redis_url) as server:
         for _ in range(20):
             server.delete(keys.models)
             if any(w.state == "ready" for w in status_of(settings).workers):
@@ -67,7 +67,7 @@ def test_a_worker_that_died_before_redis_s_clock_was_set_back_is_dead_all_the_sa
     except OSError:
         pytest.skip("needs a C compiler (cc): the server's clock is set by a library that is loaded before it")
     monkeypatch.setenv(BINARY_VARIABLE, str(clock.program))
-    with EmbeddedValkey(tmp_path / "valkey", persistent=True) as valkey, redis.Redis.from_url(valkey.url) as server:
+    with EmbeddedValkey(tmp_path / "valkey", persistent=True) as valkey, plain_redis(valkey.url) as server:
         mill = make_mill(valkey.url)
         worker = mill.start_worker(EMBEDMILL_CONCURRENCY="1")
         keys, settings = Keyspace(mill.namespace), ClientSettings.from_env(environ=mill.env)

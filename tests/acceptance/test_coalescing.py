@@ -4,13 +4,12 @@ import asyncio
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import AsyncEmbeddingClient, TextsRejectedError
 from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker.cli.measure import corpus
-from support.servers import save
+from support.servers import plain_redis, save
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -23,7 +22,7 @@ def commands(server, name):
 @pytest.fixture
 def server(durable_mill):
     """A connection to the mill's server."""
-    with redis.Redis.from_url(durable_mill.redis_url) as connection:
+    with plain_redis(durable_mill.redis_url) as connection:
         yield connection
 
 

@@ -3,12 +3,12 @@
 import time
 
 import pytest
-import redis
 
 from embedmill import EmbeddingClient, JobCancelledError, ResultTimeoutError
 from embedmill.protocol.keys import Keyspace
 from embedmill.reply import Reason
 from embedmill_worker.cli.measure import corpus
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -39,7 +39,7 @@ def test_a_deadline_that_passes_under_a_job_stops_it_and_keeps_what_is_done(own_
     own_mill.start_worker()
     texts = corpus.mixed(2000)
     job = client.submit(texts, deadline_s=3_600)
-    with redis.Redis.from_url(own_mill.redis_url) as server:
+    with plain_redis(own_mill.redis_url) as server:
         wait_until(lambda: job.status().chunks_done)
         server.hset(Keyspace(own_mill.namespace).job(job.id), "deadline_ms", 1)  # now it has passed
     reply = job.result(120)
@@ -53,7 +53,7 @@ def test_a_running_job_stops_within_one_chunk(own_mill, client, how):
     own_mill.start_worker()
     job = client.submit(corpus.mixed(2000))
     keys = Keyspace(own_mill.namespace)
-    with redis.Redis.from_url(own_mill.redis_url) as server:
+    with plain_redis(own_mill.redis_url) as server:
         wait_until(lambda: job.status().chunks_done)
         commands = heard_while(server, lambda: (getattr(job, how)(), client.submit(["after it"]).wait(120)))
         texts = keys.texts(job.id)
@@ -82,7 +82,7 @@ def heard_while(server, act) -> list[str]:
 def test_an_embed_that_times_out_leaves_no_work_behind(own_mill, client):
     with pytest.raises(ResultTimeoutError, match="It was cancelled"):
         client.embed(corpus.mixed(2000), timeout_s=0.5)
-    with redis.Redis.from_url(own_mill.redis_url) as server:
+    with plain_redis(own_mill.redis_url) as server:
         assert list(server.scan_iter(Keyspace(own_mill.namespace).job("*"))) == []
         keys = Keyspace(own_mill.namespace)
         assert server.hget(keys.lane(MODEL, "interactive"), "chunks") == b"0"

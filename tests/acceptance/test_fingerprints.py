@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import redis
 
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker import exit_codes
 from embedmill_worker.models import resolve
+from support.servers import plain_redis
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -38,7 +38,7 @@ def test_a_worker_with_other_files_under_a_served_name_refuses_to_start(own_mill
 
 def test_a_job_that_another_model_began_is_never_finished_by_this_one(own_mill, shorter_model):
     first = own_mill.start_worker()
-    server, keys = redis.Redis.from_url(own_mill.redis_url), Keyspace(own_mill.namespace)
+    server, keys = plain_redis(own_mill.redis_url), Keyspace(own_mill.namespace)
     with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
         job = client.submit(["text " * (1 + i % 200) for i in range(2_000)])
         while job.status().texts_done == 0:

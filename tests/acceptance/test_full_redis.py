@@ -11,6 +11,7 @@ from embedmill import EmbeddingClient, JobState, QueueFullError
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from support.chaos.checks import COUNTERS
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -54,7 +55,7 @@ def until_fetched(jobs):
 
 
 def test_submissions_of_several_clients_stop_short_of_redis_s_limit_and_all_of_it_is_done(small_mill):
-    server, keys = redis.Redis.from_url(small_mill.redis_url), Keyspace(small_mill.namespace)
+    server, keys = plain_redis(small_mill.redis_url), Keyspace(small_mill.namespace)
     small_mill.start_worker().stop()  # its card stays, and nothing makes room while four clients fill the lane
     submitted, refused, broken = [], [], []
 
@@ -89,7 +90,7 @@ def test_submissions_of_several_clients_stop_short_of_redis_s_limit_and_all_of_i
 
 
 def test_a_redis_that_something_else_has_filled_still_drains(small_mill):
-    server, keys = redis.Redis.from_url(small_mill.redis_url), Keyspace(small_mill.namespace)
+    server, keys = plain_redis(small_mill.redis_url), Keyspace(small_mill.namespace)
     with EmbeddingClient(small_mill.redis_url, MODEL, namespace=small_mill.namespace) as client:
         jobs = [client.submit([f"text {k} of job {n}" for k in range(40)]) for n in range(10)]
         small_mill.start_worker()
@@ -111,7 +112,7 @@ def test_a_redis_that_something_else_has_filled_still_drains(small_mill):
 
 def keep_full(url, stopped):
     """Fills Redis with what is not ours, and again whatever becomes free."""
-    with redis.Redis.from_url(url) as server:
+    with plain_redis(url) as server:
         n = 0
         for size in (100_000, 1_000, 10):
             with suppress(redis.exceptions.OutOfMemoryError):
@@ -125,7 +126,7 @@ def keep_full(url, stopped):
 
 
 def test_jobs_of_one_text_take_more_than_their_vectors_and_are_refused_in_time(small_mill):
-    server, keys = redis.Redis.from_url(small_mill.redis_url), Keyspace(small_mill.namespace)
+    server, keys = plain_redis(small_mill.redis_url), Keyspace(small_mill.namespace)
     small_mill.start_worker().stop()
     maxmemory_bytes = MAXMEMORY_BYTES // 3
     server.config_set("maxmemory", maxmemory_bytes)

@@ -17,7 +17,6 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-import redis
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -30,6 +29,7 @@ from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill_worker.gateway.apis import messages
 from embedmill_worker.models import resolve
+from support.servers import plain_redis
 from support.waiting import status_of, wait_until
 
 
@@ -311,7 +311,7 @@ def used_up(mill):
     """Counts the poor key's tokens of this minute, and of those that a slow test may see, as used; gives a way back."""
     keys, now = Keyspace(mill.namespace), int(time.time() // 60)
     names = [keys.rate("poor", minute) for minute in range(now, now + 30)]
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         for name in names:
             server.set(name, 10_000, ex=3_600)
         yield lambda: server.delete(*names)

@@ -15,12 +15,11 @@ import grpc
 import httpx
 import psutil
 import pytest
-import redis
 import trustme
 
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.local.die_with_parent import tethered
-from support.servers import free_port
+from support.servers import free_port, plain_redis
 from support.waiting import wait_until
 
 #: With the tours of test_gateway_clients.py in `make test`, minutes of further processes can wait for `make deep`.
@@ -145,7 +144,7 @@ def test_a_client_that_hangs_up_cancels_its_queued_work(mill, make_mill, make_ga
         psutil.Process(child).suspend()
     psutil.Process(worker.pid).suspend()
     try:
-        with redis.Redis.from_url(mill.redis_url) as server:
+        with plain_redis(mill.redis_url) as server:
             lane = keys.lane(model, "interactive")
 
             def waiting() -> int:

@@ -22,13 +22,13 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-import redis
 from celery import Celery
 
 from embedmill import EmbeddingClient, EmbedError
 from embedmill.protocol.keys import Keyspace
 from embedmill.settings import ClientSettings
 from embedmill_worker.service.broker import broker_url
+from support.servers import plain_redis
 from support.waiting import status_of
 
 MODEL = "all-MiniLM-L6-v2"
@@ -97,7 +97,7 @@ class Wire:
 
     def __init__(self, mill) -> None:
         self.mill = mill
-        self.redis = redis.Redis.from_url(mill.redis_url)
+        self.redis = plain_redis(mill.redis_url)
         self.keys = Keyspace(mill.namespace)
         self.queues = {
             "bulk": self.keys.queue(MODEL, "bulk"),
@@ -479,7 +479,7 @@ with Connection(url, transport_options=options | {"priority_steps": [0], "visibi
 
 
 def test_deliveries_that_cannot_be_read_do_not_hide_those_that_can(redis_url, namespace, evil):
-    server = redis.Redis.from_url(redis_url)
+    server = plain_redis(redis_url)
     good = message(body(["a"]), queue=f"{namespace}.q")
     planted = {"a": evil, "b": b"null", "c": b"[1, 2, 3]", "d": json.dumps([good, "", f"{namespace}.q"]), "e": b"["}
     for tag, value in planted.items():

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-import redis
 
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.version import PROTOCOL_VERSION
 from embedmill_worker import exit_codes
 from support.reindexer import Reindexer, rows
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 from .conftest import PATIENCE_S, new_mill
@@ -30,7 +30,7 @@ MAX_PRINTED_BYTES = 200_000
 def forged(redis_url, data_dir, tmp_path):
     """A namespace without workers: its environment, its keys and a connection."""
     mill = new_mill(redis_url, data_dir, tmp_path)
-    with redis.Redis.from_url(redis_url) as server:
+    with plain_redis(redis_url) as server:
         yield mill.env, Keyspace(mill.namespace), server
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import redis
 
 from conftest import REPOSITORY
 from embedmill import EmbeddingClient
@@ -30,6 +29,7 @@ from embedmill_worker.cli.local.die_with_parent import tethered
 from embedmill_worker.cli.measure import corpus
 from support.chaos import checks
 from support.hosts import FAR, NARROW, Host, Lan, MissingError
+from support.servers import plain_redis
 from support.waiting import first_line, status_of, wait_until
 
 from .conftest import Mill, WorkerHandle, close, new_mill
@@ -133,7 +133,7 @@ class Far:
         with EmbeddingClient(self.socket_url, MODEL, namespace=self.mill.namespace) as client:
             for number in range(self.n_clients):
                 client.job(f"far-{number + 1}").delete()
-        with redis.Redis.from_url(self.socket_url) as server:
+        with plain_redis(self.socket_url) as server:
             return checks.leftovers(server, self.mill.namespace, MODEL)
 
 
@@ -249,7 +249,7 @@ def is_computing(pid: int) -> bool:
 
 def stored(far: Far, job_id: str) -> dict[bytes, bytes | None]:
     """All that Redis holds of a job, but how long it lives."""
-    with redis.Redis.from_url(far.socket_url) as server:
+    with plain_redis(far.socket_url) as server:
         keys = sorted(server.scan_iter(f"{far.mill.namespace}*{job_id}*", count=1000))
         return {key: server.dump(key) for key in keys}
 

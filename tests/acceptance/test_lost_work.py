@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
@@ -16,7 +15,7 @@ from embedmill_worker.cli.measure import corpus
 from support import apps
 from support.chaos.checks import COUNTERS
 from support.held_claims import Held, held_claims, is_alive
-from support.servers import save
+from support.servers import plain_redis, save
 from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -55,7 +54,7 @@ def survive(mill, texts: list[str], plan: list[str], seed: int) -> None:
     rng.shuffle(plan)
     mill.start_worker()
     mill.start_worker()
-    server, keys = redis.Redis.from_url(mill.redis_url), Keyspace(mill.namespace)
+    server, keys = plain_redis(mill.redis_url), Keyspace(mill.namespace)
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as client:
         undisturbed = client.submit(texts).result(300)
         assert undisturbed.rejected == ()
@@ -86,7 +85,7 @@ def test_five_thousand_texts_survive_twenty_kills(own_mill, seed):
 
 
 def test_a_chunk_whose_doorbell_vanished_is_found_and_rung_again(own_mill):
-    server, keys = redis.Redis.from_url(own_mill.redis_url), Keyspace(own_mill.namespace)
+    server, keys = plain_redis(own_mill.redis_url), Keyspace(own_mill.namespace)
     with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
         job = client.submit(["a text whose message is lost"])
         assert server.delete(keys.queue(MODEL, "bulk")) == 1
@@ -120,7 +119,7 @@ def test_a_child_that_is_killed_while_its_worker_starts_is_replaced(own_mill, ch
 
 def test_sigterm_finishes_the_running_chunks_and_exits_with_zero(own_mill):
     worker = own_mill.start_worker()
-    server, keys = redis.Redis.from_url(own_mill.redis_url), Keyspace(own_mill.namespace)
+    server, keys = plain_redis(own_mill.redis_url), Keyspace(own_mill.namespace)
     with EmbeddingClient(own_mill.redis_url, MODEL, namespace=own_mill.namespace) as client:
         job = client.submit(corpus.short(600))
         held = freeze_one(server, keys, job, random.Random(1))

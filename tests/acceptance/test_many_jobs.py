@@ -16,6 +16,7 @@ from embedmill.settings import ClientSettings
 from embedmill_worker.cli.measure import corpus
 from embedmill_worker.cli.measure.load import Percentiles, latencies_ms, saturating, service_times_ms
 from support.chaos.checks import COUNTERS
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -54,7 +55,7 @@ def check_all(client: EmbeddingClient, server: redis.Redis, keys: Keyspace, n_jo
 
 def survive(mill, n_jobs: int, *, meanwhile=lambda client: None) -> None:
     """Submit jobs, delete every doorbell, start two workers, kill one of them at work; all is done."""
-    server, keys = redis.Redis.from_url(mill.redis_url), Keyspace(mill.namespace)
+    server, keys = plain_redis(mill.redis_url), Keyspace(mill.namespace)
     queue, active = keys.queue(MODEL, "bulk"), keys.active(MODEL, "bulk")
     first = mill.start_worker(EMBEDMILL_CONCURRENCY="1")
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as client:
@@ -91,7 +92,7 @@ def test_a_hundred_thousand_small_jobs_are_found_again_beside_interactive_calls(
     """Log how long interactive calls take meanwhile, and the bound for it in this run."""
     n_jobs = int(os.environ.get("EMBEDMILL_TEST_MANY_JOBS", "100000"))
     settings = ClientSettings.from_env(environ=durable_mill.env)
-    with redis.Redis.from_url(durable_mill.redis_url) as server:
+    with plain_redis(durable_mill.redis_url) as server:
         server.config_set("maxmemory", 4 << 30)  # admission stops at 70 % of the embedded server's 512 MiB
     taken: list[list[float]] = []
     service: list[float] = []

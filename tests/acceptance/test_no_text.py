@@ -28,6 +28,7 @@ from embedmill import AsyncEmbeddingClient, EmbeddingClient, EmbedError
 from embedmill_worker import exit_codes
 from embedmill_worker.service.broker import broker_url
 from support import apps
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 from .conftest import PATIENCE_S
@@ -109,7 +110,7 @@ class Witness:
     def __init__(self, mill, folder: Path) -> None:
         self.mill = mill
         self.folder = folder
-        self.server = redis.Redis.from_url(mill.redis_url)
+        self.server = plain_redis(mill.redis_url)
         self.published = self.server.pubsub()
         self.published.psubscribe("*")
         self.client_log = folder / "client.log"

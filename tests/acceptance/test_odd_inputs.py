@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import EmbeddingClient, InvalidRequestError, InvalidTextError, TextsRejectedError, TooManyTextsError
 from embedmill.protocol.keys import Keyspace
 from support.chaos.checks import COUNTERS
+from support.servers import plain_redis
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -61,7 +61,7 @@ def test_lone_surrogates_are_rejected_and_nul_characters_are_embedded(client):
 
 @pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["nested"], float("nan")])
 def test_what_is_not_a_string_is_refused_before_anything_is_sent(client, mill, wrong):
-    server = redis.Redis.from_url(mill.redis_url)
+    server = plain_redis(mill.redis_url)
     before = set(server.scan_iter(Keyspace(mill.namespace).job("*")))
     with pytest.raises(InvalidTextError, match=r"texts\[1\]"):
         client.embed(["fine", wrong])
@@ -89,6 +89,6 @@ def test_nothing_of_embed_stays_in_redis(client, mill):
     client.embed(["a", "b"])
     with pytest.raises(TextsRejectedError):
         client.embed(["a", "\ud800"])
-    server, keys = redis.Redis.from_url(mill.redis_url), Keyspace(mill.namespace)
+    server, keys = plain_redis(mill.redis_url), Keyspace(mill.namespace)
     assert server.zcard(keys.active(MODEL, "interactive")) == 0
     assert {int(v) for v in server.hmget(keys.lane(MODEL, "interactive"), COUNTERS)} == {0}

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import redis
 from celery import Celery
 
 import embedmill
@@ -17,6 +16,7 @@ from embedmill_worker.service.broker import broker_url
 from support import apps
 from support.odd_models import NAN_WORD, PANIC_WORD, write_odd_model
 from support.reindexer import Reindexer, rows, write_jsonl
+from support.servers import plain_redis
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
 
@@ -46,7 +46,7 @@ def odd_mill(valkey, tmp_path_factory) -> Iterator[Mill]:
 
 def everything(mill: Mill) -> list[bytes]:
     """What Redis holds of a mill, as it would be dumped."""
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         return [server.dump(key) or b"" for key in server.keys(f"{mill.namespace}*")]
 
 

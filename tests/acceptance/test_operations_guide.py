@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import redis
 
 from conftest import REPOSITORY
 from embedmill import EmbeddingClient
 from embedmill.protocol import dead_letter
 from embedmill.protocol.keys import Keyspace
 from support.protocol_page import TEXTS, letter
+from support.servers import plain_redis
 from support.waiting import PATIENCE_S
 
 PAGE = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
@@ -56,7 +56,7 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(own_mill, run):
 
 def test_a_dead_letter_is_listed_shown_requeued_and_dropped(own_mill, run):
     keys = Keyspace(own_mill.namespace)
-    with redis.Redis.from_url(own_mill.redis_url) as server:
+    with plain_redis(own_mill.redis_url) as server:
         server.xadd(keys.dead, {"l": dead_letter.pack(letter())}, id=LETTER_ID)
         listed, shown, requeued, _ = run(LETTERS, stdin=TEXTS[1])
         assert LETTER_ID in listed

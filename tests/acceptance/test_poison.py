@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
 from embedmill import EmbeddingClient, Reason
 from embedmill.jobs import request
@@ -25,6 +24,7 @@ from embedmill_worker import exit_codes
 from support import apps
 from support.chaos.checks import COUNTERS
 from support.held_claims import held_claims
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 from .conftest import PATIENCE_S, Mill, close, new_mill
@@ -74,7 +74,7 @@ def client(poisoned) -> Iterator[EmbeddingClient]:
         yield made
         assert poisoned.worker.process.poll() is None
         assert made.embed(["still there"]).shape == (1, 384)
-        server, keys = redis.Redis.from_url(poisoned.redis_url), Keyspace(poisoned.namespace)
+        server, keys = plain_redis(poisoned.redis_url), Keyspace(poisoned.namespace)
         for lane in LANES:
             assert {int(count or 0) for count in server.hmget(keys.lane(MODEL, lane), COUNTERS)} == {0}
 
@@ -170,7 +170,7 @@ def test_a_worker_that_is_told_to_keeps_the_text(valkey, data_dir, tmp_path):
 def test_children_killed_from_outside_are_no_text_s_fault(client, clean, poisoned, sig):
     job = one_chunk(client, ["☠takes-long zebra", *CLEAN[1:]])
     keys = Keyspace(poisoned.namespace)
-    with redis.Redis.from_url(poisoned.redis_url) as server:
+    with plain_redis(poisoned.redis_url) as server:
         for n in range(MAX_TEXT_CRASHES + 1):
             (held,) = wait_until(lambda: held_claims(server, keys, job))
             if n:  # from the second try on each text is alone, and a child is killed under the first one
@@ -228,7 +228,7 @@ def test_a_kept_text_is_shown_only_when_asked_for(client, poisoned):
         "worker": "w",
     }
     letter = dead_letter.of_text("zebra", keep=True, index=0, attempts=1, **known)
-    server = redis.Redis.from_url(poisoned.redis_url)
+    server = plain_redis(poisoned.redis_url)
     letter_id = server.xadd(Keyspace(poisoned.namespace).dead, {"l": dead_letter.pack(letter)}).decode()
     quiet = [embedmill(poisoned, *command).stdout for command in (("list",), ("show", letter_id), ("list", "--json"))]
     assert all(letter_id in output and "zebra" not in output for output in quiet)

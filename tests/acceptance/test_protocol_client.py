@@ -5,19 +5,19 @@ import subprocess
 import sys
 
 import numpy as np
-import redis
 
 from conftest import REPOSITORY
 from embedmill import EmbeddingClient
 from embedmill.protocol.keys import Keyspace
 from support.protocol_page import BLOCKS, TEXTS
+from support.servers import plain_redis
 from support.waiting import PATIENCE_S
 
 MODEL = "all-MiniLM-L6-v2"
 
 
 def test_the_page_s_client_gets_the_same_bits_and_leaves_nothing(mill):
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         before = set(server.scan_iter(Keyspace(mill.namespace).job("*")))
     command = [sys.executable, "-c", BLOCKS["python client"], *TEXTS]
     done = subprocess.run(
@@ -31,5 +31,5 @@ def test_the_page_s_client_gets_the_same_bits_and_leaves_nothing(mill):
     assert done.returncode == 0, done.stderr
     with EmbeddingClient(mill.redis_url, MODEL, namespace=mill.namespace) as client:
         assert np.array(json.loads(done.stdout), dtype=np.float32).tobytes() == client.embed(TEXTS).tobytes()
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         assert set(server.scan_iter(Keyspace(mill.namespace).job("*"))) <= before

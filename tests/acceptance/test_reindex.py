@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 import embedmill
 from embedmill import EmbeddingClient
@@ -19,6 +18,7 @@ from embedmill.reindexing.planning import planner
 from embedmill_worker.cli.measure import corpus
 from support import apps
 from support.reindexer import PATIENCE_S, Reindexer, rows, write_jsonl
+from support.servers import plain_redis
 from support.waiting import wait_until
 
 TEXTS = corpus.short(150)
@@ -42,7 +42,7 @@ def client(mill):
 
 def drained(mill) -> int:
     """Tokens that the bulk lane has ever drained: each forward pass adds some."""
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         (model,) = server.hkeys(f"{mill.namespace}:models")
         return int(server.hget(Keyspace(mill.namespace).lane(model.decode(), "bulk"), "drained") or 0)
 
@@ -174,7 +174,7 @@ def test_a_stop_keeps_what_is_finished_and_the_same_command_goes_on(reindexer, c
     assert f"Continue with: embedmill reindex {source} --to {tmp_path / 'stopped'}" in err
     kept = rows(tmp_path / "stopped")
     assert 256 <= len(kept) < len(texts)
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         wait_until(
             lambda: not list(server.scan_iter(Keyspace(mill.namespace).texts("reindex-*"))), "what was begun is done"
         )
@@ -200,7 +200,7 @@ def test_what_was_under_work_at_a_stop_is_not_embedded_again(client, mill, tmp_p
     sink = tmp_path / "vectors"
     first = embedmill.reindex(texts, sink, client=client, on_progress=watch, should_stop=lambda: embedded[-1] > 0)
     assert (first.is_whole, first.rows < 1_024) == (False, True)
-    with redis.Redis.from_url(mill.redis_url) as server:
+    with plain_redis(mill.redis_url) as server:
         wait_until(lambda: not list(server.scan_iter(Keyspace(mill.namespace).texts("reindex-*"))))
     assert drained(mill) > tokens
     second = embedmill.reindex(texts, sink, client=client)
@@ -239,7 +239,7 @@ def test_a_job_that_somebody_cancels_ends_the_run_and_the_next_one_goes_on(own_m
     own_mill.start_worker().stop()  # its card stays, and nobody does the job before it is cancelled
     source = write_jsonl(tmp_path / "corpus.jsonl", TEXTS)
     run = Reindexer(own_mill.env, [source, "--to", tmp_path / "vectors"]).start()
-    with redis.Redis.from_url(own_mill.redis_url) as server:
+    with plain_redis(own_mill.redis_url) as server:
         (key,) = wait_until(lambda: list(server.scan_iter(Keyspace(own_mill.namespace).texts("reindex-*"))))
     with EmbeddingClient(own_mill.redis_url, namespace=own_mill.namespace) as client:
         assert client.job(key.decode().split(":")[-2]).cancel()
@@ -295,7 +295,7 @@ def test_two_reindexers_share_the_lane(own_mill, tmp_path):
     env = {**own_mill.env, "PYTHONPATH": apps.FOLDER}
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", corpus.short(1_000, seed=n)) for n in range(2)]
     runs = [Reindexer(env, [path, "--to", path.with_suffix("")], "small_windows").start() for path in paths]
-    with redis.Redis.from_url(own_mill.redis_url) as server:
+    with plain_redis(own_mill.redis_url) as server:
         waiting = Keyspace(own_mill.namespace).texts("reindex-*")
         wait_until(lambda: len(list(server.scan_iter(waiting))) == 4, "two windows of each")
     own_mill.start_worker(ready=False)
@@ -461,7 +461,7 @@ def test_a_sink_that_fails_loses_nothing(client, mill, tmp_path, monkeypatch):
             super().write(rows)
 
     def jobs() -> set[bytes]:
-        with redis.Redis.from_url(mill.redis_url) as server:
+        with plain_redis(mill.redis_url) as server:
             return set(server.scan_iter(Keyspace(mill.namespace).job("reindex-*")))
 
     sink, records, tokens, before = Failing(), [(f"d{i}", text) for i, text in enumerate(TEXTS)], drained(mill), jobs()

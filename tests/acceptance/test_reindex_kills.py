@@ -7,13 +7,12 @@ import time
 from contextlib import suppress
 
 import pytest
-import redis
 
 from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.measure import corpus
 from support import apps
 from support.reindexer import Reindexer, files, write_jsonl
-from support.servers import save
+from support.servers import plain_redis, save
 
 KINDS = ("reindexer", "child", "worker", "server")
 
@@ -74,5 +73,5 @@ def kill(kind, reindexer, mill, valkey) -> None:
 
 def jobs_left(redis_url: str, namespace: str) -> list[bytes]:
     """Keys of jobs that nobody will ask for."""
-    with redis.Redis.from_url(redis_url) as client:
+    with plain_redis(redis_url) as client:
         return list(client.scan_iter(Keyspace(namespace).job("reindex-*")))

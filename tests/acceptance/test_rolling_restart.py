@@ -9,7 +9,6 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-import redis
 from celery import Celery
 from kombu import Exchange, Queue
 
@@ -18,6 +17,7 @@ from embedmill.protocol.keys import Keyspace
 from embedmill_worker.cli.measure import corpus
 from embedmill_worker.service.broker import broker_url
 from support import apps
+from support.servers import plain_redis
 from support.waiting import join
 
 MODEL = "all-MiniLM-L6-v2"
@@ -67,7 +67,7 @@ def call_task(durable_mill):
         task_id = app.send_task("embedmill.embed", args=[texts], queue=queue).id
 
         def result():
-            with redis.Redis.from_url(durable_mill.redis_url) as server:
+            with plain_redis(durable_mill.redis_url) as server:
                 stored = server.get(f"celery-task-meta-{task_id}")
             return stored and msgpack.unpackb(stored)["result"]
 
@@ -104,7 +104,7 @@ def test_a_worker_busy_with_a_late_acknowledged_task_outlives_a_restart_of_redis
         assert client.embed([text]).tobytes() == vectors.tobytes()
     if app == "remote_app":
         return  # what it could not acknowledge is delivered once more, when its visibility timeout is over
-    with redis.Redis.from_url(durable_mill.redis_url) as server:
+    with plain_redis(durable_mill.redis_url) as server:
         wait_for(worker, lambda: not server.hlen(Keyspace(durable_mill.namespace).unacked))
 
 

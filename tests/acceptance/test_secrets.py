@@ -11,7 +11,7 @@ import redis
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, EmbedError
 from embedmill.urls import mask_url
 from embedmill_worker.settings import WorkerSettings
-from support.servers import free_port
+from support.servers import free_port, plain_redis
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -21,7 +21,7 @@ SECRET, QUOTED = "z:ebr@/ä", "z%3Aebr%40%2F%C3%A4"
 
 @pytest.fixture
 def guarded(own_valkey):
-    with redis.Redis.from_url(own_valkey.url) as server:
+    with plain_redis(own_valkey.url) as server:
         server.config_set("requirepass", SECRET)
     return own_valkey
 

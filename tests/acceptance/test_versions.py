@@ -4,12 +4,12 @@ import os
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import EmbeddingClient, JobState, ProtocolVersionError, ResultTimeoutError
 from embedmill.protocol.keys import Keyspace
 from embedmill.protocol.version import PROTOCOL_VERSION
 from support import apps
+from support.servers import plain_redis
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -30,7 +30,7 @@ def test_work_that_no_live_worker_can_read_is_refused_or_waits_without_a_loop_an
                 fresh.submit(["after it"])
             with pytest.raises(ResultTimeoutError, match=f"speak protocol {PROTOCOL_VERSION + 1}, this client"):
                 fresh.job(job.id).result(6)  # two sweeps
-        with redis.Redis.from_url(own_mill.redis_url) as server:
+        with plain_redis(own_mill.redis_url) as server:
             assert server.llen(Keyspace(own_mill.namespace).queue(MODEL, "bulk")) == 1  # nobody took it, nobody rang it
         assert job.status().state is JobState.QUEUED
         own_mill.start_worker()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill.jobs import reading, request, submission
 from embedmill.jobs.submission import Admission
@@ -27,6 +26,7 @@ from embedmill.transport import flow
 from embedmill.transport.sync import RedisTransport
 from embedmill_worker.jobs import announcements, claims
 from embedmill_worker.jobs.claims import Bell
+from support.servers import plain_redis
 from support.sink_contract import Book, Kind, an_index
 
 MODEL = "paper"
@@ -48,7 +48,7 @@ class Bench:
         self.settings = ClientSettings(redis_url=redis_url, namespace=namespace)
         self.keys = Keyspace(namespace)
         self.link = RedisTransport(self.settings)
-        self.redis = redis.Redis.from_url(redis_url)
+        self.redis = plain_redis(redis_url)
 
     def run(self, flow, timeout_s=10.0):
         """Drives a flow."""

@@ -4,11 +4,11 @@ import asyncio
 import json
 
 import pytest
-from redis import Redis
 
 from embedmill import AsyncEmbeddingClient, EmbeddingClient, InvalidRequestError, JobState, JobStatus
 from embedmill.jobs import listing
 from embedmill_worker.cli import main
+from support.servers import plain_redis
 
 TEXTS = [f"{n:04d} " * 16 for n in range(3)]
 
@@ -106,7 +106,7 @@ def test_a_user_who_may_not_scan_sees_what_is_unfinished(bench, redis_url, names
     user = f"u{namespace}"
     bench.redis.execute_command("ACL", "SETUSER", user, "on", ">p", "~*", "+@all", "-scan")
     try:
-        with Redis.from_url(redis_url) as server:
+        with plain_redis(redis_url) as server:
             url = f"unix://{user}:p@{server.connection_pool.connection_kwargs['path']}?db=0"
         with EmbeddingClient(url, namespace=namespace) as client:
             found = client.jobs.list()

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill.reply import Reason
 from embedmill_worker.cache import cache_entry
@@ -13,6 +12,7 @@ from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.engine import load
 from embedmill_worker.models import resolve
 from support.odd_models import DIMENSION, NAN_WORD, write_odd_model
+from support.servers import plain_redis
 
 TEXTS = ["the river", f"the {NAN_WORD}", "the"]
 
@@ -22,7 +22,7 @@ def cached(valkey_binary, bench, tmp_path, monkeypatch):
     """The model behind a cache of its own, and a connection to the cache's server."""
     monkeypatch.setattr("embedmill_worker.cache.store.REPLY_S", 60.0)  # a busy machine is not a cache that is gone
     engine = load(resolve(f"odd={write_odd_model(tmp_path / 'model')}", data_dir=tmp_path), cache_dir=None)
-    with EmbeddedValkey(persistent=False) as server, redis.Redis.from_url(server.url) as raw:
+    with EmbeddedValkey(persistent=False) as server, plain_redis(server.url) as raw:
         raw.config_set("maxmemory-policy", "allkeys-lfu")
         cache = EmbeddingCache(server.url, bench.namespace)
         cache.check(bench.run(read_info()))

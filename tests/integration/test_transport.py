@@ -8,13 +8,14 @@ from kombu.transport import redis as transport
 from embedmill_worker.celery_patches.pool import mend_transport
 from embedmill_worker.cli.local.server import EmbeddedValkey
 from embedmill_worker.service.broker import broker_settings
+from support.servers import plain_redis
 
 
 @pytest.fixture
 def full_server(valkey_binary):
     """A server that refuses whatever may grow."""
     with EmbeddedValkey(persistent=False, maxmemory_bytes=8 << 20) as server:
-        with redis.Redis.from_url(server.url) as client:
+        with plain_redis(server.url) as client:
             client.config_set("maxmemory", "1")
             with pytest.raises(redis.OutOfMemoryError):
                 client.set("k", "v")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -20,7 +19,7 @@ from embedmill.errors import SettingsError
 from embedmill_worker.cli.local import server as local_server
 from embedmill_worker.cli.local.server import BINARY_VARIABLE, MAX_SOCKET_PATH_BYTES, EmbeddedValkey, find_binary
 from support.breakable import BreakableValkey
-from support.servers import save
+from support.servers import plain_redis, save
 from support.waiting import first_line, join
 
 pytestmark = pytest.mark.usefixtures("valkey_binary")
@@ -54,7 +53,7 @@ def test_a_server_answers_on_its_url_and_refuses_instead_of_evicting(tmp_path: P
     mebibyte = 1024 * 1024
     with (
         EmbeddedValkey(tmp_path, persistent=True, maxmemory_bytes=8 * mebibyte) as server,
-        Redis.from_url(server.url) as redis,
+        plain_redis(server.url) as redis,
     ):
         config = redis.config_get("maxmemory*")
         assert (config["maxmemory"], config["maxmemory-policy"]) == (str(8 * mebibyte), "noeviction")
@@ -72,7 +71,7 @@ def test_only_the_user_may_open_the_socket(tmp_path: Path) -> None:
 
 
 def test_what_was_written_survives_a_sigkill(own_valkey: BreakableValkey) -> None:
-    with Redis.from_url(own_valkey.url) as redis:
+    with plain_redis(own_valkey.url) as redis:
         redis.rpush("list", *range(100))
     first = own_valkey.pid
 
@@ -82,21 +81,21 @@ def test_what_was_written_survives_a_sigkill(own_valkey: BreakableValkey) -> Non
     own_valkey.restart()
 
     assert own_valkey.pid != first
-    with Redis.from_url(own_valkey.url) as redis:
+    with plain_redis(own_valkey.url) as redis:
         assert redis.lrange("list", 0, -1) == [str(number).encode() for number in range(100)]
 
 
 def test_what_was_written_survives_a_stop_and_another_server_over_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a folder with spaces"
-    with EmbeddedValkey(folder, persistent=True) as server, Redis.from_url(server.url) as redis:
+    with EmbeddedValkey(folder, persistent=True) as server, plain_redis(server.url) as redis:
         redis.set("k", "v")
-    with EmbeddedValkey(folder, persistent=True) as server, Redis.from_url(server.url) as redis:
+    with EmbeddedValkey(folder, persistent=True) as server, plain_redis(server.url) as redis:
         assert redis.get("k") == b"v"
 
 
 def test_a_throw_away_server_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path, persistent=False) as server:
-        with Redis.from_url(server.url) as redis:
+        with plain_redis(server.url) as redis:
             redis.set("k", "v")
         pid, folder = server.pid, server.folder
         assert folder.parent == tmp_path
@@ -105,7 +104,7 @@ def test_a_throw_away_server_leaves_no_process_and_no_file(tmp_path: Path) -> No
 
 
 def test_a_frozen_server_times_out_and_goes_on_where_it_was(own_valkey: BreakableValkey) -> None:
-    with Redis.from_url(own_valkey.url, socket_timeout=0.2, retry=None) as redis:
+    with plain_redis(own_valkey.url, socket_timeout=0.2, retry=None) as redis:
         redis.set("k", "v")
         own_valkey.pause()
         with pytest.raises(RedisTimeoutError):
@@ -115,14 +114,14 @@ def test_a_frozen_server_times_out_and_goes_on_where_it_was(own_valkey: Breakabl
 
 
 def test_no_command_is_kept_with_its_arguments_however_slow_or_large(own_valkey: BreakableValkey) -> None:
-    with Redis.from_url(own_valkey.url) as redis:
+    with plain_redis(own_valkey.url) as redis:
         redis.eval("for i = 1, 3000000 do end return redis.call('SET', 'k', ARGV[1])", 0, "zebra" * 400_000)
         assert redis.slowlog_get(-1) == []
         for kind in ("slow", "large-request", "large-reply"):
             with suppress(ResponseError):  # Valkey 8.1 and newer know it
                 assert redis.execute_command("COMMANDLOG", "GET", -1, kind) == []
     own_valkey.restart()
-    with Redis.from_url(own_valkey.url) as redis:
+    with plain_redis(own_valkey.url) as redis:
         assert redis.config_get("slowlog-log-slower-than") == {"slowlog-log-slower-than": "-1"}
 
 
@@ -155,7 +154,7 @@ def test_a_server_started_in_a_thread_outlives_the_thread(tmp_path: Path) -> Non
     thread.start()
     join(thread)
     try:
-        with Redis.from_url(server.url) as redis:
+        with plain_redis(server.url) as redis:
             assert redis.ping()
             assert redis.set("k", "v")
     finally:
@@ -169,7 +168,7 @@ def test_a_second_server_over_the_folder_is_refused_naming_the_first(
     second = EmbeddedValkey(own_valkey.folder, persistent=True)
     with pytest.raises(SettingsError, match=rf"in use by process {os.getpid()} .*process {own_valkey.pid}\)"):
         second.start()
-    with Redis.from_url(own_valkey.url) as redis:
+    with plain_redis(own_valkey.url) as redis:
         assert redis.ping()
 
 
@@ -186,7 +185,7 @@ def test_a_temporary_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: 
     with EmbeddedValkey(persistent=False) as server:
         assert len(os.fsencode(server.socket)) <= MAX_SOCKET_PATH_BYTES
         elsewhere = server.socket.parent
-        with Redis.from_url(server.url) as redis:
+        with plain_redis(server.url) as redis:
             assert redis.ping()
     assert not elsewhere.exists()
     assert list(folder.iterdir()) == []
@@ -205,7 +204,7 @@ def test_a_folder_with_a_long_path_gets_its_socket_elsewhere(tmp_path: Path) -> 
     with EmbeddedValkey(folder, persistent=True) as server:
         assert server.folder == folder.resolve()
         assert len(os.fsencode(server.socket)) <= MAX_SOCKET_PATH_BYTES
-        with Redis.from_url(server.url) as redis:
+        with plain_redis(server.url) as redis:
             assert redis.set("k", "v")
         elsewhere = server.socket.parent
     assert elsewhere != folder

@@ -27,13 +27,21 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def plain_redis(redis_url: str, **options) -> redis.Redis:
+    """Return a plain connection to a server, which waits for an answer however busy the machine is.
+
+    redis-py gives up after five seconds, and a test beside a load would be red for it.
+    """
+    return redis.Redis.from_url(redis_url, **{"socket_timeout": PATIENCE_S, **options})
+
+
 def save(redis_url: str) -> None:
     """Return once a server has on its disk what it has taken; until it is killed, it answers nothing that is not.
 
     Else it syncs every second, and later on a busy disk, and for so long may answer before it has written: no sleep is
     long enough before a kill that must lose nothing, not even that a job was deleted.
     """
-    with redis.Redis.from_url(redis_url, socket_timeout=PATIENCE_S) as client:  # a busy disk may take a while
+    with plain_redis(redis_url) as client:  # a busy disk may take a while
         client.config_set("appendfsync", "always")
         client.set("embedmill-saved", 1, px=1)  # answered once it and all before it are synced
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 from embedmill import EmbeddingClient
 from embedmill_worker.cli.local.server import BINARY_VARIABLE
@@ -28,6 +27,7 @@ from support.chaos.faults import MODEL, Faults
 from support.chaos.load import Pool, Producers
 from support.chaos.proxy import Proxy
 from support.clock import Clock
+from support.servers import plain_redis
 
 log = logging.getLogger("chaos")
 
@@ -136,7 +136,7 @@ def strike(
         producers.stop()
     took = time.monotonic() - began
 
-    with redis.Redis.from_url(valkey.url) as server:
+    with plain_redis(valkey.url) as server:
         left = checks.leftovers(server, mill.namespace, MODEL)
     record.info("struck in %.0f s, %d in all: %s", took, struck.total(), dict(sorted(struck.items())))
     record.info("done: %s", dict(sorted(producers.tally.counts.items())))

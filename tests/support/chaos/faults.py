@@ -15,6 +15,7 @@ from embedmill.protocol.keys import LANES, Keyspace
 from support.breakable import BreakableValkey
 from support.chaos.proxy import Proxy
 from support.clock import Clock
+from support.servers import plain_redis
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -87,7 +88,7 @@ class Faults:
     def wait_for_work(self) -> str:
         """Waits until chunks are under work; gives what is in flight."""
         deadline = time.monotonic() + PATIENCE_S
-        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+        with plain_redis(self._valkey.url, socket_timeout=5) as server:
             while time.monotonic() < deadline:
                 with suppress(redis.RedisError):
                     if said := self._in_flight(server):
@@ -175,7 +176,7 @@ class Faults:
         self._frozen.discard(pid)
 
     def _kill_connections(self) -> str:
-        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+        with plain_redis(self._valkey.url, socket_timeout=5) as server:
             own = server.client_id()
             others = [int(c["id"]) for c in server.client_list() if int(c["id"]) != own]
             victims = self._rng.sample(others, k=max(1, len(others) // 3)) if others else []
@@ -201,7 +202,7 @@ class Faults:
         return f"Redis {self._valkey.pid}, for {seconds:.1f} s"
 
     def _empty_redis(self) -> str:
-        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+        with plain_redis(self._valkey.url, socket_timeout=5) as server:
             n_keys = server.dbsize()
             server.flushall()
         return f"{n_keys} keys"
@@ -210,7 +211,7 @@ class Faults:
         """Write garbage into every counter of a lane; the sweep is to put them right."""
         lane = self._rng.choice(LANES)
         key = self._keys.lane(MODEL, lane)
-        with redis.Redis.from_url(self._valkey.url, socket_timeout=5) as server:
+        with plain_redis(self._valkey.url, socket_timeout=5) as server:
             names = server.hkeys(key)
             if names:
                 server.hset(key, mapping={name: self._rng.choice(GARBAGE) for name in names})
