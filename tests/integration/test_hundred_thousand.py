@@ -22,7 +22,7 @@ N_JOBS = int(os.environ.get("EMBEDMILL_TEST_MANY_JOBS", "100000"))
 
 #: Longest time that a script may take the server, in microseconds, and share of its calls that must be within it: what
 #: a script does hardly varies, but the clock goes on while the machine does other work.
-MOST_US, SHARE = 5_000, 0.5
+MOST_US, SHARE = 5_000, 0.9
 
 
 @pytest.fixture
@@ -73,5 +73,5 @@ def test_no_script_keeps_redis_longer_than_five_milliseconds(own_bench):
     for name in NAMES:
         if durations := sorted(took_us[script(name).sha]):
             usual, longest = durations[int(SHARE * (len(durations) - 1))], durations[-1]
-            log.info("%s: %d calls, half within %d µs, longest %d µs", name, len(durations), usual, longest)
+            log.info("%s: %d calls, 90 %% within %d µs, longest %d µs", name, len(durations), usual, longest)
             assert usual <= MOST_US, name
